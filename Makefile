@@ -1,0 +1,47 @@
+# `make demo` runs the main job, `make test` everything that CI checks. Both make .venv by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint typecheck unit bench simulate crash clean
+
+demo: $(STAMP)
+	$(BIN)/mpreg demo $(ARGS)
+
+test: lint typecheck unit
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+typecheck: $(STAMP)
+	$(BIN)/mypy
+
+unit: $(STAMP)
+	$(BIN)/pytest -n 2 $(ARGS)
+
+# The long campaigns. `make test` runs a short, seeded part of each.
+simulate: $(STAMP)
+	MPREG_SIMULATION_SEEDS=$${SEEDS:-5000} $(BIN)/pytest -n 2 tests/simulation $(ARGS)
+
+crash: $(STAMP)
+	MPREG_CRASH_KILLS=$${KILLS:-60} $(BIN)/pytest tests/e2e $(ARGS)
+
+bench: $(VENV)/.bench-installed
+	$(BIN)/python -m benchmarks $(ARGS)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)/.bench-installed: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache demo-data bench-data
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

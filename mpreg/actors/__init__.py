@@ -1,0 +1,37 @@
+"""Tasks and channels: acks, mailboxes, actors and their supervisor. No word of storage."""
+
+from mpreg.actors.ack import Ack, WakeUp
+from mpreg.actors.actor import (
+    Actor,
+    ActorState,
+    BackingOff,
+    NotStarted,
+    Running,
+    Starting,
+    Stopped,
+)
+from mpreg.actors.mailbox import Mailbox, MailboxStatistics, Message
+from mpreg.actors.restart import Decision, Failure, GiveUp, Restart, RestartPolicy
+from mpreg.actors.supervisor import Supervisor, SupervisorStatistics
+
+__all__ = [
+    "Ack",
+    "Actor",
+    "ActorState",
+    "BackingOff",
+    "Decision",
+    "Failure",
+    "GiveUp",
+    "Mailbox",
+    "MailboxStatistics",
+    "Message",
+    "NotStarted",
+    "Restart",
+    "RestartPolicy",
+    "Running",
+    "Starting",
+    "Stopped",
+    "Supervisor",
+    "SupervisorStatistics",
+    "WakeUp",
+]

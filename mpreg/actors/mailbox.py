@@ -1,0 +1,261 @@
+"""A bounded FIFO that one actor reads.
+
+The channel underneath is an anyio memory stream. It bounds a count; a mailbox also bounds bytes,
+serves waiting senders in the order in which they came, and belongs to the supervisor, so that it
+outlives the actor that reads it.
+
+A sender that finds no room waits for a *reservation*, not for its message to be taken: the reader
+hands out room as it takes messages, and the sender, once woken, puts its own message in. So a
+sender cancelled at any moment has either sent or has sent nothing, and gives its reservation back.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+import anyio
+from attrs import define, field, frozen
+
+from mpreg.actors.ack import Ack, WakeUp
+from mpreg.errors import MailboxClosedError, MailboxFullError
+
+__all__ = ["Mailbox", "MailboxStatistics", "Message"]
+
+
+class Message(Protocol):
+    """What a mailbox carries."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it counts against the mailbox's bound in bytes."""
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """Answer it with an error: its actor will not come to it any more."""
+        ...
+
+
+M = TypeVar("M", bound=Message)
+
+
+@frozen(kw_only=True)
+class MailboxStatistics:
+    depth: int
+    """Messages sent and not yet taken, and places kept for senders just woken."""
+    bytes: int
+    """Their sizes together."""
+    waiting_senders: int
+    """Tasks that wait for room."""
+    sent: int
+    """Messages sent since the mailbox was made."""
+
+
+@define(eq=False)
+class _Waiter:
+    """A sender in line. ``granted`` may only follow False by True, set by the reader."""
+
+    size_bytes: int
+    event: anyio.Event = field(factory=anyio.Event)
+    granted: bool = False
+
+
+class Mailbox(Generic[M]):
+    """At most ``messages_max`` messages of at most ``bytes_max`` bytes together.
+
+    A single message larger than ``bytes_max`` is let in when the mailbox is empty: it could never
+    be sent otherwise. Belongs to one event loop; not thread-safe.
+    """
+
+    #: Acks that share a wake-up. Small enough that a task woken for another's ack is rare.
+    ACKS_PER_WAKE_UP = 512
+
+    def __init__(self, *, messages_max: int, bytes_max: int) -> None:
+        self._messages_max = messages_max
+        self._bytes_max = bytes_max
+        self._sender, self._receiver = anyio.create_memory_object_stream[M](messages_max)
+        self._waiters: OrderedDict[_Waiter, None] = OrderedDict()
+        self._depth = 0
+        self._bytes = 0
+        self._sent = 0
+        self._closed_by: Callable[[], Exception] | None = None
+        self._wake_up = WakeUp()
+        self._acks_of_wake_up = 0
+
+    def new_ack(self) -> Ack[object]:
+        """An ack for a message about to be sent, woken together with its neighbours."""
+        if self._acks_of_wake_up >= self.ACKS_PER_WAKE_UP:
+            self._wake_up = WakeUp()
+            self._acks_of_wake_up = 0
+        self._acks_of_wake_up += 1
+        return Ack(self._wake_up)
+
+    # --- the sender's end ---
+
+    def send_nowait(self, message: M) -> None:
+        """Send at once.
+
+        Raises:
+            MailboxFullError: there is no room, or others wait for it. Nothing was sent.
+            MailboxClosedError: or what `close` was given. Nothing was sent.
+        """
+        if self._closed_by is not None:
+            raise self._closed_by()
+        size = message.size_bytes
+        if self._waiters or not self._has_room(size):
+            raise MailboxFullError(
+                f"the mailbox holds {self._depth} of {self._messages_max} messages and "
+                f"{self._bytes} of {self._bytes_max} bytes; nothing was sent"
+            )
+        self._reserve(size)
+        self._put(message)
+
+    async def send(self, message: M) -> None:
+        """Send, waiting for room where there is none. Not a checkpoint where there is room.
+
+        Cancelled while waiting: nothing was sent.
+
+        Raises:
+            MailboxClosedError: or what `close` was given, also to those who wait. Nothing was sent.
+        """
+        if self._closed_by is not None:
+            raise self._closed_by()
+        size = message.size_bytes
+        if self._waiters or not self._has_room(size):
+            await self._wait_for_room(size)
+        else:
+            self._reserve(size)
+        self._put(message)
+
+    async def _wait_for_room(self, size: int) -> None:
+        """Return with the room reserved, or raise with nothing reserved."""
+        waiter = _Waiter(size)
+        self._waiters[waiter] = None
+        try:
+            await waiter.event.wait()
+        except BaseException:
+            self._leave_line(waiter)
+            raise
+        if self._closed_by is not None:
+            self._leave_line(waiter)
+            raise self._closed_by()
+
+    def _leave_line(self, waiter: _Waiter) -> None:
+        self._waiters.pop(waiter, None)
+        if waiter.granted:
+            self._release(waiter.size_bytes)
+        else:
+            # The one that left may have been too large for room that suits those behind it.
+            self._admit()
+
+    def _put(self, message: M) -> None:
+        self._sent += 1
+        self._sender.send_nowait(message)
+
+    def _has_room(self, size: int) -> bool:
+        if self._depth == 0:
+            return True
+        return self._depth < self._messages_max and self._bytes + size <= self._bytes_max
+
+    def _reserve(self, size: int) -> None:
+        self._depth += 1
+        self._bytes += size
+
+    def _release(self, size: int) -> None:
+        self._depth -= 1
+        self._bytes -= size
+        if self._waiters:
+            self._admit()
+
+    def _admit(self) -> None:
+        """Reserve room for those who wait, first come, first served."""
+        while self._waiters and self._closed_by is None:
+            waiter = next(iter(self._waiters))
+            if not self._has_room(waiter.size_bytes):
+                return
+            del self._waiters[waiter]
+            self._reserve(waiter.size_bytes)
+            waiter.granted = True
+            waiter.event.set()
+
+    # --- the reader's end ---
+
+    async def receive(self) -> M:
+        """The next message, waiting for one.
+
+        Cancelled while waiting: no message was taken.
+
+        Raises:
+            anyio.EndOfStream: the mailbox is closed and everything in it was taken.
+        """
+        message = await self._receiver.receive()
+        self._release(message.size_bytes)
+        return message
+
+    def receive_nowait(self) -> M | None:
+        """The next message if there is one."""
+        try:
+            message = self._receiver.receive_nowait()
+        except (anyio.WouldBlock, anyio.EndOfStream):
+            return None
+        self._release(message.size_bytes)
+        return message
+
+    async def receive_many(self, *, messages_max: int, bytes_max: int) -> list[M]:
+        """Wait for one message, then take the rest that is there, up to the limits.
+
+        The last one taken may go over ``bytes_max``. Cancelled while waiting: nothing was taken.
+
+        Raises:
+            anyio.EndOfStream: the mailbox is closed and everything in it was taken.
+        """
+        message = self.receive_nowait() or await self.receive()
+        messages = [message]
+        size = message.size_bytes
+        while len(messages) < messages_max and size < bytes_max:
+            following = self.receive_nowait()
+            if following is None:
+                break
+            messages.append(following)
+            size += following.size_bytes
+        return messages
+
+    # --- the owner's end ---
+
+    def close(self, make_error: Callable[[], Exception] | None = None) -> None:
+        """Take no more messages. Those inside can still be received; closing again does nothing.
+
+        Senders, those waiting too, get ``make_error()`` (default `MailboxClosedError`).
+        """
+        if self._closed_by is not None:
+            return
+        self._closed_by = make_error or _mailbox_closed
+        self._sender.close()
+        for waiter in self._waiters:
+            waiter.event.set()
+        self._waiters.clear()
+
+    def drain(self) -> list[M]:
+        """Everything inside, taken out: an anyio stream would keep it and tell nobody."""
+        messages = []
+        while (message := self.receive_nowait()) is not None:
+            messages.append(message)
+        return messages
+
+    def dispose(self) -> None:
+        """Close for good and let go of the channel. For a mailbox that nobody reads any more."""
+        self.close()
+        self._receiver.close()
+
+    def statistics(self) -> MailboxStatistics:
+        return MailboxStatistics(
+            depth=self._depth,
+            bytes=self._bytes,
+            waiting_senders=len(self._waiters),
+            sent=self._sent,
+        )
+
+
+def _mailbox_closed() -> MailboxClosedError:
+    return MailboxClosedError("the mailbox is closed; nothing was sent")

@@ -1,0 +1,111 @@
+"""Names and keys as bytes, and the checksum that every stored item carries.
+
+A key is `str` or `bytes`. Its first stored byte tells which, so that ``"a"`` and ``b"a"`` are two
+keys, each comes back as what it was, and a prefix of one kind never meets keys of the other.
+UTF-8 with ``surrogatepass`` keeps any Python string (file names, say) and sorts by code point.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Final
+
+from mpreg.errors import InvalidArgumentError, ValueTooLargeError
+
+__all__ = [
+    "KEY_BYTES_MAX",
+    "NAME_BYTES_MAX",
+    "checksum_entry",
+    "checksum_record",
+    "decode_key",
+    "decode_name",
+    "encode_bytes",
+    "encode_key",
+    "encode_name",
+    "prefix_end",
+]
+
+KEY_BYTES_MAX: Final = 65_536
+NAME_BYTES_MAX: Final = 1_024
+
+_BYTES_KEY: Final = b"\x00"
+_TEXT_KEY: Final = b"\x01"
+_EXPIRY: Final = struct.Struct("<d")
+_U32: Final = 0xFFFF_FFFF
+
+
+def encode_key(key: str | bytes) -> bytes:
+    """Raises `InvalidArgumentError` for another type, `ValueTooLargeError` over `KEY_BYTES_MAX`."""
+    if isinstance(key, str):
+        encoded = _TEXT_KEY + key.encode("utf-8", "surrogatepass")
+    elif isinstance(key, bytes):
+        encoded = _BYTES_KEY + key
+    else:
+        raise InvalidArgumentError(f"a key is str or bytes, not {type(key).__name__}: {key!r:.80}")
+    if len(encoded) > KEY_BYTES_MAX + 1:
+        raise ValueTooLargeError(f"a key of {len(encoded) - 1} bytes; at most {KEY_BYTES_MAX}")
+    return encoded
+
+
+def decode_key(encoded: bytes) -> str | bytes:
+    if encoded[:1] == _TEXT_KEY:
+        return encoded[1:].decode("utf-8", "surrogatepass")
+    return encoded[1:]
+
+
+def prefix_end(encoded: bytes) -> bytes | None:
+    """The first key after all that start with ``encoded``; None where there is no such bound."""
+    trimmed = encoded.rstrip(b"\xff")
+    return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else None
+
+
+def encode_name(name: str) -> bytes:
+    """The name of a namespace or log. Raises like `encode_key`, and for an empty name."""
+    if not isinstance(name, str):
+        raise InvalidArgumentError(f"a name is str, not {type(name).__name__}: {name!r:.80}")
+    encoded = name.encode("utf-8", "surrogatepass")
+    if not encoded:
+        raise InvalidArgumentError("a name cannot be empty")
+    if len(encoded) > NAME_BYTES_MAX:
+        raise ValueTooLargeError(f"a name of {len(encoded)} bytes; at most {NAME_BYTES_MAX}")
+    return encoded
+
+
+def decode_name(encoded: bytes) -> str:
+    return encoded.decode("utf-8", "surrogatepass")
+
+
+def encode_bytes(value: bytes | bytearray | memoryview, bytes_max: int) -> bytes:
+    """An immutable copy where the caller could still change it, the same object where not.
+
+    Raises `InvalidArgumentError` for another type, `ValueTooLargeError` over ``bytes_max``.
+    """
+    if type(value) is not bytes:
+        if not isinstance(value, bytes | bytearray | memoryview):
+            raise InvalidArgumentError(
+                f"a value is bytes, not {type(value).__name__}: {value!r:.80}; encode it first"
+            )
+        value = bytes(value)
+    if len(value) > bytes_max:
+        raise ValueTooLargeError(f"a value of {len(value)} bytes; at most {bytes_max}")
+    return value
+
+
+def checksum_entry(
+    name_seed: int, key: bytes, version: int, expires_at: float | None, value: bytes
+) -> int:
+    """CRC-32 over the whole row, so that a value under another's key is found out as well.
+
+    ``name_seed`` is the CRC-32 of the namespace's name. The version goes in as the start value of
+    the key's CRC, which costs nothing and changes the result for any changed low 32 bits.
+    """
+    seed = zlib.crc32(key, name_seed ^ (version & _U32))
+    if expires_at is not None:
+        seed = zlib.crc32(_EXPIRY.pack(expires_at), seed)
+    return zlib.crc32(value, seed)
+
+
+def checksum_record(name_seed: int, offset: int, data: bytes) -> int:
+    """CRC-32 over a log's name, the record's offset and its data."""
+    return zlib.crc32(data, name_seed ^ (offset & _U32))

@@ -1,0 +1,281 @@
+"""Every exception that mpreg raises for a condition of its own.
+
+::
+
+    MpregError
+    ├── ActorError
+    │   ├── MailboxFullError          a *_nowait call found no room           nothing was sent
+    │   ├── MailboxClosedError        the actor has stopped for good          nothing was sent
+    │   └── AckAlreadyResolvedError   a bug: an ack was answered twice
+    ├── ConfigurationError            a setting is unknown, mistyped or impossible
+    └── PersistenceError
+        ├── InvalidArgumentError      wrong type or shape, told before anything is sent
+        │   └── ValueTooLargeError    a key, value, name or batch is over its limit
+        ├── TransactionStateError     a transaction used outside its block
+        ├── WriterStoppedError        the writer is gone                      not written
+        ├── ReaderStoppedError        the reader is gone                      nothing was read
+        ├── BatchRejectedError        one batch of a group was refused        not written
+        │   ├── VersionConflictError  expected_version did not match
+        │   └── OffsetOutOfRangeError an offset beyond the end of its log
+        ├── CommitFailedError         the whole group was rolled back         not written
+        │   └── StorageFullError      for want of room on the disk            not written
+        ├── CommitUnknownError        the group's fate cannot be told         unknown
+        ├── StorageIOError            the disk or its file system failed
+        ├── CorruptDataError          stored bytes are not what was written
+        ├── DataDirectoryError        the directory cannot be used
+        │   ├── DataDirectoryLockedError   another process holds it
+        │   └── ForeignDatabaseError       the file there is not mpreg's
+        └── SchemaVersionError        written by a newer mpreg
+
+*Not written*, *rolled back* and *unknown* are three classes, because they ask three different
+things of the caller. ``data_state`` says the same in words that fit in a log line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+__all__ = [
+    "AckAlreadyResolvedError",
+    "ActorError",
+    "BatchRejectedError",
+    "CommitFailedError",
+    "CommitUnknownError",
+    "ConfigurationError",
+    "CorruptDataError",
+    "DataDirectoryError",
+    "DataDirectoryLockedError",
+    "ForeignDatabaseError",
+    "InvalidArgumentError",
+    "MailboxClosedError",
+    "MailboxFullError",
+    "MpregError",
+    "OffsetOutOfRangeError",
+    "PersistenceError",
+    "ReaderStoppedError",
+    "SchemaVersionError",
+    "StorageFullError",
+    "StorageIOError",
+    "TransactionStateError",
+    "ValueTooLargeError",
+    "VersionConflictError",
+    "WriterStoppedError",
+]
+
+
+class MpregError(Exception):
+    """Base of everything that mpreg raises for a condition of its own."""
+
+    data_state: ClassVar[str] = "unchanged"
+    """What is true of the data after this error, in a few words."""
+
+    may_restart: ClassVar[bool] = True
+    """Whether a supervisor may hope that a fresh start mends the cause."""
+
+
+class ActorError(MpregError):
+    """A condition of mailboxes, acks and supervision."""
+
+
+class MailboxFullError(ActorError):
+    """A ``*_nowait`` call found the mailbox full, by count or by bytes. Nothing was sent.
+
+    The awaiting form of the same call waits for room instead.
+    """
+
+
+class MailboxClosedError(ActorError):
+    """The mailbox takes nothing any more. Nothing was sent."""
+
+
+class AckAlreadyResolvedError(ActorError):
+    """An ack was answered a second time. The first answer stands; this is a bug in the actor."""
+
+
+class ConfigurationError(MpregError, ValueError):
+    """A setting is unknown, of the wrong type, or impossible beside another one."""
+
+
+class PersistenceError(MpregError):
+    """A condition of the stores, the writer or the data directory."""
+
+
+class InvalidArgumentError(PersistenceError, ValueError):
+    """An argument has the wrong type or shape. Told before anything was sent."""
+
+    data_state = "not written"
+
+
+class ValueTooLargeError(InvalidArgumentError):
+    """A name, key, value or batch is over its limit. Told before anything was sent."""
+
+
+class TransactionStateError(PersistenceError):
+    """A transaction, or an ack of it, was used outside the time in which it means something."""
+
+    data_state = "not written"
+
+
+class WriterStoppedError(PersistenceError):
+    """The writer is not running and will not run again: closed, or its supervisor gave up.
+
+    The write was certainly not made. Where the supervisor gave up, ``__cause__`` is the first
+    failure of the series that made it do so.
+    """
+
+    data_state = "not written"
+
+
+class ReaderStoppedError(PersistenceError):
+    """The reader is not running and will not run again: closed, or its supervisor gave up."""
+
+
+class BatchRejectedError(PersistenceError):
+    """One batch was refused for a reason of its own; the other batches of its group went on."""
+
+    data_state = "not written"
+
+
+class VersionConflictError(BatchRejectedError):
+    """``expected_version`` did not match. Nothing of the batch was written.
+
+    Read the entry again and decide anew. ``found_version`` is 0 where the key did not exist.
+    """
+
+    def __init__(
+        self, namespace: str, key: str | bytes, expected_version: int, found_version: int
+    ) -> None:
+        self.namespace = namespace
+        self.key = key
+        self.expected_version = expected_version
+        self.found_version = found_version
+        super().__init__(namespace, key, expected_version, found_version)
+
+    def __str__(self) -> str:
+        return (
+            f"key {self.key!r} in namespace {self.namespace!r} has version {self.found_version}, "
+            f"expected was {self.expected_version} (0 means: does not exist); nothing was written"
+        )
+
+
+class OffsetOutOfRangeError(BatchRejectedError):
+    """An offset lies beyond the end of its log. Nothing of the batch was written."""
+
+    def __init__(self, log: str, offset: int, next_offset: int) -> None:
+        self.log = log
+        self.offset = offset
+        self.next_offset = next_offset
+        super().__init__(log, offset, next_offset)
+
+    def __str__(self) -> str:
+        return (
+            f"log {self.log!r} ends at offset {self.next_offset}: it cannot be truncated before "
+            f"offset {self.offset}; nothing was written"
+        )
+
+
+class CommitFailedError(PersistenceError):
+    """The commit group was rolled back: certainly not written. It may be sent again."""
+
+    data_state = "rolled back"
+
+
+class StorageFullError(CommitFailedError):
+    """There is no room left on the device. Rolled back: certainly not written.
+
+    Reads go on. Writes work again as soon as there is room; nothing has to be restarted.
+    """
+
+
+class CommitUnknownError(PersistenceError):
+    """It cannot be told whether the write is on disk.
+
+    Comes only where the store could not be opened again after a failed commit, or the grace time
+    ended while the device still worked. Open the store again and read to learn which it was.
+    """
+
+    data_state = "unknown"
+
+
+class StorageIOError(PersistenceError):
+    """The device or its file system failed, or the database could not be used.
+
+    Callers of writes do not see it while the supervisor can still open the store again; they then
+    get it as the ``__cause__`` of `WriterStoppedError` or `CommitUnknownError`.
+    """
+
+    def __init__(self, message: str, path: Path | None = None) -> None:
+        self.path = path
+        super().__init__(message, path)
+
+    def __str__(self) -> str:
+        message = str(self.args[0])
+        return message if self.path is None else f"{self.path}: {message}"
+
+
+class CorruptDataError(PersistenceError):
+    """Stored bytes are not what was written. They are never returned and never removed.
+
+    ``where`` names the damaged item (namespace and key, log and offset) or is empty where the file
+    as a whole is damaged. Restore it from a backup; the rest of the store can still be read.
+    """
+
+    may_restart = False
+
+    def __init__(self, message: str, *, path: Path | None = None, where: str = "") -> None:
+        self.message = message
+        self.path = path
+        self.where = where
+        super().__init__(message, path, where)
+
+    def __str__(self) -> str:
+        return ": ".join(str(part) for part in (self.path, self.where, self.message) if part)
+
+
+class DataDirectoryError(PersistenceError):
+    """The data directory cannot be used as it is. Nothing in it was changed."""
+
+    may_restart = False
+
+    def __init__(self, path: Path, message: str) -> None:
+        self.path = path
+        self.message = message
+        super().__init__(path, message)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+class DataDirectoryLockedError(DataDirectoryError):
+    """Another registry holds the data directory. ``pid`` is its process, or None if unreadable."""
+
+    def __init__(self, path: Path, pid: int | None) -> None:
+        self.pid = pid
+        holder = "a process that left no pid" if pid is None else f"the process with pid {pid}"
+        super().__init__(path, f"in use by {holder}; stop it, or use another data directory")
+
+    def __reduce__(self) -> tuple[type[DataDirectoryLockedError], tuple[Path, int | None]]:
+        return (type(self), (self.path, self.pid))
+
+
+class ForeignDatabaseError(DataDirectoryError):
+    """The file at the database's place was not made by mpreg. It was left untouched."""
+
+
+class SchemaVersionError(PersistenceError):
+    """The data was written by a newer mpreg. It was left untouched; upgrade mpreg to open it."""
+
+    may_restart = False
+
+    def __init__(self, path: Path, found_version: int, supported_version: int) -> None:
+        self.path = path
+        self.found_version = found_version
+        self.supported_version = supported_version
+        super().__init__(path, found_version, supported_version)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: schema version {self.found_version} is newer than version "
+            f"{self.supported_version}, the newest this mpreg can read; upgrade mpreg to open it"
+        )

@@ -1,0 +1,1 @@
+"""One engine each. Nothing above `mpreg.persistence.registry` knows which."""

@@ -1,0 +1,5 @@
+"""SQLite in WAL mode, on aiosqlite under asyncio and on a thread of its own under trio."""
+
+from mpreg.persistence.backends.sqlite.backend import SqliteBackend, SqliteOptions, SqliteReader
+
+__all__ = ["SqliteBackend", "SqliteOptions", "SqliteReader"]

@@ -1,0 +1,91 @@
+"""The SQLite backend: the shell that carries calls to the connections' threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpreg.errors import CorruptDataError
+from mpreg.persistence.backend import BackendStatistics, OpenedState, ReadQuery, ReadResult
+from mpreg.persistence.backends.sqlite.connection import ConnectionThread, start_thread
+from mpreg.persistence.backends.sqlite.read_session import ReadSession
+from mpreg.persistence.backends.sqlite.write_session import SqliteOptions, WriteSession
+from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
+
+__all__ = ["SqliteBackend", "SqliteOptions", "SqliteReader"]
+
+
+class SqliteBackend:
+    """A `StorageBackend` in one SQLite database in WAL mode.
+
+    One connection both writes and checkpoints. SQLite 3.7.0 to 3.51.2 can corrupt a database when
+    one connection checkpoints while another writes; with a single one that cannot happen.
+    """
+
+    def __init__(self, path: Path, options: SqliteOptions) -> None:
+        self._path = path
+        self._options = options
+        self._thread: ConnectionThread | None = None
+        self._session: WriteSession | None = None
+        self._fsyncs_before = 0
+
+    async def open(self) -> OpenedState:
+        self._thread, self._session = await start_thread(
+            lambda: WriteSession.open(self._path, self._options)
+        )
+        return self._session.opened
+
+    async def commit(self, group: CommitGroup) -> Sequence[BatchOutcome]:
+        assert self._thread is not None
+        assert self._session is not None
+        return await self._thread.run(self._session.commit, group)
+
+    async def close(self) -> None:
+        thread, session = self._thread, self._session
+        if thread is None or session is None:
+            return
+        self._fsyncs_before += session.fsyncs
+        self._thread = self._session = None
+        await thread.close(session.close)
+
+    def reader(self) -> SqliteReader:
+        return SqliteReader(self._path, self._options)
+
+    def statistics(self) -> BackendStatistics:
+        return BackendStatistics(
+            fsyncs=self._fsyncs_before + (0 if self._session is None else self._session.fsyncs),
+            database_bytes=_size(self._path),
+            wal_bytes=_size(Path(f"{self._path}-wal")),
+        )
+
+
+class SqliteReader:
+    def __init__(self, path: Path, options: SqliteOptions) -> None:
+        self._path = path
+        self._options = options
+        self._thread: ConnectionThread | None = None
+        self._session: ReadSession | None = None
+
+    async def open(self) -> None:
+        self._thread, self._session = await start_thread(
+            lambda: ReadSession.open(self._path, self._options)
+        )
+
+    async def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | CorruptDataError]:
+        assert self._thread is not None
+        assert self._session is not None
+        return await self._thread.run(self._session.read, queries)
+
+    async def close(self) -> None:
+        thread, session = self._thread, self._session
+        if thread is None or session is None:
+            return
+        self._thread = self._session = None
+        await thread.close(session.close)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,202 @@
+"""The driver seam: a thread that owns one SQLite connection and runs functions on it.
+
+On asyncio the thread is aiosqlite's; on trio, where aiosqlite cannot run (it awaits asyncio
+futures), it is the small one below. Nothing above this file knows which. The unit of work is a
+whole function, never a statement: one hop to the thread and back costs as much as dozens of rows,
+and an ``await`` inside a transaction is a place where it could be left open.
+
+Both threads are daemons: whatever the program forgets to close, or crashes out of, the process
+ends. That is safe at any moment, as `kill -9` is.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar
+
+import aiosqlite
+import anyio
+import anyio.lowlevel
+import outcome
+import sniffio
+import trio
+
+__all__ = ["ConnectionThread", "Session", "start_thread"]
+
+T = TypeVar("T")
+
+
+class Session(Protocol):
+    """What the thread owns: a connection and the functions that use it."""
+
+    connection: sqlite3.Connection
+
+    def close(self) -> None: ...
+
+
+S = TypeVar("S", bound=Session)
+
+
+class ConnectionThread(Protocol):
+    """A thread with one open connection."""
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a function on the thread; its result or its exception.
+
+        Cancelled: the function goes on, nobody waits for it, and the thread can only be closed.
+        """
+        ...
+
+    async def close(self, function: Callable[[], None]) -> None:
+        """Run a last function, which closes the connection, and end the thread.
+
+        Where a call was cancelled, this waits for nothing: the thread does it when it gets there.
+        """
+        ...
+
+
+async def start_thread(open_session: Callable[[], S]) -> tuple[ConnectionThread, S]:
+    """Start a thread and make its session there. Where that raises, the thread has ended.
+
+    Cancelled: only before anything was done, since a connection opened for nobody would stay open.
+    """
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    thread: ConnectionThread
+    with anyio.CancelScope(shield=True):
+        on_trio = sniffio.current_async_library() == "trio"
+        thread, session = await (_start_trio if on_trio else _start_asyncio)(open_session)
+    return thread, session
+
+
+# --- asyncio ---
+
+
+class _DaemonConnection(aiosqlite.Connection):
+    """aiosqlite's connection, whose thread does not keep the process alive."""
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
+        super().__init__(connector, iter_chunk_size=64)
+        self._thread.daemon = True
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        result: T = await self._execute(function, *arguments)  # type: ignore[no-untyped-call]
+        return result
+
+    async def end(self, *, wait: bool) -> None:
+        """Close what is still open and end the thread, once it is done with what it is at."""
+        ended = self.stop()
+        if ended is not None and wait:
+            with anyio.CancelScope(shield=True):
+                await ended
+
+
+class _AiosqliteThread:
+    def __init__(self, connection: _DaemonConnection) -> None:
+        self._connection = connection
+        self._abandoned = False
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        try:
+            return await self._connection.run(function, *arguments)
+        except anyio.get_cancelled_exc_class():
+            self._abandoned = True
+            raise
+
+    async def close(self, function: Callable[[], None]) -> None:
+        try:
+            if not self._abandoned:
+                await self.run(function)
+        finally:
+            # Where a call was abandoned, nobody can say when the thread gets there.
+            await self._connection.end(wait=not self._abandoned)
+
+
+async def _start_asyncio(open_session: Callable[[], S]) -> tuple[ConnectionThread, S]:
+    sessions: list[S] = []
+
+    def connect() -> sqlite3.Connection:
+        sessions.append(open_session())
+        return sessions[0].connection
+
+    connection = _DaemonConnection(connect)
+    await connection
+    return _AiosqliteThread(connection), sessions[0]
+
+
+# --- trio ---
+
+
+class _Job:
+    """One call: who waits for it, and where. Lives until its result is delivered."""
+
+    __slots__ = ("_abandoned", "_arguments", "_function", "_task", "_token")
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self._function = function
+        self._arguments = arguments
+        self._task = trio.lowlevel.current_task()
+        self._token = trio.lowlevel.current_trio_token()
+        self._abandoned = False
+
+    def work(self) -> None:
+        """On the thread."""
+        result = outcome.capture(self._function, *self._arguments)
+        try:
+            self._token.run_sync_soon(self._deliver, result)
+        except trio.RunFinishedError:
+            # The event loop is gone, and with it everyone who could want the result.
+            return
+
+    def abandon(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._abandoned = True
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _deliver(self, result: outcome.Outcome[Any]) -> None:
+        if not self._abandoned:
+            trio.lowlevel.reschedule(self._task, result)
+
+
+class _TrioThread:
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[_Job | Callable[[], None] | None] = SimpleQueue()
+        self._abandoned = False
+        threading.Thread(target=self._work, name="mpreg-sqlite", daemon=True).start()
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        job = _Job(function, arguments)
+        self._jobs.put(job)
+        try:
+            result: T = await trio.lowlevel.wait_task_rescheduled(job.abandon)
+        except trio.Cancelled:
+            self._abandoned = True
+            raise
+        return result
+
+    async def close(self, function: Callable[[], None]) -> None:
+        try:
+            if not self._abandoned:
+                await self.run(function)
+        finally:
+            # Again where a call was abandoned: closing twice does nothing.
+            self._jobs.put(function)
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if isinstance(job, _Job):
+                job.work()
+            else:
+                outcome.capture(job)
+
+
+async def _start_trio(open_session: Callable[[], S]) -> tuple[ConnectionThread, S]:
+    thread = _TrioThread()
+    try:
+        session = await thread.run(open_session)
+    except BaseException:
+        await thread.close(lambda: None)
+        raise
+    return thread, session

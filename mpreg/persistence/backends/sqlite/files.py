@@ -1,0 +1,86 @@
+"""The database file: made complete or not at all, and looked at before SQLite touches it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from mpreg.errors import CorruptDataError, ForeignDatabaseError, SchemaVersionError
+from mpreg.persistence.backends.sqlite.schema import APPLICATION_ID, CREATE, SCHEMA_VERSION
+from mpreg.persistence.data_directory import sync_directory
+
+__all__ = ["check_header", "create_database", "ensure_database"]
+
+_MAGIC: Final = b"SQLite format 3\x00"
+_HEADER_BYTES: Final = 100
+# Where the file format keeps them: https://www.sqlite.org/fileformat.html#the_database_header
+_USER_VERSION: Final = slice(60, 64)
+_APPLICATION_ID: Final = slice(68, 72)
+
+
+def ensure_database(path: Path) -> None:
+    """Make the database where there is none; where there is one, see that it is ours.
+
+    Nothing but a missing file is ever written to.
+
+    Raises:
+        ForeignDatabaseError: not an SQLite database, or another program's.
+        CorruptDataError: the file is shorter than an SQLite header.
+        SchemaVersionError: made by a newer mpreg.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except FileNotFoundError:
+        create_database(path)
+    else:
+        check_header(header, path)
+
+
+def check_header(header: bytes, path: Path) -> None:
+    """Judge the first 100 bytes of a database file."""
+    if not header.startswith(_MAGIC[: len(header)]):
+        raise ForeignDatabaseError(
+            path, "this is not an SQLite database; it was left untouched: move it away"
+        )
+    if len(header) < _HEADER_BYTES:
+        raise CorruptDataError(
+            f"the file ends after {len(header)} bytes, inside its header; it was left untouched: "
+            "restore it from a backup",
+            path=path,
+        )
+    application_id = int.from_bytes(header[_APPLICATION_ID], "big")
+    if application_id != APPLICATION_ID:
+        raise ForeignDatabaseError(
+            path,
+            f"this SQLite database was not made by mpreg (its application id is "
+            f"{application_id:#x}, mpreg's is {APPLICATION_ID:#x}); it was left untouched",
+        )
+    version = int.from_bytes(header[_USER_VERSION], "big")
+    if version > SCHEMA_VERSION:
+        raise SchemaVersionError(path, version, SCHEMA_VERSION)
+
+
+def create_database(path: Path) -> None:
+    """Make an empty database, 0600, so that ``path`` names a complete one or nothing.
+
+    It is made under another name in one synced transaction and then renamed: a process killed here
+    leaves at most that other file, and the next one starts it anew.
+    """
+    unfinished = path.with_name(path.name + ".creating")
+    for leftover in (unfinished, Path(f"{unfinished}-journal")):
+        leftover.unlink(missing_ok=True)
+    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    connection = sqlite3.connect(unfinished, isolation_level=None)
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN")
+        for statement in CREATE:
+            connection.execute(statement)
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+    unfinished.rename(path)
+    sync_directory(path.parent)

@@ -1,0 +1,225 @@
+"""A reader's connection, read-only, used only on its own thread."""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mpreg.codec import checksum_entry, checksum_record, decode_key, decode_name
+from mpreg.errors import CorruptDataError
+from mpreg.persistence.backend import (
+    PAGE_BYTES_MAX,
+    PAGE_ITEMS_MAX,
+    GetEntry,
+    GetLogBounds,
+    ReadQuery,
+    ReadRecords,
+    ReadResult,
+    RecordsPage,
+    ScanEntries,
+    ScanPage,
+    StoredEntry,
+    StoredRecord,
+)
+from mpreg.persistence.backends.sqlite import schema
+from mpreg.persistence.backends.sqlite.failures import is_corrupt, translate
+from mpreg.persistence.backends.sqlite.write_session import SqliteOptions
+from mpreg.persistence.commit_group import LogBounds
+
+__all__ = ["ReadSession"]
+
+
+class ReadSession:
+    """One incarnation of a reader's connection. Its transactions end with each call of `read`,
+    so that no checkpoint ever waits for it."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self.connection = connection
+        self._path = path
+        # Names are never removed or renumbered, so what was found once holds.
+        self._namespace_ids: dict[bytes, int] = {}
+
+    @classmethod
+    def open(cls, path: Path, options: SqliteOptions) -> ReadSession:
+        """Connect to a database that the writer has open."""
+        try:
+            connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=ro",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            connection.execute(f"PRAGMA busy_timeout = {round(options.busy_timeout_seconds * 1e3)}")
+            connection.execute(f"PRAGMA cache_size = -{options.cache_bytes // 1024}")
+            for pragma in schema.READER_PRAGMAS:
+                connection.execute(pragma)
+        except sqlite3.Error as error:
+            raise translate(error, path) from error
+        return cls(connection, path)
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | CorruptDataError]:
+        """See `StorageReader.read`."""
+        try:
+            if len(queries) == 1:
+                return [self._answer_or_error(queries[0])]
+            self.connection.execute("BEGIN")
+            try:
+                return [self._answer_or_error(query) for query in queries]
+            finally:
+                self.connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
+
+    def _answer_or_error(self, query: ReadQuery) -> ReadResult | CorruptDataError:
+        try:
+            return self._answer(query)
+        except CorruptDataError as error:
+            return error
+        except sqlite3.Error as error:
+            if not is_corrupt(error):
+                raise
+            damaged = translate(error, self._path)
+            assert isinstance(damaged, CorruptDataError)
+            damaged.__cause__ = error
+            return damaged
+
+    def _answer(self, query: ReadQuery) -> ReadResult:
+        match query:
+            case GetEntry():
+                return self._get(query)
+            case ScanEntries():
+                return self._scan(query)
+            case ReadRecords():
+                return self._read_records(query)
+            case GetLogBounds():
+                found = self._find_log(query.log)
+                return (0, 0) if found is None else found[1]
+
+    # --- entries ---
+
+    def _namespace_id(self, namespace: bytes) -> int | None:
+        if (known := self._namespace_ids.get(namespace)) is not None:
+            return known
+        found = self.connection.execute(schema.FIND_NAMESPACE, (namespace,)).fetchone()
+        if found is None:
+            return None
+        self._namespace_ids[namespace] = found[0]
+        return self._namespace_ids[namespace]
+
+    def _get(self, query: GetEntry) -> StoredEntry | None:
+        namespace_id = self._namespace_id(query.namespace)
+        if namespace_id is None:
+            return None
+        row = self.connection.execute(schema.GET_ENTRY, (namespace_id, query.key)).fetchone()
+        if row is None:
+            return None
+        entry = self._verified_entry(query.namespace, row)
+        if isinstance(entry, CorruptDataError):
+            raise entry
+        return entry
+
+    def _scan(self, query: ScanEntries) -> ScanPage:
+        namespace_id = self._namespace_id(query.namespace)
+        if namespace_id is None:
+            return ScanPage((), None)
+        if query.stop is None:
+            rows = self.connection.execute(schema.SCAN_ENTRIES_TO_END, (namespace_id, query.start))
+        else:
+            rows = self.connection.execute(
+                schema.SCAN_ENTRIES, (namespace_id, query.start, query.stop)
+            )
+        page, following = _take_page(rows, value_column=4)
+        entries = tuple(self._verified_entry(query.namespace, row) for row in page)
+        return ScanPage(entries, None if following is None else following[0])
+
+    def _verified_entry(
+        self, namespace: bytes, row: tuple[Any, ...]
+    ) -> StoredEntry | CorruptDataError:
+        key, version, expires_at, checksum, value = row
+        try:
+            expected = checksum_entry(zlib.crc32(namespace), key, version, expires_at, value)
+        except (TypeError, ValueError):
+            # A damaged row can come back with a column of another type.
+            expected = None
+        if checksum == expected:
+            return StoredEntry(key, version, expires_at, value)
+        shown = decode_key(key) if isinstance(key, bytes) else key
+        return CorruptDataError(
+            "the stored entry does not match its checksum",
+            path=self._path,
+            where=f"namespace {decode_name(namespace)!r}, key {shown!r}",
+        )
+
+    # --- logs ---
+
+    def _find_log(self, log: bytes) -> tuple[int, LogBounds] | None:
+        found = self.connection.execute(schema.FIND_LOG, (log,)).fetchone()
+        if found is None:
+            return None
+        id, first = found
+        (last,) = self.connection.execute(schema.LAST_OFFSET, (id,)).fetchone()
+        return id, (first, first if last is None else max(first, last + 1))
+
+    def _read_records(self, query: ReadRecords) -> RecordsPage:
+        found = self._find_log(query.log)
+        if found is None:
+            return RecordsPage((), None)
+        id, (first, next_offset) = found
+        start = max(query.start, first)
+        stop = next_offset if query.stop is None else min(query.stop, next_offset)
+        rows = self.connection.execute(schema.READ_RECORDS, (id, start, stop))
+        page, following = _take_page(rows, value_column=2)
+        end = stop if following is None else following[0]
+        records = tuple(self._verified_records(query.log, page, start, end))
+        return RecordsPage(records, None if following is None else end)
+
+    def _verified_records(
+        self, log: bytes, rows: Sequence[tuple[Any, ...]], start: int, end: int
+    ) -> Iterator[StoredRecord | CorruptDataError]:
+        seed = zlib.crc32(log)
+        expected_offset = start
+        for offset, checksum, data in rows:
+            if offset != expected_offset:
+                yield self._missing_records(log, expected_offset, offset)
+            expected_offset = offset + 1
+            if isinstance(data, bytes) and checksum == checksum_record(seed, offset, data):
+                yield StoredRecord(offset, data)
+            else:
+                yield CorruptDataError(
+                    "the stored record does not match its checksum",
+                    path=self._path,
+                    where=f"log {decode_name(log)!r}, offset {offset}",
+                )
+        if expected_offset < end:
+            yield self._missing_records(log, expected_offset, end)
+
+    def _missing_records(self, log: bytes, start: int, stop: int) -> CorruptDataError:
+        return CorruptDataError(
+            "records are missing between others",
+            path=self._path,
+            where=f"log {decode_name(log)!r}, offsets {start} to {stop - 1}",
+        )
+
+
+def _take_page(
+    rows: sqlite3.Cursor, *, value_column: int
+) -> tuple[list[tuple[Any, ...]], tuple[Any, ...] | None]:
+    """As many rows as fit into a page, and the row after them if there is one."""
+    page: list[tuple[Any, ...]] = []
+    size = 0
+    try:
+        for row in rows:
+            if page and (len(page) >= PAGE_ITEMS_MAX or size >= PAGE_BYTES_MAX):
+                return page, row
+            page.append(row)
+            value = row[value_column]
+            size += len(value) if isinstance(value, bytes) else 0
+        return page, None
+    finally:
+        rows.close()

@@ -1,0 +1,149 @@
+"""The tables on disk, every statement by name, and the pragmas with the reason for each.
+
+::
+
+    meta         one row: the writer's generation, the commit sequence, the last version given
+    namespaces   name → id        (so that an entry does not repeat its namespace's name)
+    entries      (namespace, key) → version, expiry, checksum, value
+    logs         name → id, first offset
+    records      (log, offset) → checksum, data
+
+Names and keys are blobs, as `mpreg.codec` makes them: SQLite compares blobs byte by byte, so a
+range of keys is exact, whatever characters are in them. The two large tables are WITHOUT ROWID:
+a put under a random key then touches one page and not two.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = [
+    "APPLICATION_ID",
+    "APPEND_RECORD",
+    "CREATE",
+    "CREATE_LOG",
+    "CREATE_NAMESPACE",
+    "DELETE_ENTRY",
+    "DELETE_RECORDS",
+    "FIND_LOG",
+    "FIND_NAMESPACE",
+    "GET_ENTRY",
+    "GET_ENTRY_VERSION",
+    "LAST_OFFSET",
+    "NEW_GENERATION",
+    "PUT_ENTRY",
+    "READER_PRAGMAS",
+    "READ_META",
+    "READ_RECORDS",
+    "SCAN_ENTRIES",
+    "SCAN_ENTRIES_TO_END",
+    "SCHEMA_VERSION",
+    "SET_FIRST_OFFSET",
+    "UPDATE_META",
+    "WRITER_PRAGMAS",
+]
+
+APPLICATION_ID: Final = int.from_bytes(b"mprg", "big")
+SCHEMA_VERSION: Final = 1
+
+CREATE: Final = (
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+    """
+    CREATE TABLE meta (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        generation INTEGER NOT NULL,
+        commit_sequence INTEGER NOT NULL,
+        last_version INTEGER NOT NULL
+    )
+    """,
+    "INSERT INTO meta VALUES (1, 0, 0, 0)",
+    "CREATE TABLE namespaces (id INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE)",
+    """
+    CREATE TABLE entries (
+        namespace_id INTEGER NOT NULL,
+        key BLOB NOT NULL,
+        version INTEGER NOT NULL,
+        expires_at REAL,
+        checksum INTEGER NOT NULL,
+        value BLOB NOT NULL,
+        PRIMARY KEY (namespace_id, key)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE logs (
+        id INTEGER PRIMARY KEY,
+        name BLOB NOT NULL UNIQUE,
+        first_offset INTEGER NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE records (
+        log_id INTEGER NOT NULL,
+        offset INTEGER NOT NULL,
+        checksum INTEGER NOT NULL,
+        data BLOB NOT NULL,
+        PRIMARY KEY (log_id, offset)
+    ) WITHOUT ROWID
+    """,
+)
+
+WRITER_PRAGMAS: Final = (
+    # Readers and the writer do not wait for each other, and a commit is one append and one fsync.
+    "PRAGMA journal_mode = WAL",
+    # A flipped bit in a page is found when the page is read, not when its rows are.
+    "PRAGMA cell_size_check = ON",
+    # Only mpreg's own statements run here; what a damaged schema says must not.
+    "PRAGMA trusted_schema = OFF",
+    "PRAGMA temp_store = MEMORY",
+)
+"""The sizes and times among the pragmas come from the configuration and are set beside these."""
+
+READER_PRAGMAS: Final = (
+    # Opened read-only already; this also refuses what read-only mode would still let by.
+    "PRAGMA query_only = ON",
+    "PRAGMA cell_size_check = ON",
+    "PRAGMA trusted_schema = OFF",
+    "PRAGMA temp_store = MEMORY",
+)
+
+READ_META: Final = "SELECT generation, commit_sequence, last_version FROM meta WHERE id = 1"
+
+# RETURNING tells whether the row was there: an older generation updates nothing.
+NEW_GENERATION: Final = "UPDATE meta SET generation = ? WHERE id = 1 AND generation = ? RETURNING 1"
+UPDATE_META: Final = (
+    "UPDATE meta SET commit_sequence = ?, last_version = ? "
+    "WHERE id = 1 AND generation = ? AND commit_sequence = ? RETURNING 1"
+)
+
+FIND_NAMESPACE: Final = "SELECT id FROM namespaces WHERE name = ?"
+CREATE_NAMESPACE: Final = "INSERT INTO namespaces (name) VALUES (?) RETURNING id"
+
+PUT_ENTRY: Final = "REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)"
+DELETE_ENTRY: Final = "DELETE FROM entries WHERE namespace_id = ? AND key = ?"
+GET_ENTRY_VERSION: Final = (
+    "SELECT version, expires_at FROM entries WHERE namespace_id = ? AND key = ?"
+)
+GET_ENTRY: Final = (
+    "SELECT key, version, expires_at, checksum, value FROM entries "
+    "WHERE namespace_id = ? AND key = ?"
+)
+SCAN_ENTRIES: Final = (
+    "SELECT key, version, expires_at, checksum, value FROM entries "
+    "WHERE namespace_id = ? AND key >= ? AND key < ? ORDER BY key"
+)
+SCAN_ENTRIES_TO_END: Final = (
+    "SELECT key, version, expires_at, checksum, value FROM entries "
+    "WHERE namespace_id = ? AND key >= ? ORDER BY key"
+)
+
+FIND_LOG: Final = "SELECT id, first_offset FROM logs WHERE name = ?"
+CREATE_LOG: Final = "INSERT INTO logs (name, first_offset) VALUES (?, 0) RETURNING id"
+SET_FIRST_OFFSET: Final = "UPDATE logs SET first_offset = ? WHERE id = ?"
+LAST_OFFSET: Final = "SELECT max(offset) FROM records WHERE log_id = ?"
+APPEND_RECORD: Final = "INSERT INTO records VALUES (?, ?, ?, ?)"
+DELETE_RECORDS: Final = "DELETE FROM records WHERE log_id = ? AND offset < ?"
+READ_RECORDS: Final = (
+    "SELECT offset, checksum, data FROM records "
+    "WHERE log_id = ? AND offset >= ? AND offset < ? ORDER BY offset"
+)

@@ -1,0 +1,72 @@
+"""One caller's operations, all or nothing, and the acks that answer them."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+from mpreg.actors import Ack
+from mpreg.persistence.operations import Append, Operation, OperationResult, Put
+
+__all__ = ["Durability", "WriteBatch", "operation_bytes"]
+
+#: What an operation counts for beside its payload: rows, indexes and the objects in memory.
+OPERATION_OVERHEAD_BYTES = 64
+
+
+class Durability(enum.Enum):
+    DURABLE = "durable"
+    """Acked when it would survive a power cut: after fsync."""
+    RELAXED = "relaxed"
+    """Acked when it would survive the process: after commit, before fsync. The next durable
+    commit makes it durable too."""
+
+
+def operation_bytes(operation: Operation) -> int:
+    """What an operation counts against every bound in bytes."""
+    size = OPERATION_OVERHEAD_BYTES
+    if isinstance(operation, Put):
+        size += len(operation.key) + len(operation.value)
+    elif isinstance(operation, Append):
+        size += sum(map(len, operation.records))
+        size += OPERATION_OVERHEAD_BYTES * len(operation.records)
+    return size
+
+
+class WriteBatch:
+    """One caller's operations, all or nothing: the message that the writer's mailbox carries.
+
+    Each operation has its own ack; all are answered together. Not to be changed once sent.
+    """
+
+    __slots__ = ("acks", "durability", "operations", "size_bytes")
+
+    def __init__(
+        self,
+        operations: tuple[Operation, ...],
+        acks: tuple[Ack[Any], ...],
+        durability: Durability = Durability.DURABLE,
+        size_bytes: int | None = None,
+    ) -> None:
+        self.operations = operations
+        self.acks = acks
+        self.durability = durability
+        self.size_bytes = (
+            sum(map(operation_bytes, operations)) if size_bytes is None else size_bytes
+        )
+
+    def succeed(self, results: tuple[OperationResult, ...]) -> None:
+        """Answer each operation with its own result."""
+        for ack, result in zip(self.acks, results, strict=True):
+            ack.resolve(result)
+
+    def fail(self, error: Exception) -> None:
+        """Answer every operation with the error."""
+        for ack in self.acks:
+            ack.reject(error)
+
+    def __repr__(self) -> str:
+        return (
+            f"<WriteBatch of {len(self.operations)} operations, {self.size_bytes} bytes, "
+            f"{self.durability.value}>"
+        )

@@ -1,0 +1,153 @@
+"""Every setting of a registry: its unit, its default, and what it is for."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+from attrs import field, frozen
+
+from mpreg.actors import RestartPolicy
+from mpreg.errors import ConfigurationError
+
+__all__ = ["BACKENDS", "PersistenceConfig"]
+
+BACKENDS: Final = ("sqlite", "memory")
+
+MIB: Final = 1 << 20
+
+
+def _path(value: object) -> Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | PathLike):
+        raise ConfigurationError(f"data_dir: a path is expected, not {value!r}")
+    return Path(value)
+
+
+def _found(name: str, expected: str, value: object) -> ConfigurationError:
+    return ConfigurationError(f"{name}: {expected} is expected, not {value!r}")
+
+
+def _whole_number(minimum: int) -> Any:
+    def check(_: Any, attribute: attrs.Attribute[int], value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise _found(attribute.name, f"a whole number, at least {minimum},", value)
+
+    return check
+
+
+def _seconds(*, zero: bool, none: bool = False) -> Any:
+    def check(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+        if none and value is None:
+            return
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+            or value < 0
+            or (value == 0 and not zero)
+        ):
+            bound = "at least 0" if zero else "above 0"
+            raise _found(attribute.name, f"a number of seconds, {bound},", value)
+
+    return check
+
+
+@frozen(kw_only=True)
+class PersistenceConfig:
+    """The settings of a `PersistenceRegistry`. Only ``data_dir`` has no default.
+
+    Raises:
+        ConfigurationError: a value has the wrong type, is out of range, or is impossible beside
+            another one. `from_mapping` also raises it for unknown names.
+    """
+
+    data_dir: Path | None = field(default=None, converter=_path)
+    """The directory that holds everything; made (0700) where it is missing. The memory backend
+    needs none."""
+
+    backend: str = "sqlite"
+    """``"sqlite"``, or ``"memory"``: the same calls, and nothing survives the process."""
+
+    grace_seconds: float = field(default=10.0, validator=_seconds(zero=True))
+    """How long a stop may take to commit and ack what was accepted before it."""
+
+    mailbox_batches_max: int = field(default=16_384, validator=_whole_number(1))
+    """Batches that wait for the writer; whoever comes later waits, or gets `MailboxFullError`."""
+
+    mailbox_bytes_max: int = field(default=128 * MIB, validator=_whole_number(1))
+    """Their bytes together."""
+
+    group_batches_max: int = field(default=4_096, validator=_whole_number(1))
+    """Batches joined into one commit group. More make the fsync cheaper and the acks later."""
+
+    group_bytes_max: int = field(default=16 * MIB, validator=_whole_number(1))
+    """Bytes joined into one commit group; the last batch taken may go over it."""
+
+    batch_bytes_max: int = field(default=64 * MIB, validator=_whole_number(1))
+    """One batch: a transaction, or one call."""
+
+    value_bytes_max: int = field(default=16 * MIB, validator=_whole_number(1))
+    """One value or record."""
+
+    cache_bytes: int = field(default=64 * MIB, validator=_whole_number(MIB))
+    """SQLite's page cache, for the writer and for the reader each."""
+
+    wal_checkpoint_pages: int = field(default=16_384, validator=_whole_number(1))
+    """Pages in the write-ahead log after which SQLite moves them into the database."""
+
+    busy_timeout_seconds: float = field(default=5.0, validator=_seconds(zero=True))
+    """How long to wait where another program holds a lock on the database."""
+
+    switch_interval_seconds: float | None = field(
+        default=0.00002, validator=_seconds(zero=False, none=True)
+    )
+    """`sys.setswitchinterval` while a registry is open; None leaves it alone. It is process-wide.
+
+    With Python's own 0.005 an event loop that is never idle keeps the commit's thread from the
+    interpreter lock, and an ack waits for seconds. It only ever lowers what is set, and puts it
+    back at close."""
+
+    restarts_max: int = field(default=8, validator=_whole_number(0))
+    """Restarts of the writer within ``restart_window_seconds`` before the supervisor gives up."""
+
+    restart_window_seconds: float = field(default=60.0, validator=_seconds(zero=False))
+    backoff_initial_seconds: float = field(default=0.05, validator=_seconds(zero=True))
+    backoff_max_seconds: float = field(default=5.0, validator=_seconds(zero=True))
+
+    def __attrs_post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise _found("backend", " or ".join(map(repr, BACKENDS)), self.backend)
+        if self.backend != "memory" and self.data_dir is None:
+            raise ConfigurationError(f"data_dir: the {self.backend} backend needs a directory")
+        if self.value_bytes_max > self.batch_bytes_max:
+            raise ConfigurationError(
+                f"value_bytes_max ({self.value_bytes_max}) is above batch_bytes_max "
+                f"({self.batch_bytes_max}): such a value could never be written"
+            )
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, object]) -> PersistenceConfig:
+        """From a mapping of names to values, as a settings file has it."""
+        known = [attribute.name for attribute in attrs.fields(cls)]
+        for name in settings:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+                raise ConfigurationError(f"unknown setting {name!r}; {hint}")
+        return cls(**settings)  # type: ignore[arg-type]
+
+    @property
+    def restart_policy(self) -> RestartPolicy:
+        return RestartPolicy(
+            restarts_max=self.restarts_max,
+            window_seconds=self.restart_window_seconds,
+            backoff_initial_seconds=self.backoff_initial_seconds,
+            backoff_max_seconds=self.backoff_max_seconds,
+        )

@@ -1,0 +1,151 @@
+"""The running part of a registry: directory, backend, writer and reader, from open to close."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+
+import anyio
+
+from mpreg.actors import Supervisor
+from mpreg.clock import Clock
+from mpreg.errors import ReaderStoppedError, WriterStoppedError
+from mpreg.persistence.backend import StorageBackend
+from mpreg.persistence.backends.memory import MemoryBackend
+from mpreg.persistence.backends.sqlite import SqliteBackend, SqliteOptions
+from mpreg.persistence.config import PersistenceConfig
+from mpreg.persistence.data_directory import DataDirectory
+from mpreg.persistence.gateway import StoreGateway
+from mpreg.persistence.reader import Reader
+from mpreg.persistence.statistics import RegistryStatistics
+from mpreg.persistence.switch_interval import lowered_switch_interval
+from mpreg.persistence.writer import GroupLimits, Writer
+
+__all__ = ["Engine", "collapsed_groups"]
+
+_log = logging.getLogger("mpreg.persistence")
+
+
+class Engine:
+    """One opening of a store. Made for each, thrown away with it."""
+
+    def __init__(
+        self,
+        config: PersistenceConfig,
+        gateway: StoreGateway,
+        clock: Clock,
+        backend: StorageBackend | None,
+    ) -> None:
+        self._config = config
+        self._directory = _directory(config, backend)
+        self._backend = backend or _make_backend(config, self._directory)
+        gateway.new_mailboxes()
+        self._writer = Writer(
+            gateway.writes,
+            self._backend,
+            clock,
+            GroupLimits(batches_max=config.group_batches_max, bytes_max=config.group_bytes_max),
+        )
+        self._writes = Supervisor(
+            self._writer,
+            gateway.writes,
+            config.restart_policy,
+            grace_seconds=config.grace_seconds,
+            make_stopped_error=_writer_stopped,
+            on_failure=lambda error: _log.error("the writer failed: %s", error, exc_info=error),
+        )
+        self._reads = Supervisor(
+            Reader(gateway.reads, self._backend.reader()),
+            gateway.reads,
+            config.restart_policy,
+            grace_seconds=config.grace_seconds,
+            make_stopped_error=_reader_stopped,
+            on_failure=lambda error: _log.error("the reader failed: %s", error, exc_info=error),
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None, None]:
+        """Open, run while the block runs, stop when it ends in whatever way."""
+        with collapsed_groups(), ExitStack() as stack:
+            stack.enter_context(lowered_switch_interval(self._config.switch_interval_seconds))
+            if self._directory is not None:
+                self._directory.acquire()
+                stack.callback(self._release_directory)
+            async with anyio.create_task_group() as task_group:
+                await task_group.start(self._writes.run)
+                await task_group.start(self._reads.run)
+                yield
+                self._writes.stop()
+                self._reads.stop()
+
+    def _release_directory(self) -> None:
+        # A commit that was cut short may still be at work on its thread: nobody else may open
+        # the directory before this process has ended.
+        if self._directory is not None and not self._writes.cut_short:
+            self._directory.release()
+
+    def statistics(self) -> RegistryStatistics:
+        counters = self._writer.counters
+        writes = self._writes.statistics()
+        reads = self._reads.statistics()
+        backend = self._backend.statistics()
+        return RegistryStatistics(
+            commit_sequence=counters.commit_sequence,
+            durable_sequence=counters.durable_sequence,
+            generation=counters.generation,
+            commits=counters.commits,
+            fsyncs=backend.fsyncs,
+            batches=counters.batches,
+            operations=counters.operations,
+            rejected=counters.rejected,
+            failed=counters.failed,
+            largest_group=counters.largest_group,
+            mailbox_depth=writes.mailbox.depth,
+            mailbox_bytes=writes.mailbox.bytes,
+            waiting_senders=writes.mailbox.waiting_senders,
+            writer=writes.state,
+            writer_restarts=writes.restarts,
+            reader=reads.state,
+            reader_restarts=reads.restarts,
+            database_bytes=backend.database_bytes,
+            wal_bytes=backend.wal_bytes,
+        )
+
+
+def _directory(config: PersistenceConfig, backend: StorageBackend | None) -> DataDirectory | None:
+    if backend is not None or config.data_dir is None or config.backend == "memory":
+        return None
+    return DataDirectory(config.data_dir)
+
+
+def _make_backend(config: PersistenceConfig, directory: DataDirectory | None) -> StorageBackend:
+    if directory is None:
+        return MemoryBackend()
+    return SqliteBackend(
+        directory.database,
+        SqliteOptions(
+            cache_bytes=config.cache_bytes,
+            wal_checkpoint_pages=config.wal_checkpoint_pages,
+            busy_timeout_seconds=config.busy_timeout_seconds,
+        ),
+    )
+
+
+def _writer_stopped() -> Exception:
+    return WriterStoppedError("the writer has stopped; not written")
+
+
+def _reader_stopped() -> Exception:
+    return ReaderStoppedError("the reader has stopped; nothing was read")
+
+
+@contextmanager
+def collapsed_groups() -> Iterator[None]:
+    """Let a single exception out of a task group that the caller does not know of as itself."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) != 1:
+            raise
+        raise group.exceptions[0] from group.exceptions[0].__cause__

@@ -1,0 +1,95 @@
+"""What the stores of a registry share: the ends of the two mailboxes, the clock, the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import define, field
+
+from mpreg.actors import Ack, Mailbox
+from mpreg.clock import Clock
+from mpreg.errors import ReaderStoppedError, ValueTooLargeError, WriterStoppedError
+from mpreg.persistence.backend import ReadQuery
+from mpreg.persistence.batch import Durability, WriteBatch, operation_bytes
+from mpreg.persistence.config import PersistenceConfig
+from mpreg.persistence.operations import Operation
+from mpreg.persistence.reader import ReadRequest
+
+__all__ = ["READS_WAITING_MAX", "StoreGateway"]
+
+READS_WAITING_MAX = 8_192
+
+
+@define(eq=False)
+class StoreGateway:
+    """The way from the stores to the writer and the reader.
+
+    Before the registry is open, and after it is closed, its mailboxes are closed ones, so that a
+    call at the wrong time gets an error and does not wait for ever.
+    """
+
+    config: PersistenceConfig
+    clock: Clock
+    writes: Mailbox[WriteBatch] = field(init=False)
+    reads: Mailbox[ReadRequest] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.new_mailboxes()
+        self.writes.close(_writer_not_open)
+        self.reads.close(_reader_not_open)
+
+    def new_mailboxes(self) -> None:
+        self.writes = Mailbox(
+            messages_max=self.config.mailbox_batches_max, bytes_max=self.config.mailbox_bytes_max
+        )
+        self.reads = Mailbox(messages_max=READS_WAITING_MAX, bytes_max=READS_WAITING_MAX)
+
+    async def write(self, operation: Operation, durability: Durability) -> Any:
+        """Send one operation and await its ack. Cancellation: see `Mailbox.send` and `Ack`."""
+        size = self._checked_size(operation)
+        writes = self.writes
+        ack = writes.new_ack()
+        await writes.send(WriteBatch((operation,), (ack,), durability, size))
+        return await ack.wait()
+
+    def write_nowait(self, operation: Operation, durability: Durability) -> Ack[Any]:
+        """Send one operation at once, or raise what `Mailbox.send_nowait` raises."""
+        size = self._checked_size(operation)
+        ack = self.writes.new_ack()
+        self.writes.send_nowait(WriteBatch((operation,), (ack,), durability, size))
+        return ack
+
+    async def write_batch(
+        self, operations: Sequence[Operation], acks: Sequence[Ack[Any]], durability: Durability
+    ) -> None:
+        """Send several operations as one batch; waits for room and not for the acks."""
+        batch = WriteBatch(tuple(operations), tuple(acks), durability)
+        self._check_size(batch.size_bytes)
+        await self.writes.send(batch)
+
+    async def read(self, query: ReadQuery) -> Any:
+        """Ask and await the answer. Cancelled: nothing is left behind."""
+        ack = self.reads.new_ack()
+        await self.reads.send(ReadRequest(query, ack))
+        return await ack.wait()
+
+    def _checked_size(self, operation: Operation) -> int:
+        size = operation_bytes(operation)
+        self._check_size(size)
+        return size
+
+    def _check_size(self, size: int) -> None:
+        if size > self.config.batch_bytes_max:
+            raise ValueTooLargeError(
+                f"a batch of {size} bytes; at most {self.config.batch_bytes_max} "
+                "(batch_bytes_max); write it in several"
+            )
+
+
+def _writer_not_open() -> Exception:
+    return WriterStoppedError("the registry is not open; not written")
+
+
+def _reader_not_open() -> Exception:
+    return ReaderStoppedError("the registry is not open")

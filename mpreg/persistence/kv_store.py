@@ -1,0 +1,196 @@
+"""Versioned keys with a time to live."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable
+
+from attrs import frozen
+
+from mpreg.actors import Ack
+from mpreg.codec import decode_key, encode_bytes, encode_key, encode_name, prefix_end
+from mpreg.errors import CorruptDataError, InvalidArgumentError
+from mpreg.persistence.backend import GetEntry, ScanEntries, ScanPage, StoredEntry
+from mpreg.persistence.batch import Durability
+from mpreg.persistence.gateway import StoreGateway
+from mpreg.persistence.operations import Delete, Put
+from mpreg.persistence.transaction import Transaction, send_nowait
+
+__all__ = ["Entry", "KeyValueStore"]
+
+
+@frozen
+class Entry:
+    key: str | bytes
+    """Of the same type as it was put."""
+    value: bytes
+    version: int
+    """Given by the write; above that of every earlier write to any key of the registry."""
+    expires_at: float | None
+    """Wall clock, in seconds since 1970; None: never."""
+
+
+class KeyValueStore:
+    """The keys of one namespace. Made by `PersistenceRegistry.key_value_store`; costs nothing.
+
+    Keys are `str` or `bytes` (``"a"`` and ``b"a"`` are two keys), at most 64 KiB; values are bytes,
+    at most ``value_bytes_max``.
+
+    Every awaiting write returns when its change is as durable as asked, and raises:
+
+    - `InvalidArgumentError`, `ValueTooLargeError`: nothing was sent.
+    - `VersionConflictError`: ``expected_version`` did not match; not written.
+    - `StorageFullError`, `CommitFailedError`: rolled back; it may be tried again.
+    - `CommitUnknownError`: it cannot be told, and the writer is gone.
+    - `WriterStoppedError`: not open (any more); not written.
+
+    Cancelled, it may still happen, as a whole. The ``*_nowait`` forms send at once and return the
+    ack, or raise `MailboxFullError`; with ``transaction=`` they only add to the transaction.
+    """
+
+    def __init__(self, gateway: StoreGateway, namespace: str) -> None:
+        self.namespace = namespace
+        self._name = encode_name(namespace)
+        self._gateway = gateway
+
+    async def put(
+        self,
+        key: str | bytes,
+        value: bytes,
+        *,
+        ttl_seconds: float | None = None,
+        expected_version: int | None = None,
+        durability: Durability = Durability.DURABLE,
+    ) -> int:
+        """Set a key and return its new version.
+
+        ``ttl_seconds`` from now, by the wall clock, the entry is invisible.
+        ``expected_version``: the version that the key must have now; 0: it must not exist.
+        """
+        put = self._put(key, value, ttl_seconds, expected_version)
+        version: int = await self._gateway.write(put, durability)
+        return version
+
+    def put_nowait(
+        self,
+        key: str | bytes,
+        value: bytes,
+        *,
+        ttl_seconds: float | None = None,
+        expected_version: int | None = None,
+        durability: Durability = Durability.DURABLE,
+        transaction: Transaction | None = None,
+    ) -> Ack[int]:
+        """`put`, sent at once; the ack gives the version. A transaction has its own durability."""
+        put = self._put(key, value, ttl_seconds, expected_version)
+        return send_nowait(self._gateway, put, durability, transaction)
+
+    async def delete(
+        self,
+        key: str | bytes,
+        *,
+        expected_version: int | None = None,
+        durability: Durability = Durability.DURABLE,
+    ) -> bool:
+        """Remove a key. True if it was there (and had not expired)."""
+        delete = self._delete(key, expected_version)
+        was_there: bool = await self._gateway.write(delete, durability)
+        return was_there
+
+    def delete_nowait(
+        self,
+        key: str | bytes,
+        *,
+        expected_version: int | None = None,
+        durability: Durability = Durability.DURABLE,
+        transaction: Transaction | None = None,
+    ) -> Ack[bool]:
+        """`delete`, sent at once."""
+        return send_nowait(
+            self._gateway, self._delete(key, expected_version), durability, transaction
+        )
+
+    async def get(self, key: str | bytes) -> Entry | None:
+        """The committed entry of a key; None where there is none, or it has expired.
+
+        It never changes anything: an expired entry is left to the writer.
+
+        Raises:
+            CorruptDataError: the stored entry is damaged.
+            ReaderStoppedError: not open (any more).
+        """
+        found: StoredEntry | None = await self._gateway.read(GetEntry(self._name, encode_key(key)))
+        return None if found is None else self._visible(found)
+
+    async def scan(
+        self,
+        prefix: str | bytes | None = None,
+        *,
+        on_damaged: Callable[[CorruptDataError], None] | None = None,
+    ) -> AsyncIterator[Entry]:
+        """The entries whose keys start with ``prefix``, in order of their keys.
+
+        A `str` prefix meets the `str` keys (ordered by code point), a `bytes` prefix the `bytes`
+        keys; None meets all, `bytes` keys first. Read page by page: each page is one consistent
+        state, a later page may show a later one. Stopping early costs nothing.
+
+        A damaged entry raises `CorruptDataError`; with ``on_damaged`` it is given to that and
+        passed over, and the rest is read.
+        """
+        start: bytes | None = b"" if prefix is None else encode_key(prefix)
+        stop = prefix_end(start or b"")
+        while start is not None:
+            page: ScanPage = await self._gateway.read(ScanEntries(self._name, start, stop))
+            for item in page.entries:
+                if isinstance(item, CorruptDataError):
+                    if on_damaged is None:
+                        raise item
+                    on_damaged(item)
+                elif (entry := self._visible(item)) is not None:
+                    yield entry
+            start = page.next_start
+
+    def _put(
+        self,
+        key: str | bytes,
+        value: bytes,
+        ttl_seconds: float | None,
+        expected_version: int | None,
+    ) -> Put:
+        return Put(
+            self._name,
+            encode_key(key),
+            encode_bytes(value, self._gateway.config.value_bytes_max),
+            None if ttl_seconds is None else self._gateway.clock.wall() + _checked_ttl(ttl_seconds),
+            None if expected_version is None else _checked_version(expected_version),
+        )
+
+    def _delete(self, key: str | bytes, expected_version: int | None) -> Delete:
+        return Delete(
+            self._name,
+            encode_key(key),
+            None if expected_version is None else _checked_version(expected_version),
+        )
+
+    def _visible(self, stored: StoredEntry) -> Entry | None:
+        expires_at = stored.expires_at
+        if expires_at is not None and expires_at <= self._gateway.clock.wall():
+            return None
+        return Entry(decode_key(stored.key), stored.value, stored.version, expires_at)
+
+    def __repr__(self) -> str:
+        return f"<KeyValueStore {self.namespace!r}>"
+
+
+def _checked_ttl(seconds: object) -> float:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise InvalidArgumentError(f"ttl_seconds is a number of seconds, not {seconds!r}")
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise InvalidArgumentError(f"ttl_seconds must be above 0 and finite, not {seconds!r}")
+    return seconds
+
+
+def _checked_version(version: object) -> int:
+    if isinstance(version, bool) or not isinstance(version, int) or version < 0:
+        raise InvalidArgumentError(f"expected_version is a version or 0, not {version!r}")
+    return version

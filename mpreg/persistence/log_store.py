@@ -1,0 +1,155 @@
+"""Append-only logs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+
+from attrs import frozen
+
+from mpreg.actors import Ack
+from mpreg.codec import encode_bytes, encode_name
+from mpreg.errors import CorruptDataError, InvalidArgumentError
+from mpreg.persistence.backend import GetLogBounds, ReadRecords, RecordsPage
+from mpreg.persistence.batch import Durability
+from mpreg.persistence.commit_group import LogBounds
+from mpreg.persistence.gateway import StoreGateway
+from mpreg.persistence.operations import Append, TruncateBefore
+from mpreg.persistence.transaction import Transaction, send_nowait
+
+__all__ = ["LogRecord", "LogStore"]
+
+
+@frozen
+class LogRecord:
+    offset: int
+    data: bytes
+
+
+class LogStore:
+    """One append-only log. Made by `PersistenceRegistry.log_store`; costs nothing.
+
+    The first record has offset 0; offsets have no gaps and are never used again. A record is
+    bytes, at most ``value_bytes_max``. Errors and cancellation are those of `KeyValueStore`.
+    """
+
+    def __init__(self, gateway: StoreGateway, name: str) -> None:
+        self.name = name
+        self._name = encode_name(name)
+        self._gateway = gateway
+
+    async def append(self, data: bytes, *, durability: Durability = Durability.DURABLE) -> int:
+        """Add a record and return its offset."""
+        offset: int = await self._gateway.write(self._append([data]), durability)
+        return offset
+
+    def append_nowait(
+        self,
+        data: bytes,
+        *,
+        durability: Durability = Durability.DURABLE,
+        transaction: Transaction | None = None,
+    ) -> Ack[int]:
+        """`append`, sent at once; the ack gives the offset."""
+        return send_nowait(self._gateway, self._append([data]), durability, transaction)
+
+    async def append_many(
+        self, records: Iterable[bytes], *, durability: Durability = Durability.DURABLE
+    ) -> int:
+        """Add records side by side, all or none, and return the offset of the first.
+
+        Raises:
+            InvalidArgumentError: there are none.
+        """
+        offset: int = await self._gateway.write(self._append(records), durability)
+        return offset
+
+    def append_many_nowait(
+        self,
+        records: Iterable[bytes],
+        *,
+        durability: Durability = Durability.DURABLE,
+        transaction: Transaction | None = None,
+    ) -> Ack[int]:
+        """`append_many`, sent at once."""
+        return send_nowait(self._gateway, self._append(records), durability, transaction)
+
+    async def read_range(
+        self,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        on_damaged: Callable[[CorruptDataError], None] | None = None,
+    ) -> AsyncIterator[LogRecord]:
+        """The records with ``start <= offset < stop``, in order; those that are there.
+
+        ``stop=None`` is the end of the log as it is when reading begins. Read page by page.
+
+        A damaged record raises `CorruptDataError`; with ``on_damaged`` it is given to that and
+        passed over, and the rest is read.
+        """
+        following: int | None = _checked_offset(start, "start")
+        stop = await self.next_offset() if stop is None else _checked_offset(stop, "stop")
+        while following is not None:
+            page: RecordsPage = await self._gateway.read(ReadRecords(self._name, following, stop))
+            for item in page.records:
+                if not isinstance(item, CorruptDataError):
+                    yield LogRecord(item.offset, item.data)
+                elif on_damaged is None:
+                    raise item
+                else:
+                    on_damaged(item)
+            following = page.next_start
+
+    async def truncate_before(
+        self, offset: int, *, durability: Durability = Durability.DURABLE
+    ) -> int:
+        """Drop the records below ``offset``; return the log's first offset afterwards.
+
+        Below the first offset it changes nothing.
+
+        Raises:
+            OffsetOutOfRangeError: ``offset`` is beyond the end of the log; nothing was changed.
+        """
+        first: int = await self._gateway.write(self._truncate(offset), durability)
+        return first
+
+    def truncate_before_nowait(
+        self,
+        offset: int,
+        *,
+        durability: Durability = Durability.DURABLE,
+        transaction: Transaction | None = None,
+    ) -> Ack[int]:
+        """`truncate_before`, sent at once."""
+        return send_nowait(self._gateway, self._truncate(offset), durability, transaction)
+
+    async def first_offset(self) -> int:
+        """The lowest offset that can still be read; the next offset where the log is empty."""
+        return (await self._bounds())[0]
+
+    async def next_offset(self) -> int:
+        """The offset that the next record will get."""
+        return (await self._bounds())[1]
+
+    async def _bounds(self) -> LogBounds:
+        bounds: LogBounds = await self._gateway.read(GetLogBounds(self._name))
+        return bounds
+
+    def _append(self, records: Iterable[bytes]) -> Append:
+        limit = self._gateway.config.value_bytes_max
+        encoded = tuple(encode_bytes(record, limit) for record in records)
+        if not encoded:
+            raise InvalidArgumentError("there is no record to append")
+        return Append(self._name, encoded)
+
+    def _truncate(self, offset: int) -> TruncateBefore:
+        return TruncateBefore(self._name, _checked_offset(offset, "offset"))
+
+    def __repr__(self) -> str:
+        return f"<LogStore {self.name!r}>"
+
+
+def _checked_offset(offset: object, name: str) -> int:
+    if isinstance(offset, bool) or not isinstance(offset, int) or not 0 <= offset < 2**63:
+        raise InvalidArgumentError(f"{name} is an offset, 0 or above, not {offset!r}")
+    return offset

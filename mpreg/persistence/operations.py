@@ -1,0 +1,58 @@
+"""The changes that can be made to a key or a log: one class each.
+
+They are msgspec structs and not attrs classes because one is made for every write: a frozen struct
+costs a quarter of a frozen attrs class, and ``gc=False`` keeps it off the garbage collector's
+lists (it holds only bytes and numbers, so it can be in no cycle).
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+__all__ = ["Append", "Delete", "EntryKey", "Operation", "OperationResult", "Put", "TruncateBefore"]
+
+EntryKey: TypeAlias = tuple[bytes, bytes]
+"""(name of the namespace, key), both encoded by `mpreg.codec`."""
+
+
+class Put(msgspec.Struct, frozen=True, gc=False):
+    """Set a key. Its result is the version given, an int above every earlier one."""
+
+    namespace: bytes
+    key: bytes
+    value: bytes
+    expires_at: float | None = None
+    """Wall clock, in seconds; from that instant on the entry is invisible."""
+    expected_version: int | None = None
+    """None: whatever is there. 0: the key must not exist. Else: the version it must have."""
+
+
+class Delete(msgspec.Struct, frozen=True, gc=False):
+    """Remove a key. Its result tells whether it was there (and not expired)."""
+
+    namespace: bytes
+    key: bytes
+    expected_version: int | None = None
+
+
+class Append(msgspec.Struct, frozen=True, gc=False):
+    """Add records at the end of a log. Its result is the offset of the first."""
+
+    log: bytes
+    records: tuple[bytes, ...]
+
+
+class TruncateBefore(msgspec.Struct, frozen=True, gc=False):
+    """Drop a log's records below an offset. Its result is the log's first offset afterwards.
+
+    Below the first offset it changes nothing; beyond the end it is refused.
+    """
+
+    log: bytes
+    offset: int
+
+
+Operation: TypeAlias = Put | Delete | Append | TruncateBefore
+OperationResult: TypeAlias = int | bool

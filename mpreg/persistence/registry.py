@@ -1,0 +1,144 @@
+"""The composition root: one directory, one writer, one reader, and the stores over them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskStatus
+
+from mpreg.clock import Clock, SystemClock
+from mpreg.errors import ConfigurationError, WriterStoppedError
+from mpreg.persistence.backend import StorageBackend
+from mpreg.persistence.batch import Durability
+from mpreg.persistence.config import PersistenceConfig
+from mpreg.persistence.engine import Engine, collapsed_groups
+from mpreg.persistence.gateway import StoreGateway
+from mpreg.persistence.kv_store import KeyValueStore
+from mpreg.persistence.log_store import LogStore
+from mpreg.persistence.statistics import RegistryStatistics
+from mpreg.persistence.transaction import Transaction
+
+__all__ = ["PersistenceRegistry"]
+
+
+class _State(enum.Enum):
+    NEW = "new"
+    """May be followed by OPEN, or by CLOSED where opening fails."""
+    OPEN = "open"
+    """May be followed by CLOSED."""
+    CLOSED = "closed"
+
+
+class PersistenceRegistry:
+    """Durable state in one directory: open it once, take stores from it anywhere in the server.
+
+    Either ``async with PersistenceRegistry(config) as registry``, or, in a server's own nursery,
+    ``registry = await task_group.start(PersistenceRegistry(config).serve)``. Both raise, when they
+    begin: `DataDirectoryLockedError`, `DataDirectoryError`, `ForeignDatabaseError`,
+    `SchemaVersionError`, `CorruptDataError`, `StorageIOError`.
+
+    It stops when the block ends or the nursery is cancelled: nothing more is taken, what was
+    accepted is committed and acked within ``grace_seconds``, then the files are closed. Who cannot
+    be served any more gets `WriterStoppedError` (not written), or `CommitUnknownError` if the
+    device was still at work when the time was over.
+
+    If the writer fails and cannot be started again, every waiting caller gets an error with the
+    first cause, and that cause is raised into the block or the nursery.
+
+    A registry is opened once; make a new one to open the directory again.
+    """
+
+    def __init__(
+        self,
+        config: PersistenceConfig,
+        *,
+        backend: StorageBackend | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """``backend`` replaces the one that ``config.backend`` names; ``clock`` the machine's."""
+        self.config = config
+        self._own_backend = backend
+        self._clock = SystemClock() if clock is None else clock
+        self._gateway = StoreGateway(config, self._clock)
+        self._engine: Engine | None = None
+        self._state = _State.NEW
+        self._stop_asked = anyio.Event()
+        self._block: AbstractAsyncContextManager[PersistenceRegistry] | None = None
+
+    # --- stores ---
+
+    def key_value_store(self, namespace: str) -> KeyValueStore:
+        """The keys of a namespace. Costs nothing; ask for the same one as often as you like."""
+        return KeyValueStore(self._gateway, namespace)
+
+    def log_store(self, name: str) -> LogStore:
+        """An append-only log. Costs nothing; it exists from its first record on."""
+        return LogStore(self._gateway, name)
+
+    def transaction(self, *, durability: Durability = Durability.DURABLE) -> Transaction:
+        """One batch of operations of any stores: ``async with registry.transaction() as tx``."""
+        return Transaction(self._gateway, durability)
+
+    async def stats(self) -> RegistryStatistics:
+        """Counts and sizes as they are now; after closing, as they were at the end.
+
+        Raises:
+            WriterStoppedError: the registry was never open.
+        """
+        await anyio.lowlevel.checkpoint()
+        if self._engine is None:
+            raise WriterStoppedError("the registry was never open: there is nothing to count")
+        return self._engine.statistics()
+
+    # --- life ---
+
+    async def __aenter__(self) -> Self:
+        self._block = self._run_block()
+        await self._block.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        assert self._block is not None
+        return await self._block.__aexit__(exc_type, exc, traceback)
+
+    @asynccontextmanager
+    async def _run_block(self) -> AsyncGenerator[PersistenceRegistry, None]:
+        # The task group is ours, not the caller's: one exception comes out as it went in.
+        with collapsed_groups():
+            async with anyio.create_task_group() as task_group:
+                await task_group.start(self.serve)
+                yield self
+                self._stop_asked.set()
+
+    async def serve(
+        self, *, task_status: TaskStatus[PersistenceRegistry] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run until cancelled; for a server's nursery. Started when the store is open.
+
+        Cancelled while opening: nothing stays open. Cancelled later: it stops as said above, so
+        that it ends at most ``grace_seconds`` (and the closing of the files) after that.
+        """
+        if self._state is not _State.NEW:
+            raise ConfigurationError(
+                f"this registry is {self._state.value} already; make a new one to open it again"
+            )
+        self._state = _State.OPEN
+        engine = Engine(self.config, self._gateway, self._clock, self._own_backend)
+        try:
+            async with engine.running():
+                self._engine = engine
+                task_status.started(self)
+                await self._stop_asked.wait()
+        finally:
+            self._state = _State.CLOSED

@@ -1,0 +1,56 @@
+"""What a registry knows about itself, frozen at one moment."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from mpreg.actors import ActorState
+
+__all__ = ["RegistryStatistics"]
+
+
+@frozen(kw_only=True)
+class RegistryStatistics:
+    """Counts are since the registry was opened, unless they say otherwise."""
+
+    commit_sequence: int
+    """Of the last commit group; counts on over restarts of the process."""
+    durable_sequence: int
+    """Everything up to this commit sequence would survive a power cut."""
+    generation: int
+    """How often a writer has opened this store, over all processes."""
+
+    commits: int
+    """Commit groups written."""
+    fsyncs: int
+    """Commits that waited for an fsync; there are fewer of them than of durable acks."""
+    batches: int
+    """Batches committed: each is one caller's write or transaction."""
+    operations: int
+    """Operations in them."""
+    rejected: int
+    """Batches refused for a condition of their own."""
+    failed: int
+    """Batches whose group was rolled back."""
+    largest_group: int
+    """Batches in the largest commit group."""
+
+    mailbox_depth: int
+    """Batches that wait for the writer now."""
+    mailbox_bytes: int
+    waiting_senders: int
+    """Callers that wait for room in the mailbox now."""
+
+    writer: ActorState
+    writer_restarts: int
+    reader: ActorState
+    reader_restarts: int
+
+    database_bytes: int
+    wal_bytes: int
+    """The write-ahead log's file; it is used again and not cut after each checkpoint."""
+
+    @property
+    def operations_per_fsync(self) -> float:
+        """How well group commit works: durable writes that shared one fsync, on average."""
+        return self.operations / self.fsyncs if self.fsyncs else 0.0

@@ -1,0 +1,124 @@
+"""Operations of any stores in one batch."""
+
+from __future__ import annotations
+
+import enum
+from types import TracebackType
+from typing import Any, Self
+
+from mpreg.actors import Ack, WakeUp
+from mpreg.errors import TransactionStateError
+from mpreg.persistence.batch import Durability
+from mpreg.persistence.gateway import StoreGateway
+from mpreg.persistence.operations import Operation
+
+__all__ = ["Transaction", "send_nowait"]
+
+
+class _State(enum.Enum):
+    NEW = "not entered"
+    """May be followed by OPEN."""
+    OPEN = "open"
+    """May be followed by SENT or ENDED."""
+    SENT = "sent"
+    """The writer has it, and answers its acks."""
+    ENDED = "ended without being sent"
+
+
+class _TransactionAck(Ack[Any]):
+    """An ack that says so when it is awaited inside its own block, where it would never come."""
+
+    __slots__ = ("_transaction",)
+
+    def __init__(self, transaction: Transaction, wake_up: WakeUp) -> None:
+        super().__init__(wake_up)
+        self._transaction = transaction
+
+    async def wait(self) -> Any:
+        if self._transaction.is_open:
+            raise TransactionStateError(
+                "this ack is answered when the transaction's block has ended; await it after it"
+            )
+        return await super().wait()
+
+
+class Transaction:
+    """One batch, durable at the end of the ``async with`` block, or nothing of it.
+
+    The stores' ``*_nowait`` methods add to it with ``transaction=``. It is sent when the block
+    ends; leaving the block by an exception sends nothing. Conditions (``expected_version``) are
+    held against the state at the commit: where one fails, nothing is written and the block raises
+    `VersionConflictError`.
+
+    Cancelled at the end of the block: while it waits for room in the mailbox, nothing was sent;
+    later it may still be committed, all of it, and its acks tell.
+    """
+
+    def __init__(self, gateway: StoreGateway, durability: Durability) -> None:
+        self._gateway = gateway
+        self._durability = durability
+        self._operations: list[Operation] = []
+        self._acks: list[Ack[Any]] = []
+        self._wake_up = WakeUp()
+        self._state = _State.NEW
+
+    @property
+    def is_open(self) -> bool:
+        return self._state is _State.OPEN
+
+    def add(self, operation: Operation) -> Ack[Any]:
+        """Add an operation; its ack is answered with the whole batch.
+
+        Raises:
+            TransactionStateError: outside the block.
+        """
+        if self._state is not _State.OPEN:
+            raise TransactionStateError(
+                f"the transaction is {self._state.value}; nothing was added"
+            )
+        ack = _TransactionAck(self, self._wake_up)
+        self._operations.append(operation)
+        self._acks.append(ack)
+        return ack
+
+    async def __aenter__(self) -> Self:
+        if self._state is not _State.NEW:
+            raise TransactionStateError("a transaction is used once; make a new one")
+        self._state = _State.OPEN
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is not None or not self._operations:
+            self._end(exc)
+            return
+        try:
+            await self._gateway.write_batch(self._operations, self._acks, self._durability)
+        except BaseException as error:
+            self._end(error)
+            raise
+        self._state = _State.SENT
+        await self._acks[-1].wait()
+
+    def _end(self, cause: BaseException | None) -> None:
+        self._state = _State.ENDED
+        for ack in self._acks:
+            error = TransactionStateError("the transaction was not sent; nothing was written")
+            error.__cause__ = cause
+            ack.reject(error)
+
+
+def send_nowait(
+    gateway: StoreGateway,
+    operation: Operation,
+    durability: Durability,
+    transaction: Transaction | None,
+) -> Ack[Any]:
+    """Add an operation to the transaction, or send it at once as a batch of its own."""
+    if transaction is not None:
+        return transaction.add(operation)
+    return gateway.write_nowait(operation, durability)

@@ -1,0 +1,207 @@
+"""The one writer: takes what is waiting, commits it as one group, acks each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+from attrs import define, field, frozen
+
+from mpreg.actors import Mailbox
+from mpreg.clock import Clock
+from mpreg.errors import (
+    CommitFailedError,
+    CommitUnknownError,
+    CorruptDataError,
+    WriterStoppedError,
+)
+from mpreg.persistence.backend import CommitInDoubtError, StorageBackend
+from mpreg.persistence.batch import Durability, WriteBatch
+from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
+
+__all__ = ["GroupLimits", "Writer", "WriterCounters", "is_committed"]
+
+
+@frozen(kw_only=True)
+class GroupLimits:
+    """How much is joined into one commit group."""
+
+    batches_max: int
+    bytes_max: int
+    """The last batch taken may go over it."""
+
+
+@define
+class WriterCounters:
+    """Counted since the writer was made; only the writer changes them."""
+
+    commit_sequence: int = 0
+    durable_sequence: int = 0
+    """Everything up to this commit sequence would survive a power cut."""
+    generation: int = 0
+    commits: int = 0
+    batches: int = 0
+    operations: int = 0
+    rejected: int = 0
+    """Batches refused for a condition of their own."""
+    failed: int = 0
+    """Batches whose group was rolled back."""
+    largest_group: int = 0
+
+
+@frozen
+class _InDoubt:
+    """A group handed to the backend and not answered."""
+
+    group: CommitGroup
+    outcomes: Sequence[BatchOutcome] | None = None
+    """What to answer where it turns out to be committed; None: it certainly is not."""
+    told: bool = False
+    """Whether the backend has said how far it came: without that, nothing is certain."""
+
+
+@define(eq=False)
+class Writer:
+    """An `mpreg.actors.Actor`: what arrives while a commit is out belongs to the next group.
+
+    There is no timer and no waiting for more: under load a commit takes as long as it takes, and
+    what has come meanwhile is the next group. One caller alone waits for one fsync.
+
+    A failed commit is one of two things. *Rolled back* (the disk is full): its callers are told,
+    the writer goes on. *In doubt* (the disk failed): the writer keeps the group and breaks; started
+    again, it compares the commit sequence on disk with the group's, and acks it or commits it
+    again, before anything that waits in the mailbox. Nobody waiting notices but by the delay.
+    """
+
+    _mailbox: Mailbox[WriteBatch]
+    _backend: StorageBackend
+    _clock: Clock
+    _limits: GroupLimits
+    counters: WriterCounters = field(factory=WriterCounters)
+    _in_doubt: _InDoubt | None = None
+    _started: bool = False
+
+    async def start(self) -> None:
+        opened = await self._backend.open()
+        self.counters.generation = opened.generation
+        try:
+            self._settle(opened.commit_sequence)
+        except BaseException:
+            await self._backend.close()
+            raise
+
+    async def run(self) -> None:
+        if self._in_doubt is not None:
+            await self._commit(self._in_doubt.group)
+        while True:
+            try:
+                batches = await self._mailbox.receive_many(
+                    messages_max=self._limits.batches_max, bytes_max=self._limits.bytes_max
+                )
+            except anyio.EndOfStream:
+                return
+            await self._commit(
+                CommitGroup(self.counters.commit_sequence + 1, self._clock.wall(), tuple(batches))
+            )
+
+    async def close(self) -> None:
+        await self._backend.close()
+
+    def abandon(self, cause: Exception | None) -> None:
+        if (in_doubt := self._in_doubt) is None:
+            return
+        self._in_doubt = None
+        certain = in_doubt.told and in_doubt.outcomes is None
+        for batch in in_doubt.group.batches:
+            error = _not_written() if certain else _unknown()
+            error.__cause__ = cause
+            batch.fail(error)
+
+    async def _commit(self, group: CommitGroup) -> None:
+        self._in_doubt = _InDoubt(group)
+        try:
+            outcomes = await self._backend.commit(group)
+        except CommitFailedError as error:
+            self._in_doubt = None
+            self._fail(group, error)
+        except CommitInDoubtError as error:
+            self._in_doubt = _InDoubt(group, error.outcomes, told=True)
+            raise error.reason from error
+        else:
+            self._in_doubt = None
+            self._answer(group, outcomes)
+
+    def _settle(self, on_disk: int) -> None:
+        """Decide, from the commit sequence on disk, about the group that was in flight."""
+        in_doubt = self._in_doubt
+        known = self.counters.commit_sequence if self._started else None
+        if is_committed(on_disk, known, in_flight=in_doubt is not None) and in_doubt is not None:
+            if in_doubt.outcomes is None:
+                raise CorruptDataError(
+                    f"commit {on_disk} is on disk, but its transaction never came to its commit"
+                )
+            self._in_doubt = None
+            self._answer(in_doubt.group, in_doubt.outcomes)
+        self._started = True
+        # What a backend reports at opening is durable, whatever its commits asked for.
+        self.counters.commit_sequence = self.counters.durable_sequence = on_disk
+
+    def _answer(self, group: CommitGroup, outcomes: Sequence[BatchOutcome]) -> None:
+        counters = self.counters
+        accepted = [
+            len(batch.operations)
+            for batch, outcome in zip(group.batches, outcomes, strict=True)
+            if isinstance(outcome, tuple)
+        ]
+        counters.rejected += len(outcomes) - len(accepted)
+        if accepted:
+            counters.commits += 1
+            counters.batches += len(accepted)
+            counters.operations += sum(accepted)
+            counters.largest_group = max(counters.largest_group, len(accepted))
+            counters.commit_sequence = group.sequence
+            if group.durability is Durability.DURABLE:
+                counters.durable_sequence = group.sequence
+        group.resolve(outcomes)
+
+    def _fail(self, group: CommitGroup, error: CommitFailedError) -> None:
+        self.counters.failed += len(group.batches)
+        for batch in group.batches:
+            # One for each: tasks that raise the same exception would share its traceback.
+            own = type(error)(*error.args)
+            own.__cause__ = error.__cause__
+            batch.fail(own)
+
+
+def is_committed(on_disk: int, known: int | None, *, in_flight: bool) -> bool:
+    """Whether the group in flight is on disk, told by the commit sequence found there.
+
+    ``known`` is the sequence of the last group answered; None where this is the first start.
+
+    Raises:
+        CorruptDataError: groups that were acked are missing, or there are some of another writer.
+    """
+    if known is None or on_disk == known:
+        return False
+    if in_flight and on_disk == known + 1:
+        return True
+    if on_disk < known:
+        raise CorruptDataError(
+            f"the store ends at commit {on_disk}, but commits up to {known} were acknowledged: "
+            "acknowledged data is missing"
+        )
+    raise CorruptDataError(
+        f"the store ends at commit {on_disk}, but this writer only came to {known}: "
+        "another writer has used it"
+    )
+
+
+def _not_written() -> Exception:
+    return WriterStoppedError("the writer stopped before it could commit this; not written")
+
+
+def _unknown() -> Exception:
+    return CommitUnknownError(
+        "the writer stopped while the commit was under way; open the store again to learn "
+        "whether it is on disk"
+    )

@@ -1,0 +1,1 @@
+"""Tools to test programs that use mpreg, and mpreg itself."""
