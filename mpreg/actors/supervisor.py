@@ -101,12 +101,18 @@ class Supervisor(Generic[M]):
     async def _keep_running(self, scope: anyio.CancelScope) -> None:
         """The actor's own task. Nothing but the end of the grace time cancels it."""
         cause: Exception | None = None
-        with scope:
-            try:
-                while not await self._run_once():
-                    await self._start_again()
-            except Exception as error:
-                cause = error
+        try:
+            with scope:
+                try:
+                    while not await self._run_once():
+                        await self._start_again()
+                except Exception as error:
+                    cause = error
+        except BaseException:
+            # On trio, Ctrl-C is raised in whichever task is running, and that may be this one.
+            # Nobody may be left waiting for an actor that is gone.
+            self._finish(None)
+            raise
         self._cut_short = scope.cancelled_caught
         self._finish(cause)
 
