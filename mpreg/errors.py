@@ -223,7 +223,7 @@ class CorruptDataError(PersistenceError):
 
     may_restart = False
 
-    def __init__(self, message: str, *, path: Path | None = None, where: str = "") -> None:
+    def __init__(self, message: str, path: Path | None = None, where: str = "") -> None:
         self.message = message
         self.path = path
         self.where = where

@@ -210,7 +210,9 @@ class Mailbox(Generic[M]):
         Raises:
             anyio.EndOfStream: the mailbox is closed and everything in it was taken.
         """
-        message = self.receive_nowait() or await self.receive()
+        message = self.receive_nowait()
+        if message is None:
+            message = await self.receive()
         messages = [message]
         size = message.size_bytes
         while len(messages) < messages_max and size < bytes_max:

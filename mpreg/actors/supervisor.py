@@ -125,6 +125,14 @@ class Supervisor(Generic[M]):
         """Close the mailbox: `run` ends when everything in it is answered. May be called twice."""
         self._mailbox.close(self._stopped_error)
 
+    def discard(self) -> None:
+        """Instead of `run`, where it is never to come: answer what was sent, take no more.
+
+        Does nothing once `run` was called.
+        """
+        if isinstance(self._state, NotStarted):
+            self._finish(None)
+
     def statistics(self) -> SupervisorStatistics:
         return SupervisorStatistics(
             state=self._state,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import math
+import sys
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -49,8 +49,7 @@ def _seconds(*, zero: bool, none: bool = False) -> Any:
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not math.isfinite(value)
-            or value < 0
+            or not 0 <= value <= sys.float_info.max
             or (value == 0 and not zero)
         ):
             bound = "at least 0" if zero else "above 0"

@@ -68,6 +68,9 @@ class Engine:
     async def running(self) -> AsyncGenerator[None, None]:
         """Open, run while the block runs, stop when it ends in whatever way."""
         with collapsed_groups(), ExitStack() as stack:
+            # Where opening fails, those who called meanwhile must not wait for ever.
+            stack.callback(self._reads.discard)
+            stack.callback(self._writes.discard)
             stack.enter_context(lowered_switch_interval(self._config.switch_interval_seconds))
             if self._directory is not None:
                 self._directory.acquire()

@@ -37,7 +37,9 @@ class StoreGateway:
     def __attrs_post_init__(self) -> None:
         self.new_mailboxes()
         self.writes.close(_writer_not_open)
+        self.writes.dispose()
         self.reads.close(_reader_not_open)
+        self.reads.dispose()
 
     def new_mailboxes(self) -> None:
         self.writes = Mailbox(

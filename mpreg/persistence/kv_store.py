@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import AsyncIterator, Callable
 
 from attrs import frozen
@@ -185,7 +185,7 @@ class KeyValueStore:
 def _checked_ttl(seconds: object) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise InvalidArgumentError(f"ttl_seconds is a number of seconds, not {seconds!r}")
-    if not (math.isfinite(seconds) and seconds > 0):
+    if not 0 < seconds <= sys.float_info.max:
         raise InvalidArgumentError(f"ttl_seconds must be above 0 and finite, not {seconds!r}")
     return seconds
 

@@ -21,7 +21,8 @@ class _State(enum.Enum):
     OPEN = "open"
     """May be followed by SENT or ENDED."""
     SENT = "sent"
-    """The writer has it, and answers its acks."""
+    """On its way to the writer, which answers its acks. Followed by ENDED where it does not get
+    there."""
     ENDED = "ended without being sent"
 
 
@@ -96,12 +97,13 @@ class Transaction:
         if exc is not None or not self._operations:
             self._end(exc)
             return
+        # Before it waits for room: what another task added now would be in no batch.
+        self._state = _State.SENT
         try:
             await self._gateway.write_batch(self._operations, self._acks, self._durability)
         except BaseException as error:
             self._end(error)
             raise
-        self._state = _State.SENT
         await self._acks[-1].wait()
 
     def _end(self, cause: BaseException | None) -> None:
