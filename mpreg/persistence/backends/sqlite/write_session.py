@@ -151,15 +151,19 @@ class WriteSession:
     def close(self) -> None:
         """Close; after a clean run with an empty WAL, so that the next open finds all in one file.
 
-        A broken session only lets go: what it may not have written it must not sync again.
+        A broken session only lets go: what it may not have written it must not sync again. Where
+        there is no room to empty the WAL, it stays: what it holds is durable there as well.
         """
         try:
-            if not self._broken and not self._closed:
-                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            self._closed = True
-            self.connection.close()
+            try:
+                if not self._broken and not self._closed:
+                    self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                self._closed = True
+                self.connection.close()
         except sqlite3.Error as error:
-            raise translate(error, self._path) from error
+            if not is_transient(error):
+                raise translate(error, self._path) from error
 
     # --- committing ---
 
