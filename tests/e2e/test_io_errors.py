@@ -1,0 +1,101 @@
+"""Real failures of the disk below real SQLite."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from mpreg.persistence import (
+    PersistenceConfig,
+    PersistenceRegistry,
+    StorageFullError,
+    StorageIOError,
+)
+from tests.e2e.support import Program, on_both_loops
+
+MIB = 1 << 20
+DISK_BYTES = 16 * MIB
+
+
+@on_both_loops
+@pytest.mark.parametrize(
+    ("scenario", "last_line"), [("mended", "acked after"), ("never_mended", "all there")]
+)
+def test_writes_that_the_system_refuses(
+    scenario: str, last_line: str, loop: str, tmp_path: Path
+) -> None:
+    """The program asserts for itself; see there what."""
+    with Program("io_errors", scenario, loop, tmp_path / "data") as program:
+        lines = list(program.lines())
+        assert program.wait() == 0, program.errors
+        assert lines[-1].startswith(last_line)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with very little room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("a small disk has to be mounted, and there is no mount command")
+    if done.returncode:
+        pytest.skip(f"a small disk has to be mounted, which takes root: {done.stderr.strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+async def _write_on(registry: PersistenceRegistry, acked: dict[str | bytes, bytes]) -> None:
+    store = registry.key_value_store("things")
+    while True:
+        key = f"{len(acked)}"
+        await store.put(key, key.encode() * 20_000)
+        acked[key] = key.encode() * 20_000
+
+
+async def _read_all(registry: PersistenceRegistry) -> dict[str | bytes, bytes]:
+    store = registry.key_value_store("things")
+    return {entry.key: entry.value async for entry in store.scan()}
+
+
+async def _full_disk(disk: Path) -> None:
+    """Two ballasts: room to write again, and later room to move the write-ahead log into the
+    database, which opening does and may need as much room for as the log has."""
+    small, large = disk / "small", disk / "large"
+    small.write_bytes(bytes(MIB))
+    large.write_bytes(bytes(8 * MIB))
+    config = PersistenceConfig(data_dir=disk / "data")
+    acked: dict[str | bytes, bytes] = {}
+    async with PersistenceRegistry(config) as registry:
+        with pytest.raises(StorageFullError):
+            await _write_on(registry, acked)
+        assert len(acked) > 10
+        assert await _read_all(registry) == acked
+        # And again: a full disk is no reason to start anything anew.
+        with pytest.raises(StorageFullError):
+            await registry.key_value_store("things").put("more", bytes(MIB))
+        assert (await registry.stats()).writer_restarts == 0
+        small.unlink()
+        await registry.key_value_store("things").put("after", b"room")
+        acked["after"] = b"room"
+    # Closing had no room to tidy up, which is no failure.
+    with pytest.raises(StorageIOError, match="make room"):
+        await PersistenceRegistry(config).__aenter__()
+    large.unlink()
+    async with PersistenceRegistry(config) as registry:
+        assert await _read_all(registry) == acked
+
+
+@on_both_loops
+def test_a_full_disk_fails_writes_only_and_only_while_it_is_full(
+    loop: str, small_disk: Path
+) -> None:
+    anyio.run(_full_disk, small_disk, backend=loop)
