@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from attrs import frozen
 
 from mpreg.actors import Ack
 from mpreg.codec import decode_key, encode_bytes, encode_key, encode_name, prefix_end
-from mpreg.errors import CorruptDataError, InvalidArgumentError
+from mpreg.errors import InvalidArgumentError
 from mpreg.persistence.backend import GetEntry, ScanEntries, ScanPage, StoredEntry
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.operations import Delete, Put
+from mpreg.persistence.paging import OnDamaged, Page, Paged
 from mpreg.persistence.transaction import Transaction, send_nowait
 
 __all__ = ["Entry", "KeyValueStore"]
@@ -122,11 +123,8 @@ class KeyValueStore:
         found: StoredEntry | None = await self._gateway.read(GetEntry(self._name, encode_key(key)))
         return None if found is None else self._visible(found)
 
-    async def scan(
-        self,
-        prefix: str | bytes | None = None,
-        *,
-        on_damaged: Callable[[CorruptDataError], None] | None = None,
+    def scan(
+        self, prefix: str | bytes | None = None, *, on_damaged: OnDamaged | None = None
     ) -> AsyncIterator[Entry]:
         """The entries whose keys start with ``prefix``, in order of their keys.
 
@@ -137,18 +135,14 @@ class KeyValueStore:
         A damaged entry raises `CorruptDataError`; with ``on_damaged`` it is given to that and
         passed over, and the rest is read.
         """
-        start: bytes | None = b"" if prefix is None else encode_key(prefix)
-        stop = prefix_end(start or b"")
-        while start is not None:
+        start = b"" if prefix is None else encode_key(prefix)
+        stop = prefix_end(start)
+
+        async def read_page(start: bytes) -> Page[StoredEntry, bytes]:
             page: ScanPage = await self._gateway.read(ScanEntries(self._name, start, stop))
-            for item in page.entries:
-                if isinstance(item, CorruptDataError):
-                    if on_damaged is None:
-                        raise item
-                    on_damaged(item)
-                elif (entry := self._visible(item)) is not None:
-                    yield entry
-            start = page.next_start
+            return page.entries, page.next_start
+
+        return Paged(read_page, start, self._visible, on_damaged)
 
     def _put(
         self,

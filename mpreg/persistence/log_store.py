@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 
 from attrs import frozen
 
 from mpreg.actors import Ack
 from mpreg.codec import encode_bytes, encode_name
-from mpreg.errors import CorruptDataError, InvalidArgumentError
-from mpreg.persistence.backend import GetLogBounds, ReadRecords, RecordsPage
+from mpreg.errors import InvalidArgumentError
+from mpreg.persistence.backend import GetLogBounds, ReadRecords, RecordsPage, StoredRecord
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.commit_group import LogBounds
 from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.operations import Append, TruncateBefore
+from mpreg.persistence.paging import OnDamaged, Page, Paged
 from mpreg.persistence.transaction import Transaction, send_nowait
 
 __all__ = ["LogRecord", "LogStore"]
@@ -73,12 +74,8 @@ class LogStore:
         """`append_many`, sent at once."""
         return send_nowait(self._gateway, self._append(records), durability, transaction)
 
-    async def read_range(
-        self,
-        start: int = 0,
-        stop: int | None = None,
-        *,
-        on_damaged: Callable[[CorruptDataError], None] | None = None,
+    def read_range(
+        self, start: int = 0, stop: int | None = None, *, on_damaged: OnDamaged | None = None
     ) -> AsyncIterator[LogRecord]:
         """The records with ``start <= offset < stop``, in order; those that are there.
 
@@ -87,18 +84,16 @@ class LogStore:
         A damaged record raises `CorruptDataError`; with ``on_damaged`` it is given to that and
         passed over, and the rest is read.
         """
-        following: int | None = _checked_offset(start, "start")
-        stop = await self.next_offset() if stop is None else _checked_offset(stop, "stop")
-        while following is not None:
-            page: RecordsPage = await self._gateway.read(ReadRecords(self._name, following, stop))
-            for item in page.records:
-                if not isinstance(item, CorruptDataError):
-                    yield LogRecord(item.offset, item.data)
-                elif on_damaged is None:
-                    raise item
-                else:
-                    on_damaged(item)
-            following = page.next_start
+        end = None if stop is None else _checked_offset(stop, "stop")
+
+        async def read_page(start: int) -> Page[StoredRecord, int]:
+            nonlocal end
+            if end is None:
+                end = await self.next_offset()
+            page: RecordsPage = await self._gateway.read(ReadRecords(self._name, start, end))
+            return page.records, page.next_start
+
+        return Paged(read_page, _checked_offset(start, "start"), _record, on_damaged)
 
     async def truncate_before(
         self, offset: int, *, durability: Durability = Durability.DURABLE
@@ -147,6 +142,10 @@ class LogStore:
 
     def __repr__(self) -> str:
         return f"<LogStore {self.name!r}>"
+
+
+def _record(stored: StoredRecord) -> LogRecord:
+    return LogRecord(stored.offset, stored.data)
 
 
 def _checked_offset(offset: object, name: str) -> int:

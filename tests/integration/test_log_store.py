@@ -1,0 +1,204 @@
+"""`LogStore` as documented, on real SQLite files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from mpreg.persistence import (
+    Durability,
+    InvalidArgumentError,
+    LogRecord,
+    OffsetOutOfRangeError,
+    PersistenceRegistry,
+    ValueTooLargeError,
+)
+from mpreg.persistence.backend import PAGE_ITEMS_MAX, RecordsPage
+from tests.integration.support import OpenBackend, config, listed, registry
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_offsets_count_from_zero_without_gaps_and_over_reopenings(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        log = opened.log_store("audit")
+        assert [await log.first_offset(), await log.next_offset()] == [0, 0]
+        assert [await log.append(b"a"), await log.append(b"")] == [0, 1]
+    async with registry(data_dir) as opened:
+        log = opened.log_store("audit")
+        assert await log.append_many([b"c", b"d"]) == 2
+        assert await log.append(b"e") == 4
+        assert [await log.first_offset(), await log.next_offset()] == [0, 5]
+        records = await listed(log.read_range())
+    assert records == [LogRecord(n, data) for n, data in enumerate([b"a", b"", b"c", b"d", b"e"])]
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "expected"),
+    [
+        (0, 100, [0, 1, 2, 3, 4]),
+        (0, None, [0, 1, 2, 3, 4]),
+        (1, 3, [1, 2]),
+        (4, 5, [4]),
+        (5, None, []),
+        (2, 2, []),
+        (3, 1, []),
+        (99, 100, []),
+        (0, 2**63 - 1, [0, 1, 2, 3, 4]),
+        (2**63 - 1, None, []),
+    ],
+)
+async def test_a_range_holds_what_is_there_between_start_and_stop(
+    data_dir: Path, start: int, stop: int | None, expected: list[int]
+) -> None:
+    async with registry(data_dir) as opened:
+        log = opened.log_store("audit")
+        await log.append_many([b"r"] * 5)
+        assert [record.offset async for record in log.read_range(start, stop)] == expected
+
+
+async def test_a_log_that_was_never_written_is_empty(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        assert await listed(opened.log_store("nothing").read_range()) == []
+
+
+async def test_logs_do_not_share_offsets_nor_names_with_namespaces(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        one, two = opened.log_store("one"), opened.log_store("two\x00\ud800😀")
+        await opened.key_value_store("one").put("k", b"")
+        assert [await one.append(b"1"), await two.append(b"2"), await one.append(b"1")] == [0, 0, 1]
+        assert [record.data for record in await listed(two.read_range())] == [b"2"]
+
+
+async def test_truncated_offsets_are_gone_and_the_next_append_counts_on(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        log = opened.log_store("audit")
+        await log.append_many([b"r"] * 5)
+        assert await log.truncate_before(3) == 3
+        assert [record.offset for record in await listed(log.read_range())] == [3, 4]
+        assert await log.truncate_before(1) == 3
+        assert await log.truncate_before(5) == 5
+        assert await listed(log.read_range()) == []
+    async with registry(data_dir) as opened:
+        log = opened.log_store("audit")
+        assert [await log.first_offset(), await log.next_offset()] == [5, 5]
+        assert await log.append(b"next") == 5
+
+
+async def test_truncating_beyond_the_end_is_refused_and_changes_nothing(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        log = opened.log_store("audit")
+        await log.append(b"r")
+        with pytest.raises(OffsetOutOfRangeError) as caught:
+            await log.truncate_before(2)
+        assert (caught.value.log, caught.value.next_offset) == ("audit", 1)
+        assert len(await listed(log.read_range())) == 1
+        with pytest.raises(OffsetOutOfRangeError):
+            await opened.log_store("nothing").truncate_before(1)
+        assert await opened.log_store("nothing").truncate_before(0) == 0
+
+
+async def test_appending_nothing_is_refused(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        with pytest.raises(InvalidArgumentError, match="no record"):
+            await opened.log_store("audit").append_many([])
+
+
+async def test_one_record_too_large_refuses_all_of_them(data_dir: Path) -> None:
+    async with registry(data_dir, value_bytes_max=10) as opened:
+        log = opened.log_store("audit")
+        with pytest.raises(ValueTooLargeError):
+            await log.append_many([b"ok", b"0123456789A"])
+        assert await log.next_offset() == 0
+        assert await log.append(b"0123456789") == 0
+
+
+@pytest.mark.parametrize("offset", [-1, 1.0, "1", True, None, 2**63])
+async def test_an_impossible_offset_is_refused(data_dir: Path, offset: int) -> None:
+    log = registry(data_dir).log_store("audit")
+    with pytest.raises(InvalidArgumentError):
+        await log.truncate_before(offset)
+    with pytest.raises(InvalidArgumentError):
+        await listed(log.read_range(offset))
+    if offset is not None:
+        with pytest.raises(InvalidArgumentError):
+            await listed(log.read_range(0, offset))
+
+
+async def test_a_long_log_is_read_page_by_page(data_dir: Path) -> None:
+    backend = OpenBackend(data_dir)
+    async with PersistenceRegistry(config(data_dir), backend=backend) as opened:
+        log = opened.log_store("audit")
+        await log.append_many([str(n).encode() for n in range(2 * PAGE_ITEMS_MAX + 7)])
+        reading = log.read_range(0, 10_000)
+        assert (await anext(reading)).data == b"0"
+        assert len(backend.queries) == 1
+        rest = await listed(reading)
+    assert [record.data for record in rest] == [
+        str(n).encode() for n in range(1, 2 * PAGE_ITEMS_MAX + 7)
+    ]
+    pages = [result for result in backend.results if isinstance(result, RecordsPage)]
+    assert [len(page.records) for page in pages] == [PAGE_ITEMS_MAX, PAGE_ITEMS_MAX, 7]
+
+
+async def test_a_reading_left_early_leaves_nothing_behind(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        log = opened.log_store("audit")
+        await log.append_many([b"r"] * 5)
+        async for record in log.read_range():
+            assert record.offset == 0
+            break
+        await log.append(b"s")
+
+
+async def test_an_open_ended_reading_ends_where_the_log_ended_when_it_began(
+    data_dir: Path,
+) -> None:
+    async with registry(data_dir) as opened:
+        log = opened.log_store("audit")
+        await log.append_many([b"old"] * 3)
+        seen = []
+        async for record in log.read_range():
+            seen.append(record.data)
+            await log.append(b"new")
+    assert seen == [b"old"] * 3
+
+
+async def test_appends_of_many_callers_get_offsets_of_their_own_in_each_callers_order(
+    data_dir: Path,
+) -> None:
+    async with registry(data_dir) as opened:
+        log = opened.log_store("audit")
+        given: dict[int, list[int]] = {caller: [] for caller in range(20)}
+
+        async def call(caller: int) -> None:
+            for number in range(10):
+                given[caller].append(await log.append(f"{caller}:{number}".encode()))
+
+        async with anyio.create_task_group() as task_group:
+            for caller in given:
+                task_group.start_soon(call, caller)
+        records = {record.offset: record.data for record in await listed(log.read_range())}
+        stats = await opened.stats()
+    assert sorted(records) == list(range(200))
+    for caller, offsets in given.items():
+        assert offsets == sorted(offsets)
+        assert [records[offset] for offset in offsets] == [
+            f"{caller}:{number}".encode() for number in range(10)
+        ]
+    assert stats.fsyncs < stats.batches
+
+
+async def test_nowait_calls_are_committed_in_the_order_they_were_made(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        log = opened.log_store("audit")
+        appended = [
+            log.append_nowait(b"a"),
+            log.append_many_nowait([b"b", b"c"], durability=Durability.RELAXED),
+            log.truncate_before_nowait(1),
+            log.append_nowait(b"d"),
+        ]
+        assert [await ack for ack in appended] == [0, 1, 1, 3]
+        assert [record.offset for record in await listed(log.read_range())] == [1, 2, 3]
