@@ -128,7 +128,7 @@ class SimulatedBackend(_Process):
 
     async def _commit(self, group: CommitGroup) -> Sequence[BatchOutcome]:
         await self._begin(group)
-        plan = plan_group(group, self.disk.state)
+        plan = self._plan(group)
         self._fail_unharmed()
         if not self._is_newest:
             self._break("another writer has taken over", None)
@@ -151,10 +151,13 @@ class SimulatedBackend(_Process):
         except anyio.get_cancelled_exc_class():
             # Nobody waits any more, but a thread cannot be cancelled: it may come to its end.
             if not self.is_dead and self._is_newest and self.faults.chance(0.5):
-                plan = plan_group(group, self.disk.state)
+                plan = self._plan(group)
                 if plan.accepted:
                     self._write(group, plan)
             raise
+
+    def _plan(self, group: CommitGroup) -> CommitPlan:
+        return plan_group(group, self.disk.state)
 
     def _write(self, group: CommitGroup, plan: CommitPlan) -> None:
         self.disk.write(group.sequence, plan)

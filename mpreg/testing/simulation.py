@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import trio
 import trio.testing
@@ -183,19 +183,20 @@ class Simulation:
         function: Callable[..., Awaitable[T]],
         arguments: tuple[Any, ...],
     ) -> T | None:
-        trio.lowlevel.spawn_system_task(self._watch, process)
+        trio.lowlevel.spawn_system_task(self._watch, process, trio.lowlevel.current_task())
         with process:
             steps.counting = True
             return await function(*arguments)
         return None
 
-    async def _watch(self, process: trio.CancelScope) -> None:
+    async def _watch(self, process: trio.CancelScope, main: trio.lowlevel.Task) -> None:
         # Also what makes a stuck run end at all: without any deadline, virtual time stands still.
         await trio.sleep(self._seconds_max)
         self._stuck = True
         process.cancel()
         await trio.sleep(self._seconds_max)
-        raise SimulationStuckError("cancelled, and still not at its end")
+        for task in list(_family(main)):
+            _interrupt(task)
 
     @contextmanager
     def _following(self, monotonic: Callable[[], float]) -> Iterator[None]:
@@ -210,3 +211,20 @@ class Simulation:
             f"simulation seed {self.seed}: run it again with Simulation({self.seed}); "
             f"the last events were\n" + "\n".join(self.trace[-TRACE_LINES_SHOWN:])
         )
+
+
+def _family(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
+    yield task
+    for nursery in task.child_nurseries:
+        for child in nursery.child_tasks:
+            yield from _family(child)
+
+
+def _interrupt(task: trio.lowlevel.Task) -> None:
+    """Raise in a task where it waits, though it be behind a shield: its traceback shows where."""
+
+    def stuck() -> NoReturn:
+        raise SimulationStuckError("cancelled, and still waiting here")
+
+    if task._abort_func is not None:
+        task._attempt_abort(stuck)
