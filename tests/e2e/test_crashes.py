@@ -16,7 +16,7 @@ from tests.e2e.ledger import Ledger, read_found
 from tests.e2e.support import Program, on_both_loops
 
 #: On each loop; `make crash` sets more. Another seed gives other moments.
-KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "6"))
+KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "4"))
 SEED = int(os.environ.get("MPREG_CRASH_SEED", "0"))
 
 ACKS_MAX = 1_500

@@ -1,0 +1,221 @@
+"""The main job as a user runs it: what it says, what it proves, and its exit code."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from mpreg.persistence import PersistenceConfig, PersistenceRegistry
+from tests.e2e.support import GUARD_SECONDS, REPOSITORY, on_both_loops
+
+FILES = 40
+
+#: Files that cannot be parsed, or not even read.
+BAD_FILES = {
+    "syntax.py": b"def\n",
+    "null.py": b"x = '\0'\n",
+    "encoding.py": b"# coding: none-such\n",
+    "latin.py": b"x = '\xe9'\n",
+    "deep.py": b"(" * 50_000,
+}
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A small tree of Python files with everything in it that can be wrong with one."""
+    root = tmp_path / "sources"
+    root.mkdir()
+    for number in range(FILES):
+        (root / f"m{number}.py").write_text(f"import os\n\ndef f{number}():\n    pass\n" * 50)
+    for name, data in BAD_FILES.items():
+        (root / name).write_bytes(data)
+    (root / "dangling.py").symlink_to("nowhere")
+    Path(os.fsdecode(os.fsencode(root) + b"/name-\xff.py")).touch()
+    return root
+
+
+TOTAL = FILES + len(BAD_FILES) + 2
+WITH_ERROR = len(BAD_FILES) + 1
+
+
+def demo(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mpreg.cli", "demo", *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        env={**os.environ, "PYTHONUTF8": "1"},
+        timeout=GUARD_SECONDS,
+        check=False,
+    )
+
+
+def table_of(output: str) -> dict[str, str]:
+    rows = (line.split("│")[1:3] for line in output.splitlines() if line.startswith("│"))
+    return {name.strip(): value.strip() for name, value in rows}
+
+
+@on_both_loops
+def test_it_survives_kills_and_proves_it_in_plain_lines(
+    loop: str, sources: Path, tmp_path: Path
+) -> None:
+    done = demo("--path", sources, "--kills", 2, "--loop", loop)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "\x1b" not in done.stdout
+    assert "\r" not in done.stdout
+    table = table_of(done.stdout)
+    assert table["files indexed"] == str(TOTAL)
+    assert table["of them with an error instead of facts"] == str(WITH_ERROR)
+    assert table["writes (facts and completion of each file)"] == str(2 * TOTAL)
+    assert (table["lost"], table["duplicated"]) == ("0", "0")
+    assert 1 <= int(table["commit groups"]) <= TOTAL
+    kills = int(table["kills survived"])
+    assert done.stdout.count("\nkill ") == done.stdout.count("\nrestore ") == kills
+    assert kills == 2 or "note      2 kills were planned" in done.stdout
+    assert "every file was indexed exactly once" in done.stdout
+    assert "a temporary directory, removed" in done.stdout
+
+
+def test_it_says_when_it_takes_a_sample(sources: Path) -> None:
+    done = demo("--path", sources, "--kills", 0, "--files-max", 10)
+    assert done.returncode == 0
+    assert f"10 of {TOTAL} Python files" in done.stdout
+    assert "even sample" in done.stdout
+    assert table_of(done.stdout)["files indexed"] == "10"
+
+
+async def _delete_one(data_dir: Path) -> str | bytes:
+    async with PersistenceRegistry(PersistenceConfig(data_dir=data_dir)) as registry:
+        index = registry.key_value_store("index")
+        key = [entry.key async for entry in index.scan()][7]
+        await index.delete(key)
+    return key
+
+
+def test_kept_data_is_recounted_and_the_exit_code_tells_what_is_found(
+    sources: Path, tmp_path: Path
+) -> None:
+    """The exit code is the proof's: made false in two ways, and refused where it proves nothing."""
+    data_dir = tmp_path / "data"
+    options = ("--path", sources, "--kills", 0, "--data-dir", data_dir)
+    first = demo(*options)
+    assert first.returncode == 0, first.stdout
+    assert f"kept in {data_dir}" in first.stdout
+
+    again = demo(*options)
+    assert again.returncode == 0, again.stdout
+    assert f"found {TOTAL} completions" in again.stdout
+    assert table_of(again.stdout)["transactions"] == "0"
+
+    key = anyio.run(_delete_one, data_dir)
+    (sources / "m3.py").write_text("changed = 1\n")
+    sabotaged = demo(*options)
+    assert sabotaged.returncode == 1, sabotaged.stdout
+    assert f"FAILED: 1 not in the index: {key!s}" in sabotaged.stdout
+    assert f"changed since): {sources}/m3.py" in sabotaged.stdout
+    assert "exactly once" not in sabotaged.stdout
+
+    (sources / "more.py").touch()
+    other = demo(*options)
+    assert other.returncode == 2
+    assert "the index of other files" in other.stdout
+
+
+def test_a_directory_with_something_else_in_it_is_refused_and_left_alone(
+    sources: Path, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "letter.txt").write_text("dear")
+    done = demo("--path", sources, "--data-dir", foreign)
+    assert done.returncode == 2
+    assert "not empty" in done.stdout
+    assert [path.name for path in foreign.iterdir()] == ["letter.txt"]
+
+
+class Running:
+    """The demo on this interpreter's own files, up to where the worker is at work."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.worker = self._worker_pid()
+        # Parsed files are acked: so the parsing processes are there.
+        assert self._line_with("acked ")
+        # By thread: trio starts processes on one of its own.
+        threads = Path(f"/proc/{self.worker}/task").glob("*/children")
+        self.parsers = [int(pid) for thread in threads for pid in thread.read_text().split()]
+        self._watched = [os.pidfd_open(pid) for pid in (self.worker, *self.parsers)]
+
+    def _line_with(self, start: str) -> str:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(start):
+                return line
+        raise AssertionError(f"it ended without saying {start!r}")
+
+    def _worker_pid(self) -> int:
+        return int(self._line_with("start ").split()[2])
+
+    def await_the_end_of_all(self) -> str:
+        """Wait for the demo, its worker and the worker's own processes; the rest of its output."""
+        output, errors = self.process.communicate(timeout=GUARD_SECONDS)
+        assert errors == ""
+        for watched in self._watched:
+            ended, _, _ = select.select([watched], [], [], GUARD_SECONDS)
+            assert ended, "a process was left behind"
+            os.close(watched)
+        return output
+
+
+@pytest.fixture
+def running(loop: str, tmp_path: Path) -> Iterator[Running]:
+    if not (hasattr(os, "pidfd_open") and Path("/proc/self/task").is_dir()):
+        pytest.skip("waiting for processes of other processes takes Linux")
+    command = [sys.executable, "-m", "mpreg.cli", "demo", "--kills", "0", "--files-max", "1000"]
+    command += ["--loop", loop, "--data-dir", str(tmp_path / "data")]
+    with subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield Running(process)
+        finally:
+            process.kill()
+
+
+@on_both_loops
+def test_ctrl_c_stops_everything_and_says_where_the_data_is(
+    running: Running, tmp_path: Path
+) -> None:
+    assert len(running.parsers) >= 1
+    running.process.send_signal(signal.SIGINT)
+    output = running.await_the_end_of_all()
+    assert running.process.returncode == 130, output
+    assert "interrupted" in output
+    assert f"kept in {tmp_path / 'data'}; the same command goes on from there" in output
+
+
+@pytest.mark.parametrize("loop", ["asyncio"])
+def test_a_worker_that_ends_by_itself_is_a_failure(running: Running) -> None:
+    os.kill(running.worker, signal.SIGKILL)  # not one of the demo's own kills
+    output = running.await_the_end_of_all()
+    assert running.process.returncode == 1
+    assert f"FAILED: worker {running.worker} ended by itself, with exit code -9" in output
+
+
+@pytest.mark.parametrize("loop", ["trio"])
+def test_a_worker_whose_demo_is_killed_ends_as_well(running: Running) -> None:
+    running.process.kill()
+    running.await_the_end_of_all()
