@@ -23,6 +23,9 @@ class Display:
         self._told_steps = 0
 
     def line(self, text: str, *, style: str | None = None) -> None:
+        # File names may hold what is no text, or what this output has no characters for.
+        encoding = self._console.encoding
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
         # Not wrapped: a line that is read by a program, or by grep, is one line.
         self._console.print(escape(text), style=style, soft_wrap=True)
 
