@@ -24,7 +24,8 @@ class DataDirectory:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        # Absolute: it is opened again later, when the process may work in another directory.
+        self.path = path.absolute()
         self._lock: int | None = None
 
     @property
@@ -41,9 +42,11 @@ class DataDirectory:
         try:
             self._make()
             lock = os.open(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            # ValueError is Python's own, for a path with a NUL in it.
+            said = error.strerror if isinstance(error, OSError) else error
             raise DataDirectoryError(
-                self.path, f"the data directory cannot be used: {error.strerror}"
+                self.path, f"the data directory cannot be used: {said}"
             ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

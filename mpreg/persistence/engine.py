@@ -145,10 +145,20 @@ def _reader_stopped() -> Exception:
 
 @contextmanager
 def collapsed_groups() -> Iterator[None]:
-    """Let a single exception out of a task group that the caller does not know of as itself."""
+    """Let a single exception out of a task group that the caller does not know of as itself.
+
+    What only echoes another one does not make it two: a call that waited when the writer gave up
+    gets an error with the writer's as its cause, and trio puts the cancellation beside it.
+    """
     try:
         yield
     except BaseExceptionGroup as group:
-        if len(group.exceptions) != 1:
+        echoes = anyio.get_cancelled_exc_class()
+        errors = [
+            error
+            for error in group.exceptions
+            if not isinstance(error, echoes) and error.__cause__ not in group.exceptions
+        ]
+        if len(errors) != 1:
             raise
-        raise group.exceptions[0] from group.exceptions[0].__cause__
+        raise errors[0] from errors[0].__cause__

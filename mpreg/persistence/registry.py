@@ -99,8 +99,10 @@ class PersistenceRegistry:
     # --- life ---
 
     async def __aenter__(self) -> Self:
-        self._block = self._run_block()
-        await self._block.__aenter__()
+        block = self._run_block()
+        await block.__aenter__()
+        # Only now: entered a second time, it fails above, and the first block goes on.
+        self._block = block
         return self
 
     async def __aexit__(

@@ -113,7 +113,12 @@ __all__ = [
 
 def threads_that_stay(before: Sequence[threading.Thread]) -> list[threading.Thread]:
     """The threads started since ``before`` that do not end; those about to end are waited for."""
-    started = [thread for thread in threading.enumerate() if thread not in before]
+    started = [
+        thread
+        for thread in threading.enumerate()
+        # Trio keeps idle threads of its own for a while, to use them again.
+        if thread not in before and not thread.name.lower().startswith("trio")
+    ]
     for thread in started:
         thread.join(timeout=10)
     return [thread for thread in started if thread.is_alive()]

@@ -128,7 +128,8 @@ def group(batches: Sequence[Sequence[Operation]], now: float = NOW) -> CommitGro
 
 
 def batch(*operations: Operation, durability: Durability = Durability.DURABLE) -> WriteBatch:
-    return WriteBatch(operations, tuple(Ack[object]() for _ in operations), durability)
+    acks = tuple(Ack[object]() for _ in operations)
+    return WriteBatch(operations, acks, durability, sum(map(operation_bytes, operations)))
 
 
 def put(key: bytes = b"k", value: bytes = b"v", *, expected: int | None = None) -> Put:

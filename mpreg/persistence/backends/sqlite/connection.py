@@ -115,15 +115,18 @@ class _AiosqliteThread:
 
 
 async def _start_asyncio(open_session: Callable[[], S]) -> tuple[ConnectionThread, S]:
-    sessions: list[S] = []
+    opened: list[outcome.Outcome[S]] = []
 
-    def connect() -> sqlite3.Connection:
-        sessions.append(open_session())
-        return sessions[0].connection
+    def connect() -> sqlite3.Connection | None:
+        opened.append(outcome.capture(open_session))
+        return opened[0].value.connection if isinstance(opened[0], outcome.Value) else None
 
-    connection = _DaemonConnection(connect)
+    # aiosqlite would not wait for its thread after an error: it could outlive the event loop.
+    connection = _DaemonConnection(connect)  # type: ignore[arg-type]
     await connection
-    return _AiosqliteThread(connection), sessions[0]
+    if isinstance(opened[0], outcome.Error):
+        await connection.end(wait=True)
+    return _AiosqliteThread(connection), opened[0].unwrap()
 
 
 # --- trio ---

@@ -37,6 +37,7 @@ def ensure_database(path: Path) -> None:
         create_database(path)
     else:
         check_header(header, path)
+        check_wal(path)
 
 
 def check_header(header: bytes, path: Path) -> None:
@@ -51,14 +52,36 @@ def check_header(header: bytes, path: Path) -> None:
             "restore it from a backup",
             path=path,
         )
-    application_id = int.from_bytes(header[_APPLICATION_ID], "big")
+    check_stamp(
+        application_id=int.from_bytes(header[_APPLICATION_ID], "big"),
+        version=int.from_bytes(header[_USER_VERSION], "big"),
+        path=path,
+    )
+
+
+def check_wal(path: Path) -> None:
+    """Judge a database by its header as the WAL has it, where a crash left one."""
+    wal = Path(f"{path}-wal")
+    if not wal.exists() or wal.stat().st_size == 0:
+        return
+    # Read-only, since the last connection to be closed would otherwise empty the WAL.
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    finally:
+        connection.close()
+    check_stamp(application_id=application_id, version=version, path=path)
+
+
+def check_stamp(*, application_id: int, version: int, path: Path) -> None:
+    """Whether the database is mpreg's, and not newer than this mpreg."""
     if application_id != APPLICATION_ID:
         raise ForeignDatabaseError(
             path,
             f"this SQLite database was not made by mpreg (its application id is "
             f"{application_id:#x}, mpreg's is {APPLICATION_ID:#x}); it was left untouched",
         )
-    version = int.from_bytes(header[_USER_VERSION], "big")
     if version > SCHEMA_VERSION:
         raise SchemaVersionError(path, version, SCHEMA_VERSION)
 

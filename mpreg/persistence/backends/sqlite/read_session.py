@@ -52,9 +52,7 @@ class ReadSession:
                 isolation_level=None,
                 check_same_thread=False,
             )
-            connection.execute(f"PRAGMA busy_timeout = {round(options.busy_timeout_seconds * 1e3)}")
-            connection.execute(f"PRAGMA cache_size = -{options.cache_bytes // 1024}")
-            for pragma in schema.READER_PRAGMAS:
+            for pragma in (*options.pragmas(), *schema.READER_PRAGMAS):
                 connection.execute(pragma)
         except sqlite3.Error as error:
             raise translate(error, path) from error

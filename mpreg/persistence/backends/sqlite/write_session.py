@@ -10,7 +10,7 @@ from pathlib import Path
 from attrs import define, field, frozen
 
 from mpreg.codec import checksum_entry, checksum_record
-from mpreg.errors import CommitFailedError, StorageFullError, StorageIOError
+from mpreg.errors import CommitFailedError, CorruptDataError, StorageFullError, StorageIOError
 from mpreg.persistence.backend import CommitInDoubtError, OpenedState
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_full, is_transient, translate
@@ -34,6 +34,18 @@ class SqliteOptions:
     cache_bytes: int
     wal_checkpoint_pages: int
     busy_timeout_seconds: float
+
+    def pragmas(self) -> tuple[str, ...]:
+        """Those of every connection."""
+        return (
+            f"PRAGMA busy_timeout = {_clamped(self.busy_timeout_seconds * 1000)}",
+            f"PRAGMA cache_size = -{_clamped(self.cache_bytes / 1024)}",
+        )
+
+
+def _clamped(value: float) -> int:
+    """SQLite takes a larger number for 0, without a word."""
+    return round(min(value, 2**31 - 1))
 
 
 @frozen
@@ -109,12 +121,10 @@ class WriteSession:
 
     def _configure(self, options: SqliteOptions) -> None:
         execute = self.connection.execute
-        execute(f"PRAGMA busy_timeout = {round(options.busy_timeout_seconds * 1000)}")
-        for pragma in schema.WRITER_PRAGMAS:
+        for pragma in (*options.pragmas(), *schema.WRITER_PRAGMAS):
             execute(pragma)
         execute("PRAGMA synchronous = FULL")
-        execute(f"PRAGMA cache_size = -{options.cache_bytes // 1024}")
-        execute(f"PRAGMA wal_autocheckpoint = {options.wal_checkpoint_pages}")
+        execute(f"PRAGMA wal_autocheckpoint = {_clamped(options.wal_checkpoint_pages)}")
         # A WAL that one huge transaction has blown up gives its space back at the next restart.
         page_size = execute("PRAGMA page_size").fetchone()[0]
         execute(f"PRAGMA journal_size_limit = {2 * options.wal_checkpoint_pages * page_size}")
@@ -131,7 +141,7 @@ class WriteSession:
         if busy:
             raise StorageIOError(
                 "what the last run left in the WAL cannot be moved into the database while another "
-                "process reads it; close it",
+                "process uses it; close it",
                 self._path,
             )
 
@@ -140,8 +150,12 @@ class WriteSession:
         execute = self.connection.execute
         execute("BEGIN IMMEDIATE")
         meta = execute(schema.READ_META).fetchone()
-        if meta is None:
-            raise sqlite3.DatabaseError("the meta row is missing")
+        if meta is None or not all(type(number) is int for number in meta):
+            raise CorruptDataError(
+                "the row with the store's own numbers is missing or damaged; restore the file from "
+                "a backup",
+                self._path,
+            )
         found, self._sequence, self._known.last_version = meta
         self._generation = found + 1
         execute(schema.NEW_GENERATION, (self._generation, found)).fetchall()
