@@ -30,11 +30,12 @@ class WakeUp:
     def __init__(self) -> None:
         self._event: anyio.Event | None = None
 
-    async def wait(self) -> None:
-        """Wait for the next `fire`. Cancelled: nothing is left behind."""
+    @property
+    def event(self) -> anyio.Event:
+        """The event that the next `fire` sets."""
         if self._event is None:
             self._event = anyio.Event()
-        await self._event.wait()
+        return self._event
 
     def fire(self) -> None:
         """Wake everyone who waits now."""
@@ -77,7 +78,9 @@ class Ack(Generic[T]):
         if self._value is not _PENDING:
             raise AckAlreadyResolvedError(f"{self!r} is answered already")
         self._value = value
-        self._wake_up.fire()
+        # Looked up here, too: most acks of a group find their wake-up fired by the first.
+        if self._wake_up._event is not None:
+            self._wake_up.fire()
 
     def reject(self, error: Exception) -> None:
         self.resolve(cast(T, None))
@@ -88,7 +91,7 @@ class Ack(Generic[T]):
         if self._value is not _PENDING:
             await anyio.lowlevel.checkpoint()
         while self._value is _PENDING:
-            await self._wake_up.wait()
+            await self._wake_up.event.wait()
         if self._error is not None:
             # A traceback of its own for each await, not one that grows with every task.
             raise self._error.with_traceback(None)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 from attrs import define, field, frozen
@@ -68,8 +68,9 @@ class Mailbox(Generic[M]):
     be sent otherwise. Belongs to one event loop; not thread-safe.
     """
 
-    #: Acks that share a wake-up. Small enough that a task woken for another's ack is rare.
-    ACKS_PER_WAKE_UP = 512
+    #: Messages after which acks get a new wake-up. Small enough that a task woken for another's
+    #: ack is rare.
+    MESSAGES_PER_WAKE_UP = 512
 
     def __init__(self, *, messages_max: int, bytes_max: int) -> None:
         self._messages_max = messages_max
@@ -81,14 +82,9 @@ class Mailbox(Generic[M]):
         self._sent = 0
         self._closed_by: Callable[[], Exception] | None = None
         self._wake_up = WakeUp()
-        self._acks_of_wake_up = 0
 
-    def new_ack(self) -> Ack[object]:
+    def new_ack(self) -> Ack[Any]:
         """An ack for a message about to be sent, woken together with its neighbours."""
-        if self._acks_of_wake_up >= self.ACKS_PER_WAKE_UP:
-            self._wake_up = WakeUp()
-            self._acks_of_wake_up = 0
-        self._acks_of_wake_up += 1
         return Ack(self._wake_up)
 
     # --- the sender's end ---
@@ -108,7 +104,8 @@ class Mailbox(Generic[M]):
                 f"the mailbox holds {self._depth} of {self._messages_max} messages and "
                 f"{self._bytes} of {self._bytes_max} bytes; nothing was sent"
             )
-        self._reserve(size)
+        self._depth += 1
+        self._bytes += size
         self._put(message)
 
     async def send(self, message: M) -> None:
@@ -151,6 +148,8 @@ class Mailbox(Generic[M]):
 
     def _put(self, message: M) -> None:
         self._sent += 1
+        if not self._sent % self.MESSAGES_PER_WAKE_UP:
+            self._wake_up = WakeUp()
         self._sender.send_nowait(message)
 
     def _has_room(self, size: int) -> bool:
@@ -162,8 +161,8 @@ class Mailbox(Generic[M]):
         self._depth += 1
         self._bytes += size
 
-    def _release(self, size: int) -> None:
-        self._depth -= 1
+    def _release(self, size: int, *, messages: int = 1) -> None:
+        self._depth -= messages
         self._bytes -= size
         if self._waiters:
             self._admit()
@@ -213,14 +212,19 @@ class Mailbox(Generic[M]):
         message = self.receive_nowait()
         if message is None:
             message = await self.receive()
+        # Whoever sends from now on belongs to the next turn, and is woken with that.
+        self._wake_up = WakeUp()
         messages = [message]
-        size = message.size_bytes
-        while len(messages) < messages_max and size < bytes_max:
-            following = self.receive_nowait()
-            if following is None:
-                break
-            messages.append(following)
-            size += following.size_bytes
+        first_size = size = message.size_bytes
+        take = self._receiver.receive_nowait
+        try:
+            while len(messages) < messages_max and size < bytes_max:
+                message = take()
+                messages.append(message)
+                size += message.size_bytes
+        except (anyio.WouldBlock, anyio.EndOfStream):
+            pass
+        self._release(size - first_size, messages=len(messages) - 1)
         return messages
 
     # --- the owner's end ---
@@ -249,6 +253,10 @@ class Mailbox(Generic[M]):
         """Close for good and let go of the channel. For a mailbox that nobody reads any more."""
         self.close()
         self._receiver.close()
+
+    def __len__(self) -> int:
+        """Messages inside."""
+        return self._depth
 
     def statistics(self) -> MailboxStatistics:
         return MailboxStatistics(

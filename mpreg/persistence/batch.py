@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from typing import Any
 
+import msgspec
+
 from mpreg.actors import Ack
 from mpreg.persistence.operations import Append, Operation, OperationResult, Put
 
@@ -24,39 +26,42 @@ class Durability(enum.Enum):
 
 def operation_bytes(operation: Operation) -> int:
     """What an operation counts against every bound in bytes."""
+    if type(operation) is Put:
+        return OPERATION_OVERHEAD_BYTES + len(operation.key) + len(operation.value)
     size = OPERATION_OVERHEAD_BYTES
-    if isinstance(operation, Put):
-        size += len(operation.key) + len(operation.value)
-    elif isinstance(operation, Append):
+    if isinstance(operation, Append):
         size += sum(map(len, operation.records))
         size += OPERATION_OVERHEAD_BYTES * len(operation.records)
     return size
 
 
-class WriteBatch:
+class WriteBatch(msgspec.Struct, frozen=True, eq=False):
     """One caller's operations, all or nothing: the message that the writer's mailbox carries.
 
-    Each operation has its own ack; all are answered together. Not to be changed once sent.
+    Each operation has its own ack; all are answered together.
     """
 
-    __slots__ = ("acks", "durability", "operations", "size_bytes")
+    operations: tuple[Operation, ...]
+    acks: tuple[Ack[Any], ...]
+    durability: Durability
+    size_bytes: int
+    """The sum of `operation_bytes`."""
 
-    def __init__(
-        self,
+    @classmethod
+    def of(
+        cls,
         operations: tuple[Operation, ...],
         acks: tuple[Ack[Any], ...],
         durability: Durability = Durability.DURABLE,
-        size_bytes: int | None = None,
-    ) -> None:
-        self.operations = operations
-        self.acks = acks
-        self.durability = durability
-        self.size_bytes = (
-            sum(map(operation_bytes, operations)) if size_bytes is None else size_bytes
-        )
+    ) -> WriteBatch:
+        """A batch whose size is counted here."""
+        return cls(operations, acks, durability, sum(map(operation_bytes, operations)))
 
     def succeed(self, results: tuple[OperationResult, ...]) -> None:
         """Answer each operation with its own result."""
+        if len(results) == 1:
+            self.acks[0].resolve(results[0])
+            return
         for ack, result in zip(self.acks, results, strict=True):
             ack.resolve(result)
 

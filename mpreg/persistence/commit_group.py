@@ -8,7 +8,7 @@ carry the plan out. So all backends agree on what a batch means, and it is teste
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 from attrs import define, field, frozen
@@ -127,8 +127,10 @@ def plan_group(group: CommitGroup, state: StoredState) -> CommitPlan:
     outcomes = plan.outcomes
     for batch in group.batches:
         operations = batch.operations
-        if len(operations) == 1:
-            outcomes.append(planner.decide_one(operations[0]))
+        first = operations[0]
+        # The common case, written out: an unconditional put needs to know nothing.
+        if len(operations) == 1 and type(first) is Put and first.expected_version is None:
+            outcomes.append((planner.put(first),))
         else:
             outcomes.append(planner.decide(operations))
     return plan
@@ -140,14 +142,7 @@ class _Planner:
     state: StoredState
     now: float
 
-    def decide_one(self, operation: Operation) -> BatchOutcome:
-        # The common case, written out: an unconditional put needs to know nothing.
-        if type(operation) is Put and operation.expected_version is None:
-            return (self.put(operation),)
-        return self.decide((operation,))
-
-    def decide(self, operations: Iterable[Operation]) -> BatchOutcome:
-        operations = tuple(operations)
+    def decide(self, operations: Sequence[Operation]) -> BatchOutcome:
         for operation in operations:
             if (rejection := self.rejection(operation)) is not None:
                 return rejection

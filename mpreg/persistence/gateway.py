@@ -9,7 +9,12 @@ from attrs import define, field
 
 from mpreg.actors import Ack, Mailbox
 from mpreg.clock import Clock
-from mpreg.errors import ReaderStoppedError, ValueTooLargeError, WriterStoppedError
+from mpreg.errors import (
+    MailboxFullError,
+    ReaderStoppedError,
+    ValueTooLargeError,
+    WriterStoppedError,
+)
 from mpreg.persistence.backend import ReadQuery
 from mpreg.persistence.batch import Durability, WriteBatch, operation_bytes
 from mpreg.persistence.config import PersistenceConfig
@@ -52,7 +57,11 @@ class StoreGateway:
         size = self._checked_size(operation)
         writes = self.writes
         ack = writes.new_ack()
-        await writes.send(WriteBatch((operation,), (ack,), durability, size))
+        batch = WriteBatch((operation,), (ack,), durability, size)
+        try:
+            writes.send_nowait(batch)
+        except MailboxFullError:
+            await writes.send(batch)
         return await ack.wait()
 
     def write_nowait(self, operation: Operation, durability: Durability) -> Ack[Any]:
@@ -66,7 +75,7 @@ class StoreGateway:
         self, operations: Sequence[Operation], acks: Sequence[Ack[Any]], durability: Durability
     ) -> None:
         """Send several operations as one batch; waits for room and not for the acks."""
-        batch = WriteBatch(tuple(operations), tuple(acks), durability)
+        batch = WriteBatch.of(tuple(operations), tuple(acks), durability)
         self._check_size(batch.size_bytes)
         await self.writes.send(batch)
 

@@ -45,7 +45,7 @@ from mpreg.persistence.backend import (
     StoredEntry,
     StoredRecord,
 )
-from mpreg.persistence.batch import Durability, WriteBatch
+from mpreg.persistence.batch import Durability, WriteBatch, operation_bytes
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 from mpreg.persistence.operations import Append, Delete, Operation, Put, TruncateBefore
 
@@ -78,7 +78,8 @@ NASTY_KEYS = (
 
 def make_batch(*operations: Operation, durability: Durability = Durability.DURABLE) -> WriteBatch:
     """A batch as the writer would hand it to a backend."""
-    return WriteBatch(operations, tuple(Ack[object]() for _ in operations), durability)
+    size = sum(map(operation_bytes, operations))
+    return WriteBatch(operations, tuple(Ack[object]() for _ in operations), durability, size)
 
 
 @define(eq=False)

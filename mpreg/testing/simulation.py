@@ -29,7 +29,7 @@ TRACE_LINES_SHOWN = 40
 
 
 class SimulationStuckError(AssertionError):
-    """Somebody waits for something that never comes: the virtual time limit was reached."""
+    """Somebody waits for what never comes, or runs in a circle: a run has reached its limits."""
 
 
 @contextmanager
@@ -83,9 +83,17 @@ class Simulation:
     seed and the end of the trace as a note; the same seed fails again in the same way.
     """
 
-    def __init__(self, seed: int, *, seconds_max: float = 1e6, trace_steps: bool = False) -> None:
-        """``seconds_max`` of virtual time in one run mean that it is stuck. ``trace_steps`` adds a
-        line for every step of every task to the trace."""
+    def __init__(
+        self,
+        seed: int,
+        *,
+        seconds_max: float = 1e6,
+        steps_max: int = 20_000_000,
+        trace_steps: bool = False,
+    ) -> None:
+        """``seconds_max`` of virtual time in one run, or ``steps_max`` in all, mean that somebody
+        is stuck: waits for ever, or never waits. ``trace_steps`` adds a line for every step of
+        every task to the trace."""
         self.seed = seed
         self.clock = VirtualClock()
         self.trace: list[str] = []
@@ -94,6 +102,7 @@ class Simulation:
         self.steps = 0
         """Task steps of all runs."""
         self._seconds_max = seconds_max
+        self._steps_max = steps_max
         self._trace_steps = trace_steps
         self._runs = itertools.count()
         self._streams: dict[str, Random] = {}
@@ -124,7 +133,7 @@ class Simulation:
         meet, is of no account.
 
         Raises:
-            SimulationStuckError: ``seconds_max`` of virtual time are over.
+            SimulationStuckError: ``seconds_max`` or ``steps_max`` are over.
             Exception: whatever the function raises, with the seed as a note.
         """
         self.crashed = self._stuck = False
@@ -152,6 +161,9 @@ class Simulation:
 
         def count() -> None:
             self.steps += 1
+            if self.steps == self._steps_max:
+                self._stuck = True
+                process.cancel()
             if self._trace_steps:
                 self.record(f"step of {trio.lowlevel.current_task().name}")
 
@@ -173,7 +185,9 @@ class Simulation:
                     raise
                 return None
         if self._stuck:
-            raise SimulationStuckError(f"not at its end after {self._seconds_max} virtual seconds")
+            raise SimulationStuckError(
+                f"not at its end after {self._seconds_max} virtual seconds, or {self.steps} steps"
+            )
         return None if self.crashed else result
 
     async def _process(

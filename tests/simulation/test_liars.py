@@ -54,7 +54,12 @@ class IgnoresConditions(SimulatedBackend):
 
     def _plan(self, group: CommitGroup) -> CommitPlan:
         batches = tuple(
-            WriteBatch(tuple(map(_unconditional, batch.operations)), batch.acks, batch.durability)
+            WriteBatch(
+                tuple(map(_unconditional, batch.operations)),
+                batch.acks,
+                batch.durability,
+                batch.size_bytes,
+            )
             for batch in group.batches
         )
         return super()._plan(CommitGroup(group.sequence, group.now, batches))

@@ -133,6 +133,15 @@ def test_whoever_waits_for_ever_is_told_of() -> None:
         Simulation(0).run(anyio.sleep_forever)
 
 
+def test_whoever_runs_in_a_circle_is_told_of() -> None:
+    async def run_in_a_circle() -> None:
+        while True:
+            await anyio.sleep(0)
+
+    with pytest.raises(SimulationStuckError, match="steps"):
+        Simulation(0, steps_max=1_000).run(run_in_a_circle)
+
+
 def test_whoever_waits_for_ever_behind_a_shield_is_told_of_too() -> None:
     async def hide() -> None:
         with anyio.CancelScope(shield=True):
@@ -165,12 +174,13 @@ def test_a_crash_ends_the_run_at_its_step_wherever_the_tasks_are() -> None:
 def test_what_a_crashed_program_raises_is_of_no_account() -> None:
     async def complain() -> None:
         try:
-            await anyio.sleep_forever()
+            while True:
+                await anyio.sleep(1)
         finally:
             raise ValueError("somebody pulled the plug")
 
     simulation = Simulation(0)
-    assert simulation.run(complain, crash_at_step=2) is None
+    assert simulation.run(complain, crash_at_step=10) is None
     assert simulation.crashed
 
 

@@ -6,18 +6,20 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 import pytest
 
 from tests.simulation.story import Story
 
+SEEDS = "300"
 SEEDS_PER_TEST = 25
 
 
 def _seeds() -> list[range]:
     if one := os.environ.get("MPREG_SIMULATION_SEED"):
         return [range(int(one), int(one) + 1)]
-    seeds = int(os.environ.get("MPREG_SIMULATION_SEEDS", "150"))
+    seeds = int(os.environ.get("MPREG_SIMULATION_SEEDS", SEEDS))
     return [
         range(start, min(start + SEEDS_PER_TEST, seeds))
         for start in range(0, seeds, SEEDS_PER_TEST)
@@ -32,3 +34,27 @@ def test_what_was_acked_is_restored_and_nothing_else(seeds: range) -> None:
         except BaseException as error:
             error.add_note(f"replay it with MPREG_SIMULATION_SEED={seed}")
             raise
+
+
+def test_the_stories_leave_nothing_out() -> None:
+    """Where a kind of trouble never happens, all those seeds say nothing about it."""
+    counts: Counter[str] = Counter()
+    for seed in range(40):
+        counts += Story(seed).tell().counts
+    assert set(counts) >= {
+        "durable acks",
+        "relaxed acks",
+        "rejected",
+        "unknown",
+        "mailbox full",
+        "writer stopped",
+        "StorageFullError",
+        "CommitFailedError",
+        "cancellations",
+        "crashes",
+        "power cuts",
+        "processes ended by the disk",
+        "processes that ended by themselves",
+        "writer restarts",
+        "reader restarts",
+    }

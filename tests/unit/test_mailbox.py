@@ -336,12 +336,22 @@ async def test_sending_where_there_is_room_is_no_checkpoint() -> None:
     box.dispose()
 
 
-async def test_acks_of_neighbours_are_woken_together_and_those_far_apart_are_not() -> None:
+async def test_a_task_woken_with_its_neighbour_goes_on_waiting_for_its_own_ack() -> None:
     box = mailbox()
-    acks = [box.new_ack() for _ in range(box.ACKS_PER_WAKE_UP + 1)]
-    for ack in acks:
-        ack.resolve(None)
-    assert all(ack.done for ack in acks)
+    first, second = box.new_ack(), box.new_ack()
+    answers: list[str] = []
+
+    async def await_second() -> None:
+        answers.append(await second)
+
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(await_second)
+        await anyio.wait_all_tasks_blocked()
+        first.resolve("first")
+        await anyio.wait_all_tasks_blocked()
+        assert answers == []
+        second.resolve("second")
+    assert answers == ["second"]
     box.dispose()
 
 

@@ -129,7 +129,7 @@ def group(batches: Sequence[Sequence[Operation]], now: float = NOW) -> CommitGro
 
 def batch(*operations: Operation, durability: Durability = Durability.DURABLE) -> WriteBatch:
     acks = tuple(Ack[object]() for _ in operations)
-    return WriteBatch(operations, acks, durability, sum(map(operation_bytes, operations)))
+    return WriteBatch.of(operations, acks, durability)
 
 
 def put(key: bytes = b"k", value: bytes = b"v", *, expected: int | None = None) -> Put:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from mpreg.persistence.backend import (
 )
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, translate
-from mpreg.persistence.backends.sqlite.write_session import SqliteOptions
+from mpreg.persistence.backends.sqlite.write_session import SqliteOptions, checked_bounds
 from mpreg.persistence.commit_group import LogBounds
 
 __all__ = ["ReadSession"]
@@ -52,7 +53,8 @@ class ReadSession:
                 isolation_level=None,
                 check_same_thread=False,
             )
-            for pragma in (*options.pragmas(), *schema.READER_PRAGMAS):
+            options.prepare(connection)
+            for pragma in schema.READER_PRAGMAS:
                 connection.execute(pragma)
         except sqlite3.Error as error:
             raise translate(error, path) from error
@@ -142,16 +144,15 @@ class ReadSession:
         key, version, expires_at, checksum, value = row
         try:
             expected = checksum_entry(zlib.crc32(namespace), key, version, expires_at, value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, struct.error):
             # A damaged row can come back with a column of another type.
             expected = None
         if checksum == expected:
             return StoredEntry(key, version, expires_at, value)
-        shown = decode_key(key) if isinstance(key, bytes) else key
         return CorruptDataError(
             "the stored entry does not match its checksum",
             path=self._path,
-            where=f"namespace {decode_name(namespace)!r}, key {shown!r}",
+            where=f"namespace {decode_name(namespace)!r}, key {_shown(key)!r}",
         )
 
     # --- logs ---
@@ -162,7 +163,7 @@ class ReadSession:
             return None
         id, first = found
         (last,) = self.connection.execute(schema.LAST_OFFSET, (id,)).fetchone()
-        return id, (first, first if last is None else max(first, last + 1))
+        return id, checked_bounds(log, first, last, self._path)
 
     def _read_records(self, query: ReadRecords) -> RecordsPage:
         found = self._find_log(query.log)
@@ -183,10 +184,11 @@ class ReadSession:
         seed = zlib.crc32(log)
         expected_offset = start
         for offset, checksum, data in rows:
-            if offset != expected_offset:
-                yield self._missing_records(log, expected_offset, offset)
-            expected_offset = offset + 1
-            if isinstance(data, bytes) and checksum == checksum_record(seed, offset, data):
+            if type(offset) is int:
+                if offset != expected_offset:
+                    yield self._missing_records(log, expected_offset, offset)
+                expected_offset = offset + 1
+            if _is_record(offset, data) and checksum == checksum_record(seed, offset, data):
                 yield StoredRecord(offset, data)
             else:
                 yield CorruptDataError(
@@ -203,6 +205,18 @@ class ReadSession:
             path=self._path,
             where=f"log {decode_name(log)!r}, offsets {start} to {stop - 1}",
         )
+
+
+def _is_record(offset: object, data: object) -> bool:
+    return type(offset) is int and isinstance(data, bytes)
+
+
+def _shown(key: object) -> object:
+    """A key as its owner knows it; one that is none any more as it is stored."""
+    try:
+        return decode_key(key) if isinstance(key, bytes) else key
+    except UnicodeDecodeError:
+        return key
 
 
 def _take_page(

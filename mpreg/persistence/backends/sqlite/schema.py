@@ -15,11 +15,12 @@ a put under a random key then touches one page and not two.
 
 from __future__ import annotations
 
-from typing import Final
+import sqlite3
+from typing import Any, Final
 
 __all__ = [
     "APPLICATION_ID",
-    "APPEND_RECORD",
+    "APPEND_RECORDS",
     "CREATE",
     "CREATE_LOG",
     "CREATE_NAMESPACE",
@@ -30,8 +31,9 @@ __all__ = [
     "GET_ENTRY",
     "GET_ENTRY_VERSION",
     "LAST_OFFSET",
+    "MultiRow",
     "NEW_GENERATION",
-    "PUT_ENTRY",
+    "PUT_ENTRIES",
     "READER_PRAGMAS",
     "READ_META",
     "READ_RECORDS",
@@ -42,6 +44,29 @@ __all__ = [
     "UPDATE_META",
     "WRITER_PRAGMAS",
 ]
+
+
+class MultiRow:
+    """A statement that writes up to `ROWS_MAX` rows at once.
+
+    Between statements the thread hands the interpreter lock back and forth, and beside a busy
+    event loop each time it may wait for its turn. A statement a row would wait for every row.
+    """
+
+    ROWS_MAX: Final = 32
+
+    def __init__(self, head: str, *, columns: int) -> None:
+        row = f"({', '.join('?' * columns)})"
+        self._columns = columns
+        self._by_rows = [head + ", ".join([row] * rows) for rows in range(self.ROWS_MAX + 1)]
+
+    def execute(self, connection: sqlite3.Connection, parameters: list[Any]) -> None:
+        """Write all rows; ``parameters`` has their columns one after the other."""
+        step = self.ROWS_MAX * self._columns
+        for start in range(0, len(parameters), step):
+            rows = parameters[start : start + step]
+            connection.execute(self._by_rows[len(rows) // self._columns], rows)
+
 
 APPLICATION_ID: Final = int.from_bytes(b"mprg", "big")
 SCHEMA_VERSION: Final = 1
@@ -119,7 +144,7 @@ UPDATE_META: Final = (
 FIND_NAMESPACE: Final = "SELECT id FROM namespaces WHERE name = ?"
 CREATE_NAMESPACE: Final = "INSERT INTO namespaces (name) VALUES (?) RETURNING id"
 
-PUT_ENTRY: Final = "REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)"
+PUT_ENTRIES: Final = MultiRow("REPLACE INTO entries VALUES ", columns=6)
 DELETE_ENTRY: Final = "DELETE FROM entries WHERE namespace_id = ? AND key = ?"
 GET_ENTRY_VERSION: Final = (
     "SELECT version, expires_at FROM entries WHERE namespace_id = ? AND key = ?"
@@ -141,7 +166,7 @@ FIND_LOG: Final = "SELECT id, first_offset FROM logs WHERE name = ?"
 CREATE_LOG: Final = "INSERT INTO logs (name, first_offset) VALUES (?, 0) RETURNING id"
 SET_FIRST_OFFSET: Final = "UPDATE logs SET first_offset = ? WHERE id = ?"
 LAST_OFFSET: Final = "SELECT max(offset) FROM records WHERE log_id = ?"
-APPEND_RECORD: Final = "INSERT INTO records VALUES (?, ?, ?, ?)"
+APPEND_RECORDS: Final = MultiRow("INSERT INTO records VALUES ", columns=4)
 DELETE_RECORDS: Final = "DELETE FROM records WHERE log_id = ? AND offset < ?"
 READ_RECORDS: Final = (
     "SELECT offset, checksum, data FROM records "

@@ -6,10 +6,11 @@ import sqlite3
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Final
 
 from attrs import define, field, frozen
 
-from mpreg.codec import checksum_entry, checksum_record
+from mpreg.codec import checksum_entry, checksum_record, decode_name
 from mpreg.errors import CommitFailedError, CorruptDataError, StorageFullError, StorageIOError
 from mpreg.persistence.backend import CommitInDoubtError, OpenedState
 from mpreg.persistence.backends.sqlite import schema
@@ -26,7 +27,10 @@ from mpreg.persistence.commit_group import (
 )
 from mpreg.persistence.operations import EntryKey
 
-__all__ = ["SqliteOptions", "WriteSession"]
+__all__ = ["SqliteOptions", "WriteSession", "checked_bounds"]
+
+DAMAGED_VERSION: Final = -1
+"""That of an entry whose stored one is no number: it is there, and matches no expected version."""
 
 
 @frozen(kw_only=True)
@@ -35,12 +39,12 @@ class SqliteOptions:
     wal_checkpoint_pages: int
     busy_timeout_seconds: float
 
-    def pragmas(self) -> tuple[str, ...]:
-        """Those of every connection."""
-        return (
-            f"PRAGMA busy_timeout = {_clamped(self.busy_timeout_seconds * 1000)}",
-            f"PRAGMA cache_size = -{_clamped(self.cache_bytes / 1024)}",
-        )
+    def prepare(self, connection: sqlite3.Connection) -> None:
+        """What every connection needs."""
+        connection.execute(f"PRAGMA busy_timeout = {_clamped(self.busy_timeout_seconds * 1000)}")
+        connection.execute(f"PRAGMA cache_size = -{_clamped(self.cache_bytes / 1024)}")
+        # No column holds text, but a damaged one may say so: it must not fail to be read.
+        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
 
 
 def _clamped(value: float) -> int:
@@ -121,7 +125,8 @@ class WriteSession:
 
     def _configure(self, options: SqliteOptions) -> None:
         execute = self.connection.execute
-        for pragma in (*options.pragmas(), *schema.WRITER_PRAGMAS):
+        options.prepare(self.connection)
+        for pragma in schema.WRITER_PRAGMAS:
             execute(pragma)
         execute("PRAGMA synchronous = FULL")
         execute(f"PRAGMA wal_autocheckpoint = {_clamped(options.wal_checkpoint_pages)}")
@@ -255,7 +260,7 @@ class WriteSession:
 
     def _write_entries(self, entries: dict[EntryKey, NewEntry | None], added: _Known) -> None:
         known = self._known.namespaces
-        puts = []
+        puts: list[Any] = []
         deletes = []
         for (namespace, key), entry in entries.items():
             name = known.get(namespace) or added.namespaces.get(namespace)
@@ -266,9 +271,8 @@ class WriteSession:
             else:
                 version, expires_at, value = entry
                 checksum = checksum_entry(name.seed, key, version, expires_at, value)
-                puts.append((name.id, key, version, expires_at, checksum, value))
-        if puts:
-            self.connection.executemany(schema.PUT_ENTRY, puts)
+                puts += (name.id, key, version, expires_at, checksum, value)
+        schema.PUT_ENTRIES.execute(self.connection, puts)
         if deletes:
             self.connection.executemany(schema.DELETE_ENTRY, deletes)
 
@@ -282,18 +286,17 @@ class WriteSession:
         changed = added.logs
         for log in {log for log, _, _ in plan.records} | plan.truncated.keys():
             changed[log] = (self._log(log), plan.logs[log])
-        rows = []
+        rows: list[Any] = []
         for log, offset, data in plan.records:
             name, (first, _) = changed[log]
             if offset >= first:
                 checksum = checksum_record(name.seed, offset, data)
-                rows.append((name.id, offset, checksum, data))
+                rows += (name.id, offset, checksum, data)
         for log, first in plan.truncated.items():
             id = changed[log][0].id
             self.connection.execute(schema.SET_FIRST_OFFSET, (first, id))
             self.connection.execute(schema.DELETE_RECORDS, (id, first))
-        if rows:
-            self.connection.executemany(schema.APPEND_RECORD, rows)
+        schema.APPEND_RECORDS.execute(self.connection, rows)
 
     def _log(self, log: bytes) -> _Name:
         if log in self._known.logs:
@@ -314,10 +317,13 @@ class WriteSession:
         name = self._known.namespaces.get(namespace) or self._stored_namespace(namespace)
         if name is None:
             return None
-        found: tuple[int, float | None] | None = self.connection.execute(
-            schema.GET_ENTRY_VERSION, (name.id, encoded)
-        ).fetchone()
-        return found
+        found = self.connection.execute(schema.GET_ENTRY_VERSION, (name.id, encoded)).fetchone()
+        if found is None:
+            return None
+        version, expires_at = found
+        if type(version) is not int or not isinstance(expires_at, float | None):
+            return DAMAGED_VERSION, None
+        return version, expires_at
 
     def _stored_namespace(self, namespace: bytes) -> _Name | None:
         found = self.connection.execute(schema.FIND_NAMESPACE, (namespace,)).fetchone()
@@ -335,6 +341,15 @@ class WriteSession:
             return (0, 0)
         id, first = found
         (last,) = self.connection.execute(schema.LAST_OFFSET, (id,)).fetchone()
-        bounds = (first, first if last is None else max(first, last + 1))
+        bounds = checked_bounds(log, first, last, self._path)
         self._known.logs[log] = (_Name(id, zlib.crc32(log)), bounds)
         return bounds
+
+
+def checked_bounds(log: bytes, first: object, last: object, path: Path) -> LogBounds:
+    """A log's bounds from its first offset and the last one that is stored, if any is."""
+    if type(first) is not int or not (last is None or type(last) is int):
+        raise CorruptDataError(
+            "the stored offsets are damaged", path, where=f"log {decode_name(log)!r}"
+        )
+    return (first, first if last is None else max(first, last + 1))
