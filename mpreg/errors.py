@@ -140,7 +140,8 @@ class BatchRejectedError(PersistenceError):
 class VersionConflictError(BatchRejectedError):
     """``expected_version`` did not match. Nothing of the batch was written.
 
-    Read the entry again and decide anew. ``found_version`` is 0 where the key did not exist.
+    Read the entry again and decide anew. ``found_version`` is 0 where the key did not exist, and -1
+    where what is stored there is damaged.
     """
 
     def __init__(

@@ -72,7 +72,8 @@ class ReadSession:
             try:
                 return [self._answer_or_error(query) for query in queries]
             finally:
-                self.connection.execute("COMMIT")
+                # Nothing was written. A COMMIT would repeat the error of a damaged page.
+                self.connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
 

@@ -1,0 +1,278 @@
+"""Stored bytes that are not what was written: told, set aside, and never returned."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import anyio
+import pytest
+
+from mpreg.actors import Running
+from mpreg.codec import encode_key
+from mpreg.persistence import (
+    CorruptDataError,
+    KeyValueStore,
+    LogStore,
+    PersistenceRegistry,
+    VersionConflictError,
+)
+from tests.integration.support import database, listed, registry, tamper
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def filled(data_dir: Path) -> AsyncIterator[tuple[PersistenceRegistry, KeyValueStore]]:
+    async with registry(data_dir) as opened:
+        store = opened.key_value_store("shelf")
+        for key in ("ann", "bob", "eve"):
+            await store.put(key, b"value of " + key.encode(), ttl_seconds=1e9)
+        yield opened, store
+
+
+BOB = encode_key("bob")
+#: What can become of bob's row. All leave its key as it is.
+DAMAGES = {
+    "a flipped bit in the value": "value = x'76616c7565206f6620626f63'",
+    "a shorter value": "value = x''",
+    "another version": "version = version + 1",
+    "another expiry": "expires_at = expires_at + 1",
+    "a lost expiry": "expires_at = NULL",
+    "another checksum": "checksum = checksum + 1",
+    "a value turned into text": "value = 'value of bob'",
+    "a value turned into text that is none": "value = CAST(x'ff00fe' AS TEXT)",
+    "a value turned into a number": "value = 7",
+    "an expiry turned into text": "expires_at = 'soon'",
+    "an expiry turned into bytes": "expires_at = x'00ff'",
+    "a version turned into a fraction": "version = 1.5",
+    "a version turned into text": "version = 'first'",
+    "a checksum turned into text": "checksum = 'none'",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+async def test_a_damaged_entry_is_told_by_name_and_the_others_can_be_read(
+    data_dir: Path, damage: str
+) -> None:
+    async with filled(data_dir) as (opened, store):
+        tamper(data_dir, f"UPDATE entries SET {damage} WHERE key = ?", (BOB,))
+        with pytest.raises(CorruptDataError) as caught:
+            await store.get("bob")
+        assert caught.value.where == "namespace 'shelf', key 'bob'"
+        assert caught.value.path == database(data_dir)
+        entry = await store.get("ann")
+        assert entry is not None
+        assert entry.value == b"value of ann"
+
+        seen = []
+        with pytest.raises(CorruptDataError):
+            seen.extend([entry.key async for entry in store.scan()])
+        told: list[CorruptDataError] = []
+        found = [entry.key async for entry in store.scan(on_damaged=told.append)]
+        assert found == ["ann", "eve"]
+        assert [error.where for error in told] == ["namespace 'shelf', key 'bob'"]
+        stats = await opened.stats()
+        assert (stats.writer_restarts, stats.reader_restarts) == (0, 0)
+        assert stats.reader == Running(1)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "shown"),
+    [
+        (encode_key("bod"), "'bod'"),
+        (encode_key(b"bob"), "b'bob'"),
+        (b"\x01\xff\xfe", "b'\\x01\\xff\\xfe'"),
+        (b"\x02bob", "b'bob'"),
+        (b"", "b''"),
+    ],
+)
+async def test_a_damaged_key_is_not_found_and_told_by_a_scan(
+    data_dir: Path, damaged: bytes, shown: str
+) -> None:
+    async with filled(data_dir) as (opened, store):
+        tamper(data_dir, "UPDATE entries SET key = ? WHERE key = ?", (damaged, BOB))
+        assert await store.get("bob") is None
+        told: list[CorruptDataError] = []
+        assert len([entry async for entry in store.scan(on_damaged=told.append)]) == 2
+        assert [error.where for error in told] == [f"namespace 'shelf', key {shown}"]
+        assert (await opened.stats()).reader_restarts == 0
+
+
+async def test_an_entry_moved_to_another_namespace_is_damaged_there(data_dir: Path) -> None:
+    async with filled(data_dir) as (opened, store):
+        other = opened.key_value_store("other")
+        await other.put("x", b"")
+        tamper(data_dir, "UPDATE entries SET namespace_id = 2 WHERE key = ?", (BOB,))
+        assert await store.get("bob") is None
+        with pytest.raises(CorruptDataError, match="namespace 'other', key 'bob'"):
+            await other.get("bob")
+
+
+async def test_a_damaged_entry_fails_only_its_own_read_of_many(data_dir: Path) -> None:
+    async with filled(data_dir) as (_, store):
+        tamper(data_dir, "UPDATE entries SET value = x'00' WHERE key = ?", (BOB,))
+        outcomes: dict[str, object] = {}
+
+        async def read(key: str) -> None:
+            try:
+                entry = await store.get(key)
+            except CorruptDataError as error:
+                outcomes[key] = error.where
+            else:
+                outcomes[key] = entry and entry.value
+
+        async with anyio.create_task_group() as task_group:
+            for key in ("ann", "bob", "eve"):
+                task_group.start_soon(read, key)
+    assert outcomes == {
+        "ann": b"value of ann",
+        "bob": "namespace 'shelf', key 'bob'",
+        "eve": b"value of eve",
+    }
+
+
+async def test_a_damaged_entry_can_be_replaced_and_deleted(data_dir: Path) -> None:
+    async with filled(data_dir) as (_, store):
+        tamper(data_dir, "UPDATE entries SET value = x'00'")
+        await store.put("bob", b"anew")
+        entry = await store.get("bob")
+        assert entry is not None
+        assert entry.value == b"anew"
+        assert await store.delete("ann")
+        assert await store.get("ann") is None
+
+
+@pytest.mark.parametrize(
+    "damage", ["expires_at = 'soon'", "expires_at = x'00'", "version = 'first'", "version = 1.5"]
+)
+async def test_a_write_with_a_condition_on_a_damaged_entry_fails_alone(
+    data_dir: Path, damage: str
+) -> None:
+    async with filled(data_dir) as (opened, store):
+        tamper(data_dir, f"UPDATE entries SET {damage} WHERE key = ?", (BOB,))
+        for expected in (0, 1, 2):
+            with pytest.raises(VersionConflictError):
+                await store.put("bob", b"", expected_version=expected)
+            with pytest.raises(VersionConflictError):
+                await store.delete("bob", expected_version=expected)
+        await store.put("ann", b"")
+        assert await store.delete("bob")
+        assert (await opened.stats()).writer_restarts == 0
+
+
+# --- logs ---
+
+
+@asynccontextmanager
+async def logged(data_dir: Path) -> AsyncIterator[LogStore]:
+    async with registry(data_dir) as opened:
+        log = opened.log_store("audit")
+        await log.append_many([b"r0", b"r1", b"r2", b"r3", b"r4"])
+        yield log
+        assert (await opened.stats()).reader_restarts == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "data = x'00'",
+        "data = 'r2'",
+        "data = CAST(x'ff' AS TEXT)",
+        "data = 2",
+        "checksum = checksum + 1",
+        "checksum = 'x'",
+    ],
+)
+async def test_a_damaged_record_is_told_by_its_offset_and_the_others_can_be_read(
+    data_dir: Path, damage: str
+) -> None:
+    async with logged(data_dir) as log:
+        tamper(data_dir, f"UPDATE records SET {damage} WHERE offset = 2")
+        seen = []
+        reading = aiter(log.read_range())
+        with pytest.raises(CorruptDataError, match="log 'audit', offset 2"):  # noqa: PT012
+            while True:
+                seen.append((await anext(reading)).offset)
+        assert seen == [0, 1]
+        told: list[CorruptDataError] = []
+        found = [record.offset async for record in log.read_range(on_damaged=told.append)]
+        assert found == [0, 1, 3, 4]
+        assert [error.where for error in told] == ["log 'audit', offset 2"]
+        assert [record.offset for record in await listed(log.read_range(3))] == [3, 4]
+
+
+async def test_missing_records_are_told_by_their_offsets(data_dir: Path) -> None:
+    async with logged(data_dir) as log:
+        tamper(data_dir, "DELETE FROM records WHERE offset IN (0, 2, 3)")
+        told: list[CorruptDataError] = []
+        found = [record.offset async for record in log.read_range(on_damaged=told.append)]
+        assert found == [1, 4]
+        assert [error.where for error in told] == [
+            "log 'audit', offsets 0 to 0",
+            "log 'audit', offsets 2 to 3",
+        ]
+        with pytest.raises(CorruptDataError, match="offsets 2 to 3"):
+            await listed(log.read_range(1, 4))
+
+
+async def test_a_record_under_another_offset_is_damaged(data_dir: Path) -> None:
+    async with logged(data_dir) as log:
+        tamper(data_dir, "DELETE FROM records WHERE offset = 2")
+        tamper(data_dir, "UPDATE records SET offset = 2 WHERE offset = 3")
+        told: list[CorruptDataError] = []
+        assert len([r async for r in log.read_range(on_damaged=told.append)]) == 3
+        assert [error.where for error in told] == [
+            "log 'audit', offset 2",
+            "log 'audit', offsets 3 to 3",
+        ]
+
+
+async def test_an_offset_turned_into_a_fraction_does_not_stop_the_reader(data_dir: Path) -> None:
+    async with logged(data_dir) as log:
+        tamper(data_dir, "UPDATE records SET offset = 2.5 WHERE offset = 2")
+        with pytest.raises(CorruptDataError):
+            await listed(log.read_range())
+        assert [record.offset for record in await listed(log.read_range(3))] == [3, 4]
+
+
+# --- pages ---
+
+
+async def test_a_damaged_page_is_told_and_what_is_elsewhere_can_be_read(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        store = opened.key_value_store("shelf")
+        async with opened.transaction() as transaction:
+            for number in range(400):
+                store.put_nowait(f"{number:04}", bytes(200), transaction=transaction)
+    with closing(sqlite3.connect(database(data_dir))) as connection:
+        (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    with database(data_dir).open("r+b") as file:
+        # One of the pages that hold the entries; all that follow the schema's do.
+        file.seek((pages // 2) * page_size)
+        file.write(b"\xa5" * page_size)
+
+    outcomes = {"read": 0, "told": 0}
+    async with registry(data_dir) as opened:
+        store = opened.key_value_store("shelf")
+
+        async def read(number: int) -> None:
+            try:
+                entry = await store.get(f"{number:04}")
+            except CorruptDataError as error:
+                outcomes["told"] += "damaged" in str(error) and error.path == database(data_dir)
+            else:
+                assert entry is not None
+                outcomes["read"] += 1
+
+        async with anyio.create_task_group() as task_group:
+            for number in range(400):
+                task_group.start_soon(read, number)
+        with pytest.raises(CorruptDataError):
+            await listed(store.scan())
+        assert (await opened.stats()).reader_restarts == 0
+    assert outcomes["told"] > 0
+    assert outcomes["read"] > 300
