@@ -68,7 +68,7 @@ class SimulatedBackend(_Process):
 
     async def open(self) -> OpenedState:
         if self._generation is not None:
-            raise ContractBrokenError("open, and opened again")
+            self._complain("open, and opened again")
         await self._work()
         if self.faults.strikes(Fault.OPEN_FAILS):
             raise StorageIOError("simulated: the disk failed while the store was opened")
@@ -112,15 +112,17 @@ class SimulatedBackend(_Process):
 
     def _hold_to_contract(self, group: CommitGroup) -> None:
         if self._generation is None:
-            raise ContractBrokenError("commit on a closed backend")
+            self._complain("commit on a closed backend")
         if self._broken:
-            raise ContractBrokenError("commit on a broken backend: close and open it first")
+            self._complain("commit on a broken backend: close and open it first")
         if self._busy:
-            raise ContractBrokenError("two commits under way at a time")
+            self._complain("two commits under way at a time")
         if not self.is_dead and self._is_newest and group.sequence != self.disk.sequence + 1:
-            raise ContractBrokenError(
-                f"commit {group.sequence} after commit {self.disk.sequence}: a number is missing"
-            )
+            self._complain(f"commit {group.sequence} after commit {self.disk.sequence}")
+
+    def _complain(self, what: str) -> NoReturn:
+        self.disk.complaints.append(what)
+        raise ContractBrokenError(what)
 
     @property
     def _is_newest(self) -> bool:

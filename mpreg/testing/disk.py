@@ -39,6 +39,9 @@ class SimulatedDisk:
     generation: int = 0
     crashes: int = 0
     """A backend that was made before the last crash is a dead process's."""
+    complaints: list[str] = field(factory=list, init=False)
+    """What its backends' callers did against the contract. A supervisor may well have taken the
+    `ContractBrokenError` for one more failure of the disk: assert at the end that there is none."""
     state: MemoryState = field(factory=MemoryState, init=False)
     """What readers see."""
     _journal: list[_Journaled] = field(factory=list, init=False)

@@ -84,6 +84,7 @@ class Story:
     """Offset or version, as acked."""
     scopes: list[anyio.CancelScope] = field(factory=list, init=False)
     """Of the writes under way, for whoever cancels at random."""
+    serving: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.simulation = Simulation(self.seed, trace_steps=self.trace_steps)
@@ -100,6 +101,7 @@ class Story:
         self.simulation.record("the last process: everything works")
         self.simulation.run(self._process, False)
         assert not self.simulation.crashed
+        assert self.disk.complaints == []
         return self
 
     def count(self, what: str) -> None:
@@ -124,6 +126,7 @@ class Story:
         self.count("power cuts")
 
     async def _process(self, with_callers: bool) -> None:
+        self.serving = True
         registry = PersistenceRegistry(
             self._config(),
             backend=self.backend_class(self.disk, self.faults),
@@ -170,6 +173,7 @@ class Story:
                     await anyio.sleep(self.random.expovariate(10))
                 self.simulation.record("nursery cancelled")
                 server.cancel_scope.cancel()
+            self.serving = False
             await self._note_end(registry)
 
     async def _note_end(self, registry: PersistenceRegistry) -> None:
@@ -219,8 +223,11 @@ class Story:
             upkeep.cancel_scope.cancel()
 
     async def _meddle(self) -> None:
-        """Cancel a write that is under way, or set the clock wrong, every now and then."""
-        while True:
+        """Cancel a write that is under way, or set the clock wrong, every now and then.
+
+        Not after the server's end: whoever waits then must be answered, and not be helped out.
+        """
+        while self.serving:
             await anyio.sleep(self.random.expovariate(60))
             if self.scopes and self.random.random() < 0.5:
                 self.random.choice(self.scopes).cancel()
