@@ -153,9 +153,8 @@ class Mailbox(Generic[M]):
         self._sender.send_nowait(message)
 
     def _has_room(self, size: int) -> bool:
-        if self._depth == 0:
-            return True
-        return self._depth < self._messages_max and self._bytes + size <= self._bytes_max
+        depth = self._depth
+        return not depth or (depth < self._messages_max and self._bytes + size <= self._bytes_max)
 
     def _reserve(self, size: int) -> None:
         self._depth += 1
@@ -253,10 +252,6 @@ class Mailbox(Generic[M]):
         """Close for good and let go of the channel. For a mailbox that nobody reads any more."""
         self.close()
         self._receiver.close()
-
-    def __len__(self) -> int:
-        """Messages inside."""
-        return self._depth
 
     def statistics(self) -> MailboxStatistics:
         return MailboxStatistics(

@@ -54,10 +54,11 @@ class StoreGateway:
 
     async def write(self, operation: Operation, durability: Durability) -> Any:
         """Send one operation and await its ack. Cancellation: see `Mailbox.send` and `Ack`."""
-        size = self._checked_size(operation)
         writes = self.writes
         ack = writes.new_ack()
-        batch = WriteBatch((operation,), (ack,), durability, size)
+        batch = WriteBatch(
+            (operation,), (ack,), durability, self._checked(operation_bytes(operation))
+        )
         try:
             writes.send_nowait(batch)
         except MailboxFullError:
@@ -66,9 +67,11 @@ class StoreGateway:
 
     def write_nowait(self, operation: Operation, durability: Durability) -> Ack[Any]:
         """Send one operation at once, or raise what `Mailbox.send_nowait` raises."""
-        size = self._checked_size(operation)
         ack = self.writes.new_ack()
-        self.writes.send_nowait(WriteBatch((operation,), (ack,), durability, size))
+        batch = WriteBatch(
+            (operation,), (ack,), durability, self._checked(operation_bytes(operation))
+        )
+        self.writes.send_nowait(batch)
         return ack
 
     async def write_batch(
@@ -76,7 +79,7 @@ class StoreGateway:
     ) -> None:
         """Send several operations as one batch; waits for room and not for the acks."""
         batch = WriteBatch.of(tuple(operations), tuple(acks), durability)
-        self._check_size(batch.size_bytes)
+        self._checked(batch.size_bytes)
         await self.writes.send(batch)
 
     async def read(self, query: ReadQuery) -> Any:
@@ -85,17 +88,13 @@ class StoreGateway:
         await self.reads.send(ReadRequest(query, ack))
         return await ack.wait()
 
-    def _checked_size(self, operation: Operation) -> int:
-        size = operation_bytes(operation)
-        self._check_size(size)
-        return size
-
-    def _check_size(self, size: int) -> None:
+    def _checked(self, size: int) -> int:
         if size > self.config.batch_bytes_max:
             raise ValueTooLargeError(
                 f"a batch of {size} bytes; at most {self.config.batch_bytes_max} "
                 "(batch_bytes_max); write it in several"
             )
+        return size
 
 
 def _writer_not_open() -> Exception:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import anyio
 from attrs import define, field, frozen
@@ -23,10 +22,6 @@ from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 __all__ = ["GroupLimits", "Writer", "WriterCounters", "is_committed"]
 
 
-SPLIT_ABOVE: Final = 64
-"""Batches that always go into one group. They take about as long to write as the fsync does."""
-
-
 @frozen(kw_only=True)
 class GroupLimits:
     """How much is joined into one commit group."""
@@ -34,15 +29,6 @@ class GroupLimits:
     batches_max: int
     bytes_max: int
     """The last batch taken may go over it."""
-
-    def batches_of(self, outstanding: int) -> int:
-        """How many batches to take, of those that wait and those just answered.
-
-        At most half of a large number. Callers that are answered together send again together: if
-        one group took them all, the disk would wait while they run, and they while it writes. Two
-        halves take turns. A small group gains nothing from that: for it the fsync counts.
-        """
-        return min(self.batches_max, max(SPLIT_ABOVE, (outstanding + 1) // 2))
 
 
 @define
@@ -94,8 +80,6 @@ class Writer:
     counters: WriterCounters = field(factory=WriterCounters)
     _in_doubt: _InDoubt | None = None
     _started: bool = False
-    _answered: int = 0
-    """Batches in the last group: its callers are about to send again."""
 
     async def start(self) -> None:
         opened = await self._backend.open()
@@ -110,15 +94,13 @@ class Writer:
         if self._in_doubt is not None:
             await self._commit(self._in_doubt.group)
         while True:
-            outstanding = self._answered + len(self._mailbox)
             try:
                 batches = await self._mailbox.receive_many(
-                    messages_max=self._limits.batches_of(outstanding),
+                    messages_max=self._limits.batches_max,
                     bytes_max=self._limits.bytes_max,
                 )
             except anyio.EndOfStream:
                 return
-            self._answered = len(batches)
             await self._commit(
                 CommitGroup(self.counters.commit_sequence + 1, self._clock.wall(), tuple(batches))
             )

@@ -1,0 +1,1 @@
+"""Speed, measured against the raw limit and against peers, side by side in one run."""

@@ -1,0 +1,104 @@
+"""What is written and read, and the databases it is written to: the same for every contender."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from attrs import frozen
+
+from mpreg.codec import checksum_entry, encode_key, encode_name
+from mpreg.persistence import PersistenceConfig
+from mpreg.persistence.backends.sqlite import SqliteOptions
+from mpreg.persistence.backends.sqlite.schema import CREATE_NAMESPACE
+from mpreg.persistence.backends.sqlite.write_session import WriteSession
+
+KEYS = 1_000_000
+VALUE = random.Random(0).randbytes(100)
+NAMESPACE = "bench"
+PUT = "REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)"
+GET = "SELECT version, expires_at, checksum, value FROM entries WHERE namespace_id = ? AND key = ?"
+NAMESPACE_ID = 1
+NAMESPACE_SEED = zlib.crc32(encode_name(NAMESPACE))
+
+#: Operations timed at each number of callers: about a second each, and as many to warm up.
+OPERATIONS = {1: 1_500, 16: 12_000, 256: 30_000, 4096: 40_960}
+
+
+@frozen
+class Run:
+    """One measurement to make, in a process of its own."""
+
+    contender: str
+    callers: int
+    directory: Path
+    seed: int
+    keys: int
+    operations: int
+
+
+@frozen
+class Result:
+    seconds: float
+    operations: int
+    latencies: list[float]
+    """Seconds from the call to the ack, of a sample of the operations."""
+    detail: str = ""
+
+
+def key(generator: random.Random, keys: int) -> str:
+    return f"key{generator.randrange(keys):07}"
+
+
+def row(name: str, version: int) -> tuple[int, bytes, int, None, int, bytes]:
+    """The row that a put writes, checksum and all."""
+    encoded = encode_key(name)
+    return (
+        NAMESPACE_ID,
+        encoded,
+        version,
+        None,
+        checksum_entry(7, encoded, version, None, VALUE),
+        VALUE,
+    )
+
+
+def options() -> SqliteOptions:
+    config = PersistenceConfig(backend="memory")
+    return SqliteOptions(
+        cache_bytes=config.cache_bytes,
+        wal_checkpoint_pages=config.wal_checkpoint_pages,
+        busy_timeout_seconds=config.busy_timeout_seconds,
+    )
+
+
+def open_session(directory: Path) -> WriteSession:
+    """mpreg's own connection, so that every contender has the same pragmas and tables."""
+    return WriteSession.open(directory / "mpreg.db", options())
+
+
+def open_plain(directory: Path) -> sqlite3.Connection:
+    return open_session(directory).connection
+
+
+def prefill(directory: Path, keys: int) -> None:
+    """A database that holds every key already: a put then costs what it costs in the long run."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True, mode=0o700)
+    session = open_session(directory)
+    connection = session.connection
+    connection.execute("BEGIN")
+    connection.execute(CREATE_NAMESPACE, (encode_name(NAMESPACE),))
+    connection.executemany(PUT, _all_rows(keys))
+    connection.execute("UPDATE meta SET last_version = ?", (keys,))
+    connection.execute("COMMIT")
+    session.close()
+
+
+def _all_rows(keys: int) -> Iterator[tuple[object, ...]]:
+    for number in range(keys):
+        yield row(f"key{number:07}", number + 1)
