@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -182,3 +183,21 @@ async def test_many_callers_at_once_share_commits_and_all_are_acked(data_dir: Pa
     assert stats.batches == 1_000
     assert stats.fsyncs < 500
     assert stats.mailbox_depth == stats.mailbox_bytes == stats.waiting_senders == 0
+
+
+async def test_a_writer_started_again_keeps_the_files_locked_against_other_programs(
+    data_dir: Path,
+) -> None:
+    """POSIX drops all locks of a process on a file as soon as it closes any descriptor of it. A
+    program that came by then would take itself for the last one, and remove the WAL in use."""
+    backend = OpenBackend(data_dir)
+    async with PersistenceRegistry(config(data_dir), backend=backend) as opened:
+        store = opened.key_value_store("s")
+        await store.put("k", b"1")
+        await store.get("k")
+        await backend.close()
+        await backend.open()
+        comes_by = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT * FROM meta')"
+        await anyio.run_process([sys.executable, "-c", comes_by, str(database(data_dir))])
+        wal = Path(f"{database(data_dir)}-wal")
+        assert wal.exists(), "the WAL is still in use"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import sqlite3
 from pathlib import Path
 
@@ -10,7 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpreg.errors import CorruptDataError, ForeignDatabaseError, SchemaVersionError
-from mpreg.persistence.backends.sqlite.files import check_header, create_database, ensure_database
+from mpreg.persistence.backends.sqlite.files import (
+    check_header,
+    create_database,
+    ensure_database,
+    rewrite_wal,
+)
 from mpreg.persistence.backends.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION
 
 PATH = Path("somewhere/mpreg.db")
@@ -79,3 +86,21 @@ def test_any_bytes_are_judged_and_never_crash(found: bytes) -> None:
     with pytest.raises((ForeignDatabaseError, CorruptDataError)) as caught:
         check_header(found, PATH)
     assert str(PATH) in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0, 1, 5_000, (1 << 20) - 1, 1 << 20, (5 << 19) + 3])
+def test_a_wal_written_over_itself_is_the_same_and_synced(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal = tmp_path / "mpreg.db-wal"
+    wal.write_bytes(random.Random(size).randbytes(size))
+    before, synced = wal.read_bytes(), []
+    monkeypatch.setattr("os.fsync", lambda file: synced.append(os.path.sameopenfile(file, file)))
+    rewrite_wal(tmp_path / "mpreg.db")
+    assert wal.read_bytes() == before
+    assert synced == [True]
+
+
+def test_where_there_is_no_wal_none_is_made(tmp_path: Path) -> None:
+    rewrite_wal(tmp_path / "mpreg.db")
+    assert list(tmp_path.iterdir()) == []

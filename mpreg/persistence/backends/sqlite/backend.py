@@ -28,11 +28,13 @@ class SqliteBackend:
         self._thread: ConnectionThread | None = None
         self._session: WriteSession | None = None
         self._fsyncs_before = 0
+        self._opened_before = False
 
     async def open(self) -> OpenedState:
         self._thread, self._session = await start_thread(
-            lambda: WriteSession.open(self._path, self._options)
+            lambda: WriteSession.open(self._path, self._options, again=self._opened_before)
         )
+        self._opened_before = True
         return self._session.opened
 
     async def commit(self, group: CommitGroup) -> Sequence[BatchOutcome]:

@@ -11,10 +11,11 @@ from mpreg.errors import CorruptDataError, ForeignDatabaseError, SchemaVersionEr
 from mpreg.persistence.backends.sqlite.schema import APPLICATION_ID, CREATE, SCHEMA_VERSION
 from mpreg.persistence.data_directory import sync_directory
 
-__all__ = ["check_header", "create_database", "ensure_database"]
+__all__ = ["check_header", "create_database", "ensure_database", "rewrite_wal"]
 
 _MAGIC: Final = b"SQLite format 3\x00"
 _HEADER_BYTES: Final = 100
+_CHUNK_BYTES: Final = 1 << 20
 # Where the file format keeps them: https://www.sqlite.org/fileformat.html#the_database_header
 _USER_VERSION: Final = slice(60, 64)
 _APPLICATION_ID: Final = slice(68, 72)
@@ -72,6 +73,23 @@ def check_wal(path: Path) -> None:
     finally:
         connection.close()
     check_stamp(application_id=application_id, version=version, path=path)
+
+
+def rewrite_wal(path: Path) -> None:
+    """Write the database's WAL over itself, byte by byte the same, and sync it.
+
+    After a failed fsync the system may take pages for written that are only in its cache, and no
+    later fsync writes them: only writing them anew does. Nobody else may write meanwhile.
+    """
+    try:
+        with Path(f"{path}-wal").open("r+b") as wal:
+            while chunk := wal.read(_CHUNK_BYTES):
+                wal.seek(-len(chunk), os.SEEK_CUR)
+                wal.write(chunk)
+            wal.flush()
+            os.fsync(wal.fileno())
+    except FileNotFoundError:
+        return
 
 
 def check_stamp(*, application_id: int, version: int, path: Path) -> None:

@@ -15,7 +15,7 @@ from mpreg.errors import CommitFailedError, CorruptDataError, StorageFullError, 
 from mpreg.persistence.backend import CommitInDoubtError, OpenedState
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_full, is_transient, translate
-from mpreg.persistence.backends.sqlite.files import ensure_database
+from mpreg.persistence.backends.sqlite.files import ensure_database, rewrite_wal
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.commit_group import (
     BatchOutcome,
@@ -88,6 +88,8 @@ class WriteSession:
         self._path = path
         self._known = _Known()
         self._synchronous = Durability.DURABLE
+        self._checkpoint_pages = 0
+        self._relaxed_pages = 0
         self._generation = 0
         self._sequence = 0
         self._broken = False
@@ -96,10 +98,18 @@ class WriteSession:
     # --- opening ---
 
     @classmethod
-    def open(cls, path: Path, options: SqliteOptions) -> WriteSession:
-        """Connect, creating the database where there is none. See `StorageBackend.open`."""
+    def open(cls, path: Path, options: SqliteOptions, *, again: bool = False) -> WriteSession:
+        """Connect, creating the database where there is none. See `StorageBackend.open`.
+
+        ``again``: this process has opened it before and may have other connections to it. The file
+        is not looked at then: to close it would drop the locks that they hold on it, and another
+        program that came by could take itself for the only one, and remove the WAL.
+        """
         try:
-            ensure_database(path)
+            if not again:
+                ensure_database(path)
+            elif not path.exists():
+                raise StorageIOError("the database is gone", path)
         except sqlite3.Error as error:
             raise translate(error, path) from error
         except OSError as error:
@@ -116,6 +126,8 @@ class WriteSession:
             connection.close()
             if isinstance(error, sqlite3.Error):
                 raise translate(error, path) from error
+            if isinstance(error, OSError):
+                raise StorageIOError(f"the WAL cannot be synced: {error.strerror}", path) from error
             raise
         return session
 
@@ -129,7 +141,8 @@ class WriteSession:
         for pragma in schema.WRITER_PRAGMAS:
             execute(pragma)
         execute("PRAGMA synchronous = FULL")
-        execute(f"PRAGMA wal_autocheckpoint = {_clamped(options.wal_checkpoint_pages)}")
+        self._checkpoint_pages = _clamped(options.wal_checkpoint_pages)
+        execute(f"PRAGMA wal_autocheckpoint = {self._checkpoint_pages}")
         # A WAL that one huge transaction has blown up gives its space back at the next restart.
         page_size = execute("PRAGMA page_size").fetchone()[0]
         execute(f"PRAGMA journal_size_limit = {2 * options.wal_checkpoint_pages * page_size}")
@@ -141,7 +154,13 @@ class WriteSession:
         while SQLite reads them as committed; a later, successful fsync would not write them again,
         and everything after them would be lost with them. The checkpoint writes them anew, into
         the database file, and syncs that.
+
+        Not before the WAL itself is whole on the disk: a power cut after the checkpoint would find
+        a new database, and an old WAL up to the first page that is missing, and apply that.
         """
+        self.connection.execute("BEGIN IMMEDIATE")
+        rewrite_wal(self._path)
+        self.connection.execute("ROLLBACK")
         busy, *_ = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise StorageIOError(
@@ -189,8 +208,9 @@ class WriteSession:
     def commit(self, group: CommitGroup) -> Sequence[BatchOutcome]:
         """One group, one transaction. See `StorageBackend.commit`."""
         outcomes: Sequence[BatchOutcome] | None = None
+        durability = self._durability_of(group)
         try:
-            self._set_synchronous(group.durability)
+            self._set_synchronous(durability)
             self.connection.execute("BEGIN IMMEDIATE")
             plan = plan_group(group, self)
             if not plan.accepted:
@@ -204,14 +224,34 @@ class WriteSession:
             raise self._failure(error, outcomes) from error
         self._known.add(added)
         self._sequence = group.sequence
-        if group.durability is Durability.DURABLE:
+        if durability is Durability.DURABLE:
             self.fsyncs += 1
+            self._relaxed_pages = 0
         return outcomes
+
+    def _durability_of(self, group: CommitGroup) -> Durability:
+        """What the group asks for; more, once relaxed groups have filled the WAL.
+
+        A relaxed commit must not checkpoint. The checkpoint would sync the WAL, and SQLite says
+        nothing where that fails; the system may then take the WAL's pages for written, the next
+        durable commit would sync only its own, and a power cut would leave a WAL with a hole in
+        front of it. A durable commit syncs the WAL before the checkpoint, and fails where that
+        does. So checkpoints are left to those, and when it is time for one, one is made.
+        """
+        if group.durability is Durability.DURABLE:
+            return Durability.DURABLE
+        size = sum(batch.size_bytes for batch in group.batches)
+        # At most: a page for each row, those that large values fill, and that of the meta row.
+        self._relaxed_pages += group.operations + size // 4096 + 1
+        full = self._relaxed_pages >= self._checkpoint_pages
+        return Durability.DURABLE if full else Durability.RELAXED
 
     def _set_synchronous(self, durability: Durability) -> None:
         if durability is not self._synchronous:
-            level = "FULL" if durability is Durability.DURABLE else "NORMAL"
-            self.connection.execute(f"PRAGMA synchronous = {level}")
+            durable = durability is Durability.DURABLE
+            execute = self.connection.execute
+            execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            execute(f"PRAGMA wal_autocheckpoint = {self._checkpoint_pages if durable else 0}")
             self._synchronous = durability
 
     def _number(self, sequence: int, last_version: int) -> None:

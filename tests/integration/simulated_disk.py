@@ -1,0 +1,290 @@
+"""A disk below real SQLite: it knows what an fsync has made durable, and can lose the rest.
+
+The files are real ones, and what SQLite reads from them is what an operating system's cache would
+give. Beside them `Disk` keeps, for each file, what is on the platters: a write gets there with the
+next sync of its file, or at a power cut by luck. A sync that fails is the nasty kind: the cache
+keeps the pages and takes them for clean, so that no later sync will write them.
+
+SQLite is reached through APSW, whose VFS can be written in Python; the session under test runs on
+it unchanged, through `Driver`, which speaks as the `sqlite3` module does.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+from attrs import define, field, frozen
+
+__all__ = ["Disk", "Driver", "driven_by"]
+
+SECTOR = 512
+
+
+@frozen
+class Write:
+    file: str
+    offset: int
+    data: bytes
+
+    def apply(self, content: bytearray) -> None:
+        end = self.offset + len(self.data)
+        if len(content) < end:
+            content.extend(bytes(end - len(content)))
+        content[self.offset : end] = self.data
+
+    def torn(self, luck: random.Random) -> Iterator[Write]:
+        """The sectors of it that made it to the disk."""
+        for start in range(0, len(self.data), SECTOR):
+            if luck.random() < 0.5:
+                yield Write(self.file, self.offset + start, self.data[start : start + SECTOR])
+
+
+@frozen
+class Truncate:
+    file: str
+    size: int
+
+    def apply(self, content: bytearray) -> None:
+        del content[self.size :]
+        content.extend(bytes(self.size - len(content)))
+
+
+@frozen
+class Sync:
+    file: str
+    failed: bool = False
+
+
+@frozen
+class Mark:
+    """Something the test said, among what SQLite did."""
+
+    word: str
+    sequence: int
+
+
+Event = Write | Truncate | Sync | Mark
+
+
+@define
+class Disk:
+    """What happened to the files of one directory since ``durable``, in order."""
+
+    durable: dict[str, bytes]
+    events: list[Event] = field(factory=list)
+    sync_fails: Callable[[str], bool] = lambda _file: False
+
+    def mark(self, word: str, sequence: int) -> None:
+        self.events.append(Mark(word, sequence))
+
+    def sync(self, file: str) -> None:
+        failed = self.sync_fails(file)
+        self.events.append(Sync(file, failed))
+        if failed:
+            error: Any = apsw.IOError(f"the disk did not take {file}")
+            error.result, error.extendedresult = apsw.SQLITE_IOERR, apsw.SQLITE_IOERR_FSYNC
+            raise error
+
+    def rewrite(self, path: Path) -> None:
+        """A program writes a file over itself: what was only in the cache is on its way again."""
+        if path.exists():
+            self.events += [Write(path.name, 0, path.read_bytes())]
+            self.sync(path.name)
+
+    def unsynced(self, file: str) -> int:
+        """How many changes of a file have not been synced yet."""
+        count = 0
+        for event in self.events:
+            if isinstance(event, Write | Truncate) and event.file == file:
+                count += 1
+            elif isinstance(event, Sync) and event.file == file and not event.failed:
+                count = 0
+        return count
+
+    def cut(self, luck: random.Random, at: int | None = None, *, keeps: bool = True) -> Disk:
+        """The disk as it is found after a power cut, before the event with number ``at``.
+
+        ``keeps=False``: nothing survives but what was synced.
+        """
+        content = {name: bytearray(data) for name, data in self.durable.items()}
+        waiting: dict[str, list[Write | Truncate]] = {}
+        for event in self.events[:at]:
+            match event:
+                case Write() | Truncate():
+                    waiting.setdefault(event.file, []).append(event)
+                case Sync(file, failed):
+                    changes = waiting.pop(file, [])
+                    if not failed:
+                        for change in changes:
+                            change.apply(content.setdefault(file, bytearray()))
+        if keeps:
+            _survive_by_luck(waiting, content, luck)
+        return Disk({name: bytes(data) for name, data in content.items()})
+
+    def put_into(self, directory: Path) -> Path:
+        directory.mkdir()
+        for name, data in self.durable.items():
+            (directory / name).write_bytes(data)
+        return directory
+
+    def after_a_kill(self, source: Path, directory: Path) -> Disk:
+        """The process dies, the machine goes on: the cache stays as it is, and so does the disk."""
+        directory.mkdir()
+        for name in ("mpreg.db", "mpreg.db-wal"):
+            (directory / name).write_bytes((source / name).read_bytes())
+        return Disk(dict(self.durable), copy.copy(self.events))
+
+
+def _survive_by_luck(
+    waiting: dict[str, list[Write | Truncate]], content: dict[str, bytearray], luck: random.Random
+) -> None:
+    share = luck.choice([0.0, 0.5, 0.9, 1.0])
+    for file, changes in waiting.items():
+        for change in changes:
+            if luck.random() >= share:
+                continue
+            tears = isinstance(change, Write) and luck.random() < 0.2
+            parts: Iterable[Write | Truncate] = [change]
+            if tears and isinstance(change, Write):
+                parts = change.torn(luck)
+            for part in parts:
+                part.apply(content.setdefault(file, bytearray()))
+
+
+# --- below SQLite ---
+
+
+class _Vfs(apsw.VFS):
+    def __init__(self, name: str, disk: Disk) -> None:
+        self._disk = disk
+        super().__init__(name, "unix")
+
+    def xOpen(self, name: Any, flags: list[int]) -> _File:  # noqa: N802
+        return _File(self._disk, name, flags)
+
+    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
+        super().xDelete(filename, syncdir)
+        name = Path(filename).name
+        self._disk.events += [Truncate(name, 0), Sync(name)]
+
+
+class _File(apsw.VFSFile):
+    def __init__(self, disk: Disk, name: Any, flags: list[int]) -> None:
+        self._disk = disk
+        self._name = Path(name.filename() if hasattr(name, "filename") else name or "").name
+        super().__init__("unix", name, flags)
+
+    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+        super().xWrite(data, offset)
+        self._disk.events.append(Write(self._name, offset, bytes(data)))
+
+    def xTruncate(self, newsize: int) -> None:  # noqa: N802
+        super().xTruncate(newsize)
+        self._disk.events.append(Truncate(self._name, newsize))
+
+    def xSync(self, flags: int) -> None:  # noqa: N802
+        self._disk.sync(self._name)
+
+
+# --- above SQLite: the words of the `sqlite3` module ---
+
+
+def _translated(error: Any) -> sqlite3.Error:
+    own: Any = sqlite3.OperationalError(str(error))
+    own.sqlite_errorcode = error.extendedresult
+    own.sqlite_errorname = apsw.mapping_extended_result_codes.get(error.extendedresult, "?")
+    assert isinstance(own, sqlite3.Error)
+    return own
+
+
+class _Rows:
+    def __init__(self, rows: list[Any]) -> None:
+        self._rows = rows
+
+    def fetchone(self) -> Any:
+        return self._rows.pop(0) if self._rows else None
+
+    def fetchall(self) -> list[Any]:
+        rows, self._rows = self._rows, []
+        return rows
+
+
+class _Connection:
+    text_factory: Any = str
+
+    def __init__(self, path: Path, vfs: str) -> None:
+        self._connection = apsw.Connection(str(path), vfs=vfs)
+
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> _Rows:
+        if statement == "COMMIT":
+            return self._commit()
+        try:
+            return _Rows(list(self._connection.execute(statement, tuple(parameters))))
+        except apsw.Error as error:
+            raise _translated(error) from error
+
+    def _commit(self) -> _Rows:
+        """APSW raises what went wrong in a VFS also where SQLite itself keeps quiet about it, as it
+        does about the checkpoint after a commit. Here a commit that took effect succeeds."""
+        numbers = "SELECT generation, commit_sequence FROM meta"
+        (sent,) = self._connection.execute(numbers)
+        try:
+            return _Rows(list(self._connection.execute("COMMIT")))
+        except apsw.Error as error:
+            if list(self._connection.execute(numbers)) != [sent]:
+                raise _translated(error) from error
+            return _Rows([])
+
+    def executemany(self, statement: str, rows: Iterable[Sequence[Any]]) -> _Rows:
+        try:
+            return _Rows(list(self._connection.executemany(statement, list(rows))))
+        except apsw.Error as error:
+            raise _translated(error) from error
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._connection.in_transaction
+
+    def close(self) -> None:
+        try:
+            self._connection.close()
+        except apsw.Error as error:
+            raise _translated(error) from error
+
+
+class Driver:
+    """Stands in for the `sqlite3` module, on a `Disk`."""
+
+    Error = sqlite3.Error
+    Connection = sqlite3.Connection
+
+    def __init__(self, directory: Path, disk: Disk) -> None:
+        self._directory = directory
+        self._name = f"simulated-{id(disk)}"
+        self._vfs = _Vfs(self._name, disk)
+
+    def connect(self, path: Path, **options: Any) -> Any:
+        if path.parent != self._directory:
+            return sqlite3.connect(path, **options)
+        return _Connection(path, self._name)
+
+
+@contextmanager
+def driven_by(disk: Disk, directory: Path) -> Iterator[Driver]:
+    """`WriteSession` reaches the files in the directory through the disk while the block runs."""
+    driver = Driver(directory, disk)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mpreg.persistence.backends.sqlite.write_session.sqlite3", driver)
+        patch.setattr(
+            "mpreg.persistence.backends.sqlite.write_session.rewrite_wal",
+            lambda path: disk.rewrite(Path(f"{path}-wal")) if path.parent == directory else None,
+        )
+        yield driver

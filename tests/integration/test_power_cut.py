@@ -1,0 +1,310 @@
+"""What a power cut leaves of acknowledged commits: real SQLite on a disk that forgets."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from attrs import define, field
+
+from mpreg.actors import Ack
+from mpreg.persistence import Durability, StorageIOError, WriteBatch
+from mpreg.persistence.backend import (
+    CommitInDoubtError,
+    ReadRecords,
+    RecordsPage,
+    ScanEntries,
+    ScanPage,
+    StoredEntry,
+    StoredRecord,
+)
+from mpreg.persistence.backends.sqlite.files import create_database
+from mpreg.persistence.backends.sqlite.read_session import ReadSession
+from mpreg.persistence.backends.sqlite.write_session import SqliteOptions, WriteSession
+from mpreg.persistence.batch import operation_bytes
+from mpreg.persistence.commit_group import CommitGroup
+from mpreg.persistence.operations import Append, Delete, Operation, Put
+from tests.integration.simulated_disk import Disk, Mark, Sync, Write, driven_by
+
+DURABLE, RELAXED = Durability.DURABLE, Durability.RELAXED
+#: Checkpoints come every few commits, so that cuts fall into them too.
+OPTIONS = SqliteOptions(cache_bytes=1 << 20, wal_checkpoint_pages=24, busy_timeout_seconds=0.0)
+
+State = tuple[dict[bytes, bytes], list[bytes]]
+"""Entries, and what was ever appended from the first offset on."""
+
+
+@define
+class Story:
+    """Groups committed by one session, and what the state was after each."""
+
+    directory: Path
+    disk: Disk
+    session: WriteSession
+    luck: random.Random
+    states: list[State] = field(factory=lambda: [({}, [])])
+
+    @property
+    def sequence(self) -> int:
+        return len(self.states) - 1
+
+    def commit(self, durability: Durability) -> None:
+        """Commit one group of random operations, and say so to the disk's events."""
+        operations, state = self._invent()
+        acks = tuple(Ack[object]() for _ in operations)
+        size = sum(map(operation_bytes, operations))
+        batch = WriteBatch(tuple(operations), acks, durability, size)
+        group = CommitGroup(len(self.states), 0.0, (batch,))
+        self.states.append(state)
+        self.disk.mark("sent", group.sequence)
+        self.session.commit(group)
+        self.disk.mark("durable" if durability is DURABLE else "relaxed", group.sequence)
+
+    def _invent(self) -> tuple[list[Operation], State]:
+        luck = self.luck
+        entries, records = dict(self.states[-1][0]), list(self.states[-1][1])
+        operations: list[Operation] = []
+        for _ in range(luck.randint(1, 4)):
+            key = b"\x01key%d" % luck.randrange(12)
+            value = luck.randbytes(luck.choice([0, 10, 300, 5_000]))
+            match luck.choice(["put", "put", "delete", "append"]):
+                case "put":
+                    operations.append(Put(b"s", key, value))
+                    entries[key] = value
+                case "delete":
+                    operations.append(Delete(b"s", key))
+                    entries.pop(key, None)
+                case _:
+                    operations.append(Append(b"l", (value,)))
+                    records.append(value)
+        return operations, (entries, records)
+
+
+def begin(directory: Path) -> tuple[Path, Disk]:
+    directory.mkdir()
+    path = directory / "mpreg.db"
+    create_database(path)
+    return path, Disk({"mpreg.db": path.read_bytes()})
+
+
+def found_after(disk: Disk, directory: Path) -> tuple[int, State]:
+    """Open what is left, with the real driver: its commit sequence, and all that it holds."""
+    disk.put_into(directory)
+    path = directory / "mpreg.db"
+    session = WriteSession.open(path, OPTIONS)
+    reader = ReadSession.open(path, OPTIONS)
+    try:
+        assert session.connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        scan, log = reader.read([ScanEntries(b"s", b"", None), ReadRecords(b"l", 0, None)])
+        assert isinstance(scan, ScanPage)
+        assert isinstance(log, RecordsPage)
+        entries = {}
+        for entry in scan.entries:
+            assert isinstance(entry, StoredEntry), "every entry has its checksum"
+            entries[entry.key] = entry.value
+        records = []
+        for record in log.records:
+            assert isinstance(record, StoredRecord), "every record has its checksum"
+            records.append(record.data)
+        return session.opened.commit_sequence, (entries, records)
+    finally:
+        reader.close()
+        session.close()
+
+
+def promised(disk: Disk, at: int | None, word: str = "durable") -> int:
+    """The highest sequence that was acknowledged before the cut."""
+    marks = [event for event in disk.events[:at] if isinstance(event, Mark)]
+    return max((mark.sequence for mark in marks if mark.word == word), default=0)
+
+
+def test_a_durable_commit_returns_with_every_byte_of_the_wal_synced(tmp_path: Path) -> None:
+    path, disk = begin(tmp_path / "d")
+    with driven_by(disk, path.parent), closing(WriteSession.open(path, OPTIONS)) as session:
+        story = Story(tmp_path, disk, session, random.Random(0))
+        for number in range(120):
+            before = len(disk.events)
+            story.commit(DURABLE if number % 3 else RELAXED)
+            happened = disk.events[before:]
+            writes = [
+                index
+                for index, event in enumerate(happened)
+                if isinstance(event, Write) and event.file == "mpreg.db-wal"
+            ]
+            assert writes, "a commit is an append to the WAL"
+            if number % 3:
+                assert Sync("mpreg.db-wal") in happened[writes[-1] :]
+                assert disk.unsynced("mpreg.db-wal") == 0
+        assert any(event == Sync("mpreg.db") for event in disk.events), "checkpoints came by"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_durable_commit_survives_a_power_cut_at_any_moment(tmp_path: Path, seed: int) -> None:
+    """Durable acks ⊆ what is found ⊆ what was sent, whole commits only, in order."""
+    luck = random.Random(seed)
+    path, disk = begin(tmp_path / "d")
+    with driven_by(disk, path.parent), closing(WriteSession.open(path, OPTIONS)) as session:
+        first = len(disk.events)
+        story = Story(tmp_path, disk, session, luck)
+        for _ in range(40):
+            story.commit(luck.choice([DURABLE, DURABLE, RELAXED]))
+        last = len(disk.events)
+    for number, at in enumerate(sorted(luck.sample(range(first, last + 1), 50))):
+        sequence, state = found_after(disk.cut(luck, at), tmp_path / f"cut{number}")
+        sent = promised(disk, at, "sent")
+        assert promised(disk, at) <= sequence <= sent, f"seed {seed}, cut at {at}"
+        assert state == story.states[sequence], f"seed {seed}, cut at {at}"
+
+
+def test_relaxed_commits_can_be_lost_by_a_power_cut(tmp_path: Path) -> None:
+    """So the test above can fail: the same disk loses what was not asked to be durable."""
+    luck = random.Random(1)
+    path, disk = begin(tmp_path / "d")
+    with driven_by(disk, path.parent), closing(WriteSession.open(path, OPTIONS)) as session:
+        story = Story(tmp_path, disk, session, luck)
+        lost = 0
+        for number in range(30):
+            story.commit(RELAXED)
+            sequence, state = found_after(disk.cut(luck), tmp_path / f"cut{number}")
+            assert state == story.states[sequence], "what is lost is lost from the end"
+            lost += sequence < story.sequence
+    assert lost > 5
+
+
+def test_one_durable_commit_makes_all_relaxed_ones_before_it_durable(tmp_path: Path) -> None:
+    luck = random.Random(2)
+    path, disk = begin(tmp_path / "d")
+    with driven_by(disk, path.parent), closing(WriteSession.open(path, OPTIONS)) as session:
+        story = Story(tmp_path, disk, session, luck)
+        for number in range(4):
+            for _ in range(3):
+                story.commit(RELAXED)
+            story.commit(DURABLE)
+            bare = disk.cut(luck, keeps=False)
+            found = found_after(bare, tmp_path / f"cut{number}")
+            assert found == (story.sequence, story.states[-1])
+
+
+def test_what_an_opening_reports_survives_a_power_cut_right_after_it(tmp_path: Path) -> None:
+    """Relaxed commits of a killed process are only in the cache: opening makes them durable."""
+    luck = random.Random(3)
+    path, disk = begin(tmp_path / "d")
+    with driven_by(disk, path.parent), closing(WriteSession.open(path, OPTIONS)) as session:
+        story = Story(tmp_path, disk, session, luck)
+        for _ in range(6):
+            story.commit(RELAXED)
+        after = disk.after_a_kill(path.parent, tmp_path / "restarted")
+    path = tmp_path / "restarted" / "mpreg.db"
+    with (
+        driven_by(after, path.parent),
+        closing(WriteSession.open(path, OPTIONS)) as restarted,
+    ):
+        assert restarted.opened.commit_sequence == 6
+        found = found_after(after.cut(luck, keeps=False), tmp_path / "cut")
+    assert found == (6, story.states[6])
+
+
+def fail_once(disk: Disk, file: str, nth: int = 0) -> None:
+    """The nth sync of the file from now on fails, and only that."""
+    count = itertools.count()
+    disk.sync_fails = lambda synced: synced == file and next(count) == nth
+
+
+@pytest.mark.parametrize("restart", ["the process was killed", "the session was closed"])
+@pytest.mark.parametrize("seed", range(4))
+def test_after_a_failed_sync_the_sequence_found_at_reopening_tells_the_truth(
+    tmp_path: Path, restart: str, seed: int
+) -> None:
+    """The nasty kind of failed sync: the cache has the pages, the disk never gets them."""
+    luck = random.Random(seed)
+    path, disk = begin(tmp_path / "d")
+    with driven_by(disk, path.parent) as driver, closing(driver.connect(path)) as reader:
+        session = WriteSession.open(path, OPTIONS)
+        story = Story(tmp_path, disk, session, luck)
+        for _ in range(seed * 3):
+            story.commit(luck.choice([DURABLE, RELAXED]))
+        reader.execute("SELECT * FROM meta")  # as a reader would, it keeps the WAL in use
+        fail_once(disk, "mpreg.db-wal")
+        with pytest.raises(CommitInDoubtError) as caught:
+            story.commit(DURABLE)
+        assert isinstance(caught.value.reason, StorageIOError)
+        assert caught.value.outcomes is not None, "it came to its commit: only the disk can tell"
+        if restart == "the process was killed":
+            disk = disk.after_a_kill(path.parent, tmp_path / "restarted")
+            path = tmp_path / "restarted" / "mpreg.db"
+        session.close()
+    with (
+        driven_by(disk, path.parent) as driver,
+        closing(WriteSession.open(path, OPTIONS)) as session,
+    ):
+        sequence = session.opened.commit_sequence
+        assert sequence in (story.sequence - 1, story.sequence)
+        found = found_after(disk.cut(luck, keeps=False), tmp_path / "cut")
+        assert found == (sequence, story.states[sequence])
+
+        # And it goes on from there, as durable as before.
+        del story.states[sequence + 1 :]
+        story.session, story.disk = session, disk
+        for number in range(3):
+            story.commit(DURABLE)
+            found = found_after(disk.cut(luck, keeps=False), tmp_path / f"later{number}")
+            assert found == (story.sequence, story.states[-1])
+
+
+@pytest.mark.parametrize("restart", ["the process was killed", "the session was closed"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_power_cut_while_it_opens_again_after_a_failed_sync_costs_nothing_durable(
+    tmp_path: Path, restart: str, seed: int
+) -> None:
+    luck = random.Random(seed)
+    path, disk = begin(tmp_path / "d")
+    with driven_by(disk, path.parent) as driver, closing(driver.connect(path)) as reader:
+        session = WriteSession.open(path, OPTIONS)
+        story = Story(tmp_path, disk, session, luck)
+        for _ in range(2 + seed * 2):
+            story.commit(luck.choice([DURABLE, RELAXED]))
+        reader.execute("SELECT * FROM meta")
+        fail_once(disk, "mpreg.db-wal")
+        with pytest.raises(CommitInDoubtError):
+            story.commit(DURABLE)
+        if restart == "the process was killed":
+            disk = disk.after_a_kill(path.parent, tmp_path / "restarted")
+            path = tmp_path / "restarted" / "mpreg.db"
+        session.close()
+    first = len(disk.events)
+    with driven_by(disk, path.parent):
+        WriteSession.open(path, OPTIONS).close()
+    for at in range(first, len(disk.events) + 1):
+        sequence, state = found_after(disk.cut(luck, at), tmp_path / f"cut{at}")
+        assert promised(disk, at) <= sequence <= promised(disk, at, "sent")
+        assert state == story.states[sequence]
+
+
+@pytest.mark.parametrize("nth", range(5))
+@pytest.mark.parametrize("file", ["mpreg.db-wal", "mpreg.db"])
+def test_a_sync_that_fails_in_a_checkpoint_never_costs_a_durable_commit(
+    tmp_path: Path, file: str, nth: int
+) -> None:
+    """SQLite checkpoints after a commit and keeps quiet about its failure. A later, successful sync
+    does not write what the failed one lost."""
+    luck = random.Random(nth)
+    path, disk = begin(tmp_path / "d")
+    with driven_by(disk, path.parent):
+        session = WriteSession.open(path, OPTIONS)
+        story = Story(tmp_path, disk, session, luck)
+        fail_once(disk, file, nth)
+        try:
+            while Sync(file, failed=True) not in disk.events:
+                story.commit(RELAXED)
+                assert len(disk.events) < 10_000, "relaxed commits alone make checkpoints too"
+            for number in range(3):
+                story.commit(DURABLE)
+                found = found_after(disk.cut(luck, keeps=False), tmp_path / f"cut{number}")
+                assert found == (story.sequence, story.states[-1])
+        except CommitInDoubtError:
+            pass  # told, and not promised
+        finally:
+            session.close()
