@@ -1,0 +1,166 @@
+"""The public names as a program uses them. Checked by mypy, never run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import assert_type
+
+import anyio
+
+from mpreg.clock import Clock
+from mpreg.persistence import (
+    Ack,
+    CommitFailedError,
+    CommitUnknownError,
+    CorruptDataError,
+    DataDirectoryLockedError,
+    Durability,
+    Entry,
+    KeyValueStore,
+    LogRecord,
+    LogStore,
+    MailboxFullError,
+    MpregError,
+    OffsetOutOfRangeError,
+    PersistenceConfig,
+    PersistenceError,
+    PersistenceRegistry,
+    RegistryStatistics,
+    SchemaVersionError,
+    StorageFullError,
+    Transaction,
+    VersionConflictError,
+    WriteBatch,
+    WriterStoppedError,
+)
+
+
+class Noon:
+    """Any class with this method is a clock."""
+
+    def wall(self) -> float:
+        return 12 * 3600.0
+
+
+async def key_values(registry: PersistenceRegistry) -> None:
+    sessions = registry.key_value_store("sessions")
+    assert_type(sessions, KeyValueStore)
+    assert_type(await sessions.put("ann", b"1", ttl_seconds=60.0), int)
+    assert_type(await sessions.put(b"\xff", b"1", ttl_seconds=60, expected_version=0), int)
+    assert_type(await sessions.put("eve", b"5", durability=Durability.RELAXED), int)
+    assert_type(await sessions.delete("bob", expected_version=3), bool)
+
+    ack = sessions.put_nowait("bob", b"2")
+    assert_type(ack, Ack[int])
+    assert_type(await ack, int)
+    assert_type(await ack.wait(), int)
+    assert_type(ack.done, bool)
+    assert_type(ack.error, Exception | None)
+    assert_type(await sessions.delete_nowait("bob"), bool)
+
+    entry = await sessions.get("ann")
+    assert_type(entry, Entry | None)
+    if entry is not None:
+        assert_type(entry.key, str | bytes)
+        assert_type(entry.value, bytes)
+        assert_type(entry.version, int)
+        assert_type(entry.expires_at, float | None)
+
+    assert_type(sessions.scan(), AsyncIterator[Entry])
+    async for found in sessions.scan(prefix="a", on_damaged=damaged):
+        assert_type(found, Entry)
+    _ = [found.key async for found in sessions.scan(b"raw")]
+
+    await sessions.put(1, b"")  # type: ignore[arg-type]
+    await sessions.put("key", "text")  # type: ignore[arg-type]
+    await sessions.put("key", b"", 60.0)  # type: ignore[call-arg]
+    await sessions.put("key", b"", durability="durable")  # type: ignore[arg-type]
+
+
+def damaged(error: CorruptDataError) -> None:
+    assert_type(error.where, str)
+    assert_type(error.path, Path | None)
+
+
+async def logs(registry: PersistenceRegistry) -> None:
+    audit = registry.log_store("audit")
+    assert_type(audit, LogStore)
+    assert_type(await audit.append(b"record"), int)
+    assert_type(await audit.append_many([b"a", b"b"], durability=Durability.RELAXED), int)
+    assert_type(await audit.append_many(record for record in (b"a", b"b")), int)
+    assert_type(audit.append_nowait(b""), Ack[int])
+    assert_type(audit.append_many_nowait((b"a",)), Ack[int])
+    assert_type(await audit.truncate_before(50), int)
+    assert_type(audit.truncate_before_nowait(50), Ack[int])
+    assert_type([await audit.first_offset(), await audit.next_offset()], list[int])
+    async for record in audit.read_range(0, None):
+        assert_type(record, LogRecord)
+        assert_type(record.offset, int)
+        assert_type(record.data, bytes)
+
+
+async def transactions(registry: PersistenceRegistry) -> None:
+    sessions, audit = registry.key_value_store("sessions"), registry.log_store("audit")
+    async with registry.transaction(durability=Durability.RELAXED) as transaction:
+        assert_type(transaction, Transaction)
+        version = sessions.put_nowait("ann", b"4", expected_version=1, transaction=transaction)
+        offset = audit.append_nowait(b"ann: 4", transaction=transaction)
+        sessions.delete_nowait("bob", transaction=transaction)
+        audit.truncate_before_nowait(3, transaction=transaction)
+    assert_type((await version, await offset), tuple[int, int])
+
+
+async def opening() -> None:
+    config = PersistenceConfig(data_dir="data", grace_seconds=5)
+    assert_type(config, PersistenceConfig)
+    assert_type(config.data_dir, Path | None)
+    PersistenceConfig(data_dir=Path("data"), backend="sqlite", switch_interval_seconds=None)
+    PersistenceConfig.from_mapping({"data_dir": "data"})
+    PersistenceConfig(data_directory="data")  # type: ignore[call-arg]
+
+    clock: Clock = Noon()
+    async with PersistenceRegistry(config, clock=clock) as registry:
+        assert_type(registry, PersistenceRegistry)
+        stats = await registry.stats()
+        assert_type(stats, RegistryStatistics)
+        assert_type(stats.operations_per_fsync, float)
+        assert_type([stats.commit_sequence, stats.commits, stats.fsyncs], list[int])
+        stats.commits = 3  # type: ignore[misc]
+
+
+async def serving() -> None:
+    async with anyio.create_task_group() as task_group:
+        registry: PersistenceRegistry = await task_group.start(
+            PersistenceRegistry(PersistenceConfig(backend="memory")).serve
+        )
+        await registry.key_value_store("s").put("k", b"")
+
+
+async def failing(store: KeyValueStore) -> None:
+    try:
+        await store.put("k", b"")
+    except VersionConflictError as error:
+        assert_type(error.key, str | bytes)
+        assert_type(error.found_version, int)
+    except OffsetOutOfRangeError as error:
+        assert_type(error.next_offset, int)
+    except StorageFullError as full:
+        failed: CommitFailedError = full
+        assert_type(failed.data_state, str)
+    except (CommitUnknownError, WriterStoppedError) as gone:
+        assert_type(gone, CommitUnknownError | WriterStoppedError)
+    except DataDirectoryLockedError as error:
+        assert_type(error.pid, int | None)
+    except SchemaVersionError as error:
+        assert_type(error.found_version, int)
+    except MailboxFullError as full:
+        ours: MpregError = full
+        raise ours from None
+    except PersistenceError as error:
+        assert_type(error.may_restart, bool)
+
+
+def batches(batch: WriteBatch) -> None:
+    assert_type(batch.durability, Durability)
+    assert_type(batch.size_bytes, int)
