@@ -105,7 +105,7 @@ class PersistenceConfig:
     """How long to wait where another program holds a lock on the database."""
 
     switch_interval_seconds: float | None = field(
-        default=0.00002, validator=_seconds(zero=False, none=True)
+        default=0.0001, validator=_seconds(zero=False, none=True)
     )
     """`sys.setswitchinterval` while a registry is open; None leaves it alone. It is process-wide.
 
