@@ -29,7 +29,7 @@ ANY_KEY = ANY_TEXT | st.binary(max_size=12)
 EDGE_BYTES = st.lists(st.sampled_from([0x00, 0x01, 0x7F, 0xFE, 0xFF]), max_size=5).map(bytes)
 
 
-@settings(max_examples=2_000)
+@settings(max_examples=800)
 @given(ANY_KEY)
 @example("")
 @example(b"")
@@ -43,7 +43,7 @@ def test_a_key_comes_back_as_what_it_was(key: str | bytes) -> None:
     assert type(decoded) is type(key)
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=500)
 @given(ANY_KEY, ANY_KEY)
 @example("a", b"a")
 @example("", b"")
@@ -53,7 +53,7 @@ def test_no_two_keys_share_an_encoding(one: str | bytes, other: str | bytes) -> 
     assert (encode_key(one) == encode_key(other)) is (one == other)
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=500)
 @given(ANY_TEXT, ANY_TEXT)
 @example("\ud800", "\ue000")
 @example("\uffff", "\U00010000")
@@ -72,7 +72,7 @@ def test_all_bytes_keys_come_before_all_text_keys(text: str, raw: bytes) -> None
     assert encode_key(raw) < encode_key(text)
 
 
-@settings(max_examples=2_000)
+@settings(max_examples=800)
 @given(EDGE_BYTES, EDGE_BYTES)
 @example(b"\xff", b"\xff\xff")
 @example(b"\x01\xff", b"\x02")
@@ -84,7 +84,7 @@ def test_a_range_up_to_prefix_end_holds_exactly_what_starts_with_the_prefix(
     assert in_range is key.startswith(prefix)
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=500)
 @given(ANY_KEY, ANY_KEY)
 @example("", "a")
 @example("", b"a")
@@ -177,7 +177,7 @@ VERSIONS = st.integers(1, 2**32 - 1)
 EXPIRIES = st.none() | st.floats(0, 1e10)
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=500)
 @given(
     st.binary(min_size=1, max_size=6),
     st.binary(min_size=1, max_size=6),

@@ -57,7 +57,7 @@ class Model:
 
 
 class MailboxStory(RuleBasedStateMachine):
-    @initialize(messages_max=st.integers(1, 4), bytes_max=st.integers(1, 20))
+    @initialize(messages_max=st.integers(1, 8), bytes_max=st.integers(1, 16))
     def open(self, messages_max: int, bytes_max: int) -> None:
         self.loop = asyncio.new_event_loop()
         self.box: Mailbox[Parcel] = Mailbox(messages_max=messages_max, bytes_max=bytes_max)

@@ -136,7 +136,7 @@ def put(key: bytes = b"k", value: bytes = b"v", *, expected: int | None = None) 
     return Put(b"n", key, value, None, expected)
 
 
-@settings(max_examples=800)
+@settings(max_examples=500)
 @given(st.lists(GROUPS, min_size=1, max_size=2))
 def test_a_group_means_the_same_as_its_batches_one_after_the_other(
     groups: list[list[list[Operation]]],

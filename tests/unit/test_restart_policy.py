@@ -91,7 +91,7 @@ def test_thousands_of_failures_do_not_overflow_the_delay(count: int) -> None:
     assert policy.decide(failures(*range(count)), float(count)) == Restart(7.0)
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=500)
 @given(POLICIES, st.lists(TIMES, min_size=1, max_size=10).map(sorted))
 def test_it_restarts_exactly_while_the_window_holds_few_enough(
     policy: RestartPolicy, times: list[float]
