@@ -84,6 +84,8 @@ class MailboxFullError(ActorError):
     The awaiting form of the same call waits for room instead.
     """
 
+    data_state = "not written"
+
 
 class MailboxClosedError(ActorError):
     """The mailbox takes nothing any more. Nothing was sent."""

@@ -114,7 +114,8 @@ class PersistenceConfig:
     back at close."""
 
     restarts_max: int = field(default=8, validator=_whole_number(0))
-    """Restarts of the writer within ``restart_window_seconds`` before the supervisor gives up."""
+    """Restarts of the writer, and of the reader, within ``restart_window_seconds`` before their
+    supervisor gives up."""
 
     restart_window_seconds: float = field(default=60.0, validator=_seconds(zero=False))
     backoff_initial_seconds: float = field(default=0.05, validator=_seconds(zero=True))

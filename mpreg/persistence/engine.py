@@ -77,10 +77,13 @@ class Engine:
                 stack.callback(self._release_directory)
             async with anyio.create_task_group() as task_group:
                 await task_group.start(self._writes.run)
-                await task_group.start(self._reads.run)
-                yield
+                # The reader inside: the last connection to be closed tidies up the files, and a
+                # read-only one cannot.
+                async with anyio.create_task_group() as inner_task_group:
+                    await inner_task_group.start(self._reads.run)
+                    yield
+                    self._reads.stop()
                 self._writes.stop()
-                self._reads.stop()
 
     def _release_directory(self) -> None:
         # A commit that was cut short may still be at work on its thread: nobody else may open

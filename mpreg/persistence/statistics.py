@@ -23,7 +23,7 @@ class RegistryStatistics:
     commits: int
     """Commit groups written."""
     fsyncs: int
-    """Commits that waited for an fsync; there are fewer of them than of durable acks."""
+    """Commits that waited for an fsync, that of the opening among them."""
     batches: int
     """Batches committed: each is one caller's write or transaction."""
     operations: int

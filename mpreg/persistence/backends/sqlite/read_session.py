@@ -66,7 +66,8 @@ class ReadSession:
     def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | CorruptDataError]:
         """See `StorageReader.read`."""
         try:
-            if len(queries) == 1:
+            if len(queries) == 1 and isinstance(queries[0], GetEntry):
+                # A single row is one state by itself.
                 return [self._answer_or_error(queries[0])]
             self.connection.execute("BEGIN")
             try:
