@@ -27,7 +27,8 @@ from mpreg.persistence.backend import (
 )
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, translate
-from mpreg.persistence.backends.sqlite.write_session import SqliteOptions, checked_bounds
+from mpreg.persistence.backends.sqlite.tables import checked_bounds
+from mpreg.persistence.backends.sqlite.write_session import SqliteOptions
 from mpreg.persistence.commit_group import LogBounds
 
 __all__ = ["ReadSession"]

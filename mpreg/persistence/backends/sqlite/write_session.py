@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import sqlite3
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
 
-from attrs import define, field, frozen
+from attrs import frozen
 
-from mpreg.codec import checksum_entry, checksum_record, decode_name
 from mpreg.errors import CommitFailedError, CorruptDataError, StorageFullError, StorageIOError
 from mpreg.persistence.backend import CommitInDoubtError, OpenedState
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_full, is_transient, translate
 from mpreg.persistence.backends.sqlite.files import ensure_database, rewrite_wal
+from mpreg.persistence.backends.sqlite.tables import Added, Tables
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.commit_group import (
     BatchOutcome,
     CommitGroup,
-    CommitPlan,
-    LogBounds,
-    NewEntry,
     plan_group,
 )
-from mpreg.persistence.operations import EntryKey
 
-__all__ = ["SqliteOptions", "WriteSession", "checked_bounds"]
-
-DAMAGED_VERSION: Final = -1
-"""That of an entry whose stored one is no number: it is there, and matches no expected version."""
+__all__ = ["SqliteOptions", "WriteSession"]
 
 
 @frozen(kw_only=True)
@@ -52,41 +43,17 @@ def _clamped(value: float) -> int:
     return round(min(value, 2**31 - 1))
 
 
-@frozen
-class _Name:
-    """A namespace or log as the tables know it."""
-
-    id: int
-    seed: int
-    """CRC-32 of its name: where the checksums of its items start."""
-
-
-@define(eq=False)
-class _Known:
-    """What is known of the committed state without asking. Only a commit changes it."""
-
-    last_version: int = 0
-    namespaces: dict[bytes, _Name] = field(factory=dict)
-    logs: dict[bytes, tuple[_Name, LogBounds]] = field(factory=dict)
-
-    def add(self, newer: _Known) -> None:
-        self.last_version = newer.last_version
-        self.namespaces.update(newer.namespaces)
-        self.logs.update(newer.logs)
-
-
 class WriteSession:
     """One incarnation of the writer's connection. Made and used on the connection's thread.
 
-    It is the `StoredState` that `plan_group` asks. What it remembers between groups it may
-    remember, because nobody else writes; what a group adds to that counts only once committed.
+    How groups become transactions, and what a failure of one means. The rows are `Tables`' work.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self.connection = connection
         self.fsyncs = 0
         self._path = path
-        self._known = _Known()
+        self._tables = Tables(connection, path)
         self._synchronous = Durability.DURABLE
         self._checkpoint_pages = 0
         self._relaxed_pages = 0
@@ -180,7 +147,8 @@ class WriteSession:
                 "a backup",
                 self._path,
             )
-        found, self._sequence, self._known.last_version = meta
+        found, self._sequence, last_version = meta
+        self._tables.committed(Added(last_version))
         self._generation = found + 1
         execute(schema.NEW_GENERATION, (self._generation, found)).fetchall()
         execute("COMMIT")
@@ -212,17 +180,17 @@ class WriteSession:
         try:
             self._set_synchronous(durability)
             self.connection.execute("BEGIN IMMEDIATE")
-            plan = plan_group(group, self)
+            plan = plan_group(group, self._tables)
             if not plan.accepted:
                 self.connection.execute("ROLLBACK")
                 return plan.outcomes
-            added = self._carry_out(plan)
+            added = self._tables.carry_out(plan)
             self._number(group.sequence, plan.last_version)
             outcomes = plan.outcomes
             self.connection.execute("COMMIT")
         except Exception as error:
             raise self._failure(error, outcomes) from error
-        self._known.add(added)
+        self._tables.committed(added)
         self._sequence = group.sequence
         if durability is Durability.DURABLE:
             self.fsyncs += 1
@@ -286,110 +254,3 @@ class WriteSession:
         except sqlite3.Error:
             return False
         return not self.connection.in_transaction
-
-    # --- carrying out a plan ---
-
-    def _carry_out(self, plan: CommitPlan) -> _Known:
-        """Write the rows. What it returns is known only if the transaction commits."""
-        added = _Known(plan.last_version)
-        if plan.entries:
-            self._write_entries(plan.entries, added)
-        if plan.records or plan.truncated:
-            self._write_logs(plan, added)
-        return added
-
-    def _write_entries(self, entries: dict[EntryKey, NewEntry | None], added: _Known) -> None:
-        known = self._known.namespaces
-        puts: list[Any] = []
-        deletes = []
-        for (namespace, key), entry in entries.items():
-            name = known.get(namespace) or added.namespaces.get(namespace)
-            if name is None:
-                name = added.namespaces[namespace] = self._namespace(namespace)
-            if entry is None:
-                deletes.append((name.id, key))
-            else:
-                version, expires_at, value = entry
-                checksum = checksum_entry(name.seed, key, version, expires_at, value)
-                puts += (name.id, key, version, expires_at, checksum, value)
-        schema.PUT_ENTRIES.execute(self.connection, puts)
-        if deletes:
-            self.connection.executemany(schema.DELETE_ENTRY, deletes)
-
-    def _namespace(self, name: bytes) -> _Name:
-        found = self.connection.execute(schema.FIND_NAMESPACE, (name,)).fetchone()
-        if found is None:
-            found = self.connection.execute(schema.CREATE_NAMESPACE, (name,)).fetchone()
-        return _Name(found[0], zlib.crc32(name))
-
-    def _write_logs(self, plan: CommitPlan, added: _Known) -> None:
-        changed = added.logs
-        for log in {log for log, _, _ in plan.records} | plan.truncated.keys():
-            changed[log] = (self._log(log), plan.logs[log])
-        rows: list[Any] = []
-        for log, offset, data in plan.records:
-            name, (first, _) = changed[log]
-            if offset >= first:
-                checksum = checksum_record(name.seed, offset, data)
-                rows += (name.id, offset, checksum, data)
-        for log, first in plan.truncated.items():
-            id = changed[log][0].id
-            self.connection.execute(schema.SET_FIRST_OFFSET, (first, id))
-            self.connection.execute(schema.DELETE_RECORDS, (id, first))
-        schema.APPEND_RECORDS.execute(self.connection, rows)
-
-    def _log(self, log: bytes) -> _Name:
-        if log in self._known.logs:
-            return self._known.logs[log][0]
-        found = self.connection.execute(schema.FIND_LOG, (log,)).fetchone()
-        if found is None:
-            found = self.connection.execute(schema.CREATE_LOG, (log,)).fetchone()
-        return _Name(found[0], zlib.crc32(log))
-
-    # --- what `plan_group` asks ---
-
-    @property
-    def last_version(self) -> int:
-        return self._known.last_version
-
-    def entry_version(self, key: EntryKey) -> tuple[int, float | None] | None:
-        namespace, encoded = key
-        name = self._known.namespaces.get(namespace) or self._stored_namespace(namespace)
-        if name is None:
-            return None
-        found = self.connection.execute(schema.GET_ENTRY_VERSION, (name.id, encoded)).fetchone()
-        if found is None:
-            return None
-        version, expires_at = found
-        if type(version) is not int or not isinstance(expires_at, float | None):
-            return DAMAGED_VERSION, None
-        return version, expires_at
-
-    def _stored_namespace(self, namespace: bytes) -> _Name | None:
-        found = self.connection.execute(schema.FIND_NAMESPACE, (namespace,)).fetchone()
-        if found is None:
-            return None
-        # Stored, so committed: to be remembered whatever becomes of this group.
-        name = self._known.namespaces[namespace] = _Name(found[0], zlib.crc32(namespace))
-        return name
-
-    def log_bounds(self, log: bytes) -> LogBounds:
-        if log in self._known.logs:
-            return self._known.logs[log][1]
-        found = self.connection.execute(schema.FIND_LOG, (log,)).fetchone()
-        if found is None:
-            return (0, 0)
-        id, first = found
-        (last,) = self.connection.execute(schema.LAST_OFFSET, (id,)).fetchone()
-        bounds = checked_bounds(log, first, last, self._path)
-        self._known.logs[log] = (_Name(id, zlib.crc32(log)), bounds)
-        return bounds
-
-
-def checked_bounds(log: bytes, first: object, last: object, path: Path) -> LogBounds:
-    """A log's bounds from its first offset and the last one that is stored, if any is."""
-    if type(first) is not int or not (last is None or type(last) is int):
-        raise CorruptDataError(
-            "the stored offsets are damaged", path, where=f"log {decode_name(log)!r}"
-        )
-    return (first, first if last is None else max(first, last + 1))

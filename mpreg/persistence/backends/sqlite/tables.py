@@ -1,0 +1,166 @@
+"""The tables as the writer sees them: what `plan_group` asks, and how a plan becomes rows."""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import define, field, frozen
+
+from mpreg.codec import checksum_entry, checksum_record, decode_name
+from mpreg.errors import CorruptDataError
+from mpreg.persistence.backends.sqlite import schema
+from mpreg.persistence.commit_group import CommitPlan, LogBounds, NewEntry
+from mpreg.persistence.operations import EntryKey
+
+__all__ = ["Added", "Tables", "checked_bounds"]
+
+DAMAGED_VERSION: Final = -1
+"""That of an entry whose stored one is no number: it is there, and matches no expected version."""
+
+
+@frozen
+class _Name:
+    """A namespace or log as the tables know it."""
+
+    id: int
+    seed: int
+    """CRC-32 of its name: where the checksums of its items start."""
+
+
+@define(eq=False)
+class Added:
+    """What a group adds to what is known. It counts only once the group is committed."""
+
+    last_version: int
+    namespaces: dict[bytes, _Name] = field(factory=dict)
+    logs: dict[bytes, tuple[_Name, LogBounds]] = field(factory=dict)
+
+
+class Tables:
+    """The `StoredState` that `plan_group` asks, and the rows that its plan becomes.
+
+    What it knows of the committed state it may remember, because nobody else writes.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._last_version = 0
+        self._namespaces: dict[bytes, _Name] = {}
+        self._logs: dict[bytes, tuple[_Name, LogBounds]] = {}
+
+    def committed(self, added: Added) -> None:
+        """The transaction of `carry_out` has been committed."""
+        self._last_version = added.last_version
+        self._namespaces.update(added.namespaces)
+        self._logs.update(added.logs)
+
+    # --- carrying out a plan ---
+
+    def carry_out(self, plan: CommitPlan) -> Added:
+        """Write the rows. What it returns is known only if the transaction commits."""
+        added = Added(plan.last_version)
+        if plan.entries:
+            self._write_entries(plan.entries, added)
+        if plan.records or plan.truncated:
+            self._write_logs(plan, added)
+        return added
+
+    def _write_entries(self, entries: dict[EntryKey, NewEntry | None], added: Added) -> None:
+        known = self._namespaces
+        puts: list[Any] = []
+        deletes = []
+        for (namespace, key), entry in entries.items():
+            name = known.get(namespace) or added.namespaces.get(namespace)
+            if name is None:
+                name = added.namespaces[namespace] = self._namespace(namespace)
+            if entry is None:
+                deletes.append((name.id, key))
+            else:
+                version, expires_at, value = entry
+                checksum = checksum_entry(name.seed, key, version, expires_at, value)
+                puts += (name.id, key, version, expires_at, checksum, value)
+        schema.PUT_ENTRIES.execute(self._connection, puts)
+        if deletes:
+            self._connection.executemany(schema.DELETE_ENTRY, deletes)
+
+    def _namespace(self, name: bytes) -> _Name:
+        found = self._connection.execute(schema.FIND_NAMESPACE, (name,)).fetchone()
+        if found is None:
+            found = self._connection.execute(schema.CREATE_NAMESPACE, (name,)).fetchone()
+        return _Name(found[0], zlib.crc32(name))
+
+    def _write_logs(self, plan: CommitPlan, added: Added) -> None:
+        changed = added.logs
+        for log in {log for log, _, _ in plan.records} | plan.truncated.keys():
+            changed[log] = (self._log(log), plan.logs[log])
+        rows: list[Any] = []
+        for log, offset, data in plan.records:
+            name, (first, _) = changed[log]
+            if offset >= first:
+                checksum = checksum_record(name.seed, offset, data)
+                rows += (name.id, offset, checksum, data)
+        for log, first in plan.truncated.items():
+            id = changed[log][0].id
+            self._connection.execute(schema.SET_FIRST_OFFSET, (first, id))
+            self._connection.execute(schema.DELETE_RECORDS, (id, first))
+        schema.APPEND_RECORDS.execute(self._connection, rows)
+
+    def _log(self, log: bytes) -> _Name:
+        if log in self._logs:
+            return self._logs[log][0]
+        found = self._connection.execute(schema.FIND_LOG, (log,)).fetchone()
+        if found is None:
+            found = self._connection.execute(schema.CREATE_LOG, (log,)).fetchone()
+        return _Name(found[0], zlib.crc32(log))
+
+    # --- what `plan_group` asks ---
+
+    @property
+    def last_version(self) -> int:
+        return self._last_version
+
+    def entry_version(self, key: EntryKey) -> tuple[int, float | None] | None:
+        namespace, encoded = key
+        name = self._namespaces.get(namespace) or self._stored_namespace(namespace)
+        if name is None:
+            return None
+        found = self._connection.execute(schema.GET_ENTRY_VERSION, (name.id, encoded)).fetchone()
+        if found is None:
+            return None
+        version, expires_at = found
+        if type(version) is not int or not isinstance(expires_at, float | None):
+            return DAMAGED_VERSION, None
+        return version, expires_at
+
+    def _stored_namespace(self, namespace: bytes) -> _Name | None:
+        found = self._connection.execute(schema.FIND_NAMESPACE, (namespace,)).fetchone()
+        if found is None:
+            return None
+        # Stored, so committed: to be remembered whatever becomes of this group.
+        name = self._namespaces[namespace] = _Name(found[0], zlib.crc32(namespace))
+        return name
+
+    def log_bounds(self, log: bytes) -> LogBounds:
+        if log in self._logs:
+            return self._logs[log][1]
+        found = self._connection.execute(schema.FIND_LOG, (log,)).fetchone()
+        if found is None:
+            return (0, 0)
+        id, first = found
+        (last,) = self._connection.execute(schema.LAST_OFFSET, (id,)).fetchone()
+        bounds = checked_bounds(log, first, last, self._path)
+        self._logs[log] = (_Name(id, zlib.crc32(log)), bounds)
+        return bounds
+
+
+def checked_bounds(log: bytes, first: object, last: object, path: Path) -> LogBounds:
+    """A log's bounds from its first offset and the last one that is stored, if any is."""
+    if type(first) is not int or not (last is None or type(last) is int):
+        raise CorruptDataError(
+            "the stored offsets are damaged", path, where=f"log {decode_name(log)!r}"
+        )
+    return (first, first if last is None else max(first, last + 1))
