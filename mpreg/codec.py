@@ -23,6 +23,7 @@ __all__ = [
     "encode_bytes",
     "encode_key",
     "encode_name",
+    "encode_reserved_name",
     "prefix_end",
 ]
 
@@ -31,6 +32,7 @@ NAME_BYTES_MAX: Final = 1_024
 
 _BYTES_KEY: Final = b"\x00"
 _TEXT_KEY: Final = b"\x01"
+_RESERVED_NAME: Final = b"\xff"
 _EXPIRY: Final = struct.Struct("<d")
 _U32: Final = 0xFFFF_FFFF
 
@@ -72,7 +74,18 @@ def encode_name(name: str) -> bytes:
     return encoded
 
 
+def encode_reserved_name(kind: str, name: str) -> bytes:
+    """The name of a namespace that mpreg keeps for itself, for a thing of this name.
+
+    It begins with a byte that no UTF-8 begins with, so that no user's name can reach it.
+    """
+    return _RESERVED_NAME + f"{kind}/".encode() + encode_name(name)
+
+
 def decode_name(encoded: bytes) -> str:
+    """The name as its owner knows it; a reserved one in angle brackets, only to be shown."""
+    if encoded[:1] == _RESERVED_NAME:
+        return f"<{encoded[1:].decode('utf-8', 'surrogatepass')}>"
     return encoded.decode("utf-8", "surrogatepass")
 
 

@@ -29,6 +29,7 @@ from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.kv_store import Entry, KeyValueStore
 from mpreg.persistence.log_store import LogRecord, LogStore
 from mpreg.persistence.registry import PersistenceRegistry
+from mpreg.persistence.snapshot_store import Snapshot, SnapshotStore
 from mpreg.persistence.statistics import RegistryStatistics
 from mpreg.persistence.transaction import Transaction
 
@@ -57,6 +58,8 @@ __all__ = [
     "ReaderStoppedError",
     "RegistryStatistics",
     "SchemaVersionError",
+    "Snapshot",
+    "SnapshotStore",
     "StorageFullError",
     "StorageIOError",
     "Transaction",

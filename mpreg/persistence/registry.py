@@ -21,6 +21,7 @@ from mpreg.persistence.engine import Engine, collapsed_groups
 from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.kv_store import KeyValueStore
 from mpreg.persistence.log_store import LogStore
+from mpreg.persistence.snapshot_store import SaveSlots, SnapshotStore
 from mpreg.persistence.statistics import RegistryStatistics
 from mpreg.persistence.transaction import Transaction
 
@@ -66,6 +67,7 @@ class PersistenceRegistry:
         self._own_backend = backend
         self._clock = SystemClock() if clock is None else clock
         self._gateway = StoreGateway(config, self._clock)
+        self._save_slots = SaveSlots()
         self._engine: Engine | None = None
         self._state = _State.NEW
         self._stop_asked = anyio.Event()
@@ -80,6 +82,10 @@ class PersistenceRegistry:
     def log_store(self, name: str) -> LogStore:
         """An append-only log. Costs nothing; it exists from its first record on."""
         return LogStore(self._gateway, name)
+
+    def snapshot_store(self, name: str) -> SnapshotStore:
+        """The last complete state saved under a name. Costs nothing; exists from the first save."""
+        return SnapshotStore(self._gateway, self._save_slots, name)
 
     def transaction(self, *, durability: Durability = Durability.DURABLE) -> Transaction:
         """One batch of operations of any stores: ``async with registry.transaction() as tx``."""

@@ -1,0 +1,471 @@
+"""`SnapshotStore` as documented, on real SQLite files."""
+
+from __future__ import annotations
+
+import gc
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import anyio
+import pytest
+
+from mpreg.codec import encode_key, encode_reserved_name
+from mpreg.persistence import (
+    CorruptDataError,
+    InvalidArgumentError,
+    ReaderStoppedError,
+    Snapshot,
+    SnapshotStore,
+    ValueTooLargeError,
+    WriterStoppedError,
+)
+from mpreg.persistence.snapshot_store import CHUNK_BYTES, CHUNKS_IN_FLIGHT_MAX
+from tests.integration.support import database, listed, registry, tamper
+
+pytestmark = pytest.mark.anyio
+
+#: So that a handful of bytes is many chunks.
+TINY: dict[str, Any] = {"value_bytes_max": 10}
+
+
+def random_bytes(size: int, seed: int = 0) -> bytes:
+    return Random(seed).randbytes(size)
+
+
+def rows(data_dir: Path, name: str = "images") -> list[bytes]:
+    """The keys of all entries that a snapshot has on disk."""
+    with closing(sqlite3.connect(database(data_dir))) as connection:
+        found = connection.execute(
+            "SELECT key FROM entries JOIN namespaces ON id = namespace_id WHERE name = ?",
+            (encode_reserved_name("snapshot", name),),
+        )
+        return [key for (key,) in found]
+
+
+async def pieces_of(data: bytes, sizes: list[int]) -> AsyncIterator[bytes]:
+    """The data in pieces of these sizes, over and over."""
+    start = number = 0
+    while start < len(data):
+        size = sizes[number % len(sizes)]
+        yield data[start : start + size]
+        start, number = start + size, number + 1
+
+
+async def loaded(store: SnapshotStore) -> bytes:
+    snapshot = await store.load()
+    assert snapshot is not None
+    return snapshot.data
+
+
+# --- what goes in comes out ---
+
+
+SIZES = [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 20 << 20]
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_snapshot_comes_back_as_it_was_also_after_a_restart(
+    data_dir: Path, size: int
+) -> None:
+    data = random_bytes(size)
+    async with registry(data_dir) as opened:
+        images = opened.snapshot_store("images")
+        version = await images.save(data)
+        assert await images.load() == Snapshot(version, data)
+    assert len(rows(data_dir)) == 1 + -(-size // CHUNK_BYTES)
+    async with registry(data_dir) as opened:
+        assert await opened.snapshot_store("images").load() == Snapshot(version, data)
+
+
+@pytest.mark.parametrize("sizes", [[1], [0, 3, 0], [10], [9, 11], [25], [1, 10, 100]])
+async def test_an_iterable_is_one_snapshot_whatever_its_pieces(
+    data_dir: Path, sizes: list[int]
+) -> None:
+    data = random_bytes(237)
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images")
+        await images.save(pieces_of(data, sizes))
+        assert await loaded(images) == data
+    assert len(rows(data_dir)) == 1 + 24
+
+
+async def test_a_large_iterable_of_odd_pieces(data_dir: Path) -> None:
+    data = random_bytes(5 * CHUNK_BYTES + 17)
+    async with registry(data_dir) as opened:
+        images = opened.snapshot_store("images")
+        await images.save(pieces_of(data, [1, 100_003, 3 * CHUNK_BYTES, 7]))
+        assert await loaded(images) == data
+
+
+async def test_an_iterable_without_pieces_is_an_empty_snapshot(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        images = opened.snapshot_store("images")
+        await images.save(pieces_of(b"", [1]))
+        assert await loaded(images) == b""
+
+
+async def test_what_can_still_be_changed_is_saved_as_it_was(data_dir: Path) -> None:
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images")
+        buffer = bytearray(b"before" * 50)
+
+        async def overwrite() -> None:
+            buffer[:] = b"after!" * 50
+
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(overwrite)
+            await images.save(buffer)  # type: ignore[arg-type]
+        assert await loaded(images) == b"before" * 50
+        await images.save(memoryview(b"0123456789")[::2])  # type: ignore[arg-type]
+        assert await loaded(images) == b"02468"
+
+
+async def test_a_snapshot_never_saved_is_none(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        assert await opened.snapshot_store("images").load() is None
+
+
+async def test_names_are_kept_apart_from_each_other_and_from_namespaces(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        names = ["images", "images/a", "snapshot/images", "<snapshot/images>", "\udcff", "\xff"]
+        for name in names:
+            await opened.snapshot_store(name).save(f"snapshot {name!r}".encode())
+            store = opened.key_value_store(name)
+            assert await listed(store.scan()) == []
+            await store.put("manifest", b"a user's")
+        for name in names:
+            assert await loaded(opened.snapshot_store(name)) == f"snapshot {name!r}".encode()
+
+
+def test_a_large_snapshot_is_not_shown_in_full() -> None:
+    assert repr(Snapshot(7, bytes(1_000))) == "Snapshot(version=7, data=<1000 bytes>)"
+
+
+# --- replacing ---
+
+
+async def test_a_replaced_snapshot_leaves_no_chunk_behind(data_dir: Path) -> None:
+    versions = []
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images")
+        for size in (1_000, 5, 333, 0, 20):
+            versions.append(await images.save(random_bytes(size)))
+            assert len(rows(data_dir)) == 1 + -(-size // 10)
+        assert await loaded(images) == random_bytes(20)
+    assert versions == sorted(set(versions))
+
+
+async def test_the_space_of_replaced_snapshots_is_used_again(data_dir: Path) -> None:
+    data = random_bytes(4 << 20)
+    async with registry(data_dir) as opened:
+        for _ in range(5):
+            await opened.snapshot_store("images").save(data)
+    assert database(data_dir).stat().st_size < 3 * len(data)
+
+
+async def test_saves_and_loads_at_the_same_time_see_whole_snapshots(data_dir: Path) -> None:
+    async with registry(data_dir, **TINY) as opened:
+        saved: dict[int, bytes] = {}
+
+        async def save(number: int) -> None:
+            for turn in range(4):
+                data = bytes([number]) * (number * 30 + turn)
+                version = await opened.snapshot_store("images").save(data)
+                assert version not in saved
+                saved[version] = data
+
+        seen: list[list[Snapshot]] = [[], []]
+        done = False
+
+        async def load(snapshots: list[Snapshot]) -> None:
+            while not done:
+                if (snapshot := await opened.snapshot_store("images").load()) is not None:
+                    snapshots.append(snapshot)
+
+        async with anyio.create_task_group() as readers:
+            for snapshots in seen:
+                readers.start_soon(load, snapshots)
+            async with anyio.create_task_group() as writers:
+                for number in range(1, 6):
+                    writers.start_soon(save, number)
+            done = True
+
+        last = await opened.snapshot_store("images").load()
+        assert last == Snapshot(max(saved), saved[max(saved)])
+        for snapshots in seen:
+            assert len(snapshots) > 1
+            assert [s.version for s in snapshots] == sorted(s.version for s in snapshots)
+            assert all(saved[snapshot.version] == snapshot.data for snapshot in snapshots)
+    assert len(rows(data_dir)) == 1 + -(-len(last.data) // 10)
+
+
+async def test_other_writes_go_on_while_a_snapshot_is_saved(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        store = opened.key_value_store("other")
+        written = 0
+        done = False
+
+        async def write() -> None:
+            nonlocal written
+            while not done:
+                await store.put("key", b"")
+                written += 1
+
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(write)
+            await opened.snapshot_store("images").save(random_bytes(40 * CHUNK_BYTES))
+            done = True
+        assert written > 40 / CHUNKS_IN_FLIGHT_MAX / 2
+        assert (await opened.stats()).largest_group <= CHUNKS_IN_FLIGHT_MAX + 1
+
+
+# --- refused and failed ---
+
+
+@pytest.mark.parametrize("data", ["text", None, 7, [b"a list"], (b"a tuple",), iter([b""])])
+async def test_what_is_not_bytes_is_refused(data_dir: Path, data: bytes) -> None:
+    async with registry(data_dir) as opened:
+        with pytest.raises(InvalidArgumentError, match=type(data).__name__):
+            await opened.snapshot_store("images").save(data)
+        assert (await opened.stats()).commits == 0
+
+
+async def test_a_piece_that_is_not_bytes_leaves_the_snapshot_before(data_dir: Path) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield bytes(500)
+        yield "text"  # type: ignore[misc]
+
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images")
+        version = await images.save(b"before")
+        with pytest.raises(InvalidArgumentError, match="str"):
+            await images.save(pieces())
+        assert await images.load() == Snapshot(version, b"before")
+    assert len(rows(data_dir)) == 2
+
+
+async def test_an_iterable_that_raises_leaves_the_snapshot_before(data_dir: Path) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield bytes(500)
+        raise LookupError
+
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images")
+        with pytest.raises(LookupError):
+            await images.save(pieces())
+        assert await images.load() is None
+        assert rows(data_dir) == []
+
+
+async def test_a_generator_is_closed_where_the_save_fails(data_dir: Path) -> None:
+    closed = False
+
+    async def pieces() -> AsyncIterator[object]:
+        nonlocal closed
+        try:
+            while True:
+                yield 7
+        finally:
+            closed = True
+
+    async with registry(data_dir) as opened:
+        with pytest.raises(InvalidArgumentError):
+            await opened.snapshot_store("images").save(pieces())  # type: ignore[arg-type]
+    assert closed
+    gc.collect()
+
+
+async def test_cancelled_between_two_pieces_it_leaves_the_snapshot_before(data_dir: Path) -> None:
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images")
+        await images.save(b"before")
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield bytes(500)
+            scope.cancel()
+            await anyio.sleep_forever()
+
+        with anyio.CancelScope() as scope:
+            await images.save(pieces())
+        assert scope.cancelled_caught
+        assert len(rows(data_dir)) == 2
+        assert await loaded(images) == b"before"
+        await images.save(b"after")
+        assert await loaded(images) == b"after"
+
+
+async def test_a_registry_that_is_not_open_saves_and_loads_nothing(data_dir: Path) -> None:
+    closed = registry(data_dir)
+    images = closed.snapshot_store("images")
+    for _ in ("before it was open", "after it was closed"):
+        with pytest.raises(WriterStoppedError):
+            await images.save(b"data")
+        with pytest.raises(ReaderStoppedError):
+            await images.load()
+        if closed.config.data_dir is not None and not closed.config.data_dir.exists():
+            async with closed:
+                pass
+
+
+async def test_a_registry_closed_in_the_middle_of_a_save(data_dir: Path) -> None:
+    started = anyio.Event()
+    go_on = anyio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield bytes(100)
+        started.set()
+        await go_on.wait()
+        yield bytes(100)
+
+    async def save(images: SnapshotStore) -> None:
+        with pytest.raises(WriterStoppedError):
+            await images.save(pieces())
+
+    async with anyio.create_task_group() as task_group:
+        async with registry(data_dir, **TINY) as opened:
+            version = await opened.snapshot_store("images").save(b"before")
+            task_group.start_soon(save, opened.snapshot_store("images"))
+            await started.wait()
+        go_on.set()
+    assert len(rows(data_dir)) > 3
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images")
+        assert await images.load() == Snapshot(version, b"before")
+        # What the interrupted save has left behind goes with the next one.
+        await images.save(b"after")
+        assert len(rows(data_dir)) == 2
+
+
+async def test_a_batch_limit_too_small_for_anything_is_told(data_dir: Path) -> None:
+    async with registry(data_dir, value_bytes_max=50, batch_bytes_max=50) as opened:
+        with pytest.raises(ValueTooLargeError):
+            await opened.snapshot_store("images").save(b"data")
+
+
+@pytest.mark.parametrize("name", ["", b"bytes", None, "n" * 1_025])
+def test_an_impossible_name_is_refused(data_dir: Path, name: str) -> None:
+    with pytest.raises(InvalidArgumentError):
+        registry(data_dir).snapshot_store(name)
+
+
+# --- damage ---
+
+
+def chunk_key(data_dir: Path, index: int) -> bytes:
+    chunks = sorted(key for key in rows(data_dir) if key[:1] == b"\x00")
+    return chunks[index]
+
+
+DAMAGES = {
+    "another byte": "UPDATE entries SET value = x'00' WHERE key = ?",
+    "another version": "UPDATE entries SET version = version + 1 WHERE key = ?",
+    "missing": "DELETE FROM entries WHERE key = ?",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+async def test_a_damaged_chunk_is_told_by_snapshot_and_index(data_dir: Path, damage: str) -> None:
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images")
+        await images.save(random_bytes(100))
+        tamper(data_dir, damage, (chunk_key(data_dir, 3),))
+        with pytest.raises(CorruptDataError) as caught:
+            await images.load()
+        assert caught.value.where == "snapshot 'images', chunk 3"
+        assert (await opened.stats()).reader_restarts == 0
+        await images.save(b"anew")
+        assert await loaded(images) == b"anew"
+        assert len(rows(data_dir)) == 2
+
+
+async def test_chunks_in_another_order_are_found_out(data_dir: Path) -> None:
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images")
+        await images.save(random_bytes(30))
+        first, second = chunk_key(data_dir, 0), chunk_key(data_dir, 1)
+        for old, new in ((first, b"aside"), (second, first), (b"aside", second)):
+            tamper(data_dir, "UPDATE entries SET key = ? WHERE key = ?", (new, old))
+        with pytest.raises(CorruptDataError, match="snapshot 'images', chunk 0"):
+            await images.load()
+
+
+async def test_the_whole_has_a_checksum_of_its_own(data_dir: Path) -> None:
+    """As if a chunk had been written anew, with a right checksum, by something else."""
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images")
+        await images.save(b"0123456789abc")
+        # Named so that it is the same namespace: with it, any of its entries can be written.
+        inside = opened.key_value_store("inside")
+        inside._name = images._namespace
+        await inside.put(chunk_key(data_dir, 1)[1:], b"xyz")
+        with pytest.raises(CorruptDataError, match="snapshot 'images': the whole"):
+            await images.load()
+
+
+@pytest.mark.parametrize("damage", ["value = x'00'", "version = 'first'", "expires_at = 1"])
+async def test_a_damaged_manifest_is_told_and_can_be_replaced(data_dir: Path, damage: str) -> None:
+    async with registry(data_dir) as opened:
+        images = opened.snapshot_store("images")
+        version = await images.save(b"before")
+        tamper(data_dir, f"UPDATE entries SET {damage} WHERE key = ?", (encode_key("manifest"),))
+        with pytest.raises(CorruptDataError, match="snapshot 'images': the manifest"):
+            await images.load()
+        assert await images.save(b"after") > version
+        assert await loaded(images) == b"after"
+
+
+async def test_a_manifest_that_says_nothing_known_is_told(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        images = opened.snapshot_store("images")
+        inside = opened.key_value_store("inside")
+        inside._name = images._namespace
+        await inside.put("manifest", b"from another version")
+        with pytest.raises(CorruptDataError, match="snapshot 'images': the manifest"):
+            await images.load()
+        await images.save(b"after")
+        assert await loaded(images) == b"after"
+
+
+@pytest.mark.parametrize("damage", ["value = x'00'", "version = 'first'", "version = version + 1"])
+async def test_a_damaged_note_of_an_unfinished_save_does_not_stand_in_the_way(
+    data_dir: Path, damage: str
+) -> None:
+    async with registry(data_dir) as opened:
+        images = opened.snapshot_store("images")
+        inside = opened.key_value_store("inside")
+        inside._name = images._namespace
+        await inside.put("unfinished/0", b"")
+        await inside.put("unfinished/5", b"no note of ours")
+        tamper(
+            data_dir,
+            f"UPDATE entries SET {damage} WHERE key = ?",
+            (encode_key("unfinished/0"),),
+        )
+        await images.save(b"data")
+        assert await loaded(images) == b"data"
+        assert len(rows(data_dir)) == 2
+
+
+@pytest.mark.parametrize("damage", ["version = 'first'", "version = version + 1"])
+async def test_a_save_whose_own_note_is_damaged_meanwhile_fails(
+    data_dir: Path, damage: str
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        tamper(
+            data_dir,
+            f"UPDATE entries SET {damage} WHERE key = ?",
+            (encode_key("unfinished/0"),),
+        )
+        yield b"data"
+
+    async with registry(data_dir) as opened:
+        images = opened.snapshot_store("images")
+        with pytest.raises(CorruptDataError, match="snapshot 'images': the entry of a save"):
+            await images.save(pieces())
+        assert await images.load() is None
+        await images.save(b"after")
+        assert await loaded(images) == b"after"
