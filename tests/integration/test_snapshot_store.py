@@ -223,6 +223,13 @@ async def test_other_writes_go_on_while_a_snapshot_is_saved(data_dir: Path) -> N
         assert (await opened.stats()).largest_group <= CHUNKS_IN_FLIGHT_MAX + 1
 
 
+async def test_a_save_waits_for_one_fsync_however_many_chunks_it_has(data_dir: Path) -> None:
+    async with registry(data_dir, **TINY) as opened:
+        before = (await opened.stats()).fsyncs
+        await opened.snapshot_store("images").save(bytes(1_000))
+        assert (await opened.stats()).fsyncs == before + 1
+
+
 # --- refused and failed ---
 
 
@@ -311,7 +318,8 @@ async def test_a_registry_that_is_not_open_saves_and_loads_nothing(data_dir: Pat
                 pass
 
 
-async def test_a_registry_closed_in_the_middle_of_a_save(data_dir: Path) -> None:
+@pytest.mark.parametrize("last", [bytes(100), b""], ids=["before a chunk", "before it publishes"])
+async def test_a_registry_closed_in_the_middle_of_a_save(data_dir: Path, last: bytes) -> None:
     started = anyio.Event()
     go_on = anyio.Event()
 
@@ -319,7 +327,7 @@ async def test_a_registry_closed_in_the_middle_of_a_save(data_dir: Path) -> None
         yield bytes(100)
         started.set()
         await go_on.wait()
-        yield bytes(100)
+        yield last
 
     async def save(images: SnapshotStore) -> None:
         with pytest.raises(WriterStoppedError):
