@@ -185,6 +185,7 @@ class SnapshotStore:
             StorageFullError, CommitFailedError: not saved; it may be tried again.
             CommitUnknownError: it cannot be told, and the writer is gone.
             WriterStoppedError: not open (any more); not saved.
+            CorruptDataError: its own note of the save was damaged meanwhile; not saved.
         """
         pieces = _checked(data)
         slot = self._slots.first_free(self._namespace)
