@@ -73,6 +73,9 @@ class MpregError(Exception):
     may_restart: ClassVar[bool] = True
     """Whether a supervisor may hope that a fresh start mends the cause."""
 
+    passes: ClassVar[bool] = False
+    """Whether the cause will pass by itself: no reason to give up, however often it comes."""
+
 
 class ActorError(MpregError):
     """A condition of mailboxes, acks and supervision."""
@@ -189,6 +192,8 @@ class StorageFullError(CommitFailedError):
 
     Reads go on. Writes work again as soon as there is room; nothing has to be restarted.
     """
+
+    passes = True
 
 
 class CommitUnknownError(PersistenceError):

@@ -51,17 +51,23 @@ class RestartPolicy:
     def decide(self, failures: Sequence[Failure], now: float) -> Decision:
         """What to do about the last of ``failures`` (oldest first, at least one).
 
-        An error that says of itself that no restart can mend it is given up on at once.
+        An error that says of itself that no restart can mend it is given up on at once; one that
+        says that it passes (a full disk) is waited out, however long it takes.
         """
         latest = failures[-1].error
         if isinstance(latest, MpregError) and not latest.may_restart:
             return GiveUp(latest)
         recent = self.within_window(failures, now) or (failures[-1],)
-        if len(recent) > self.restarts_max:
-            return GiveUp(recent[0].error)
+        counted = [failure for failure in recent if _counts(failure.error)]
+        if len(counted) > self.restarts_max:
+            return GiveUp(counted[0].error)
         return Restart(self._delay(len(recent)))
 
     def _delay(self, failures: int) -> float:
         # Bounded exponent: 2.0 ** 1100 would overflow.
         doubled = self.backoff_initial_seconds * 2.0 ** min(failures - 1, 60)
         return min(self.backoff_max_seconds, doubled)
+
+
+def _counts(error: Exception) -> bool:
+    return not (isinstance(error, MpregError) and error.passes)

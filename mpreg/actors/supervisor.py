@@ -68,8 +68,8 @@ class Supervisor(Generic[M]):
         self._state: ActorState = NotStarted()
         self._failures: tuple[Failure, ...] = ()
         self._generation = 0
+        self._ending = anyio.Event()
         self._ended = anyio.Event()
-        self._cut_short = False
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run the actor to its end. Started once it runs for the first time.
@@ -89,7 +89,7 @@ class Supervisor(Generic[M]):
             task_group.start_soon(self._keep_running, scope)
             try:
                 task_status.started()
-                await self._ended.wait()
+                await self._ending.wait()
             finally:
                 self.stop()
                 with anyio.move_on_after(self._grace_seconds, shield=True):
@@ -113,17 +113,12 @@ class Supervisor(Generic[M]):
             # Nobody may be left waiting for an actor that is gone.
             self._finish(None)
             raise
-        self._cut_short = scope.cancelled_caught
         self._finish(cause)
-
-    @property
-    def cut_short(self) -> bool:
-        """Whether the grace time ended before the actor did: what it began may still go on."""
-        return self._cut_short
 
     def stop(self) -> None:
         """Close the mailbox: `run` ends when everything in it is answered. May be called twice."""
         self._mailbox.close(self._stopped_error)
+        self._ending.set()
 
     def discard(self) -> None:
         """Instead of `run`, where it is never to come: answer what was sent, take no more.
@@ -181,7 +176,8 @@ class Supervisor(Generic[M]):
     async def _back_off(self, error: Exception) -> None:
         self._tell(error)
         now = anyio.current_time()
-        self._failures = (*self._policy.within_window(self._failures, now), Failure(now, error))
+        recent = self._policy.within_window(self._failures, now)
+        self._failures = (*recent, Failure(now, error))
         decision = self._policy.decide(self._failures, now)
         if isinstance(decision, GiveUp):
             raise decision.first_cause
@@ -199,6 +195,7 @@ class Supervisor(Generic[M]):
         for message in self._mailbox.drain():
             message.fail(self._stopped_error())
         self._mailbox.dispose()
+        self._ending.set()
         self._ended.set()
 
     def _stopped_error(self) -> Exception:

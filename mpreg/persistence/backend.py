@@ -37,6 +37,7 @@ __all__ = [
     "GetLogBounds",
     "OpenedState",
     "PAGE_BYTES_MAX",
+    "READ_BYTES_MAX",
     "PAGE_ITEMS_MAX",
     "ReadQuery",
     "ReadRecords",
@@ -54,6 +55,9 @@ __all__ = [
 PAGE_ITEMS_MAX: Final = 256
 PAGE_BYTES_MAX: Final = 1 << 20
 """Bounds of a page of a scan; a page of one item may be larger."""
+
+READ_BYTES_MAX: Final = 16 << 20
+"""Bound of the answers of one call of `StorageReader.read`; a single answer may be larger."""
 
 
 @frozen
@@ -212,7 +216,9 @@ class StorageReader(Protocol):
         ...
 
     async def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | CorruptDataError]:
-        """Answer all queries in one thread hop, from one consistent state.
+        """Answer queries in one thread hop, from one consistent state.
+
+        Not all of them where the answers become too large: only the first ones then, at least one.
 
         A damaged item is the answer to its own query only. A page never holds more than a bounded
         number of items and bytes (but at least one item).

@@ -14,7 +14,12 @@ from typing import Protocol, TypeAlias
 from attrs import define, field, frozen
 
 from mpreg.codec import decode_key, decode_name
-from mpreg.errors import BatchRejectedError, OffsetOutOfRangeError, VersionConflictError
+from mpreg.errors import (
+    BatchRejectedError,
+    CorruptDataError,
+    OffsetOutOfRangeError,
+    VersionConflictError,
+)
 from mpreg.persistence.batch import Durability, WriteBatch
 from mpreg.persistence.operations import (
     Append,
@@ -40,7 +45,7 @@ __all__ = [
 LogBounds: TypeAlias = tuple[int, int]
 """(first offset, next offset) of a log; (0, 0) of one that was never written."""
 
-BatchOutcome: TypeAlias = tuple[OperationResult, ...] | BatchRejectedError
+BatchOutcome: TypeAlias = tuple[OperationResult, ...] | BatchRejectedError | CorruptDataError
 """A result for each operation, or why the batch as a whole was refused."""
 
 NewEntry: TypeAlias = tuple[int, float | None, bytes]
@@ -91,7 +96,9 @@ class StoredState(Protocol):
         """(version, expires_at) of a key, expired or not; None where there is none."""
         ...
 
-    def log_bounds(self, log: bytes) -> LogBounds: ...
+    def log_bounds(self, log: bytes) -> LogBounds:
+        """Raises `CorruptDataError` where they are damaged: that refuses the batch that asks."""
+        ...
 
 
 @define
@@ -143,9 +150,13 @@ class _Planner:
     now: float
 
     def decide(self, operations: Sequence[Operation]) -> BatchOutcome:
-        for operation in operations:
-            if (rejection := self.rejection(operation)) is not None:
-                return rejection
+        try:
+            for operation in operations:
+                if (rejection := self.rejection(operation)) is not None:
+                    return rejection
+        except CorruptDataError as damage:
+            # Met before anything of the batch counts: it concerns this batch alone.
+            return damage
         return tuple(self.apply(operation) for operation in operations)
 
     def rejection(self, operation: Operation) -> BatchRejectedError | None:
@@ -159,6 +170,8 @@ class _Planner:
             return VersionConflictError(
                 decode_name(operation.namespace), decode_key(operation.key), expected, found
             )
+        if isinstance(operation, Append):
+            self.bounds(operation.log)
         if isinstance(operation, TruncateBefore):
             _, next_offset = self.bounds(operation.log)
             if operation.offset > next_offset:

@@ -34,10 +34,17 @@ def _found(name: str, expected: str, value: object) -> ConfigurationError:
     return ConfigurationError(f"{name}: {expected} is expected, not {value!r}")
 
 
-def _whole_number(minimum: int) -> Any:
+def _whole_number(minimum: int, maximum: int | None = None) -> Any:
+    bound = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+
     def check(_: Any, attribute: attrs.Attribute[int], value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise _found(attribute.name, f"a whole number, at least {minimum},", value)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int)
+            or value < minimum
+            or (maximum is not None and value > maximum)
+        ):
+            raise _found(attribute.name, f"a whole number, {bound},", value)
 
     return check
 
@@ -92,8 +99,8 @@ class PersistenceConfig:
     batch_bytes_max: int = field(default=64 * MIB, validator=_whole_number(1))
     """One batch: a transaction, or one call."""
 
-    value_bytes_max: int = field(default=16 * MIB, validator=_whole_number(1))
-    """One value or record."""
+    value_bytes_max: int = field(default=16 * MIB, validator=_whole_number(1, 512 * MIB))
+    """One value or record. SQLite's own limit is a little below 1 GB."""
 
     cache_bytes: int = field(default=64 * MIB, validator=_whole_number(MIB))
     """SQLite's page cache, for the writer and for the reader each."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -21,27 +23,37 @@ class DataDirectory:
     The lock is ``flock`` on a file of its own: the kernel lets go of it when the process ends,
     however it ends, so a crash never leaves a lock behind; and it also holds between two registries
     of one process. The file says the holder's pid, for the error that the second one gets.
+
+    It is held by whoever called `acquire` or `hold`, and let go when all of them have let go: a
+    registry may be closed while a commit that it gave up waiting for is still at work.
     """
 
     def __init__(self, path: Path) -> None:
-        # Absolute: it is opened again later, when the process may work in another directory.
-        self.path = path.absolute()
+        # Resolved once: it is opened again later, when the process may work in another directory
+        # or a link may point elsewhere. A path that cannot be resolved is refused by `acquire`.
+        try:
+            self.path = path.resolve()
+        except (OSError, ValueError, RuntimeError):
+            self.path = path.absolute()
         self._lock: int | None = None
+        self._holders = 0
+        self._counting = threading.Lock()
 
     @property
     def database(self) -> Path:
         return self.path / DATABASE_NAME
 
-    def acquire(self) -> None:
-        """Make the directory (0700) where it is missing, and lock it.
+    def acquire(self) -> Callable[[], None]:
+        """Make the directory (0700) where it is missing, and lock it. Returns what lets go of it.
 
         Raises:
             DataDirectoryLockedError: another registry holds it.
-            DataDirectoryError: it cannot be made or written to.
+            DataDirectoryError: it cannot be made or written to, or its files are links.
         """
         try:
-            self._make()
-            lock = os.open(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            _make(self.path)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            lock = os.open(self.path / LOCK_NAME, flags, 0o600)
         except (OSError, ValueError) as error:
             # ValueError is Python's own, for a path with a NUL in it.
             said = error.strerror if isinstance(error, OSError) else error
@@ -49,38 +61,80 @@ class DataDirectory:
                 self.path, f"the data directory cannot be used: {said}"
             ) from error
         try:
+            self._take(lock)
+        except BaseException:
+            os.close(lock)
+            raise
+        self._lock = lock
+        _held_locks.add(lock)
+        return self.hold()
+
+    def _take(self, lock: int) -> None:
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            pid = _read_pid(lock)
-            os.close(lock)
-            raise DataDirectoryLockedError(self.path, pid) from error
+            raise DataDirectoryLockedError(self.path, _read_pid(lock)) from error
         except OSError as error:
-            os.close(lock)
             raise DataDirectoryError(
                 self.path, f"the data directory cannot be locked: {error.strerror}"
             ) from error
-        self._lock = lock
-        self._write_pid(lock)
+        if self.database.is_symlink():
+            raise DataDirectoryError(
+                self.database,
+                "this is a link: SQLite would keep its log beside the file that it names, where "
+                "nobody else looks; move the file here",
+            )
+        _write_pid(lock)
 
-    def release(self) -> None:
-        """Let go of the lock. Does nothing where it is not held."""
-        if self._lock is not None:
+    def hold(self) -> Callable[[], None]:
+        """Keep the lock until the function returned is called. Any thread; twice does nothing."""
+        with self._counting:
+            self._holders += 1
+        held = [self]
+
+        def let_go() -> None:
+            if held:
+                held.pop()._let_go()
+
+        return let_go
+
+    def _let_go(self) -> None:
+        with self._counting:
+            self._holders -= 1
+            if self._holders or self._lock is None:
+                return
+            _held_locks.discard(self._lock)
             os.close(self._lock)
             self._lock = None
 
-    def _make(self) -> None:
-        if self.path.is_dir():
-            return
-        self.path.mkdir(mode=0o700, parents=True)
-        sync_directory(self.path.parent)
 
-    def _write_pid(self, lock: int) -> None:
-        # Only for another's error message: a full disk must not keep a registry from opening.
-        try:
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        except OSError:
-            return
+#: To be closed in a forked child: it would keep the lock when this process has ended.
+_held_locks: set[int] = set()
+
+
+def _close_locks_in_child() -> None:
+    while _held_locks:
+        os.close(_held_locks.pop())
+
+
+os.register_at_fork(after_in_child=_close_locks_in_child)
+
+
+def _make(path: Path) -> None:
+    """Make a directory and those above it, so that they survive a power cut."""
+    missing = [parent for parent in (path, *path.parents) if not parent.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for made in missing:
+        sync_directory(made.parent)
+
+
+def _write_pid(lock: int) -> None:
+    # Only for another's error message: a full disk must not keep a registry from opening.
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    except OSError:
+        return
 
 
 def _read_pid(lock: int) -> int | None:

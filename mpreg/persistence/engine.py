@@ -73,8 +73,7 @@ class Engine:
             stack.callback(self._writes.discard)
             stack.enter_context(lowered_switch_interval(self._config.switch_interval_seconds))
             if self._directory is not None:
-                self._directory.acquire()
-                stack.callback(self._release_directory)
+                stack.callback(self._directory.acquire())
             async with anyio.create_task_group() as task_group:
                 await task_group.start(self._writes.run)
                 # The reader inside: the last connection to be closed tidies up the files, and a
@@ -84,12 +83,6 @@ class Engine:
                     yield
                     self._reads.stop()
                 self._writes.stop()
-
-    def _release_directory(self) -> None:
-        # A commit that was cut short may still be at work on its thread: nobody else may open
-        # the directory before this process has ended.
-        if self._directory is not None and not self._writes.cut_short:
-            self._directory.release()
 
     def statistics(self) -> RegistryStatistics:
         counters = self._writer.counters
@@ -135,6 +128,7 @@ def _make_backend(config: PersistenceConfig, directory: DataDirectory | None) ->
             wal_checkpoint_pages=config.wal_checkpoint_pages,
             busy_timeout_seconds=config.busy_timeout_seconds,
         ),
+        hold=directory.hold,
     )
 
 
@@ -164,4 +158,10 @@ def collapsed_groups() -> Iterator[None]:
         ]
         if len(errors) != 1:
             raise
-        raise errors[0] from errors[0].__cause__
+        error = errors[0]
+        context, suppressed = error.__context__, error.__suppress_context__
+        try:
+            raise error
+        finally:
+            # Raising it here has put the group in the place of what the caller was handling.
+            error.__context__, error.__suppress_context__ = context, suppressed

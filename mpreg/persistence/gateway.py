@@ -84,9 +84,13 @@ class StoreGateway:
 
     async def read(self, query: ReadQuery) -> Any:
         """Ask and await the answer. Cancelled: nothing is left behind."""
-        ack = self.reads.new_ack()
-        await self.reads.send(ReadRequest(query, ack))
-        return await ack.wait()
+        request = ReadRequest(query, self.reads.new_ack())
+        try:
+            await self.reads.send(request)
+            return await request.ack.wait()
+        except BaseException:
+            request.wanted = False
+            raise
 
     def _checked(self, size: int) -> int:
         if size > self.config.batch_bytes_max:

@@ -114,7 +114,7 @@ class KeyValueStore:
     async def get(self, key: str | bytes) -> Entry | None:
         """The committed entry of a key; None where there is none, or it has expired.
 
-        It never changes anything: an expired entry is left to the writer.
+        It never changes anything: an expired entry stays where it is.
 
         Raises:
             CorruptDataError: the stored entry is damaged.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
-from attrs import define
+from attrs import define, field
 
 from mpreg.actors import Ack, Mailbox
 from mpreg.errors import CorruptDataError, ReaderStoppedError
@@ -17,12 +19,14 @@ READS_PER_HOP_MAX = 512
 class ReadRequest:
     """One query and its ack: the message that the reader's mailbox carries."""
 
-    __slots__ = ("ack", "query", "size_bytes")
+    __slots__ = ("ack", "query", "size_bytes", "wanted")
 
-    def __init__(self, query: ReadQuery, ack: Ack[object]) -> None:
+    def __init__(self, query: ReadQuery, ack: Ack[Any]) -> None:
         self.query = query
         self.ack = ack
         self.size_bytes = 1
+        self.wanted = True
+        """False once its caller was cancelled: it is not read then."""
 
     def fail(self, error: Exception) -> None:
         self.ack.reject(error)
@@ -35,34 +39,40 @@ class Reader:
 
     _mailbox: Mailbox[ReadRequest]
     _storage: StorageReader
-    _unanswered: list[ReadRequest] | None = None
+    _unanswered: list[ReadRequest] = field(factory=list)
 
     async def start(self) -> None:
         await self._storage.open()
 
     async def run(self) -> None:
         while True:
-            if self._unanswered is None:
+            if not self._unanswered:
                 try:
                     self._unanswered = await self._mailbox.receive_many(
                         messages_max=READS_PER_HOP_MAX, bytes_max=READS_PER_HOP_MAX
                     )
                 except anyio.EndOfStream:
                     return
-            requests = self._unanswered
-            results = await self._storage.read([request.query for request in requests])
-            self._unanswered = None
-            for request, result in zip(requests, results, strict=True):
-                if isinstance(result, CorruptDataError):
-                    request.ack.reject(result)
-                else:
-                    request.ack.resolve(result)
+            await self._read_some()
+
+    async def _read_some(self) -> None:
+        requests = [request for request in self._unanswered if request.wanted]
+        answers = (
+            await self._storage.read([request.query for request in requests]) if requests else ()
+        )
+        # The storage may have answered only the first of them.
+        self._unanswered = requests[len(answers) :]
+        for request, answer in zip(requests, answers, strict=False):
+            if isinstance(answer, CorruptDataError):
+                request.ack.reject(answer)
+            else:
+                request.ack.resolve(answer)
 
     async def close(self) -> None:
         await self._storage.close()
 
     def abandon(self, cause: Exception | None) -> None:
-        requests, self._unanswered = self._unanswered or [], None
+        requests, self._unanswered = self._unanswered, []
         for request in requests:
             error = ReaderStoppedError("the reader stopped before it could read this")
             error.__cause__ = cause

@@ -142,8 +142,8 @@ class PersistenceRegistry:
                 f"this registry is {self._state.value} already; make a new one to open it again"
             )
         self._state = _State.OPEN
-        engine = Engine(self.config, self._gateway, self._clock, self._own_backend)
         try:
+            engine = Engine(self.config, self._gateway, self._clock, self._own_backend)
             async with engine.running():
                 self._engine = engine
                 task_status.started(self)

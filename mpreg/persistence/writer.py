@@ -13,6 +13,7 @@ from mpreg.errors import (
     CommitFailedError,
     CommitUnknownError,
     CorruptDataError,
+    StorageFullError,
     WriterStoppedError,
 )
 from mpreg.persistence.backend import CommitInDoubtError, StorageBackend
@@ -82,7 +83,12 @@ class Writer:
     _started: bool = False
 
     async def start(self) -> None:
-        opened = await self._backend.open()
+        try:
+            opened = await self._backend.open()
+        except StorageFullError as error:
+            # It may last: what waits is told now. The group in doubt has to wait all the same.
+            self._fail(self._mailbox.drain(), error)
+            raise
         self.counters.generation = opened.generation
         try:
             self._settle(opened.commit_sequence)
@@ -116,7 +122,8 @@ class Writer:
         for batch in in_doubt.group.batches:
             error = _not_written() if certain else _unknown()
             error.__cause__ = cause
-            batch.fail(error)
+            if not batch.acks[0].done:
+                batch.fail(error)
 
     async def _commit(self, group: CommitGroup) -> None:
         self._in_doubt = _InDoubt(group)
@@ -124,13 +131,13 @@ class Writer:
             outcomes = await self._backend.commit(group)
         except CommitFailedError as error:
             self._in_doubt = None
-            self._fail(group, error)
+            self._fail(group.batches, error)
         except CommitInDoubtError as error:
             self._in_doubt = _InDoubt(group, error.outcomes, told=True)
             raise error.reason from error
         else:
-            self._in_doubt = None
             self._answer(group, outcomes)
+            self._in_doubt = None
 
     def _settle(self, on_disk: int) -> None:
         """Decide, from the commit sequence on disk, about the group that was in flight."""
@@ -141,8 +148,8 @@ class Writer:
                 raise CorruptDataError(
                     f"commit {on_disk} is on disk, but its transaction never came to its commit"
                 )
-            self._in_doubt = None
             self._answer(in_doubt.group, in_doubt.outcomes)
+            self._in_doubt = None
         self._started = True
         # What a backend reports at opening is durable, whatever its commits asked for.
         self.counters.commit_sequence = self.counters.durable_sequence = on_disk
@@ -165,9 +172,9 @@ class Writer:
                 counters.durable_sequence = group.sequence
         group.resolve(outcomes)
 
-    def _fail(self, group: CommitGroup, error: CommitFailedError) -> None:
-        self.counters.failed += len(group.batches)
-        for batch in group.batches:
+    def _fail(self, batches: Sequence[WriteBatch], error: CommitFailedError) -> None:
+        self.counters.failed += len(batches)
+        for batch in batches:
             # One for each: tasks that raise the same exception would share its traceback.
             own = type(error)(*error.args)
             own.__cause__ = error.__cause__

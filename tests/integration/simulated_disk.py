@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import apsw
 import pytest
@@ -220,8 +221,11 @@ class _Rows:
 class _Connection:
     text_factory: Any = str
 
-    def __init__(self, path: Path, vfs: str) -> None:
-        self._connection = apsw.Connection(str(path), vfs=vfs)
+    def __init__(self, path: Path, vfs: str, flags: int) -> None:
+        try:
+            self._connection = apsw.Connection(str(path), vfs=vfs, flags=flags)
+        except apsw.Error as error:
+            raise _translated(error) from error
 
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> _Rows:
         if statement == "COMMIT":
@@ -271,10 +275,13 @@ class Driver:
         self._name = f"simulated-{id(disk)}"
         self._vfs = _Vfs(self._name, disk)
 
-    def connect(self, path: Path, **options: Any) -> Any:
+    def connect(self, database: Path | str, *, uri: bool = False, **options: Any) -> Any:
+        """A URI is always one for reading only."""
+        path = Path(unquote(urlsplit(database).path)) if isinstance(database, str) else database
         if path.parent != self._directory:
-            return sqlite3.connect(path, **options)
-        return _Connection(path, self._name)
+            return sqlite3.connect(database, uri=uri, **options)
+        write = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        return _Connection(path, self._name, apsw.SQLITE_OPEN_READONLY if uri else write)
 
 
 @contextmanager

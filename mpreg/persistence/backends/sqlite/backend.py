@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.backend import BackendStatistics, OpenedState, ReadQuery, ReadResult
@@ -14,6 +15,16 @@ from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 
 __all__ = ["SqliteBackend", "SqliteOptions", "SqliteReader"]
 
+Release: TypeAlias = Callable[[], None]
+
+
+def _release_nothing() -> None:
+    return
+
+
+def _hold_nothing() -> Release:
+    return _release_nothing
+
 
 class SqliteBackend:
     """A `StorageBackend` in one SQLite database in WAL mode.
@@ -22,20 +33,32 @@ class SqliteBackend:
     one connection checkpoints while another writes; with a single one that cannot happen.
     """
 
-    def __init__(self, path: Path, options: SqliteOptions) -> None:
+    def __init__(
+        self, path: Path, options: SqliteOptions, *, hold: Callable[[], Release] | None = None
+    ) -> None:
+        """``hold`` keeps the data directory locked until what it returns is called: while there is
+        a connection, also one that nobody waits for any more. Both are called on its thread."""
         self._path = path
         self._options = options
+        self._hold = hold or _hold_nothing
         self._thread: ConnectionThread | None = None
         self._session: WriteSession | None = None
+        self._release: Release = _release_nothing
         self._fsyncs_before = 0
         self._opened_before = False
 
     async def open(self) -> OpenedState:
-        self._thread, self._session = await start_thread(
-            lambda: WriteSession.open(self._path, self._options, again=self._opened_before)
-        )
+        self._thread, self._session = await start_thread(self._open_session)
         self._opened_before = True
         return self._session.opened
+
+    def _open_session(self) -> WriteSession:
+        self._release = self._hold()
+        try:
+            return WriteSession.open(self._path, self._options, again=self._opened_before)
+        except BaseException:
+            self._release()
+            raise
 
     async def commit(self, group: CommitGroup) -> Sequence[BatchOutcome]:
         assert self._thread is not None
@@ -48,7 +71,16 @@ class SqliteBackend:
             return
         self._fsyncs_before += session.fsyncs
         self._thread = self._session = None
-        await thread.close(session.close)
+        release = self._release
+
+        def close_session() -> None:
+            try:
+                # A session that somebody gave up waiting for may have a successor by now.
+                (session.let_go if thread.abandoned else session.close)()
+            finally:
+                release()
+
+        await thread.close(close_session)
 
     def reader(self) -> SqliteReader:
         return SqliteReader(self._path, self._options)

@@ -43,6 +43,11 @@ S = TypeVar("S", bound=Session)
 class ConnectionThread(Protocol):
     """A thread with one open connection."""
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether a call was cancelled: what it began may still go on."""
+        ...
+
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run a function on the thread; its result or its exception.
 
@@ -79,39 +84,57 @@ class _DaemonConnection(aiosqlite.Connection):
 
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
         super().__init__(connector, iter_chunk_size=64)
+        self._work = self._thread.run
+        self._thread.run = self._work_to_the_end  # type: ignore[method-assign]
         self._thread.daemon = True
+
+    def _work_to_the_end(self) -> None:
+        """On the thread. aiosqlite's own work ends where a result finds its event loop closed."""
+        try:
+            self._work()
+        except RuntimeError:
+            while not self._tx.empty():
+                _, function = self._tx.get()
+                outcome.capture(function)
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         result: T = await self._execute(function, *arguments)  # type: ignore[no-untyped-call]
         return result
 
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Run a function on the thread, once it gets there. Nobody waits for it."""
+        self._tx.put_nowait((None, function))
+
     async def end(self, *, wait: bool) -> None:
         """Close what is still open and end the thread, once it is done with what it is at."""
-        ended = self.stop()
-        if ended is not None and wait:
+        if wait and (ended := self.stop()) is not None:
             with anyio.CancelScope(shield=True):
                 await ended
+        elif not wait:
+            self.stop()
 
 
 class _AiosqliteThread:
     def __init__(self, connection: _DaemonConnection) -> None:
         self._connection = connection
-        self._abandoned = False
+        self.abandoned = False
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         try:
             return await self._connection.run(function, *arguments)
         except anyio.get_cancelled_exc_class():
-            self._abandoned = True
+            self.abandoned = True
             raise
 
     async def close(self, function: Callable[[], None]) -> None:
         try:
-            if not self._abandoned:
+            if not self.abandoned:
                 await self.run(function)
         finally:
-            # Where a call was abandoned, nobody can say when the thread gets there.
-            await self._connection.end(wait=not self._abandoned)
+            # Where a call was abandoned, nobody can say when the thread gets there. Again then:
+            # closing twice does nothing.
+            self._connection.call_soon(function)
+            await self._connection.end(wait=not self.abandoned)
 
 
 async def _start_asyncio(open_session: Callable[[], S]) -> tuple[ConnectionThread, S]:
@@ -165,7 +188,7 @@ class _Job:
 class _TrioThread:
     def __init__(self) -> None:
         self._jobs: SimpleQueue[_Job | Callable[[], None] | None] = SimpleQueue()
-        self._abandoned = False
+        self.abandoned = False
         threading.Thread(target=self._work, name="mpreg-sqlite", daemon=True).start()
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -174,13 +197,13 @@ class _TrioThread:
         try:
             result: T = await trio.lowlevel.wait_task_rescheduled(job.abandon)
         except trio.Cancelled:
-            self._abandoned = True
+            self.abandoned = True
             raise
         return result
 
     async def close(self, function: Callable[[], None]) -> None:
         try:
-            if not self._abandoned:
+            if not self.abandoned:
                 await self.run(function)
         finally:
             # Again where a call was abandoned: closing twice does nothing.

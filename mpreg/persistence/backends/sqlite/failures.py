@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from mpreg.errors import CorruptDataError, PersistenceError, StorageIOError
+from mpreg.errors import CorruptDataError, PersistenceError, StorageFullError, StorageIOError
 
 __all__ = ["is_corrupt", "is_full", "is_transient", "translate"]
 
@@ -17,7 +17,6 @@ _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 #: What to do, by primary result code; said after SQLite's own words.
 _HINTS: Final = {
-    sqlite3.SQLITE_FULL: "make room on the device",
     sqlite3.SQLITE_BUSY: "another process holds a lock on the database; close it",
     sqlite3.SQLITE_CANTOPEN: "check that the directory exists and that its permissions allow it",
     sqlite3.SQLITE_PERM: "check the file's permissions",
@@ -26,13 +25,19 @@ _HINTS: Final = {
 }
 
 
+def _code(error: sqlite3.Error) -> int:
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code
+
+
 def _primary(error: sqlite3.Error) -> int:
     # Extended codes keep the primary one in their lowest byte.
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return _code(error) & 0xFF
 
 
 def is_full(error: sqlite3.Error) -> bool:
-    return _primary(error) == _FULL
+    # SQLite tells a shared-memory file that cannot grow from other failures by its code alone.
+    return _primary(error) == _FULL or _code(error) == sqlite3.SQLITE_IOERR_SHMSIZE
 
 
 def is_transient(error: sqlite3.Error) -> bool:
@@ -50,6 +55,10 @@ def translate(error: sqlite3.Error, path: Path) -> PersistenceError:
     if is_corrupt(error):
         return CorruptDataError(
             f"SQLite finds the file damaged: {said}; restore it from a backup", path=path
+        )
+    if is_full(error):
+        return StorageFullError(
+            f"{path}: no room left on the device: {said}; make room, and it goes on by itself"
         )
     hint = _HINTS.get(_primary(error))
     return StorageIOError(f"{said}; {hint}" if hint else said, path)

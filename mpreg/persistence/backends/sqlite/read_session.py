@@ -14,6 +14,7 @@ from mpreg.errors import CorruptDataError
 from mpreg.persistence.backend import (
     PAGE_BYTES_MAX,
     PAGE_ITEMS_MAX,
+    READ_BYTES_MAX,
     GetEntry,
     GetLogBounds,
     ReadQuery,
@@ -54,10 +55,14 @@ class ReadSession:
                 isolation_level=None,
                 check_same_thread=False,
             )
+        except sqlite3.Error as error:
+            raise translate(error, path) from error
+        try:
             options.prepare(connection)
             for pragma in schema.READER_PRAGMAS:
                 connection.execute(pragma)
         except sqlite3.Error as error:
+            connection.close()
             raise translate(error, path) from error
         return cls(connection, path)
 
@@ -72,12 +77,22 @@ class ReadSession:
                 return [self._answer_or_error(queries[0])]
             self.connection.execute("BEGIN")
             try:
-                return [self._answer_or_error(query) for query in queries]
+                return self._answer_some(queries)
             finally:
                 # Nothing was written. A COMMIT would repeat the error of a damaged page.
                 self.connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
+
+    def _answer_some(self, queries: Sequence[ReadQuery]) -> list[ReadResult | CorruptDataError]:
+        answers: list[ReadResult | CorruptDataError] = []
+        size = 0
+        for query in queries:
+            answers.append(self._answer_or_error(query))
+            size += _answer_bytes(answers[-1])
+            if size >= READ_BYTES_MAX:
+                break
+        return answers
 
     def _answer_or_error(self, query: ReadQuery) -> ReadResult | CorruptDataError:
         try:
@@ -238,3 +253,15 @@ def _take_page(
         return page, None
     finally:
         rows.close()
+
+
+def _answer_bytes(answer: ReadResult | CorruptDataError) -> int:
+    match answer:
+        case StoredEntry():
+            return len(answer.value)
+        case ScanPage():
+            return sum(map(_answer_bytes, answer.entries))
+        case RecordsPage():
+            return sum(len(item.data) for item in answer.records if isinstance(item, StoredRecord))
+        case _:
+            return 0

@@ -121,6 +121,9 @@ WRITER_PRAGMAS: Final = (
     # Only mpreg's own statements run here; what a damaged schema says must not.
     "PRAGMA trusted_schema = OFF",
     "PRAGMA temp_store = MEMORY",
+    # On macOS an ordinary fsync leaves the data in the drive's cache; elsewhere these do nothing.
+    "PRAGMA fullfsync = ON",
+    "PRAGMA checkpoint_fullfsync = ON",
 )
 """The sizes and times among the pragmas come from the configuration and are set beside these."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,7 +91,7 @@ class WriteSession:
             session._make_durable()
             session._take_over()
         except BaseException as error:
-            connection.close()
+            session.let_go()
             if isinstance(error, sqlite3.Error):
                 raise translate(error, path) from error
             if isinstance(error, OSError):
@@ -160,16 +161,37 @@ class WriteSession:
         A broken session only lets go: what it may not have written it must not sync again. Where
         there is no room to empty the WAL, it stays: what it holds is durable there as well.
         """
+        if self._closed:
+            return
+        self._closed = True
         try:
+            if self._broken:
+                self.let_go()
+                return
             try:
-                if not self._broken and not self._closed:
-                    self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             finally:
-                self._closed = True
                 self.connection.close()
         except sqlite3.Error as error:
             if not is_transient(error):
                 raise translate(error, self._path) from error
+
+    def let_go(self) -> None:
+        """Close and leave the files as they are. Twice does nothing.
+
+        SQLite moves the WAL into the database when the last connection to it is closed. After a
+        failure that would sync again what may not be retried, so a read-only connection, which
+        moves nothing, is made to be the last.
+        """
+        self._closed = True
+        with contextlib.suppress(sqlite3.Error):
+            last = sqlite3.connect(
+                f"{self._path.as_uri()}?mode=ro", uri=True, check_same_thread=False
+            )
+            with contextlib.closing(last):
+                last.execute(schema.READ_META).fetchone()
+                self.connection.close()
+        self.connection.close()
 
     # --- committing ---
 
