@@ -276,3 +276,28 @@ async def test_a_damaged_page_is_told_and_what_is_elsewhere_can_be_read(data_dir
         assert (await opened.stats()).reader_restarts == 0
     assert outcomes["told"] > 0
     assert outcomes["read"] > 300
+
+
+async def test_a_log_with_damaged_bounds_refuses_appends_and_all_else_is_written(
+    data_dir: Path,
+) -> None:
+    async with registry(data_dir) as opened:
+        await opened.log_store("bad").append(b"0")
+        await opened.log_store("good").append(b"0")
+    tamper(data_dir, "UPDATE logs SET first_offset = 'zz' WHERE name = ?", (b"bad",))
+    async with registry(data_dir) as opened:
+        bad, good = opened.log_store("bad"), opened.log_store("good")
+        store = opened.key_value_store("s")
+        acks = [good.append_nowait(b"1"), bad.append_nowait(b"1"), store.put_nowait("k", b"")]
+        with pytest.raises(CorruptDataError):
+            await acks[1]
+        assert (await acks[0], await acks[2]) == (1, 1)
+        with pytest.raises(CorruptDataError):  # noqa: PT012
+            async with opened.transaction() as transaction:
+                lost = store.put_nowait("lost", b"", transaction=transaction)
+                bad.append_nowait(b"1", transaction=transaction)
+        assert isinstance(lost.error, CorruptDataError)
+        assert await good.append(b"2") == 2
+        assert await store.get("lost") is None
+        stats = await opened.stats()
+        assert (stats.writer, stats.writer_restarts) == (Running(1), 0)

@@ -218,3 +218,23 @@ async def test_counters_kept_by_many_tasks_with_conditions_lose_no_step(data_dir
 
 def test_every_transaction_error_is_one_of_ours() -> None:
     assert issubclass(TransactionStateError, MpregError)
+
+
+async def test_a_store_of_another_registry_is_refused_and_nothing_written_in_either(
+    tmp_path: Path,
+) -> None:
+    async with registry(tmp_path / "one") as one, registry(tmp_path / "two") as two:
+        store, log = one.key_value_store("s"), one.log_store("l")
+        async with two.transaction() as transaction:
+            for call in (
+                lambda: store.put_nowait("k", b"", transaction=transaction),
+                lambda: store.delete_nowait("k", transaction=transaction),
+                lambda: log.append_nowait(b"", transaction=transaction),
+                lambda: log.truncate_before_nowait(0, transaction=transaction),
+            ):
+                with pytest.raises(TransactionStateError, match="another registry"):
+                    call()
+        for opened in (one, two):
+            assert await opened.key_value_store("s").get("k") is None
+            assert await opened.log_store("l").next_offset() == 0
+            assert (await opened.stats()).commits == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 import pytest
 from attrs import define, field
 
@@ -15,6 +16,7 @@ from mpreg.persistence import (
     StorageIOError,
     WriterStoppedError,
 )
+from mpreg.persistence.backend import OpenedState
 from mpreg.testing import (
     Fault,
     FaultInjector,
@@ -199,3 +201,45 @@ async def test_calls_reach_the_backend_in_the_order_of_the_contract(
         assert [await ack for ack in later] == [1, 2, 3]
     assert backend.is_idle
     assert backend.take_calls() == ["open", "commit 1: 1 batches", "commit 2: 3 batches", "close"]
+
+
+class FullAtOpening(SimulatedBackend):
+    """No room to open, while told so."""
+
+    full = False
+
+    async def open(self) -> OpenedState:
+        if self.full:
+            await anyio.lowlevel.checkpoint()
+            raise StorageFullError("simulated: no room to open the store")
+        return await super().open()
+
+
+@pytest.mark.parametrize("fault", [Fault.COMMIT_LOST, Fault.COMMIT_UNTOLD])
+def test_a_disk_full_at_reopening_is_waited_out_and_writes_are_refused_meanwhile(
+    fault: Fault,
+) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        disk, faults = SimulatedDisk(), FaultInjector()
+        backend = FullAtOpening(disk, faults)
+        settings = make_config(restarts_max=1, restart_window_seconds=1e9)
+        async with PersistenceRegistry(settings, backend=backend) as registry:
+            log = registry.log_store("log")
+            faults.order(fault)
+            backend.full = True
+            in_doubt = log.append_nowait(b"in doubt")
+            await anyio.sleep(1_000)
+            for _ in range(3):
+                with pytest.raises(StorageFullError, match="no room"):
+                    await log.append(b"refused")
+            assert not in_doubt.done, "it may be on the disk: nobody can tell before it opens"
+            stats = await registry.stats()
+            assert stats.failed == 3
+            backend.full = False
+            assert await in_doubt == 0
+            assert await log.append(b"after") == 1
+            found = [record.data async for record in log.read_range()]
+        assert found == [b"in doubt", b"after"]
+        assert disk.complaints == []
+
+    every_schedule(scenario)()

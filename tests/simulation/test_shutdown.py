@@ -136,3 +136,24 @@ async def test_a_block_that_ends_commits_what_was_sent_in_it(simulation: Simulat
     assert [await ack for ack in acks] == list(range(100))
     disk.cut_power()
     assert disk.state.log_bounds(b"log") == (0, 100)
+
+
+@every_schedule
+async def test_a_block_that_ends_waits_no_longer_than_the_grace_time(
+    simulation: Simulation,
+) -> None:
+    """Nobody cancels here: a commit that hangs must not keep the block for ever."""
+    registry = PersistenceRegistry(
+        make_config(group_batches_max=1, grace_seconds=GRACE_SECONDS), backend=RecordingBackend()
+    )
+    async with registry:
+        log = registry.log_store("log")
+        in_flight = log.append_nowait(b"in flight")
+        await anyio.wait_all_tasks_blocked()
+        in_mailbox = log.append_nowait(b"in the mailbox")
+        left_at = anyio.current_time()
+    assert anyio.current_time() - left_at == pytest.approx(GRACE_SECONDS)
+    with pytest.raises(CommitUnknownError):
+        await in_flight
+    with pytest.raises(WriterStoppedError):
+        await in_mailbox

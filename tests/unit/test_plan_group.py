@@ -11,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpreg.actors import Ack
-from mpreg.errors import BatchRejectedError, OffsetOutOfRangeError, VersionConflictError
+from mpreg.errors import (
+    BatchRejectedError,
+    CorruptDataError,
+    OffsetOutOfRangeError,
+    VersionConflictError,
+)
 from mpreg.persistence import Durability, WriteBatch
 from mpreg.persistence.batch import operation_bytes
 from mpreg.persistence.commit_group import CommitGroup, CommitPlan, LogBounds, plan_group
@@ -294,3 +299,30 @@ def test_a_batch_counts_its_payload_and_an_overhead_for_each_operation() -> None
 
 def test_a_batch_says_in_its_repr_what_it_is() -> None:
     assert repr(batch(put(), put())).startswith("<WriteBatch of 2 operations, ")
+
+
+class DamagedLog(Model):
+    def log_bounds(self, log: bytes) -> LogBounds:
+        if log == b"bad":
+            raise CorruptDataError("damaged bounds")
+        return super().log_bounds(log)
+
+
+@pytest.mark.parametrize("damaged", [Append(b"bad", (b"r",)), TruncateBefore(b"bad", 0)])
+def test_a_damaged_log_refuses_the_batch_that_asks_for_it_and_leaves_no_trace_of_it(
+    damaged: Operation,
+) -> None:
+    refused: list[Operation] = [put(b"a"), Append(b"log", (b"lost",)), damaged]
+    plan = plan_group(
+        group([[put(b"b")], refused, [damaged], [Append(b"log", (b"kept",)), put(b"c")]]),
+        DamagedLog(),
+    )
+    before, several, alone, after = plan.outcomes
+    assert isinstance(several, CorruptDataError)
+    assert isinstance(alone, CorruptDataError)
+    assert (before, after) == ((1,), (0, 2))
+    assert plan.accepted
+    assert plan.last_version == 2
+    assert [key for _, key in plan.entries] == [b"b", b"c"]
+    assert plan.records == [(b"log", 0, b"kept")]
+    assert b"bad" not in plan.logs

@@ -14,6 +14,7 @@ from mpreg.errors import (
     DataDirectoryLockedError,
     ForeignDatabaseError,
     SchemaVersionError,
+    StorageFullError,
     StorageIOError,
 )
 
@@ -128,3 +129,18 @@ def test_what_fell_out_of_the_window_can_be_forgotten(
 def test_an_impossible_policy_is_refused(settings_: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings_))):
         RestartPolicy(**settings_)  # type: ignore[arg-type]
+
+
+def test_a_full_disk_is_waited_out_however_often_it_is_met() -> None:
+    policy = RestartPolicy(restarts_max=0, backoff_initial_seconds=1.0, backoff_max_seconds=5.0)
+    happened = tuple(Failure(float(at), StorageFullError("full")) for at in range(20))
+    assert policy.decide(happened[:1], 0.0) == Restart(1.0)
+    assert policy.decide(happened, 19.0) == Restart(5.0)
+
+
+def test_a_full_disk_does_not_use_up_the_restarts_of_other_failures() -> None:
+    policy = RestartPolicy(restarts_max=1, window_seconds=10.0)
+    full = Failure(0.0, StorageFullError("full"))
+    first, second = failures(1.0, 2.0)
+    assert isinstance(policy.decide((full, full, first), 2.0), Restart)
+    assert policy.decide((full, first, full, second), 2.0) == GiveUp(first.error)
