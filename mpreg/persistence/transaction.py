@@ -67,9 +67,6 @@ class Transaction:
     def is_open(self) -> bool:
         return self._state is _State.OPEN
 
-    def belongs_to(self, gateway: StoreGateway) -> bool:
-        return self._gateway is gateway
-
     def add(self, operation: Operation) -> Ack[Any]:
         """Add an operation; its ack is answered with the whole batch.
 
@@ -125,7 +122,7 @@ def send_nowait(
 ) -> Ack[Any]:
     """Add an operation to the transaction, or send it at once as a batch of its own."""
     if transaction is not None:
-        if not transaction.belongs_to(gateway):
+        if transaction._gateway is not gateway:
             raise TransactionStateError(
                 "the transaction is of another registry than the store; nothing was added"
             )

@@ -13,7 +13,6 @@ from mpreg.persistence import (
     PersistenceConfig,
     PersistenceRegistry,
     StorageFullError,
-    StorageIOError,
 )
 from tests.e2e.support import Program, on_both_loops
 
@@ -87,7 +86,7 @@ async def _full_disk(disk: Path) -> None:
         await registry.key_value_store("things").put("after", b"room")
         acked["after"] = b"room"
     # Closing had no room to tidy up, which is no failure.
-    with pytest.raises(StorageIOError, match="make room"):
+    with pytest.raises(StorageFullError, match="make room"):
         await PersistenceRegistry(config).__aenter__()
     large.unlink()
     async with PersistenceRegistry(config) as registry:

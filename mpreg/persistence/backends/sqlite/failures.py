@@ -58,7 +58,7 @@ def translate(error: sqlite3.Error, path: Path) -> PersistenceError:
         )
     if is_full(error):
         return StorageFullError(
-            f"{path}: no room left on the device: {said}; make room, and it goes on by itself"
+            f"{path}: no room left on the device: {said}; make room on it"
         )
     hint = _HINTS.get(_primary(error))
     return StorageIOError(f"{said}; {hint}" if hint else said, path)

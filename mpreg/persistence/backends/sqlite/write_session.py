@@ -15,6 +15,7 @@ from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_full, is_transient, translate
 from mpreg.persistence.backends.sqlite.files import ensure_database, rewrite_wal
 from mpreg.persistence.backends.sqlite.tables import Added, Tables
+from mpreg.persistence.backends.sqlite.wal_room import WalRoom, pages_at_most
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.commit_group import (
     BatchOutcome,
@@ -57,6 +58,7 @@ class WriteSession:
         self._tables = Tables(connection, path)
         self._synchronous = Durability.DURABLE
         self._checkpoint_pages = 0
+        self._wal_room = WalRoom(path, pages_max=0)
         self._relaxed_pages = 0
         self._generation = 0
         self._sequence = 0
@@ -111,6 +113,7 @@ class WriteSession:
         execute("PRAGMA synchronous = FULL")
         self._checkpoint_pages = _clamped(options.wal_checkpoint_pages)
         execute(f"PRAGMA wal_autocheckpoint = {self._checkpoint_pages}")
+        self._wal_room = WalRoom(self._path, pages_max=self._checkpoint_pages)
         # A WAL that one huge transaction has blown up gives its space back at the next restart.
         page_size = execute("PRAGMA page_size").fetchone()[0]
         execute(f"PRAGMA journal_size_limit = {2 * options.wal_checkpoint_pages * page_size}")
@@ -199,6 +202,7 @@ class WriteSession:
         """One group, one transaction. See `StorageBackend.commit`."""
         outcomes: Sequence[BatchOutcome] | None = None
         durability = self._durability_of(group)
+        self._wal_room.make(group)
         try:
             self._set_synchronous(durability)
             self.connection.execute("BEGIN IMMEDIATE")
@@ -230,9 +234,7 @@ class WriteSession:
         """
         if group.durability is Durability.DURABLE:
             return Durability.DURABLE
-        size = sum(batch.size_bytes for batch in group.batches)
-        # At most: a page for each row, those that large values fill, and that of the meta row.
-        self._relaxed_pages += group.operations + size // 4096 + 1
+        self._relaxed_pages += pages_at_most(group)
         full = self._relaxed_pages >= self._checkpoint_pages
         return Durability.DURABLE if full else Durability.RELAXED
 

@@ -1,0 +1,52 @@
+"""Room in the write-ahead log, made ahead of the commits that use it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Final
+
+from mpreg.persistence.commit_group import CommitGroup
+
+__all__ = ["WalRoom", "pages_at_most"]
+
+PAGE_BYTES: Final = 4096
+#: A page in the WAL, with its frame's header.
+FRAME_BYTES: Final = PAGE_BYTES + 24
+STEP_BYTES: Final = 1 << 20
+
+
+def pages_at_most(group: CommitGroup) -> int:
+    """A page for each row, those that large values fill, and that of the meta row."""
+    size = sum(batch.size_bytes for batch in group.batches)
+    return group.operations + size // PAGE_BYTES + 1
+
+
+class WalRoom:
+    """Keeps the WAL's file a little longer than what is in it, up to its size at a checkpoint.
+
+    To sync a file that has grown, the file system also writes where its new blocks are, which
+    takes several times as long as the data alone. SQLite uses the file again after a checkpoint,
+    and is fast from then on; until then each commit would make it grow. So it is made to grow by
+    a larger step, with zeros, and the next commits write over those. For SQLite they are what the
+    rest of a used WAL is: no frame with the right salt, so the end.
+    """
+
+    def __init__(self, database: Path, *, pages_max: int) -> None:
+        self._wal = Path(f"{database}-wal")
+        self._bytes_max = pages_max * FRAME_BYTES
+        self._size = 0
+        self._used = 0
+
+    def make(self, group: CommitGroup) -> None:
+        """Before a group's transaction. A full disk is left for the transaction to meet."""
+        if self._size >= self._bytes_max:
+            return
+        self._used += pages_at_most(group) * FRAME_BYTES
+        if self._used <= self._size:
+            return
+        wanted = min(self._used + STEP_BYTES, self._bytes_max)
+        with contextlib.suppress(OSError), self._wal.open("ab") as wal:
+            wal.write(bytes(max(0, wanted - wal.tell())))
+        # Also where it failed: to be tried again only when there is more to write.
+        self._size = wanted
