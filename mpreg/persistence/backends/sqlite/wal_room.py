@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Final
 
@@ -46,7 +47,8 @@ class WalRoom:
         if self._used <= self._size:
             return
         wanted = min(self._used + STEP_BYTES, self._bytes_max)
-        with contextlib.suppress(OSError), self._wal.open("ab") as wal:
-            wal.write(bytes(max(0, wanted - wal.tell())))
+        # Not to be made where it is missing: SQLite gives it the database's own modes.
+        with contextlib.suppress(OSError), self._wal.open("r+b") as wal:
+            wal.write(bytes(max(0, wanted - wal.seek(0, os.SEEK_END))))
         # Also where it failed: to be tried again only when there is more to write.
         self._size = wanted

@@ -1,0 +1,87 @@
+"""The write-ahead log's file grows ahead of what is in it, and is none the worse for that."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mpreg.actors import Ack
+from mpreg.persistence.backend import GetEntry, StoredEntry
+from mpreg.persistence.backends.sqlite import SqliteOptions
+from mpreg.persistence.backends.sqlite.read_session import ReadSession
+from mpreg.persistence.backends.sqlite.wal_room import FRAME_BYTES, STEP_BYTES, WalRoom
+from mpreg.persistence.backends.sqlite.write_session import WriteSession
+from mpreg.persistence.batch import WriteBatch
+from mpreg.persistence.commit_group import CommitGroup
+from mpreg.persistence.operations import Put
+
+OPTIONS = SqliteOptions(cache_bytes=1 << 20, wal_checkpoint_pages=1_000, busy_timeout_seconds=0.0)
+
+
+def group(sequence: int, value: bytes = b"value") -> CommitGroup:
+    put = Put(b"namespace", b"%d" % sequence, value)
+    return CommitGroup(sequence, 0.0, (WriteBatch.of((put,), (Ack[object](),)),))
+
+
+def wal_bytes(path: Path) -> int:
+    return Path(f"{path}-wal").stat().st_size
+
+
+def test_many_small_commits_make_the_file_grow_seldom(tmp_path: Path) -> None:
+    path = tmp_path / "mpreg.db"
+    session = WriteSession.open(path, OPTIONS)
+    sizes = set()
+    for sequence in range(1, 101):
+        session.commit(group(sequence))
+        sizes.add(wal_bytes(path))
+    assert len(sizes) == 1
+    assert min(sizes) >= STEP_BYTES
+    session.close()
+
+
+def test_what_was_committed_is_found_in_a_file_that_ends_in_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "mpreg.db"
+    session = WriteSession.open(path, OPTIONS)
+    for sequence in range(1, 51):
+        session.commit(group(sequence))
+    after_a_kill = tmp_path / "copy"
+    after_a_kill.mkdir()
+    for file in (path, Path(f"{path}-wal")):
+        shutil.copy(file, after_a_kill)
+    session.close()
+
+    again = WriteSession.open(after_a_kill / "mpreg.db", OPTIONS)
+    assert again.opened.commit_sequence == 50
+    reader = ReadSession.open(after_a_kill / "mpreg.db", OPTIONS)
+    for sequence in range(1, 51):
+        key = b"%d" % sequence
+        assert reader.read([GetEntry(b"namespace", key)]) == [
+            StoredEntry(key, sequence, None, b"value")
+        ]
+    reader.close()
+    again.close()
+
+
+@pytest.mark.parametrize("value_bytes", [10, 10_000, 3_000_000])
+def test_it_makes_no_more_room_than_a_checkpoint_leaves(tmp_path: Path, value_bytes: int) -> None:
+    wal = tmp_path / "mpreg.db-wal"
+    wal.touch()
+    room = WalRoom(tmp_path / "mpreg.db", pages_max=600)
+    for sequence in range(1, 1_000):
+        room.make(group(sequence, bytes(value_bytes)))
+        assert wal.stat().st_size <= 600 * FRAME_BYTES
+    assert wal.stat().st_size == 600 * FRAME_BYTES
+
+
+def test_it_never_shortens_or_changes_what_is_there(tmp_path: Path) -> None:
+    wal = tmp_path / "mpreg.db-wal"
+    wal.write_bytes(b"frames" * STEP_BYTES)
+    WalRoom(tmp_path / "mpreg.db", pages_max=1_000).make(group(1))
+    assert wal.read_bytes() == b"frames" * STEP_BYTES
+
+
+def test_a_missing_file_is_left_to_sqlite(tmp_path: Path) -> None:
+    WalRoom(tmp_path / "mpreg.db", pages_max=1_000).make(group(1))
+    assert not list(tmp_path.iterdir())
