@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import anyio
 from anyio.abc import TaskStatus
@@ -24,6 +24,9 @@ from mpreg.actors.restart import Failure, GiveUp, RestartPolicy
 __all__ = ["Supervisor", "SupervisorStatistics"]
 
 M = TypeVar("M", bound=Message)
+
+CLOSE_SECONDS_MIN: Final = 5.0
+"""What closing may take at the end, also where the grace time is shorter."""
 
 
 @frozen(kw_only=True)
@@ -152,7 +155,11 @@ class Supervisor(Generic[M]):
         except BaseException:
             await self._close_broken()
             raise
-        await self._actor.close()
+        # Its work is done: closing is not cut short with it, or what the actor holds would still be
+        # held a moment later. But a device that hangs must not keep it for ever.
+        seconds = max(self._grace_seconds, CLOSE_SECONDS_MIN)
+        with anyio.move_on_after(seconds, shield=True):
+            await self._actor.close()
         return True
 
     async def _start_again(self) -> None:

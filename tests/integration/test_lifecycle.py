@@ -97,6 +97,27 @@ async def test_an_exception_in_the_block_comes_out_as_itself(data_dir: Path) -> 
     assert await ack == 1
 
 
+async def test_an_exception_in_the_block_keeps_what_it_was_raised_from(data_dir: Path) -> None:
+    first, cause = KeyError("first"), OSError("cause")
+    with pytest.raises(ValueError, match="while handling") as caught:  # noqa: PT012
+        async with registry(data_dir):
+            try:
+                raise first
+            except KeyError:
+                raise ValueError("while handling")  # noqa: B904
+    assert caught.value.__context__ is first
+    assert not caught.value.__suppress_context__
+    with pytest.raises(ValueError, match="from") as caught:  # noqa: PT012
+        async with registry(data_dir):
+            try:
+                raise first
+            except KeyError:
+                raise ValueError("from") from cause
+    assert caught.value.__cause__ is cause
+    assert caught.value.__context__ is first
+    assert caught.value.__suppress_context__
+
+
 async def test_a_group_raised_in_the_block_comes_out_as_that_group(data_dir: Path) -> None:
     error = ZeroDivisionError()
     with pytest.raises(ExceptionGroup, match="mine") as caught:

@@ -6,6 +6,7 @@ import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -20,6 +21,7 @@ from mpreg.persistence import (
     WriteBatch,
 )
 from mpreg.persistence.backend import CommitInDoubtError
+from mpreg.persistence.backends.sqlite.failures import translate
 from mpreg.persistence.backends.sqlite.write_session import SqliteOptions, WriteSession
 from mpreg.persistence.batch import operation_bytes
 from mpreg.persistence.commit_group import CommitGroup
@@ -201,3 +203,32 @@ async def test_a_writer_started_again_keeps_the_files_locked_against_other_progr
         await anyio.run_process([sys.executable, "-c", comes_by, str(database(data_dir))])
         wal = Path(f"{database(data_dir)}-wal")
         assert wal.exists(), "the WAL is still in use"
+
+
+def test_a_broken_session_leaves_the_wal_as_it_is_also_as_the_last_connection(
+    tmp_path: Path,
+) -> None:
+    """After a failed fsync a checkpoint would sync again what may not be retried."""
+    path = tmp_path / "mpreg.db"
+    wal = Path(f"{path}-wal")
+    session = WriteSession.open(path, OPTIONS)
+    newer = WriteSession.open(path, OPTIONS)
+    newer.commit(group(1, b"a"))
+    newer.connection.close()
+    with pytest.raises(CommitInDoubtError):
+        session.commit(group(1, b"stale"))
+    before = {file: file.read_bytes() for file in (path, wal)}
+    assert before[wal] != b""
+    session.close()
+    session.close()
+    assert {file: file.read_bytes() for file in (path, wal)} == before
+    WriteSession.open(path, OPTIONS).close()
+    assert keys_in(path) == [b"a"]
+
+
+def test_a_device_without_room_is_told_as_full_also_where_nothing_was_rolled_back(
+    tmp_path: Path,
+) -> None:
+    full: Any = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+    assert isinstance(translate(full, tmp_path), StorageFullError)

@@ -1,0 +1,180 @@
+"""Who holds the data directory and for how long, and what is made of what lies in it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+from attrs import define, field
+
+from mpreg.persistence import CommitUnknownError, DataDirectoryError, DataDirectoryLockedError
+from mpreg.persistence.backends.sqlite.write_session import WriteSession
+from mpreg.persistence.commit_group import CommitGroup
+from mpreg.persistence.data_directory import DataDirectory
+from tests.integration.support import database, registry
+
+pytestmark = pytest.mark.anyio
+
+
+@define
+class SlowCommit:
+    """A commit that stands still on its thread until it is told to go on."""
+
+    entered: threading.Event = field(factory=threading.Event)
+    may_go_on: threading.Event = field(factory=threading.Event)
+    thread: threading.Thread = field(factory=threading.current_thread)
+
+    def end(self) -> None:
+        self.may_go_on.set()
+        self.thread.join(timeout=30)
+        assert not self.thread.is_alive()
+
+
+@contextmanager
+def slow_commit() -> Iterator[SlowCommit]:
+    slow = SlowCommit()
+    real = WriteSession.commit
+
+    def commit(session: WriteSession, group: CommitGroup) -> Any:
+        slow.thread = threading.current_thread()
+        slow.entered.set()
+        slow.may_go_on.wait(timeout=30)
+        return real(session, group)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WriteSession, "commit", commit)
+        try:
+            yield slow
+        finally:
+            slow.may_go_on.set()
+
+
+async def test_a_registry_stopped_without_grace_while_idle_frees_the_directory_at_once(
+    data_dir: Path,
+) -> None:
+    for _ in range(2):
+        async with anyio.create_task_group() as task_group:
+            opened = await task_group.start(registry(data_dir, grace_seconds=0).serve)
+            await opened.key_value_store("s").put("k", b"")
+            task_group.cancel_scope.cancel()
+
+
+async def test_a_commit_that_was_given_up_on_keeps_the_directory_until_it_has_ended(
+    data_dir: Path,
+) -> None:
+    with slow_commit() as slow:
+        async with anyio.create_task_group() as task_group:
+            opened = await task_group.start(registry(data_dir, grace_seconds=0).serve)
+            ack = opened.key_value_store("s").put_nowait("k", b"late")
+            await anyio.to_thread.run_sync(slow.entered.wait, 30)
+            task_group.cancel_scope.cancel()
+        with pytest.raises(CommitUnknownError):
+            await ack
+        with pytest.raises(DataDirectoryLockedError):
+            async with registry(data_dir):
+                pass
+        slow.end()
+    async with registry(data_dir) as opened:
+        entry = await opened.key_value_store("s").get("k")
+        assert entry is not None
+        assert entry.value == b"late"
+
+
+FORKS = """
+import os, signal, sys
+import anyio
+from mpreg.persistence import PersistenceConfig, PersistenceRegistry
+
+async def main():
+    async with PersistenceRegistry(PersistenceConfig(data_dir=sys.argv[1])) as opened:
+        await opened.key_value_store("s").put("k", b"")
+        if os.fork() == 0:
+            os.write(1, b"forked")
+            os.read(0, 1)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+anyio.run(main)
+"""
+
+
+def test_a_forked_child_does_not_keep_the_lock_of_a_process_that_was_killed(data_dir: Path) -> None:
+    async def use() -> None:
+        async with registry(data_dir) as opened:
+            assert await opened.key_value_store("s").get("k") is not None
+
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKS, str(data_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        assert server.stdout is not None
+        assert server.stdout.read(6) == b"forked"
+        assert server.wait(timeout=30) == -signal.SIGKILL
+        # The child lives on: it waits for its input to end, which the end of this block does.
+        anyio.run(use)
+
+
+async def test_a_lock_file_that_is_a_link_is_refused_and_its_target_left_alone(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    data_dir.mkdir()
+    target = tmp_path / "precious"
+    target.write_bytes(b"mine")
+    (data_dir / "LOCK").symlink_to(target)
+    with pytest.raises(DataDirectoryError, match="cannot be used"):
+        async with registry(data_dir):
+            pass
+    assert target.read_bytes() == b"mine"
+    assert [entry.name for entry in data_dir.iterdir()] == ["LOCK"]
+
+
+async def test_a_database_that_is_a_link_is_refused_and_its_target_left_alone(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    async with registry(tmp_path / "elsewhere") as opened:
+        await opened.key_value_store("s").put("k", b"")
+    target = database(tmp_path / "elsewhere")
+    before = target.read_bytes()
+    data_dir.mkdir()
+    database(data_dir).symlink_to(target)
+    for _ in range(2):
+        with pytest.raises(DataDirectoryError, match="this is a link") as caught:
+            async with registry(data_dir):
+                pass
+        assert type(caught.value) is DataDirectoryError, "it is not left locked"
+    assert target.read_bytes() == before
+    assert sorted(entry.name for entry in data_dir.iterdir()) == ["LOCK", "mpreg.db"]
+
+
+def test_a_directory_that_another_process_makes_at_the_same_time_is_as_good(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.mkdir
+
+    def mkdir(path: Path, *arguments: Any, **options: Any) -> None:
+        real(path, parents=True, exist_ok=True)
+        real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    DataDirectory(data_dir / "deep").acquire()()
+    assert (data_dir / "deep" / "LOCK").exists()
+
+
+def test_every_directory_that_is_made_is_synced_into_the_one_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("mpreg.persistence.data_directory.sync_directory", synced.append)
+    DataDirectory(tmp_path / "a" / "b" / "c").acquire()()
+    assert set(synced) == {tmp_path, tmp_path / "a", tmp_path / "a" / "b"}
