@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import pytest
 
 from mpreg.persistence import (
@@ -451,3 +452,28 @@ async def test_an_impossible_name_is_refused_when_the_store_is_asked_for(
         opened.key_value_store(name)
     with pytest.raises(InvalidArgumentError):
         opened.log_store(name)
+
+
+async def test_many_large_reads_at_once_are_answered_in_several_hops(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpreg.persistence.backends.sqlite.read_session.READ_BYTES_MAX", 2_000)
+    backend = OpenBackend(data_dir)
+    async with PersistenceRegistry(config(data_dir), backend=backend) as opened:
+        store = opened.key_value_store("s")
+        for number in range(20):
+            await store.put(f"{number}", b"%d" % number * 1_000)
+        found: dict[int, bytes] = {}
+
+        async def read(number: int) -> None:
+            entry = await store.get(f"{number}")
+            assert entry is not None
+            found[number] = entry.value
+
+        async with anyio.create_task_group() as task_group:
+            for number in range(20):
+                task_group.start_soon(read, number)
+        assert found == {number: b"%d" % number * 1_000 for number in range(20)}
+        assert len(backend.results) == 20
+        assert len(backend.queries) > 20, "some were asked again in the next hop"
+        assert (await opened.stats()).reader_restarts == 0

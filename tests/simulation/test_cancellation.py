@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import anyio
 import pytest
 
-from mpreg.persistence import Ack, PersistenceRegistry, WriterStoppedError
+from mpreg.codec import encode_key
+from mpreg.persistence import Ack, CorruptDataError, PersistenceRegistry, WriterStoppedError
+from mpreg.persistence.backend import GetEntry, ReadQuery, ReadResult
 from mpreg.testing import RecordingBackend, SimulatedBackend, SimulatedDisk, Simulation
 from tests.simulation.scenario import every_schedule, make_config
 
@@ -167,3 +170,59 @@ def test_cancelled_after_any_number_of_steps_nothing_is_left_behind(checkpoints:
             assert stats.mailbox_depth == stats.mailbox_bytes == stats.waiting_senders == 0
 
     every_schedule(scenario)()
+
+
+class HeldReader:
+    """Writes down what it is asked, and answers when it may."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[ReadQuery]] = []
+        self.may_answer = anyio.Event()
+
+    async def open(self) -> None:
+        return
+
+    async def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | CorruptDataError]:
+        self.asked.append(list(queries))
+        await self.may_answer.wait()
+        return [None for _ in queries]
+
+    async def close(self) -> None:
+        return
+
+
+class HeldReaderBackend(SimulatedBackend):
+    def __init__(self, reader: HeldReader) -> None:
+        super().__init__(SimulatedDisk())
+        self._held_reader = reader
+
+    def reader(self) -> Any:
+        return self._held_reader
+
+
+@every_schedule
+async def test_what_a_cancelled_caller_asked_for_is_not_read(simulation: Simulation) -> None:
+    reader = HeldReader()
+    async with PersistenceRegistry(make_config(), backend=HeldReaderBackend(reader)) as registry:
+        store = registry.key_value_store("n")
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(store.get, "first")
+            await anyio.wait_all_tasks_blocked()
+            async with anyio.create_task_group() as cancelled:
+                for number in range(5):
+                    cancelled.start_soon(store.get, f"cancelled {number}")
+                task_group.start_soon(store.get, "second")
+                await anyio.wait_all_tasks_blocked()
+                cancelled.cancel_scope.cancel()
+            reader.may_answer.set()
+        keys = [
+            query.key
+            for queries in reader.asked
+            for query in queries
+            if isinstance(query, GetEntry)
+        ]
+        assert keys == [encode_key("first"), encode_key("second")]
+        async with anyio.create_task_group() as only_cancelled:
+            only_cancelled.start_soon(store.get, "cancelled")
+            only_cancelled.cancel_scope.cancel()
+        assert await store.get("third") is None
