@@ -470,9 +470,10 @@ async def test_many_large_reads_at_once_are_answered_in_several_hops(
             assert entry is not None
             found[number] = entry.value
 
-        async with anyio.create_task_group() as task_group:
-            for number in range(20):
-                task_group.start_soon(read, number)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as task_group:
+                for number in range(20):
+                    task_group.start_soon(read, number)
         assert found == {number: b"%d" % number * 1_000 for number in range(20)}
         assert len(backend.results) == 20
         assert len(backend.queries) > 20, "some were asked again in the next hop"

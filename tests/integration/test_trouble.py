@@ -222,7 +222,9 @@ def test_a_broken_session_leaves_the_wal_as_it_is_also_as_the_last_connection(
     session.close()
     session.close()
     assert {file: file.read_bytes() for file in (path, wal)} == before
-    WriteSession.open(path, OPTIONS).close()
+    clean = WriteSession.open(path, OPTIONS)
+    clean.close()
+    clean.close()
     assert keys_in(path) == [b"a"]
 
 

@@ -230,7 +230,7 @@ def test_a_disk_full_at_reopening_is_waited_out_and_writes_are_refused_meanwhile
             in_doubt = log.append_nowait(b"in doubt")
             await anyio.sleep(1_000)
             for _ in range(3):
-                with pytest.raises(StorageFullError, match="no room"):
+                with anyio.fail_after(1_000), pytest.raises(StorageFullError, match="no room"):
                     await log.append(b"refused")
             assert not in_doubt.done, "it may be on the disk: nobody can tell before it opens"
             stats = await registry.stats()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from mpreg.actors.supervisor import CLOSE_SECONDS_MIN
 from mpreg.persistence import CommitUnknownError, PersistenceRegistry, WriterStoppedError
 from mpreg.testing import (
     Fault,
@@ -157,3 +158,19 @@ async def test_a_block_that_ends_waits_no_longer_than_the_grace_time(
         await in_flight
     with pytest.raises(WriterStoppedError):
         await in_mailbox
+
+
+class HangsAtClosing(SimulatedBackend):
+    async def close(self) -> None:
+        await anyio.sleep_forever()
+
+
+@every_schedule
+async def test_a_device_that_hangs_at_closing_does_not_keep_the_block_for_ever(
+    simulation: Simulation,
+) -> None:
+    backend = HangsAtClosing(SimulatedDisk())
+    async with PersistenceRegistry(make_config(grace_seconds=1.0), backend=backend) as registry:
+        assert await registry.log_store("log").append(b"") == 0
+        left_at = anyio.current_time()
+    assert anyio.current_time() - left_at == pytest.approx(CLOSE_SECONDS_MIN)
