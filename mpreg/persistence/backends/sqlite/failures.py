@@ -57,8 +57,6 @@ def translate(error: sqlite3.Error, path: Path) -> PersistenceError:
             f"SQLite finds the file damaged: {said}; restore it from a backup", path=path
         )
     if is_full(error):
-        return StorageFullError(
-            f"{path}: no room left on the device: {said}; make room on it"
-        )
+        return StorageFullError(f"{path}: no room left on the device: {said}; make room on it")
     hint = _HINTS.get(_primary(error))
     return StorageIOError(f"{said}; {hint}" if hint else said, path)
