@@ -62,7 +62,7 @@ def row(name: str, version: int) -> tuple[int, bytes, int, None, int, bytes]:
         encoded,
         version,
         None,
-        checksum_entry(7, encoded, version, None, VALUE),
+        checksum_entry(NAMESPACE_SEED, encoded, version, None, VALUE),
         VALUE,
     )
 
