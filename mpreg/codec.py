@@ -33,7 +33,7 @@ NAME_BYTES_MAX: Final = 1_024
 _BYTES_KEY: Final = b"\x00"
 _TEXT_KEY: Final = b"\x01"
 _RESERVED_NAME: Final = b"\xff"
-_EXPIRY: Final = struct.Struct("<d")
+_EXPIRY: Final = struct.Struct("<Bd")
 _U32: Final = 0xFFFF_FFFF
 
 
@@ -115,7 +115,8 @@ def checksum_entry(
     """
     seed = zlib.crc32(key, name_seed ^ (version & _U32))
     if expires_at is not None:
-        seed = zlib.crc32(_EXPIRY.pack(expires_at), seed)
+        # With a byte before it that is not zero: a CRC whose state is zero does not see zeros.
+        seed = zlib.crc32(_EXPIRY.pack(1, expires_at), seed)
     return zlib.crc32(value, seed)
 
 

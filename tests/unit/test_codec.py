@@ -215,6 +215,7 @@ def test_a_changed_bit_in_any_field_of_an_entry_changes_its_checksum(
 
 
 @given(st.binary(min_size=1, max_size=6), VERSIONS, st.floats(0, 1e10), st.binary(max_size=20))
+@example(key=b"\x00", version=2**32 - 1, expires_at=0.0, value=b"")
 def test_an_expiry_that_is_lost_or_added_changes_the_checksum(
     key: bytes, version: int, expires_at: float, value: bytes
 ) -> None:
