@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
-from hypothesis import settings
-
-# The same examples each time: what fails, fails for everyone. MPREG_HYPOTHESIS=random looks further.
-settings.register_profile("seeded", derandomize=True)
-settings.register_profile("random", derandomize=False)
-settings.load_profile(os.environ.get("MPREG_HYPOTHESIS", "seeded"))
 
 BACKENDS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
