@@ -33,7 +33,7 @@ from benchmarks.responsiveness import Saturation, idleness, latencies_under_load
 from benchmarks.workload import KEYS, OPERATIONS, Result, Run, prefill
 from mpreg.persistence import PersistenceConfig
 
-console = Console()
+console = Console(width=max(100, Console().width))
 BASELINE = "bare sqlite3"
 Measurement = dict[str, Any]
 DEFAULT_INTERVAL = PersistenceConfig(backend="memory").switch_interval_seconds
@@ -127,9 +127,9 @@ def compare(
         "p50 ms",
         "p99 ms",
         "peak MiB",
-        "",
+        "per fsync",
     ):
-        table.add_column(column, justify="left" if column in ("contender", "") else "right")
+        table.add_column(column, justify="left" if column == "contender" else "right")
     for count in callers:
         measured: dict[str, list[Measurement]] = {name: [] for name in contenders}
         for round_number in range(rounds):
