@@ -104,8 +104,7 @@ class Mailbox(Generic[M]):
                 f"the mailbox holds {self._depth} of {self._messages_max} messages and "
                 f"{self._bytes} of {self._bytes_max} bytes; nothing was sent"
             )
-        self._depth += 1
-        self._bytes += size
+        self._reserve(size)
         self._put(message)
 
     async def send(self, message: M) -> None:

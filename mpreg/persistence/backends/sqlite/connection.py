@@ -107,11 +107,10 @@ class _DaemonConnection(aiosqlite.Connection):
 
     async def end(self, *, wait: bool) -> None:
         """Close what is still open and end the thread, once it is done with what it is at."""
-        if wait and (ended := self.stop()) is not None:
+        ended = self.stop()
+        if wait and ended is not None:
             with anyio.CancelScope(shield=True):
                 await ended
-        elif not wait:
-            self.stop()
 
 
 class _AiosqliteThread:
