@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -16,7 +19,7 @@ from mpreg.cli.demo.messages import Acked, Finished, LineSplitter, Message, Rest
 from mpreg.cli.demo.plan import KillPoint
 from mpreg.cli.demo.report import Life
 
-__all__ = ["Campaign", "DemoFailedError"]
+__all__ = ["Campaign", "DemoFailedError", "kill"]
 
 
 class DemoFailedError(Exception):
@@ -61,7 +64,7 @@ class Campaign:
         try:
             killed = await self._follow(process, life)
         except BaseException:
-            process.kill()
+            kill(process)
             raise
         finally:
             # Leave no process behind that nobody has waited for.
@@ -109,7 +112,7 @@ class Campaign:
             if not killed and self._kill_is_due(life):
                 # What comes out of the pipe after this was told before the kill, and counts.
                 await anyio.sleep(self.kill_points[self.kills].delay_seconds)
-                process.kill()
+                kill(process)
                 killed = True
         return killed
 
@@ -153,3 +156,14 @@ class Campaign:
 
     def _show_progress(self) -> None:
         self.display.progress(len(self.done), self.files, self.kills)
+
+
+def kill(process: Process) -> None:
+    """Kill it where it has not ended by itself.
+
+    Not with ``process.kill()``, which asyncio lets reap a process that has just ended: its own
+    watcher then complains that it knows of no such child.
+    """
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
