@@ -74,6 +74,11 @@ class Ack(Generic[T]):
         """What awaiting it raises; None while there is no answer, and where it is a value."""
         return self._error
 
+    @property
+    def value(self) -> T | None:
+        """What awaiting it returns; None while there is no answer, and where it is an error."""
+        return None if self._value is _PENDING else cast(T, self._value)
+
     def resolve(self, value: T) -> None:
         if self._value is not _PENDING:
             raise AckAlreadyResolvedError(f"{self!r} is answered already")

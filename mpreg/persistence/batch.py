@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -46,6 +47,9 @@ class WriteBatch(msgspec.Struct, frozen=True, eq=False):
     durability: Durability
     size_bytes: int
     """The sum of `operation_bytes`."""
+    settled: Callable[[bool], None] | None = None
+    """Told whether the batch was committed, once its acks are answered and before any other task
+    runs: so what is kept in memory changes in the order of the commits. Must not raise."""
 
     @classmethod
     def of(
@@ -53,22 +57,27 @@ class WriteBatch(msgspec.Struct, frozen=True, eq=False):
         operations: tuple[Operation, ...],
         acks: tuple[Ack[Any], ...],
         durability: Durability = Durability.DURABLE,
+        settled: Callable[[bool], None] | None = None,
     ) -> WriteBatch:
         """A batch whose size is counted here."""
-        return cls(operations, acks, durability, sum(map(operation_bytes, operations)))
+        return cls(operations, acks, durability, sum(map(operation_bytes, operations)), settled)
 
     def succeed(self, results: tuple[OperationResult, ...]) -> None:
         """Answer each operation with its own result."""
         if len(results) == 1:
             self.acks[0].resolve(results[0])
-            return
-        for ack, result in zip(self.acks, results, strict=True):
-            ack.resolve(result)
+        else:
+            for ack, result in zip(self.acks, results, strict=True):
+                ack.resolve(result)
+        if self.settled is not None:
+            self.settled(True)
 
     def fail(self, error: Exception) -> None:
         """Answer every operation with the error."""
         for ack in self.acks:
             ack.reject(error)
+        if self.settled is not None:
+            self.settled(False)
 
     def __repr__(self) -> str:
         return (

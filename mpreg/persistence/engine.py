@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from typing import Any
 
 import anyio
+from anyio.abc import TaskGroup
 
 from mpreg.actors import Supervisor
 from mpreg.clock import Clock
@@ -38,6 +40,7 @@ class Engine:
         backend: StorageBackend | None,
     ) -> None:
         self._config = config
+        self._background: TaskGroup | None = None
         self._directory = _directory(config, backend)
         self._backend = backend or _make_backend(config, self._directory)
         gateway.new_mailboxes()
@@ -80,9 +83,17 @@ class Engine:
                 # read-only one cannot.
                 async with anyio.create_task_group() as inner_task_group:
                     await inner_task_group.start(self._reads.run)
-                    yield
+                    # Innermost: what runs on the stores ends before they do.
+                    async with anyio.create_task_group() as self._background:
+                        yield
+                        self._background.cancel_scope.cancel()
                     self._reads.stop()
                 self._writes.stop()
+
+    def start_soon(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a task for as long as the engine runs. Only while it runs."""
+        assert self._background is not None
+        self._background.start_soon(task)
 
     def statistics(self) -> RegistryStatistics:
         counters = self._writer.counters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -75,10 +75,14 @@ class StoreGateway:
         return ack
 
     async def write_batch(
-        self, operations: Sequence[Operation], acks: Sequence[Ack[Any]], durability: Durability
+        self,
+        operations: Sequence[Operation],
+        acks: Sequence[Ack[Any]],
+        durability: Durability,
+        settled: Callable[[bool], None] | None = None,
     ) -> None:
         """Send several operations as one batch; waits for room and not for the acks."""
-        batch = WriteBatch.of(tuple(operations), tuple(acks), durability)
+        batch = WriteBatch.of(tuple(operations), tuple(acks), durability, settled)
         self._checked(batch.size_bytes)
         await self.writes.send(batch)
 

@@ -49,9 +49,10 @@ class KeyValueStore:
     ack, or raise `MailboxFullError`; with ``transaction=`` they only add to the transaction.
     """
 
-    def __init__(self, gateway: StoreGateway, namespace: str) -> None:
+    def __init__(self, gateway: StoreGateway, namespace: str, encoded: bytes | None = None) -> None:
+        """``encoded`` is the name on disk where it is not that of a user's namespace."""
         self.namespace = namespace
-        self._name = encode_name(namespace)
+        self._name = encode_name(namespace) if encoded is None else encoded
         self._gateway = gateway
 
     async def put(

@@ -33,9 +33,10 @@ class LogStore:
     bytes, at most ``value_bytes_max``. Errors and cancellation are those of `KeyValueStore`.
     """
 
-    def __init__(self, gateway: StoreGateway, name: str) -> None:
+    def __init__(self, gateway: StoreGateway, name: str, encoded: bytes | None = None) -> None:
+        """``encoded`` is the name on disk where it is not that of a user's log."""
         self.name = name
-        self._name = encode_name(name)
+        self._name = encode_name(name) if encoded is None else encoded
         self._gateway = gateway
 
     async def append(self, data: bytes, *, durability: Durability = Durability.DURABLE) -> int:

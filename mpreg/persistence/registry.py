@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
 from anyio.abc import TaskStatus
+from attrs import frozen
 
 from mpreg.clock import Clock, SystemClock
+from mpreg.codec import encode_reserved_name
 from mpreg.errors import ConfigurationError, WriterStoppedError
 from mpreg.persistence.backend import StorageBackend
 from mpreg.persistence.batch import Durability
@@ -25,7 +27,9 @@ from mpreg.persistence.snapshot_store import SaveSlots, SnapshotStore
 from mpreg.persistence.statistics import RegistryStatistics
 from mpreg.persistence.transaction import Transaction
 
-__all__ = ["PersistenceRegistry"]
+__all__ = ["PersistenceRegistry", "ReservedStores"]
+
+S = TypeVar("S")
 
 
 class _State(enum.Enum):
@@ -34,6 +38,29 @@ class _State(enum.Enum):
     OPEN = "open"
     """May be followed by CLOSED."""
     CLOSED = "closed"
+
+
+@frozen(eq=False)
+class ReservedStores:
+    """Stores whose names no user's name can reach: for a part of mpreg that keeps state of its own.
+
+    Made by `PersistenceRegistry.reserved`; costs nothing.
+    """
+
+    _gateway: StoreGateway
+    _save_slots: SaveSlots
+    _kind: str
+
+    def key_value_store(self, namespace: str) -> KeyValueStore:
+        encoded = encode_reserved_name(self._kind, namespace)
+        return KeyValueStore(self._gateway, namespace, encoded)
+
+    def log_store(self, name: str) -> LogStore:
+        return LogStore(self._gateway, name, encode_reserved_name(self._kind, name))
+
+    def snapshot_store(self, name: str) -> SnapshotStore:
+        encoded = encode_reserved_name(f"{self._kind}.snapshot", name)
+        return SnapshotStore(self._gateway, self._save_slots, name, encoded)
 
 
 class PersistenceRegistry:
@@ -65,9 +92,10 @@ class PersistenceRegistry:
         """``backend`` replaces the one that ``config.backend`` names; ``clock`` the machine's."""
         self.config = config
         self._own_backend = backend
-        self._clock = SystemClock() if clock is None else clock
-        self._gateway = StoreGateway(config, self._clock)
+        self.clock = SystemClock() if clock is None else clock
+        self._gateway = StoreGateway(config, self.clock)
         self._save_slots = SaveSlots()
+        self._subsystems: dict[str, object] = {}
         self._engine: Engine | None = None
         self._state = _State.NEW
         self._stop_asked = anyio.Event()
@@ -90,6 +118,34 @@ class PersistenceRegistry:
     def transaction(self, *, durability: Durability = Durability.DURABLE) -> Transaction:
         """One batch of operations of any stores: ``async with registry.transaction() as tx``."""
         return Transaction(self._gateway, durability)
+
+    # --- for what is built on it ---
+
+    def reserved(self, kind: str) -> ReservedStores:
+        """Stores for a part of mpreg, apart from those of users and of other parts."""
+        return ReservedStores(self._gateway, self._save_slots, kind)
+
+    def subsystem(self, name: str, make: Callable[[], S]) -> S:
+        """What ``make`` made when this name was first asked for.
+
+        For state that must exist once in a registry, however many objects stand for it.
+        """
+        if name not in self._subsystems:
+            self._subsystems[name] = make()
+        return cast(S, self._subsystems[name])
+
+    def start_soon(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a task of a subsystem until the registry closes.
+
+        It is cancelled before the stores stop, whatever the cause. What it raises stops the
+        registry, as a failed writer does.
+
+        Raises:
+            WriterStoppedError: the registry is not open (any more).
+        """
+        if self._engine is None or self._state is not _State.OPEN:
+            raise WriterStoppedError("the registry is not open; nothing was started")
+        self._engine.start_soon(task)
 
     async def stats(self) -> RegistryStatistics:
         """Counts and sizes as they are now; after closing, as they were at the end.
@@ -143,7 +199,7 @@ class PersistenceRegistry:
             )
         self._state = _State.OPEN
         try:
-            engine = Engine(self.config, self._gateway, self._clock, self._own_backend)
+            engine = Engine(self.config, self._gateway, self.clock, self._own_backend)
             async with engine.running():
                 self._engine = engine
                 task_status.started(self)

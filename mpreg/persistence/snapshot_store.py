@@ -163,9 +163,12 @@ class SnapshotStore:
     writes go on meanwhile, between its chunks.
     """
 
-    def __init__(self, gateway: StoreGateway, slots: SaveSlots, name: str) -> None:
+    def __init__(
+        self, gateway: StoreGateway, slots: SaveSlots, name: str, encoded: bytes | None = None
+    ) -> None:
+        """``encoded`` is the name on disk where it is not that of a user's snapshot."""
         self.name = name
-        self._namespace = encode_reserved_name("snapshot", name)
+        self._namespace = encode_reserved_name("snapshot", name) if encoded is None else encoded
         self._gateway = gateway
         self._slots = slots
 

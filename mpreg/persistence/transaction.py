@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -60,6 +61,7 @@ class Transaction:
         self._durability = durability
         self._operations: list[Operation] = []
         self._acks: list[Ack[Any]] = []
+        self._listeners: list[Callable[[bool], None]] = []
         self._wake_up = WakeUp()
         self._state = _State.NEW
 
@@ -73,14 +75,38 @@ class Transaction:
         Raises:
             TransactionStateError: outside the block.
         """
-        if self._state is not _State.OPEN:
-            raise TransactionStateError(
-                f"the transaction is {self._state.value}; nothing was added"
-            )
+        self._check_open()
         ack = _TransactionAck(self, self._wake_up)
         self._operations.append(operation)
         self._acks.append(ack)
         return ack
+
+    def on_settled(self, listener: Callable[[bool], None]) -> None:
+        """Have ``listener`` told whether the transaction was committed, exactly once.
+
+        It is told when the acks are answered and before any other task runs, in the order of the
+        commits: so what a subsystem keeps in memory can follow what is on disk. It must not raise.
+        False also where the block was left without sending, and where it cannot be told
+        (`CommitUnknownError`): the writer is gone then.
+
+        Raises:
+            TransactionStateError: outside the block; it will not be told.
+        """
+        self._check_open()
+        self._listeners.append(listener)
+
+    def check_gateway(self, gateway: StoreGateway) -> None:
+        """Raises `TransactionStateError` where it is of another registry."""
+        if self._gateway is not gateway:
+            raise TransactionStateError(
+                "the transaction is of another registry than the store; nothing was added"
+            )
+
+    def _check_open(self) -> None:
+        if self._state is not _State.OPEN:
+            raise TransactionStateError(
+                f"the transaction is {self._state.value}; nothing was added"
+            )
 
     async def __aenter__(self) -> Self:
         if self._state is not _State.NEW:
@@ -94,13 +120,19 @@ class Transaction:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if exc is not None or not self._operations:
+        if exc is not None:
             self._end(exc)
+            return
+        if not self._operations:
+            self._state = _State.ENDED
+            self._tell(committed=True)
             return
         # Before it waits for room: what another task added now would be in no batch.
         self._state = _State.SENT
         try:
-            await self._gateway.write_batch(self._operations, self._acks, self._durability)
+            await self._gateway.write_batch(
+                self._operations, self._acks, self._durability, self._settled
+            )
         except BaseException as error:
             self._end(error)
             raise
@@ -112,6 +144,15 @@ class Transaction:
             error = TransactionStateError("the transaction was not sent; nothing was written")
             error.__cause__ = cause
             ack.reject(error)
+        self._tell(committed=False)
+
+    @property
+    def _settled(self) -> Callable[[bool], None] | None:
+        return self._tell if self._listeners else None
+
+    def _tell(self, committed: bool) -> None:
+        for listener in self._listeners:
+            listener(committed)
 
 
 def send_nowait(
@@ -122,9 +163,6 @@ def send_nowait(
 ) -> Ack[Any]:
     """Add an operation to the transaction, or send it at once as a batch of its own."""
     if transaction is not None:
-        if transaction._gateway is not gateway:
-            raise TransactionStateError(
-                "the transaction is of another registry than the store; nothing was added"
-            )
+        transaction.check_gateway(gateway)
         return transaction.add(operation)
     return gateway.write_nowait(operation, durability)
