@@ -1,4 +1,4 @@
-"""Names and keys as bytes, and the checksum that every stored item carries.
+"""Names, keys and values as bytes, and the checksum that every stored item carries.
 
 A key is `str` or `bytes`. Its first stored byte tells which, so that ``"a"`` and ``b"a"`` are two
 keys, each comes back as what it was, and a prefix of one kind never meets keys of the other.
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from mpreg.errors import InvalidArgumentError, ValueTooLargeError
 
@@ -20,10 +22,12 @@ __all__ = [
     "checksum_record",
     "decode_key",
     "decode_name",
+    "decode_value",
     "encode_bytes",
     "encode_key",
     "encode_name",
     "encode_reserved_name",
+    "encode_value",
     "prefix_end",
 ]
 
@@ -35,6 +39,10 @@ _TEXT_KEY: Final = b"\x01"
 _RESERVED_NAME: Final = b"\xff"
 _EXPIRY: Final = struct.Struct("<Bd")
 _U32: Final = 0xFFFF_FFFF
+
+VALUE_DEPTH_MAX: Final = 64
+_INT_MIN: Final = -(2**63)
+_INT_MAX: Final = 2**63 - 1
 
 
 def encode_key(key: str | bytes) -> bytes:
@@ -103,6 +111,58 @@ def encode_bytes(value: bytes | bytearray | memoryview, bytes_max: int) -> bytes
     if len(value) > bytes_max:
         raise ValueTooLargeError(f"a value of {len(value)} bytes; at most {bytes_max}")
     return value
+
+
+def encode_value(value: object, bytes_max: int) -> bytes:
+    """A value as MessagePack, so that `decode_value` gives back an equal one of the same types.
+
+    None, bool, int of 64 bits, float, str, bytes, and lists and dicts (with str keys) of these, at
+    most `VALUE_DEPTH_MAX` deep.
+
+    Raises:
+        InvalidArgumentError: something else, which would come back as another type or not at all;
+            the message says where in the value it is.
+        ValueTooLargeError: over ``bytes_max`` when encoded.
+    """
+    _check_value(value, "value", VALUE_DEPTH_MAX)
+    try:
+        encoded = msgspec.msgpack.encode(value)
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"a str that is no text: {error}") from error
+    if len(encoded) > bytes_max:
+        raise ValueTooLargeError(f"a value of {len(encoded)} bytes encoded; at most {bytes_max}")
+    return encoded
+
+
+def decode_value(encoded: bytes | msgspec.Raw) -> Any:
+    """What `encode_value` was given."""
+    return msgspec.msgpack.decode(encoded)
+
+
+def _check_value(value: object, where: str, depth: int) -> None:
+    kind = type(value)
+    if kind is str or kind is bytes or kind is float or kind is bool or value is None:
+        return
+    if isinstance(value, int) and kind is int:
+        if not _INT_MIN <= value <= _INT_MAX:
+            raise InvalidArgumentError(f"{where} does not fit in 64 bits: {value!r:.40}")
+    elif not depth:
+        raise InvalidArgumentError(f"{where:.200} lies more than {VALUE_DEPTH_MAX} levels deep")
+    elif isinstance(value, dict) and kind is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                raise InvalidArgumentError(
+                    f"{where} has a key of type {type(key).__name__}, not str: {key!r:.80}"
+                )
+            _check_value(item, f"{where}[{key!r:.40}]", depth - 1)
+    elif isinstance(value, list) and kind is list:
+        for index, item in enumerate(value):
+            _check_value(item, f"{where}[{index}]", depth - 1)
+    else:
+        raise InvalidArgumentError(
+            f"{where} is of type {kind.__name__}, which cannot come back as it went in; "
+            "use None, bool, int, float, str, bytes, list, or dict with str keys"
+        )
 
 
 def checksum_entry(

@@ -8,6 +8,11 @@
     │   ├── MailboxClosedError        the actor has stopped for good          nothing was sent
     │   └── AckAlreadyResolvedError   a bug: an ack was answered twice
     ├── ConfigurationError            a setting is unknown, mistyped or impossible
+    ├── QueueError
+    │   ├── QueueNotFoundError        no queue, or no subscription, of this name
+    │   ├── QueueDeletedError         the queue was deleted while it was in use
+    │   ├── QueueFullError            it holds as much as it may            not sent
+    │   └── LeaseLostError            the delivery is not this holder's any more  nothing changed
     └── PersistenceError
         ├── InvalidArgumentError      wrong type or shape, told before anything is sent
         │   └── ValueTooLargeError    a key, value, name or batch is over its limit
@@ -48,11 +53,16 @@ __all__ = [
     "DataDirectoryLockedError",
     "ForeignDatabaseError",
     "InvalidArgumentError",
+    "LeaseLostError",
     "MailboxClosedError",
     "MailboxFullError",
     "MpregError",
     "OffsetOutOfRangeError",
     "PersistenceError",
+    "QueueDeletedError",
+    "QueueError",
+    "QueueFullError",
+    "QueueNotFoundError",
     "ReaderStoppedError",
     "SchemaVersionError",
     "StorageFullError",
@@ -100,6 +110,37 @@ class AckAlreadyResolvedError(ActorError):
 
 class ConfigurationError(MpregError, ValueError):
     """A setting is unknown, of the wrong type, or impossible beside another one."""
+
+
+class QueueError(MpregError):
+    """A condition of the message queues."""
+
+
+class QueueNotFoundError(QueueError, LookupError):
+    """There is no queue, or no subscription, of this name. Names are told with it."""
+
+
+class QueueDeletedError(QueueError):
+    """The queue was deleted. What was sent to it, and what it had handed out, is gone with it."""
+
+    data_state = "deleted"
+
+
+class QueueFullError(QueueError):
+    """The queue holds as many messages, or bytes, as it may. Nothing was sent, nothing recorded.
+
+    ``send(..., wait_seconds=…)`` waits for room instead.
+    """
+
+    data_state = "not written"
+
+
+class LeaseLostError(QueueError):
+    """The message is not this delivery's any more: an ack, nack or extend came too late, or twice.
+
+    Its lease ran out, it was settled already, it was handed out again, or the queue was purged.
+    Nothing was changed: whoever holds the message now keeps it.
+    """
 
 
 class PersistenceError(MpregError):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-import sys
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import attrs
 from attrs import field, frozen
 
 from mpreg.actors import RestartPolicy
 from mpreg.errors import ConfigurationError
+from mpreg.validation import found, refuse_unknown, seconds, whole_number
 
 __all__ = ["BACKENDS", "PersistenceConfig"]
 
@@ -28,41 +27,6 @@ def _path(value: object) -> Path | None:
     if not isinstance(value, str | PathLike):
         raise ConfigurationError(f"data_dir: a path is expected, not {value!r}")
     return Path(value)
-
-
-def _found(name: str, expected: str, value: object) -> ConfigurationError:
-    return ConfigurationError(f"{name}: {expected} is expected, not {value!r}")
-
-
-def _whole_number(minimum: int, maximum: int | None = None) -> Any:
-    bound = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-
-    def check(_: Any, attribute: attrs.Attribute[int], value: object) -> None:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int)
-            or value < minimum
-            or (maximum is not None and value > maximum)
-        ):
-            raise _found(attribute.name, f"a whole number, {bound},", value)
-
-    return check
-
-
-def _seconds(*, zero: bool, none: bool = False) -> Any:
-    def check(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
-        if none and value is None:
-            return
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 <= value <= sys.float_info.max
-            or (value == 0 and not zero)
-        ):
-            bound = "at least 0" if zero else "above 0"
-            raise _found(attribute.name, f"a number of seconds, {bound},", value)
-
-    return check
 
 
 @frozen(kw_only=True)
@@ -81,38 +45,38 @@ class PersistenceConfig:
     backend: str = "sqlite"
     """``"sqlite"``, or ``"memory"``: the same calls, and nothing survives the process."""
 
-    grace_seconds: float = field(default=10.0, validator=_seconds(zero=True))
+    grace_seconds: float = field(default=10.0, validator=seconds(zero=True))
     """How long a stop may take to commit and ack what was accepted before it."""
 
-    mailbox_batches_max: int = field(default=16_384, validator=_whole_number(1))
+    mailbox_batches_max: int = field(default=16_384, validator=whole_number(1))
     """Batches that wait for the writer; whoever comes later waits, or gets `MailboxFullError`."""
 
-    mailbox_bytes_max: int = field(default=128 * MIB, validator=_whole_number(1))
+    mailbox_bytes_max: int = field(default=128 * MIB, validator=whole_number(1))
     """Their bytes together."""
 
-    group_batches_max: int = field(default=4_096, validator=_whole_number(1))
+    group_batches_max: int = field(default=4_096, validator=whole_number(1))
     """Batches joined into one commit group. More make the fsync cheaper and the acks later."""
 
-    group_bytes_max: int = field(default=16 * MIB, validator=_whole_number(1))
+    group_bytes_max: int = field(default=16 * MIB, validator=whole_number(1))
     """Bytes joined into one commit group; the last batch taken may go over it."""
 
-    batch_bytes_max: int = field(default=64 * MIB, validator=_whole_number(1))
+    batch_bytes_max: int = field(default=64 * MIB, validator=whole_number(1))
     """One batch: a transaction, or one call."""
 
-    value_bytes_max: int = field(default=16 * MIB, validator=_whole_number(1, 512 * MIB))
+    value_bytes_max: int = field(default=16 * MIB, validator=whole_number(1, 512 * MIB))
     """One value or record. SQLite's own limit is a little below 1 GB."""
 
-    cache_bytes: int = field(default=64 * MIB, validator=_whole_number(MIB))
+    cache_bytes: int = field(default=64 * MIB, validator=whole_number(MIB))
     """SQLite's page cache, for the writer and for the reader each."""
 
-    wal_checkpoint_pages: int = field(default=16_384, validator=_whole_number(1))
+    wal_checkpoint_pages: int = field(default=16_384, validator=whole_number(1))
     """Pages in the write-ahead log after which SQLite moves them into the database."""
 
-    busy_timeout_seconds: float = field(default=5.0, validator=_seconds(zero=True))
+    busy_timeout_seconds: float = field(default=5.0, validator=seconds(zero=True))
     """How long to wait where another program holds a lock on the database."""
 
     switch_interval_seconds: float | None = field(
-        default=0.0001, validator=_seconds(zero=False, none=True)
+        default=0.0001, validator=seconds(zero=False, none=True)
     )
     """`sys.setswitchinterval` while a registry is open; None leaves it alone. It is process-wide.
 
@@ -120,17 +84,17 @@ class PersistenceConfig:
     interpreter lock, and an ack waits for seconds. It only ever lowers what is set, and puts it
     back at close."""
 
-    restarts_max: int = field(default=8, validator=_whole_number(0))
+    restarts_max: int = field(default=8, validator=whole_number(0))
     """Restarts of the writer, and of the reader, within ``restart_window_seconds`` before their
     supervisor gives up."""
 
-    restart_window_seconds: float = field(default=60.0, validator=_seconds(zero=False))
-    backoff_initial_seconds: float = field(default=0.05, validator=_seconds(zero=True))
-    backoff_max_seconds: float = field(default=5.0, validator=_seconds(zero=True))
+    restart_window_seconds: float = field(default=60.0, validator=seconds(zero=False))
+    backoff_initial_seconds: float = field(default=0.05, validator=seconds(zero=True))
+    backoff_max_seconds: float = field(default=5.0, validator=seconds(zero=True))
 
     def __attrs_post_init__(self) -> None:
         if self.backend not in BACKENDS:
-            raise _found("backend", " or ".join(map(repr, BACKENDS)), self.backend)
+            raise found("backend", " or ".join(map(repr, BACKENDS)), self.backend)
         if self.backend != "memory" and self.data_dir is None:
             raise ConfigurationError(f"data_dir: the {self.backend} backend needs a directory")
         if self.value_bytes_max > self.batch_bytes_max:
@@ -142,12 +106,7 @@ class PersistenceConfig:
     @classmethod
     def from_mapping(cls, settings: Mapping[str, object]) -> PersistenceConfig:
         """From a mapping of names to values, as a settings file has it."""
-        known = [attribute.name for attribute in attrs.fields(cls)]
-        for name in settings:
-            if name not in known:
-                near = difflib.get_close_matches(str(name), known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-                raise ConfigurationError(f"unknown setting {name!r}; {hint}")
+        refuse_unknown(settings, [attribute.name for attribute in attrs.fields(cls)])
         return cls(**settings)  # type: ignore[arg-type]
 
     @property

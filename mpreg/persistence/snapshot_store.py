@@ -223,6 +223,24 @@ class SnapshotStore:
                     raise
         return None
 
+    async def delete(self) -> bool:
+        """Remove the snapshot; whether there was one.
+
+        Durable when it returns. Its chunks are removed with it, or, where that is cancelled or
+        fails, by the next save or deletion. Raises what `save` raises.
+        """
+        slot = self._slots.first_free(self._namespace)
+        with self._slots.hold(self._namespace, slot):
+            try:
+                with _not_saved():
+                    found = await self._unpublish(slot, await self._reserve(slot))
+                await self._clean_up(slot)
+                return found
+            except BaseException:
+                with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+                    await self._clean_up(slot)
+                raise
+
     # --- saving ---
 
     async def _save(self, slot: int, pieces: bytes | AsyncIterable[bytes]) -> int:
@@ -277,6 +295,22 @@ class SnapshotStore:
                 # Another save has published in between: it is the one to be replaced.
             else:
                 return version
+
+    async def _unpublish(self, slot: int, save: int) -> bool:
+        """Remove the manifest; the slot's entry then names the chunks to be removed."""
+        while True:
+            expected, replaced = await self._replaced()
+            if expected == 0:
+                return False
+            try:
+                async with Transaction(self._gateway, Durability.DURABLE) as transaction:
+                    transaction.add(Delete(self._namespace, encode_key(_MANIFEST), expected))
+                    transaction.add(self._turn(slot, save, replaced))
+            except VersionConflictError as error:
+                if error.key != _MANIFEST:
+                    raise self._corrupt("the entry of a deletion was changed") from error
+            else:
+                return True
 
     async def _replaced(self) -> tuple[int | None, _Manifest | None]:
         """The version that the manifest must have when it is replaced, and what it says."""

@@ -1,0 +1,183 @@
+"""The settings of a queue, and how they are stored with it."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Final, Self, TypeVar
+
+import attrs
+import msgspec
+from attrs import field, frozen
+
+from mpreg.errors import ConfigurationError
+from mpreg.validation import found, refuse_unknown, seconds, whole_number
+
+__all__ = [
+    "DELAY_SECONDS_MAX",
+    "DeliveryGuarantee",
+    "PRIORITY_MAX",
+    "QueueConfiguration",
+    "QueueType",
+]
+
+#: Each priority in use costs a log of its own.
+PRIORITY_MAX: Final = 255
+
+#: Messages of a queue that is not stored, where its configuration names no bound.
+MEMORY_MESSAGES_MAX: Final = 65_536
+
+#: Ten years: beyond that a delay is a mistake in its unit.
+DELAY_SECONDS_MAX: Final = 10 * 366 * 86_400.0
+
+
+class QueueType(enum.Enum):
+    FIFO = "fifo"
+    """In the order of their sends. A message that comes back keeps its place."""
+    PRIORITY = "priority"
+    """The highest priority first (0 to 255), FIFO within one."""
+
+
+class DeliveryGuarantee(enum.Enum):
+    FIRE_AND_FORGET = "fire_and_forget"
+    """Kept in memory and handed out once: gone with the process, or with its consumer."""
+    AT_LEAST_ONCE = "at_least_once"
+    """Until it is acknowledged, or has used up its attempts. The subscription ``"default"`` is
+    there from the start; with more of them, each gets every message."""
+    BROADCAST = "broadcast"
+    """To each subscription. There is none at the start."""
+    QUORUM = "quorum"
+    """Until ``required_acknowledgments`` subscriptions have acknowledged it. There is none at the
+    start."""
+
+
+E = TypeVar("E", bound=enum.Enum)
+
+
+def _one_of(kind: type[E], value: object) -> E:
+    try:
+        return kind(value)
+    except ValueError:
+        names = ", ".join(repr(member.value) for member in kind)
+        raise ConfigurationError(
+            f"{kind.__name__}: one of {names} is expected, not {value!r}"
+        ) from None
+
+
+def _queue_type(value: object) -> QueueType:
+    return _one_of(QueueType, value)
+
+
+def _guarantee(value: object) -> DeliveryGuarantee:
+    return _one_of(DeliveryGuarantee, value)
+
+
+@frozen(kw_only=True)
+class QueueConfiguration:
+    """The settings of a queue; every one has a default.
+
+    Raises:
+        ConfigurationError: a value has the wrong type, is out of range, or is impossible beside
+            another one. `from_mapping` also raises it for unknown names.
+    """
+
+    queue_type: QueueType = field(default=QueueType.FIFO, converter=_queue_type)
+
+    delivery_guarantee: DeliveryGuarantee = field(
+        default=DeliveryGuarantee.AT_LEAST_ONCE, converter=_guarantee
+    )
+
+    required_acknowledgments: int = field(default=1, validator=whole_number(1, 1_000))
+    """With `DeliveryGuarantee.QUORUM`: how many subscriptions must have acknowledged a message."""
+
+    max_deliveries: int = field(default=5, validator=whole_number(1, 1_000_000))
+    """Delivery attempts; a message that used them up becomes a dead letter."""
+
+    lease_seconds: float = field(default=30.0, validator=seconds(zero=False))
+    """The visibility timeout: how long a message handed out is its receiver's alone."""
+
+    retry_delay_seconds: float = field(default=1.0, validator=seconds(zero=True))
+    """Before the second attempt, after a nack that names no delay."""
+    retry_delay_factor: float = field(default=2.0, validator=seconds(zero=False))
+    """By how much the delay grows with each further attempt."""
+    retry_delay_seconds_max: float = field(default=60.0, validator=seconds(zero=True))
+
+    max_size: int | None = field(default=None, validator=whole_number(1, none=True))
+    """Messages, counted until they are finished; None: as many as the disk holds, or 65,536 where
+    they are not stored."""
+
+    max_bytes: int | None = field(default=None, validator=whole_number(1, none=True))
+    """Their bytes together, as stored."""
+
+    message_ttl_seconds: float | None = field(
+        default=None, validator=seconds(zero=False, none=True)
+    )
+    """After that a message nobody has received is dropped; None: never."""
+
+    deduplication_window_seconds: float = field(default=300.0, validator=seconds(zero=False))
+    """For how long a ``deduplication_id`` is remembered."""
+
+    dead_letters_max: int = field(default=100_000, validator=whole_number(1))
+    """Dead letters kept; above that the oldest are dropped."""
+
+    dead_letter_ttl_seconds: float | None = field(
+        default=None, validator=seconds(zero=False, none=True)
+    )
+    """For how long a dead letter is kept; None: for ever."""
+
+    def __attrs_post_init__(self) -> None:
+        quorum = self.delivery_guarantee is DeliveryGuarantee.QUORUM
+        if self.required_acknowledgments != 1 and not quorum:
+            raise ConfigurationError(
+                f"required_acknowledgments: {self.required_acknowledgments} needs "
+                f"delivery_guarantee 'quorum', not {self.delivery_guarantee.value!r}"
+            )
+        if self.retry_delay_factor < 1:
+            raise found("retry_delay_factor", "a number, at least 1,", self.retry_delay_factor)
+
+    @property
+    def is_stored(self) -> bool:
+        return self.delivery_guarantee is not DeliveryGuarantee.FIRE_AND_FORGET
+
+    @property
+    def messages_max(self) -> int | None:
+        """``max_size``, and a bound where all messages are in memory."""
+        if self.max_size is None and not self.is_stored:
+            return MEMORY_MESSAGES_MAX
+        return self.max_size
+
+    def retry_delay(self, attempt: int) -> float:
+        """Seconds between a failed attempt (the first is 1) and the next one."""
+        limit = self.retry_delay_seconds_max
+        try:
+            grown = self.retry_delay_seconds * self.retry_delay_factor ** (attempt - 1)
+        except OverflowError:
+            return limit
+        return min(grown, limit)
+
+    def encode(self) -> dict[str, Any]:
+        """The settings as plain values."""
+        return attrs.asdict(self, value_serializer=lambda _, __, v: getattr(v, "value", v))
+
+    @classmethod
+    def from_mapping(cls, settings: dict[str, Any]) -> Self:
+        """From a mapping of names to plain values, as a settings file has it."""
+        refuse_unknown(settings, [attribute.name for attribute in attrs.fields(cls)])
+        return cls(**settings)
+
+    def check_change(self, stored: QueueConfiguration) -> None:
+        """Raises `ConfigurationError` where a queue that is there cannot become this."""
+        for name in ("delivery_guarantee", "queue_type"):
+            before, after = getattr(stored, name), getattr(self, name)
+            if before is not after:
+                raise ConfigurationError(
+                    f"{name}: the queue exists with {before.value!r} and cannot become "
+                    f"{after.value!r}; delete it first, or create another one"
+                )
+
+
+class StoredQueue(msgspec.Struct, frozen=True):
+    """What is known of a queue without opening it."""
+
+    configuration: dict[str, Any]
+    deleting: bool = False
+    """Deleted, and its data not yet removed."""

@@ -1,0 +1,522 @@
+"""One open queue: its state in memory, and the writes that change it.
+
+Every change goes the same way. It is added to a transaction, the caller's or one of its own; what
+it concerns is marked as *under way*, so that nobody else takes it; and when the writer tells what
+became of the transaction, the state follows: all of it, or as if nothing had been asked. That
+happens in the order of the commits, before any task runs, also where the caller was cancelled.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Final
+
+import anyio
+from attrs import define, field, frozen
+
+from mpreg.errors import CorruptDataError, LeaseLostError
+from mpreg.persistence import PersistenceRegistry, Transaction
+from mpreg.queues.bodies import Bodies
+from mpreg.queues.configuration import QueueConfiguration
+from mpreg.queues.cursor import Delivery, DeliveryState
+from mpreg.queues.records import (
+    DeadLetterRecord,
+    Died,
+    Event,
+    HandedOut,
+    LaneOpened,
+    MessageRecord,
+    Place,
+    Returned,
+    Settled,
+    encode,
+)
+from mpreg.queues.room import Room
+from mpreg.queues.selection import GONE, UNREAD, Choice, Found, choose
+from mpreg.queues.state import QueueState, SubscriptionState, dead_letter_key
+from mpreg.queues.storage import QueueStorage, measure
+
+__all__ = ["HandOut", "Lease", "Outgoing", "QueueCore"]
+
+#: Events and messages after which the state is saved: what a restart reads at most, beside it.
+SNAPSHOT_AFTER_CHANGES: Final = 4_096
+
+log: Final = logging.getLogger("mpreg.queues")
+
+
+@frozen
+class Outgoing:
+    """Messages on their way into one lane."""
+
+    lane: int
+    records: Sequence[MessageRecord]
+    encoded: Sequence[bytes]
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.encoded))
+
+
+@frozen
+class Lease:
+    """A delivery as its holder has it: right for as long as nobody else has got the message."""
+
+    subscription: SubscriptionState
+    delivery: Delivery
+    attempt: int
+
+
+@define(eq=False)
+class HandOut:
+    """Messages whose delivery attempt is being written, or is."""
+
+    subscription: SubscriptionState
+    deliveries: list[tuple[Delivery, MessageRecord]]
+    held: bool
+    """Whether the leases last until they are told to end."""
+    committed: bool = False
+    abandoned: bool = False
+    """Its receiver was cancelled: nobody will see these messages."""
+
+
+@define(eq=False)
+class QueueCore:
+    registry: PersistenceRegistry
+    storage: QueueStorage
+    state: QueueState
+    bodies: Bodies
+    make_id: Callable[[], str]
+    alarm: Callable[[QueueCore], None]
+    """Called when `next_due` may have come nearer, or `dirty` was set."""
+    room: Room = field(init=False)
+    failure: Exception | None = None
+    """Why nothing can be done with the queue any more."""
+    dying: list[tuple[SubscriptionState, Delivery]] = field(factory=list)
+    """To become dead letters."""
+    released: list[tuple[str, Place]] = field(factory=list)
+    """Given back unseen, and not yet written so."""
+    dirty: bool = False
+    """Whether there is upkeep to be done."""
+    sweep_due: float = math.inf
+    """When the first message may expire (monotonic)."""
+    sweeping: bool = False
+    """Whether upkeep is to look for messages that have expired."""
+    retry_due: float = math.inf
+    """When upkeep that failed is to be tried again (monotonic)."""
+    deduplicated: int = 0
+    """Sends with a ``deduplication_id`` since ids that are out of their window were removed."""
+    changes: int = 0
+    """What a restart would have to read, since the last snapshot."""
+    events_end: int = 0
+    """The offset after the last event that the state knows."""
+    _waiting: dict[str, Callable[[int], None]] = field(factory=dict)
+    """By subscription, how to wake those who wait for messages."""
+    _memory: dict[Place, tuple[MessageRecord, int]] = field(factory=dict)
+    """The messages of a queue that is not stored."""
+    _moving: set[str] = field(factory=set)
+    """Dead letters that are being sent again, or removed."""
+    _reading: anyio.Lock = field(factory=anyio.Lock)
+
+    def __attrs_post_init__(self) -> None:
+        self.room = Room(self.name, self.state, lambda: self.failure)
+
+    @property
+    def name(self) -> str:
+        return self.storage.name
+
+    @property
+    def configuration(self) -> QueueConfiguration:
+        return self.state.configuration
+
+    def wall(self) -> float:
+        return self.registry.clock.wall()
+
+    def check_open(self) -> None:
+        """Raises what the queue was closed with."""
+        if self.failure is not None:
+            # Of its own for each caller: a traceback must not grow with every one.
+            raise type(self.failure)(*self.failure.args) from self.failure.__cause__
+
+    def close(self, failure: Exception) -> None:
+        """Everybody who waits, and everybody who comes, gets this."""
+        if self.failure is None:
+            self.failure = failure
+        self.wake_all()
+        self.room.wake_all()
+        self.bodies.forget(self.name)
+
+    # --- waiting ---
+
+    def on_messages(self, subscription: str, wake: Callable[[int], None]) -> None:
+        self._waiting[subscription] = wake
+
+    def wake(self, subscription: str, count: int) -> None:
+        if (wake := self._waiting.get(subscription)) is not None:
+            wake(count)
+
+    def wake_all(self, count: int | None = None) -> None:
+        for wake in self._waiting.values():
+            wake(2**31 if count is None else count)
+
+    def forget_finished(self) -> None:
+        """After much was finished at once."""
+        self.bodies.forget(self.name)
+        for place in list(self._memory):
+            self.forget(place)
+
+    async def measure(self) -> None:
+        """Count the bytes of what is left, after much was finished at once."""
+        if self.configuration.is_stored:
+            for lane in list(self.state.lanes.values()):
+                await measure(self.storage, lane)
+        self.room.admit()
+
+    def reconcile(self) -> None:
+        """After a restart: what has no attempt left dies, and upkeep takes up where it was."""
+        for subscription in self.state.subscriptions.values():
+            for delivery in subscription.deliveries():
+                if self.state.is_exhausted(delivery):
+                    delivery.state = DeliveryState.DYING
+                    self.dying.append((subscription, delivery))
+        if self.configuration.message_ttl_seconds is not None:
+            self.sweeping = True
+        self.ask_for_upkeep()
+
+    def configure(self, configuration: QueueConfiguration) -> None:
+        """From now on. What is finished with other settings is still to be measured."""
+        before = self.configuration.required_acknowledgments
+        self.state.configuration = configuration
+        if configuration.required_acknowledgments < before:
+            self.state.count_again()
+        if configuration.message_ttl_seconds is not None:
+            self.sweeping = True
+        self.room.admit()
+        self.ask_for_upkeep()
+
+    def ask_for_upkeep(self) -> None:
+        self.dirty = True
+        self.alarm(self)
+
+    def changed(self, count: int = 1) -> None:
+        self.changes += count
+        if self.changes >= SNAPSHOT_AFTER_CHANGES and not self.dirty:
+            self.ask_for_upkeep()
+
+    # --- sending ---
+
+    def send(self, outgoing: Outgoing, transaction: Transaction) -> None:
+        """Add messages to a transaction; room for them was taken, and is given back from here."""
+        if self.configuration.is_stored:
+            if outgoing.lane not in self.state.lanes:
+                self.write(LaneOpened(outgoing.lane), transaction)
+            self.storage.lane(outgoing.lane).append_many_nowait(
+                outgoing.encoded, transaction=transaction
+            )
+        transaction.on_settled(partial(self._sent, outgoing))
+
+    def _sent(self, outgoing: Outgoing, committed: bool) -> None:
+        if committed:
+            lane = self.state.lane(outgoing.lane)
+            first = lane.end
+            sized = [
+                (record, len(data))
+                for record, data in zip(outgoing.records, outgoing.encoded, strict=True)
+            ]
+            self.state.sent(outgoing.lane, sized, wall=self.wall(), now=anyio.current_time())
+            for offset, body in enumerate(sized, first):
+                if self.configuration.is_stored:
+                    self.bodies.put(self.name, (outgoing.lane, offset), body)
+                else:
+                    self._memory[outgoing.lane, offset] = body
+            self.wake_all(len(sized))
+            self.changed(len(sized))
+            last = outgoing.records[-1]
+            if last.expires_at is not None:
+                due = anyio.current_time() + last.expires_at - last.sent_at
+                self.sweep_due = min(self.sweep_due, due)
+            if last.delay_seconds or last.expires_at is not None:
+                self.alarm(self)
+        self.room.give_back(len(outgoing.records), outgoing.size)
+
+    # --- handing out ---
+
+    def look(self, place: Place) -> Found:
+        if not self.configuration.is_stored:
+            return self._memory.get(place, GONE)
+        if (body := self.bodies.get(self.name, place)) is not None:
+            return body
+        number, offset = place
+        lane = self.state.lane(number)
+        if offset < lane.first and offset not in lane.kept:
+            return GONE
+        return UNREAD
+
+    async def read(self, place: Place) -> None:
+        """Bring a message, and those after it, into memory."""
+        async with self._reading:
+            if self.look(place) is not UNREAD:
+                return
+            number, offset = place
+            lane = self.state.lane(number)
+            if offset < lane.first:
+                await self._read_kept(place)
+                return
+            for read, record, size in await self.storage.read_ahead(number, offset, lane.end):
+                if isinstance(record, CorruptDataError):
+                    log.error("%s: %s", self.storage.where(number, read), record)
+                    self.bodies.put(self.name, (number, read), record)
+                elif read not in lane.finished:
+                    self.bodies.put(self.name, (number, read), (record, size))
+
+    async def _read_kept(self, place: Place) -> None:
+        found = await self.storage.read_kept(*place)
+        if isinstance(found, CorruptDataError):
+            log.error("%s", found)
+        self.bodies.put(self.name, place, found)
+
+    def leases(self, hand_out: HandOut) -> list[Lease]:
+        subscription = hand_out.subscription
+        return [Lease(subscription, one, one.attempt) for one, _ in hand_out.deliveries]
+
+    async def find(self, place: Place) -> MessageRecord | None:
+        """A message wherever it is; None where it is damaged, or gone."""
+        while (found := self.look(place)) is UNREAD:
+            await self.read(place)
+        return found[0] if isinstance(found, tuple) else None
+
+    def forget(self, place: Place) -> None:
+        """Drop a message from memory if nobody can ask for it any more."""
+        number, offset = place
+        if offset in self.state.lane(number).finished:
+            self.bodies.pop(self.name, place)
+            self._memory.pop(place, None)
+
+    def choose(self, subscription: SubscriptionState, count: int) -> Choice:
+        choice = choose(
+            self.state,
+            subscription,
+            count,
+            self.look,
+            wall=self.wall(),
+            now=anyio.current_time(),
+        )
+        if choice.dying:
+            self.dying.extend((subscription, delivery) for delivery in choice.dying)
+            self.ask_for_upkeep()
+        if choice.passed:
+            for place in choice.passed:
+                self.forget(place)
+            self.room.admit()
+        return choice
+
+    def hand_out(self, hand_out: HandOut, transaction: Transaction) -> None:
+        """Write the delivery attempts of what was chosen."""
+        event = HandedOut(
+            hand_out.subscription.name,
+            [
+                (delivery.lane, delivery.offset, delivery.attempt + 1, delivery.size)
+                for delivery, _ in hand_out.deliveries
+            ],
+        )
+        self.write(event, transaction, partial(self._handed_out, hand_out))
+
+    def _handed_out(self, hand_out: HandOut, committed: bool) -> None:
+        subscription = hand_out.subscription
+        deliveries = [one for one, _ in hand_out.deliveries if subscription.holds(one)]
+        if committed:
+            hand_out.committed = True
+            lease_seconds = math.inf if hand_out.held else self.configuration.lease_seconds
+            due = anyio.current_time() + lease_seconds
+            for delivery in deliveries:
+                delivery.state = DeliveryState.LEASED
+                subscription.set_due(delivery, due)
+            if hand_out.abandoned:
+                self.release(self.leases(hand_out), unseen=True)
+            elif not hand_out.held:
+                self.alarm(self)
+            return
+        for delivery in deliveries:
+            subscription.cursor(delivery.lane).make_ready(delivery)
+        self.wake(subscription.name, len(deliveries))
+
+    def hand_out_from_memory(self, hand_out: HandOut) -> None:
+        """What is not stored is done with when it is handed out."""
+        for delivery, _ in hand_out.deliveries:
+            place = (delivery.lane, delivery.offset)
+            delivery.attempt = 1
+            self.state.apply(Settled(hand_out.subscription.name, [place]))
+            self.forget(place)
+        self.room.admit()
+
+    # --- what becomes of a delivery ---
+
+    def check_lease(self, lease: Lease) -> None:
+        """Raises `LeaseLostError` where the message is not this holder's any more."""
+        delivery = lease.delivery
+        if not lease.subscription.holds(delivery) or delivery.state is DeliveryState.DYING:
+            why = "it is settled, or was removed"
+        elif delivery.attempt != lease.attempt:
+            why = f"it was handed out again (attempt {delivery.attempt})"
+        elif delivery.state is DeliveryState.SETTLING:
+            why = "it is being settled already"
+        elif delivery.state is not DeliveryState.LEASED or delivery.due <= anyio.current_time():
+            why = "its lease ran out"
+        else:
+            return
+        raise LeaseLostError(
+            f"{self.storage.where(delivery.lane, delivery.offset)}, attempt {lease.attempt}: "
+            f"{why}; nothing was changed"
+        )
+
+    def settle(self, leases: Sequence[Lease], event: Event, transaction: Transaction) -> None:
+        """Write what becomes of messages whose leases were checked."""
+        self.write(event, transaction, partial(self._settled, leases))
+        for lease in leases:
+            lease.delivery.state = DeliveryState.SETTLING
+
+    def _settled(self, leases: Sequence[Lease], committed: bool) -> None:
+        if not committed:
+            for lease in leases:
+                if lease.subscription.holds(lease.delivery):
+                    lease.delivery.state = DeliveryState.LEASED
+                    lease.subscription.set_due(lease.delivery, lease.delivery.due)
+            self.alarm(self)
+            return
+        for lease in leases:
+            self._after(lease)
+        self.room.admit()
+
+    def _after(self, lease: Lease) -> None:
+        delivery = lease.delivery
+        if lease.subscription.holds(delivery) and delivery.state is DeliveryState.WAITING:
+            self._wait_for(lease.subscription, delivery)
+        else:
+            self.forget((delivery.lane, delivery.offset))
+
+    def _wait_for(self, subscription: SubscriptionState, delivery: Delivery) -> None:
+        if delivery.delay_seconds:
+            subscription.set_due(delivery, anyio.current_time() + delivery.delay_seconds)
+            self.alarm(self)
+        else:
+            subscription.cursor(delivery.lane).make_ready(delivery)
+            self.wake(subscription.name, 1)
+
+    def returned(self, lease: Lease, delay_seconds: float, reason: str) -> Returned:
+        delivery = lease.delivery
+        return Returned(
+            lease.subscription.name,
+            (delivery.lane, delivery.offset),
+            self.wall() + delay_seconds,
+            delay_seconds,
+            reason,
+        )
+
+    def extend(self, lease: Lease, lease_seconds: float) -> None:
+        lease.subscription.set_due(lease.delivery, anyio.current_time() + lease_seconds)
+        self.alarm(self)
+
+    def release(self, leases: Iterable[Lease], *, unseen: bool) -> None:
+        """Let others have these messages at once; those that are not held any more are left.
+
+        ``unseen``: nobody has seen them, so the attempt does not count against the limit. That is
+        written some time later: a crash before it is on disk only makes it count.
+        """
+        for lease in leases:
+            delivery = lease.delivery
+            if delivery.state is not DeliveryState.LEASED or delivery.attempt != lease.attempt:
+                continue
+            if not lease.subscription.holds(delivery):
+                continue
+            lease.subscription.cursor(delivery.lane).make_ready(delivery)
+            if unseen:
+                delivery.forgiven += 1
+                self.released.append((lease.subscription.name, (delivery.lane, delivery.offset)))
+                self.ask_for_upkeep()
+            self.wake(lease.subscription.name, 1)
+
+    # --- dead letters ---
+
+    def let_die(
+        self,
+        subscription: SubscriptionState,
+        delivery: Delivery,
+        record: MessageRecord | None,
+        reason: str,
+        transaction: Transaction,
+    ) -> Died:
+        """Add a dead letter to a transaction. The event is still to be written."""
+        place = (delivery.lane, delivery.offset)
+        died_at = self.wall()
+        letter = DeadLetterRecord(
+            subscription=subscription.name,
+            lane=delivery.lane,
+            offset=delivery.offset,
+            attempts=delivery.attempt,
+            reason=reason,
+            last_error=delivery.reason,
+            died_at=died_at,
+            message=record,
+        )
+        key = dead_letter_key(place, subscription.name)
+        self.storage.put_dead_letter(key, letter, transaction)
+        return Died(subscription.name, place, died_at)
+
+    @contextmanager
+    def moving(self, keys: Iterable[str]) -> Iterator[set[str]]:
+        """Those of the dead letters that are there, and that nobody else is moving: this one is."""
+        mine = {key for key in keys if key in self.state.dead and key not in self._moving}
+        self._moving |= mine
+        try:
+            yield mine
+        finally:
+            self._moving -= mine
+
+    # --- time ---
+
+    def tick(self, now: float) -> None:
+        """It is time for something: leases and waits that are over, or upkeep."""
+        for subscription in list(self.state.subscriptions.values()):
+            ended = subscription.tick(now)
+            for delivery in ended:
+                if self.state.is_exhausted(delivery):
+                    delivery.state = DeliveryState.DYING
+                    self.dying.append((subscription, delivery))
+            if ended:
+                self.wake(subscription.name, len(ended))
+        if self.sweep_due <= now:
+            self.sweep_due, self.sweeping = math.inf, True
+        if self.retry_due <= now:
+            self.retry_due = math.inf
+        self.ask_for_upkeep()
+
+    # --- writing ---
+
+    def write(
+        self,
+        event: Event,
+        transaction: Transaction,
+        then: Callable[[bool], None] | None = None,
+        *,
+        known: bool = False,
+    ) -> None:
+        """Add an event, which the state takes in when the transaction is committed.
+
+        ``then`` is told after that whether it was. ``known``: the state has taken it in already.
+        """
+        ack = self.storage.events.append_nowait(encode(event), transaction=transaction)
+
+        def settled(committed: bool) -> None:
+            if committed:
+                assert ack.value is not None
+                self.events_end = ack.value + 1
+                if not known:
+                    self.state.apply(event)
+                self.changed()
+            if then is not None:
+                then(committed)
+
+        transaction.on_settled(settled)

@@ -1,0 +1,118 @@
+"""How far one subscription has come in one lane.
+
+A cursor keeps what is finished as intervals, and an object only for what is *exceptional*: handed
+out, waiting for its time, or given back. All the rest, however much it is, is the offsets that it
+has not come to. So its memory follows the exceptions and not the backlog.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+
+from attrs import define, field
+
+from mpreg.queues.intervals import IntervalSet
+
+__all__ = ["Cursor", "Delivery", "DeliveryState"]
+
+
+class DeliveryState(enum.Enum):
+    READY = "ready"
+    """To be handed out. Followed by RESERVED, or DYING where its attempts are used up."""
+    RESERVED = "reserved"
+    """Its attempt is being written. Followed by LEASED, or READY where that failed."""
+    LEASED = "leased"
+    """With a consumer, until `Delivery.due`. Followed by SETTLING, or READY when the lease ends."""
+    SETTLING = "settling"
+    """Its ack or nack is being written. Followed by nothing, by WAITING, or by LEASED where that
+    failed."""
+    WAITING = "waiting"
+    """For `Delivery.due`. Followed by READY."""
+    DYING = "dying"
+    """To become a dead letter. Followed by nothing, or READY where writing it failed."""
+
+
+@define(eq=False)
+class Delivery:
+    """One message that a subscription has looked at and not finished."""
+
+    lane: int
+    offset: int
+    size: int = 0
+    """In bytes, as stored; 0 where it is not known."""
+    attempt: int = 0
+    """The last one that was begun. It never goes down, so it tells one delivery from another."""
+    forgiven: int = 0
+    """Attempts that ended before anybody saw the message."""
+    state: DeliveryState = DeliveryState.READY
+    due: float = 0.0
+    """Monotonic: when the lease ends, or when it is visible."""
+    visible_at: float = 0.0
+    """Wall clock, for WAITING: what survives a restart."""
+    delay_seconds: float = 0.0
+    """What the wait was at first: the most that can be left of it, wherever the clock is set."""
+    reason: str = ""
+    """Why the last attempt failed."""
+
+    def visible_in(self, wall: float) -> float:
+        """Seconds that are left of a wait, by the wall clock."""
+        return min(max(self.visible_at - wall, 0.0), self.delay_seconds)
+
+
+@define(eq=False)
+class Cursor:
+    done: IntervalSet = field(factory=IntervalSet)
+    """Acknowledged, dead, expired, not subscribed to: never to be handed out (again)."""
+    acknowledged: IntervalSet = field(factory=IntervalSet)
+    """Those of them that were acknowledged; only kept where a quorum counts them."""
+    open: dict[int, Delivery] = field(factory=dict)
+    """By offset; never one that is done."""
+    _ready: list[int] = field(factory=list)
+    """A heap; an offset that is not READY any more is passed over."""
+    _position: int = 0
+    """Everything below is done or open."""
+
+    def candidate(self, end: int) -> int | None:
+        """The lowest offset below ``end`` that may be handed out, as far as can be told here."""
+        fresh = self._fresh(end)
+        while self._ready:
+            offset = self._ready[0]
+            delivery = self.open.get(offset)
+            if delivery is not None and delivery.state is DeliveryState.READY:
+                return offset if fresh is None else min(offset, fresh)
+            heapq.heappop(self._ready)
+        return fresh
+
+    def _fresh(self, end: int) -> int | None:
+        position = self._position
+        while position < end:
+            if position in self.open:
+                position += 1
+            elif (missing := self.done.first_missing(position)) != position:
+                position = missing
+            else:
+                break
+        self._position = min(position, end)
+        return position if position < end else None
+
+    def make_ready(self, delivery: Delivery) -> None:
+        delivery.state = DeliveryState.READY
+        heapq.heappush(self._ready, delivery.offset)
+
+    def ensure(self, lane: int, offset: int) -> Delivery | None:
+        """The message as an exceptional one; None where it is done."""
+        if (delivery := self.open.get(offset)) is None and offset not in self.done:
+            delivery = self.open[offset] = Delivery(lane, offset)
+        return delivery
+
+    def finish(self, offset: int) -> int:
+        """It is not to be handed out any more. Its size, as far as it is known."""
+        delivery = self.open.pop(offset, None)
+        self.done.add(offset)
+        return 0 if delivery is None else delivery.size
+
+    def finish_below(self, end: int) -> None:
+        self.done.add_range(0, end)
+        for offset in [offset for offset in self.open if offset < end]:
+            del self.open[offset]

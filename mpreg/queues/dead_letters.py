@@ -1,0 +1,121 @@
+"""Messages that used up their attempts, kept with the reason until somebody decides."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from contextlib import aclosing
+from typing import Any, Final
+
+from attrs import frozen
+
+from mpreg.codec import decode_value
+from mpreg.errors import CorruptDataError
+from mpreg.queues.core import QueueCore
+from mpreg.queues.core import log as logger
+from mpreg.queues.records import DeadLetterRecord, DeadLettersRemoved
+
+__all__ = ["DeadLetter", "list_dead_letters", "remove_dead_letters"]
+
+#: Dead letters sent on, or removed, in one transaction.
+MOVED_PER_BATCH: Final = 128
+
+
+@frozen
+class DeadLetter:
+    """A message that is not handed out any more, with the reason."""
+
+    key: str
+    """Names it for `MessageQueue.redrive` and `MessageQueue.purge_dead_letters`."""
+    record: DeadLetterRecord
+
+    @property
+    def id(self) -> str | None:
+        """The message's id; None where the message was damaged."""
+        return None if self.record.message is None else self.record.message.id
+
+    @property
+    def payload(self) -> Any:
+        """What was sent; None where the message was damaged."""
+        return None if self.record.message is None else decode_value(self.record.message.payload)
+
+    @property
+    def topic(self) -> str:
+        return "" if self.record.message is None else self.record.message.topic
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self.record.message is None else dict(self.record.message.headers)
+
+    @property
+    def sent_at(self) -> float | None:
+        """Wall clock, in seconds since 1970."""
+        return None if self.record.message is None else self.record.message.sent_at
+
+    @property
+    def died_at(self) -> float:
+        """Wall clock, in seconds since 1970."""
+        return self.record.died_at
+
+    @property
+    def priority(self) -> int:
+        return self.record.lane
+
+    @property
+    def offset(self) -> int:
+        """Its place among the messages of its priority."""
+        return self.record.offset
+
+    @property
+    def subscription(self) -> str:
+        return self.record.subscription
+
+    @property
+    def attempts(self) -> int:
+        return self.record.attempts
+
+    @property
+    def reason(self) -> str:
+        """Why it is here."""
+        return self.record.reason
+
+    @property
+    def last_error(self) -> str:
+        """What its last consumer said."""
+        return self.record.last_error
+
+
+async def list_dead_letters(
+    core: QueueCore, *, names: Collection[str] | None = None, limit: int | None = None
+) -> list[DeadLetter]:
+    """The dead letters by priority and age, or those named by key or by their message's id.
+
+    A damaged one is reported and passed over.
+    """
+    letters: list[DeadLetter] = []
+    async with aclosing(core.storage.dead_letters()) as found:
+        async for key, record in found:
+            if limit is not None and len(letters) >= limit:
+                break
+            if isinstance(record, CorruptDataError):
+                logger.error("queue %r: a dead letter is damaged: %s", core.name, record)
+                continue
+            letter = DeadLetter(key, record)
+            if key in core.state.dead and (names is None or key in names or letter.id in names):
+                letters.append(letter)
+    return letters
+
+
+async def remove_dead_letters(core: QueueCore, keys: Iterable[str]) -> int:
+    """Remove them for good; how many there were."""
+    removed = 0
+    wanted = [key for key in keys if key in core.state.dead]
+    for start in range(0, len(wanted), MOVED_PER_BATCH):
+        with core.moving(wanted[start : start + MOVED_PER_BATCH]) as batch:
+            if not batch:
+                continue
+            async with core.registry.transaction() as transaction:
+                for key in batch:
+                    core.storage.delete_dead_letter(key, transaction)
+                core.write(DeadLettersRemoved(sorted(batch)), transaction)
+            removed += len(batch)
+    return removed

@@ -1,0 +1,186 @@
+"""The queues of a registry: made, found and deleted by name."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import anyio
+from attrs import define, field
+
+from mpreg.errors import InvalidArgumentError, QueueDeletedError, QueueNotFoundError
+from mpreg.persistence import PersistenceRegistry
+from mpreg.queues.bodies import Bodies
+from mpreg.queues.configuration import QueueConfiguration, StoredQueue
+from mpreg.queues.core import QueueCore
+from mpreg.queues.keeper import Keeper
+from mpreg.queues.queue import MessageQueue
+from mpreg.queues.restoring import restore
+from mpreg.queues.storage import QueueStorage, SharedStores, checked_queue_name
+
+__all__ = ["MessageQueueManager"]
+
+
+@define(eq=False)
+class _Queues:
+    """What all managers of one registry share: a queue's state must exist once."""
+
+    registry: PersistenceRegistry
+    stores: SharedStores = field(init=False)
+    keeper: Keeper = field(init=False)
+    bodies: Bodies = field(factory=Bodies)
+    open: dict[str, tuple[QueueCore, MessageQueue]] = field(factory=dict)
+    changing: anyio.Lock = field(factory=anyio.Lock)
+    make_id: Callable[[], str] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.stores = SharedStores(self.registry)
+        self.keeper = Keeper(self.registry)
+
+
+class MessageQueueManager:
+    """The message queues of a registry. Costs nothing; any number of managers are the same::
+
+        queues = MessageQueueManager(registry)
+        jobs = await queues.create_queue("jobs")
+
+    A queue is read back when it is first asked for. Its name is any str that is not empty, at most
+    900 bytes of UTF-8.
+    """
+
+    def __init__(self, registry: PersistenceRegistry) -> None:
+        self._registry = registry
+        self._queues = registry.subsystem("queues", lambda: _Queues(registry))
+
+    async def create_queue(
+        self, name: str, configuration: QueueConfiguration | None = None
+    ) -> MessageQueue:
+        """The queue of this name; made where there is none.
+
+        Where there is one, ``configuration`` becomes its own from now on; None leaves it.
+
+        Cancelled: it was made, or not; asking again tells.
+
+        Raises:
+            ConfigurationError: a queue that is there cannot be changed so; nothing was changed.
+            InvalidArgumentError: the name, or the configuration's type.
+            CorruptDataError: its stored configuration is damaged; pass one to replace it.
+        """
+        checked_queue_name(name)
+        if configuration is not None and not isinstance(configuration, QueueConfiguration):
+            raise InvalidArgumentError(f"not a QueueConfiguration: {configuration!r:.80}")
+        queues = self._queues
+        async with queues.changing:
+            if (found := queues.open.get(name)) is not None:
+                await self._reconfigure(found[0], configuration)
+                return found[1]
+            stored = await self._find(name)
+            if stored is None:
+                stored = configuration or QueueConfiguration()
+                await queues.stores.put(name, StoredQueue(stored.encode()))
+            core, queue = await self._open(name, stored)
+            await self._reconfigure(core, configuration)
+            return queue
+
+    async def get_queue(self, name: str) -> MessageQueue:
+        """The queue of this name, with its stored configuration.
+
+        Raises:
+            QueueNotFoundError: there is none.
+            CorruptDataError: its stored configuration is damaged.
+        """
+        checked_queue_name(name)
+        queues = self._queues
+        async with queues.changing:
+            if (found := queues.open.get(name)) is not None:
+                return found[1]
+            if (stored := await self._find(name)) is None:
+                raise QueueNotFoundError(f"there is no queue {name!r}")
+            return (await self._open(name, stored))[1]
+
+    async def delete_queue(self, name: str) -> None:
+        """Delete a queue with everything in it, and give its space back in small steps.
+
+        Whoever waits for its messages gets `QueueDeletedError`. Cancelled: it is deleted from the
+        moment on that this is durable; what is left of it is removed when its name is next asked
+        for.
+
+        Raises:
+            QueueNotFoundError: there is none.
+        """
+        checked_queue_name(name)
+        queues = self._queues
+        async with queues.changing:
+            found = queues.open.get(name)
+            stored = found[0].configuration if found is not None else await self._find(name)
+            if stored is None:
+                raise QueueNotFoundError(f"there is no queue {name!r}")
+            if found is None:
+                # To learn which priorities it has.
+                found = await self._open(name, stored)
+            await queues.stores.put(name, StoredQueue(stored.encode(), deleting=True))
+            core = found[0]
+            queues.keeper.remove(core)
+            core.close(QueueDeletedError(f"queue {name!r} was deleted"))
+            del queues.open[name]
+            await self._remove(core.storage, list(core.state.lanes))
+
+    async def queue_names(self) -> list[str]:
+        """The names of all queues, in order."""
+        return [name async for name, deleting in self._queues.stores.names() if not deleting]
+
+    # --- opening ---
+
+    async def _find(self, name: str) -> QueueConfiguration | None:
+        """The stored configuration. A queue whose deletion was interrupted is removed first."""
+        stored = await self._queues.stores.find(name)
+        if stored is None:
+            return None
+        configuration = QueueConfiguration.from_mapping(stored.configuration)
+        if not stored.deleting:
+            return configuration
+        storage = QueueStorage(self._queues.stores, name)
+        restored = await restore(storage, configuration, self._registry.clock.wall())
+        await self._remove(storage, list(restored.state.lanes))
+        return None
+
+    async def _open(
+        self, name: str, configuration: QueueConfiguration
+    ) -> tuple[QueueCore, MessageQueue]:
+        queues = self._queues
+        storage = QueueStorage(queues.stores, name)
+        restored = await restore(storage, configuration, self._registry.clock.wall())
+        core = QueueCore(
+            self._registry,
+            storage,
+            restored.state,
+            queues.bodies,
+            await self._id_maker(),
+            queues.keeper.alarm,
+            events_end=restored.events_end,
+            changes=restored.changes,
+        )
+        queues.keeper.add(core, restored.saved)
+        core.reconcile()
+        queues.open[name] = core, MessageQueue(core)
+        return queues.open[name]
+
+    async def _reconfigure(self, core: QueueCore, configuration: QueueConfiguration | None) -> None:
+        if configuration is None or configuration == core.configuration:
+            return
+        configuration.check_change(core.configuration)
+        await self._queues.stores.put(core.name, StoredQueue(configuration.encode()))
+        core.configure(configuration)
+        await core.measure()
+
+    async def _remove(self, storage: QueueStorage, lanes: list[int]) -> None:
+        await storage.remove_everything(iter(lanes))
+        await self._queues.stores.configurations.delete(storage.name)
+
+    async def _id_maker(self) -> Callable[[], str]:
+        """Ids that no other process gives: each has a generation of its own."""
+        if self._queues.make_id is None:
+            generation = (await self._registry.stats()).generation
+            numbers = itertools.count()
+            self._queues.make_id = lambda: f"{generation:x}-{next(numbers):x}"
+        return self._queues.make_id

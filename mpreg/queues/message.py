@@ -1,0 +1,178 @@
+"""A message in the hands of its consumer."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from mpreg.codec import decode_value
+from mpreg.errors import InvalidArgumentError
+from mpreg.persistence import Transaction
+from mpreg.queues.configuration import DELAY_SECONDS_MAX
+from mpreg.queues.core import Lease, QueueCore
+from mpreg.queues.records import Event, MessageRecord, Settled
+
+__all__ = ["Message", "checked_seconds", "settle_all"]
+
+REASON_CHARACTERS_MAX: Final = 4_096
+
+
+class Message:
+    """One delivery of one message, to be acknowledged or given back before its lease ends.
+
+    It stands for this delivery only: when the message was settled, or its lease ran out, `ack`,
+    `nack` and `extend` raise `LeaseLostError` and change nothing, whoever has the message now.
+    What a queue of `DeliveryGuarantee.FIRE_AND_FORGET` hands out is done with: there they do
+    nothing.
+    """
+
+    __slots__ = ("_core", "_record", "attempt", "lease", "priority", "subscription")
+
+    def __init__(
+        self, core: QueueCore, record: MessageRecord, lease: Lease | None, subscription: str
+    ) -> None:
+        self._core = core
+        self._record = record
+        self.lease = lease
+        self.attempt = 1 if lease is None else lease.attempt - lease.delivery.forgiven
+        """1 for the first delivery; counted on disk before the message is handed out. Deliveries
+        that were given back before anybody saw them do not count."""
+        self.priority = 0 if lease is None else lease.delivery.lane
+        self.subscription = subscription
+
+    def belongs_to(self, core: QueueCore) -> bool:
+        return self._core is core
+
+    @property
+    def id(self) -> str:
+        """As `MessageQueue.send` returned it."""
+        return self._record.id
+
+    @property
+    def payload(self) -> Any:
+        """What was sent; a new copy each time."""
+        return decode_value(self._record.payload)
+
+    @property
+    def topic(self) -> str:
+        return self._record.topic
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return dict(self._record.headers)
+
+    @property
+    def sent_at(self) -> float:
+        """Wall clock, in seconds since 1970."""
+        return self._record.sent_at
+
+    async def ack(self, *, transaction: Transaction | None = None) -> None:
+        """Acknowledge it: it will not be handed out again. Returns when that is durable.
+
+        With ``transaction`` it is acknowledged when that is committed, together with all else in
+        it, and not at all where it is not; until then nobody else gets the message.
+
+        Cancelled, it may still happen. Raises, beside what every durable write raises:
+            LeaseLostError: it is not this delivery's any more; nothing was changed.
+        """
+        await settle_all([self], transaction)
+
+    async def nack(
+        self,
+        delay_seconds: float | None = None,
+        reason: str = "",
+        *,
+        transaction: Transaction | None = None,
+    ) -> None:
+        """Give it back, to be tried again after ``delay_seconds``; None: as the queue's
+        configuration says. A message without attempts left becomes a dead letter.
+
+        ``reason`` is kept and shown with a dead letter. Cancellation and errors as for `ack`.
+        """
+        if not isinstance(reason, str):
+            raise InvalidArgumentError(f"a reason is str, not {type(reason).__name__}")
+        if delay_seconds is not None:
+            checked_seconds("delay_seconds", delay_seconds)
+        if (lease := self.lease) is None:
+            return
+        core = self._core
+        core.check_open()
+        core.check_lease(lease)
+        if transaction is not None:
+            self._nack(lease, delay_seconds, reason, transaction)
+            return
+        async with core.registry.transaction() as own:
+            self._nack(lease, delay_seconds, reason, own)
+
+    def _nack(
+        self, lease: Lease, delay_seconds: float | None, reason: str, transaction: Transaction
+    ) -> None:
+        core, delivery = self._core, lease.delivery
+        reason = reason[:REASON_CHARACTERS_MAX].encode(errors="replace").decode()
+        event: Event
+        if core.state.is_exhausted(delivery):
+            delivery.reason = reason
+            cause = f"used up its {core.configuration.max_deliveries} deliveries"
+            event = core.let_die(lease.subscription, delivery, self._record, cause, transaction)
+        else:
+            if delay_seconds is None:
+                delay_seconds = core.configuration.retry_delay(delivery.attempt)
+            event = core.returned(lease, delay_seconds, reason)
+        core.settle([lease], event, transaction)
+
+    async def extend(self, lease_seconds: float | None = None) -> None:
+        """Have the lease end ``lease_seconds`` from now; None: the queue's own time.
+
+        Not a checkpoint. Nothing is written: after a crash nobody holds a lease.
+
+        Raises:
+            LeaseLostError: it is not this delivery's any more.
+        """
+        if lease_seconds is not None:
+            checked_seconds("lease_seconds", lease_seconds)
+        if self.lease is None:
+            return
+        self._core.check_open()
+        self._core.check_lease(self.lease)
+        seconds = self._core.configuration.lease_seconds if lease_seconds is None else lease_seconds
+        self._core.extend(self.lease, seconds)
+
+    def __repr__(self) -> str:
+        return f"<Message {self.id} of {self._core.name!r}, attempt {self.attempt}>"
+
+
+async def settle_all(messages: list[Message], transaction: Transaction | None) -> None:
+    """Acknowledge messages of one queue, all or none."""
+    leases = [message.lease for message in messages if message.lease is not None]
+    if not leases:
+        return
+    core = messages[0]._core
+    core.check_open()
+    for lease in leases:
+        core.check_lease(lease)
+    if transaction is not None:
+        _settle(core, leases, transaction)
+        return
+    async with core.registry.transaction() as own:
+        _settle(core, leases, own)
+
+
+def _settle(core: QueueCore, leases: list[Lease], transaction: Transaction) -> None:
+    by_subscription: dict[str, list[Lease]] = {}
+    for lease in leases:
+        by_subscription.setdefault(lease.subscription.name, []).append(lease)
+    for name, group in by_subscription.items():
+        places = [(lease.delivery.lane, lease.delivery.offset) for lease in group]
+        core.settle(group, Settled(name, places), transaction)
+
+
+def checked_seconds(name: str, seconds: object, maximum: float = DELAY_SECONDS_MAX) -> float:
+    """Raises `InvalidArgumentError` unless it is a number from 0 up to the maximum."""
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, int | float)
+        or not 0 <= seconds <= maximum
+    ):
+        raise InvalidArgumentError(
+            f"{name} is a number of seconds from 0 to {maximum:.0f}, not {seconds!r}"
+        )
+    return float(seconds)

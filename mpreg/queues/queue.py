@@ -1,0 +1,522 @@
+"""A durable message queue, as its users see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+from attrs import define, field
+
+from mpreg.codec import encode_key, encode_value
+from mpreg.errors import (
+    InvalidArgumentError,
+    QueueNotFoundError,
+    VersionConflictError,
+)
+from mpreg.persistence import Transaction
+from mpreg.queues.configuration import (
+    PRIORITY_MAX,
+    DeliveryGuarantee,
+    QueueConfiguration,
+    QueueType,
+)
+from mpreg.queues.consumer import Consumer
+from mpreg.queues.core import Outgoing, QueueCore
+from mpreg.queues.dead_letters import (
+    MOVED_PER_BATCH,
+    DeadLetter,
+    list_dead_letters,
+    remove_dead_letters,
+)
+from mpreg.queues.message import Message, checked_seconds, settle_all
+from mpreg.queues.records import (
+    DeadLettersRemoved,
+    MessageRecord,
+    Purged,
+    SubscriptionChanged,
+    SubscriptionDeleted,
+    checked_headers,
+    encode,
+)
+from mpreg.queues.state import DEFAULT_SUBSCRIPTION
+from mpreg.queues.statistics import QueueStatistics, count_queue
+from mpreg.queues.subscription import Subscription
+from mpreg.queues.topics import TopicPattern, checked_topic
+
+__all__ = ["MessageQueue"]
+
+DEDUPLICATION_ID_BYTES_MAX: Final = 1_024
+SUBSCRIPTION_NAME_CHARACTERS_MAX: Final = 256
+
+#: Deduplicated sends after which ids that are out of their window are removed.
+SWEEP_AFTER_SENDS: Final = 256
+
+
+@define(eq=False)
+class MessageQueue:
+    """Made by `MessageQueueManager.create_queue` and `get_queue`; all with one name are the same.
+
+    Every method that writes returns when that is durable, and raises, beside what its own
+    docstring says:
+
+    - `InvalidArgumentError`, `ValueTooLargeError`: an argument; nothing was sent.
+    - `QueueDeletedError`: the queue was deleted.
+    - `StorageFullError`, `CommitFailedError`: rolled back; it may be tried again.
+    - `CommitUnknownError`: it cannot be told, and the writer is gone.
+    - `WriterStoppedError`: the registry is not open (any more); not written.
+
+    Cancelled, it may still happen, as a whole. With ``transaction=`` it only adds to that: it
+    happens when the transaction is committed, together with all else in it, or not at all.
+    """
+
+    _core: QueueCore
+    _subscriptions: dict[str, Subscription] = field(factory=dict)
+    _changing: anyio.Lock = field(factory=anyio.Lock)
+    """Held while subscriptions are made, changed or deleted."""
+
+    @property
+    def name(self) -> str:
+        return self._core.name
+
+    @property
+    def configuration(self) -> QueueConfiguration:
+        return self._core.configuration
+
+    # --- sending ---
+
+    async def send(
+        self,
+        payload: Any,
+        *,
+        topic: str = "",
+        priority: int = 0,
+        delay_seconds: float = 0.0,
+        ttl_seconds: float | None = None,
+        deduplication_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        wait_seconds: float | None = 0.0,
+        transaction: Transaction | None = None,
+    ) -> str:
+        """Send a message and return its id, when it is durable.
+
+        ``payload`` is None, bool, int (64 bits), float, str, bytes, or lists and dicts (with str
+        keys) of these: it comes back exactly so. ``priority`` (0 to 255, higher first) needs a
+        queue of `QueueType.PRIORITY`. It is not visible before ``delay_seconds``, and dropped
+        after ``ttl_seconds`` (None: the queue's ``message_ttl_seconds``).
+
+        With a ``deduplication_id`` that was sent within the queue's window nothing is sent, and
+        the id of that message is returned. In a transaction the check is made now: where another
+        send with the same id comes in between, the transaction fails with `VersionConflictError`.
+
+        Where the queue is full, it waits up to ``wait_seconds`` for room; None: for ever.
+
+        Raises:
+            QueueFullError: nothing was sent, and nothing remembered of it.
+        """
+        encoded_id = None if deduplication_id is None else _checked_id(deduplication_id)
+        outgoing = self._outgoing(
+            [payload], topic, priority, delay_seconds, ttl_seconds, headers or {}
+        )
+        record = outgoing.records[0]
+        if encoded_id is None:
+            await self._send(outgoing, wait_seconds, transaction, None)
+            return record.id
+        while True:
+            # In a transaction the answer must be there before it ends; else the write is the check.
+            if transaction is not None and (sent := await self._sent_before(encoded_id)):
+                return sent
+            try:
+                await self._send(outgoing, wait_seconds, transaction, encoded_id)
+            except VersionConflictError:
+                if sent := await self._sent_before(encoded_id):
+                    return sent
+                # Its window ended in between.
+            else:
+                return record.id
+
+    async def send_many(
+        self,
+        payloads: Iterable[Any],
+        *,
+        topic: str = "",
+        priority: int = 0,
+        delay_seconds: float = 0.0,
+        ttl_seconds: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        wait_seconds: float | None = 0.0,
+        transaction: Transaction | None = None,
+    ) -> list[str]:
+        """Send messages side by side, all or none, and return their ids. As `send`."""
+        payloads = list(payloads)
+        if not payloads:
+            self._core.check_open()
+            await anyio.lowlevel.checkpoint()
+            return []
+        outgoing = self._outgoing(
+            payloads, topic, priority, delay_seconds, ttl_seconds, headers or {}
+        )
+        await self._send(outgoing, wait_seconds, transaction, None)
+        return [record.id for record in outgoing.records]
+
+    def _outgoing(
+        self,
+        payloads: list[Any],
+        topic: str,
+        priority: int,
+        delay_seconds: float,
+        ttl_seconds: float | None,
+        headers: Mapping[str, str],
+    ) -> Outgoing:
+        core = self._core
+        core.check_open()
+        checked_topic(topic)
+        headers = checked_headers(headers)
+        delay_seconds = checked_seconds("delay_seconds", delay_seconds)
+        if ttl_seconds is None:
+            ttl_seconds = core.configuration.message_ttl_seconds
+        else:
+            ttl_seconds = checked_seconds("ttl_seconds", ttl_seconds)
+        sent_at = core.wall()
+        expires_at = None if ttl_seconds is None else sent_at + ttl_seconds
+        bytes_max = core.registry.config.value_bytes_max
+        records = [
+            MessageRecord(
+                id=core.make_id(),
+                sent_at=sent_at,
+                topic=topic,
+                delay_seconds=delay_seconds,
+                expires_at=expires_at,
+                headers=headers,
+                payload=encode_value(payload, bytes_max),
+            )
+            for payload in payloads
+        ]
+        return _outgoing(self._checked_priority(priority), records)
+
+    def _checked_priority(self, priority: int) -> int:
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise InvalidArgumentError(f"priority is an int, not {priority!r}")
+        limit = PRIORITY_MAX if self.configuration.queue_type is QueueType.PRIORITY else 0
+        if not 0 <= priority <= limit:
+            raise InvalidArgumentError(
+                f"priority is from 0 to {limit} in a queue of type "
+                f"{self.configuration.queue_type.value!r}, not {priority}"
+            )
+        return priority
+
+    async def _send(
+        self,
+        outgoing: Outgoing,
+        wait_seconds: float | None,
+        transaction: Transaction | None,
+        deduplication_id: bytes | None,
+    ) -> None:
+        core = self._core
+        if wait_seconds is not None:
+            checked_seconds("wait_seconds", wait_seconds)
+        await core.room.take(len(outgoing.records), outgoing.size, wait_seconds)
+        if transaction is not None:
+            self._add(outgoing, transaction, deduplication_id)
+            return
+        async with core.registry.transaction() as own:
+            self._add(outgoing, own, deduplication_id)
+
+    def _add(
+        self, outgoing: Outgoing, transaction: Transaction, deduplication_id: bytes | None
+    ) -> None:
+        core = self._core
+        try:
+            if deduplication_id is not None:
+                core.storage.shared.deduplication.put_nowait(
+                    core.storage.key(deduplication_id),
+                    outgoing.records[0].id.encode(),
+                    ttl_seconds=core.configuration.deduplication_window_seconds,
+                    expected_version=0,
+                    transaction=transaction,
+                )
+                core.deduplicated += 1
+                if core.deduplicated == SWEEP_AFTER_SENDS:
+                    core.ask_for_upkeep()
+            core.send(outgoing, transaction)
+        except BaseException:
+            core.room.give_back(len(outgoing.records), outgoing.size)
+            raise
+
+    async def _sent_before(self, deduplication_id: bytes) -> str | None:
+        storage = self._core.storage
+        entry = await storage.shared.deduplication.get(storage.key(deduplication_id))
+        return None if entry is None else entry.value.decode()
+
+    # --- receiving ---
+
+    async def receive(self, wait_seconds: float | None = None) -> Message | None:
+        """`Subscription.receive` of the queue's own subscription, ``"default"``.
+
+        Raises:
+            QueueNotFoundError: the queue has none; messages are for named subscriptions.
+        """
+        return await self._default().receive(wait_seconds)
+
+    async def receive_many(
+        self, messages_max: int, wait_seconds: float | None = None
+    ) -> list[Message]:
+        """`Subscription.receive_many` of the queue's own subscription."""
+        return await self._default().receive_many(messages_max, wait_seconds)
+
+    def consume(self, prefetch: int = 1) -> Consumer:
+        """`Subscription.consume` of the queue's own subscription."""
+        return self._default().consume(prefetch)
+
+    async def ack(
+        self, messages: Iterable[Message], *, transaction: Transaction | None = None
+    ) -> None:
+        """Acknowledge messages of this queue, all or none, in one write.
+
+        Raises:
+            LeaseLostError: one of them is not its delivery's any more; nothing was changed.
+        """
+        messages = list(messages)
+        for message in messages:
+            if not message.belongs_to(self._core):
+                raise InvalidArgumentError(f"{message!r} is not of queue {self.name!r}")
+        if len(set(map(id, messages))) != len(messages):
+            raise InvalidArgumentError("a message is named twice")
+        await settle_all(messages, transaction)
+
+    # --- subscriptions ---
+
+    async def subscription(
+        self,
+        name: str,
+        topic_pattern: str | None = None,
+        *,
+        start: str | int = "earliest",
+    ) -> Subscription:
+        """A cursor of this name; made where there is none, and durable when it is returned.
+
+        ``topic_pattern``: ``*`` stands for one segment, ``#`` for any number; None is every
+        message. For one that is there another pattern counts from where it has come to.
+        ``start``, for a new one: ``"earliest"`` (all that is not finished), ``"latest"`` (what is
+        sent from now on) or an offset (only where there are no priorities).
+        """
+        _check_name(name)
+        pattern = None if topic_pattern is None else TopicPattern(topic_pattern)
+        core = self._core
+        async with self._changing:
+            core.check_open()
+            state = core.state.subscriptions.get(name)
+            if state is None:
+                starts = self._starts(start)
+            elif state.pattern == pattern or topic_pattern is None:
+                return self._cursor(name)
+            else:
+                starts = None
+            event = SubscriptionChanged(name, None if pattern is None else pattern.text, starts)
+            if core.configuration.is_stored:
+                async with core.registry.transaction() as transaction:
+                    core.write(event, transaction)
+            else:
+                core.state.apply(event)
+            return self._cursor(name)
+
+    async def delete_subscription(self, name: str) -> None:
+        """Delete a cursor: what only it had not finished is finished.
+
+        Raises:
+            QueueNotFoundError: there is none of this name.
+        """
+        core = self._core
+        async with self._changing:
+            core.check_open()
+            self._cursor(name)
+            if name == DEFAULT_SUBSCRIPTION:
+                raise InvalidArgumentError("the queue's own subscription cannot be deleted")
+            event = SubscriptionDeleted(name)
+            if core.configuration.is_stored:
+                async with core.registry.transaction() as transaction:
+                    core.write(event, transaction)
+            else:
+                core.state.apply(event)
+            del self._subscriptions[name]
+            core.wake(name, 2**31)
+            await core.measure()
+
+    def _starts(self, start: str | int) -> dict[int, int] | None:
+        lanes = self._core.state.lanes
+        if start == "earliest":
+            return None
+        if start == "latest":
+            return {number: lane.end for number, lane in lanes.items()}
+        if isinstance(start, int) and not isinstance(start, bool) and start >= 0:
+            if self.configuration.queue_type is QueueType.PRIORITY:
+                raise InvalidArgumentError(
+                    "start: an offset means nothing in a queue with priorities; "
+                    "use 'earliest' or 'latest'"
+                )
+            return {0: start}
+        raise InvalidArgumentError(f"start is 'earliest', 'latest' or an offset, not {start!r}")
+
+    def _cursor(self, name: str) -> Subscription:
+        if name not in self._core.state.subscriptions:
+            known = ", ".join(map(repr, self._core.state.subscriptions)) or "none"
+            raise QueueNotFoundError(
+                f"queue {self.name!r} has no subscription {name!r} (there is: {known}); "
+                f"make it with `await queue.subscription({name!r})`"
+            )
+        if name not in self._subscriptions:
+            self._subscriptions[name] = Subscription(self._core, name)
+        return self._subscriptions[name]
+
+    def _default(self) -> Subscription:
+        self._core.check_open()
+        return self._cursor(DEFAULT_SUBSCRIPTION)
+
+    # --- dead letters ---
+
+    async def dead_letters(self, limit: int | None = None) -> list[DeadLetter]:
+        """The messages that used up their attempts, by priority and age; at most ``limit``."""
+        self._core.check_open()
+        return await list_dead_letters(self._core, limit=limit)
+
+    async def redrive(
+        self,
+        letters: Iterable[DeadLetter | str] | None = None,
+        *,
+        to: MessageQueue | None = None,
+    ) -> int:
+        """Send dead letters again, with fresh attempts; return how many.
+
+        ``letters``: these (or their keys, or the ids of their messages); None: all. ``to`` another
+        queue, or this one. Each is sent and removed in one transaction; a message keeps its id.
+        One whose message was damaged stays.
+
+        Raises:
+            QueueFullError: the target has no room; those sent until then stay sent.
+        """
+        target = self if to is None else to
+        self._core.check_open()
+        target._core.check_open()
+        names = None if letters is None else {_letter_name(one) for one in letters}
+        found = await list_dead_letters(self._core, names=names)
+        moved = 0
+        whole = [letter for letter in found if letter.record.message is not None]
+        for start in range(0, len(whole), MOVED_PER_BATCH):
+            batch = whole[start : start + MOVED_PER_BATCH]
+            # Those that somebody else is moving, or has moved meanwhile, are not sent twice.
+            with self._core.moving(letter.key for letter in batch) as keys:
+                moved += await self._redrive([one for one in batch if one.key in keys], target)
+        return moved
+
+    async def _redrive(self, letters: list[DeadLetter], target: MessageQueue) -> int:
+        if not letters:
+            return 0
+        core = self._core
+        by_lane: dict[int, list[MessageRecord]] = {}
+        is_priority = target.configuration.queue_type is QueueType.PRIORITY
+        for letter in letters:
+            lane = letter.priority if is_priority else 0
+            by_lane.setdefault(lane, []).append(target._renewed(letter))
+        async with core.registry.transaction() as transaction:
+            for lane, records in by_lane.items():
+                await target._send(_outgoing(lane, records), 0.0, transaction, None)
+            keys = [letter.key for letter in letters]
+            for key in keys:
+                core.storage.delete_dead_letter(key, transaction)
+            core.write(DeadLettersRemoved(keys), transaction)
+        return len(letters)
+
+    def _renewed(self, letter: DeadLetter) -> MessageRecord:
+        """A dead letter's message as it is sent to this queue: its time begins anew."""
+        assert letter.record.message is not None
+        ttl_seconds = self.configuration.message_ttl_seconds
+        sent_at = self._core.wall()
+        return MessageRecord(
+            id=letter.record.message.id,
+            sent_at=sent_at,
+            topic=letter.topic,
+            delay_seconds=0.0,
+            expires_at=None if ttl_seconds is None else sent_at + ttl_seconds,
+            headers=letter.headers,
+            payload=letter.record.message.payload,
+        )
+
+    async def purge_dead_letters(self, letters: Iterable[DeadLetter | str] | None = None) -> int:
+        """Remove dead letters, all or these, for good; return how many."""
+        core = self._core
+        core.check_open()
+        if letters is None:
+            return await remove_dead_letters(core, list(core.state.dead))
+        names = {_letter_name(one) for one in letters}
+        found = await list_dead_letters(core, names=names)
+        return await remove_dead_letters(core, [letter.key for letter in found])
+
+    async def purge(self, *, messages: bool = True, dead_letters: bool = True) -> int:
+        """Empty the queue; return how many messages and dead letters it had.
+
+        Everything that was sent before is gone when it returns, also what consumers are working
+        on: their acknowledgments get `LeaseLostError`. Its subscriptions stay.
+        """
+        core = self._core
+        core.check_open()
+        removed = await self._purge_messages() if messages else 0
+        if dead_letters and core.configuration.is_stored:
+            removed += await remove_dead_letters(core, list(core.state.dead))
+        return removed
+
+    async def _purge_messages(self) -> int:
+        core = self._core
+        ends = {number: lane.end for number, lane in core.state.lanes.items()}
+        size = core.state.size
+        event = Purged(ends)
+        if core.configuration.is_stored:
+            async with core.registry.transaction() as transaction:
+                core.write(event, transaction)
+        else:
+            core.state.apply(event)
+        core.forget_finished()
+        await core.measure()
+        core.ask_for_upkeep()
+        return size
+
+    # --- watching ---
+
+    def statistics(self) -> QueueStatistics:
+        """Counts as they are now; cheap."""
+        return count_queue(self._core.state)
+
+    def __repr__(self) -> str:
+        guarantee: DeliveryGuarantee = self.configuration.delivery_guarantee
+        return f"<MessageQueue {self.name!r}, {guarantee.value}, {self._core.state.size} messages>"
+
+
+def _outgoing(lane: int, records: list[MessageRecord]) -> Outgoing:
+    return Outgoing(lane, records, [encode(record) for record in records])
+
+
+def _letter_name(letter: DeadLetter | str) -> str:
+    if isinstance(letter, DeadLetter):
+        return letter.key
+    if isinstance(letter, str):
+        return letter
+    raise InvalidArgumentError(f"a dead letter, its key or its message's id, not {letter!r:.80}")
+
+
+def _checked_id(deduplication_id: str) -> bytes:
+    if not isinstance(deduplication_id, str):
+        raise InvalidArgumentError(f"a deduplication_id is str, not {deduplication_id!r:.80}")
+    encoded = encode_key(deduplication_id)
+    if len(encoded) > DEDUPLICATION_ID_BYTES_MAX:
+        raise InvalidArgumentError(
+            f"a deduplication_id of {len(encoded)} bytes; at most {DEDUPLICATION_ID_BYTES_MAX}"
+        )
+    return encoded
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= SUBSCRIPTION_NAME_CHARACTERS_MAX:
+        raise InvalidArgumentError(
+            f"a subscription's name is a str of 1 to {SUBSCRIPTION_NAME_CHARACTERS_MAX} "
+            f"characters, not {name!r:.80}"
+        )

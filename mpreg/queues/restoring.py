@@ -1,0 +1,102 @@
+"""Reading a queue's state back: the last snapshot, the events after it, and no message before."""
+
+from __future__ import annotations
+
+import anyio
+from attrs import frozen
+
+from mpreg.errors import CorruptDataError
+from mpreg.persistence import SnapshotStore
+from mpreg.queues.configuration import QueueConfiguration
+from mpreg.queues.core import log as logger
+from mpreg.queues.records import decode_event
+from mpreg.queues.snapshot import decode_snapshot
+from mpreg.queues.state import QueueState
+from mpreg.queues.storage import QueueStorage, measure
+from mpreg.queues.upkeep import Saved
+
+__all__ = ["Restored", "restore"]
+
+
+@frozen
+class Restored:
+    state: QueueState
+    events_end: int
+    """The offset after the last event."""
+    changes: int
+    """Events and messages that no snapshot knows."""
+    saved: Saved
+
+
+async def restore(
+    storage: QueueStorage, configuration: QueueConfiguration, wall: float
+) -> Restored:
+    """The state as it was, but for leases: nobody holds a message.
+
+    What is damaged is reported with queue and offset, and passed over: a message whose
+    acknowledgment is lost with it comes again.
+    """
+    state, start, saved = await _load_snapshot(storage, configuration)
+    first, end = await storage.events.first_offset(), await storage.events.next_offset()
+    if start < first:
+        logger.error(
+            "queue %r: events %d to %d are missing, and no snapshot has them: messages that were "
+            "acknowledged may come again",
+            storage.name,
+            start,
+            first - 1,
+        )
+    start = max(start, first)
+    await _replay(storage, state, start, end)
+    for number in list(state.lanes):
+        log = storage.lane(number)
+        state.place_lane(number, await log.first_offset(), await log.next_offset())
+    unknown = sum(lane.end - max(lane.measured_to, lane.first) for lane in state.lanes.values())
+    for lane in state.lanes.values():
+        await measure(storage, lane)
+    state.lose_leases(wall, anyio.current_time())
+    return Restored(state, end, end - start + unknown, saved)
+
+
+async def _load_snapshot(
+    storage: QueueStorage, configuration: QueueConfiguration
+) -> tuple[QueueState, int, Saved]:
+    slots = storage.snapshots()
+    found = [await _load_slot(storage, slot, configuration) for slot in slots]
+    ends = [None if one is None else one[1] for one in found]
+    best = max(found, key=lambda one: -1 if one is None else one[1])
+    if best is None:
+        return QueueState(configuration), 0, Saved(slots, 0, ends)
+    return *best, Saved(slots, ends.index(best[1]), ends)
+
+
+async def _load_slot(
+    storage: QueueStorage, slot: SnapshotStore, configuration: QueueConfiguration
+) -> tuple[QueueState, int] | None:
+    try:
+        snapshot = await slot.load()
+        if snapshot is None:
+            return None
+        return decode_snapshot(snapshot.data, configuration, f"snapshot {slot.name!r}")
+    except CorruptDataError as damage:
+        logger.error(
+            "queue %r: a snapshot is damaged; the one before it is used: %s", storage.name, damage
+        )
+        return None
+
+
+async def _replay(storage: QueueStorage, state: QueueState, start: int, end: int) -> None:
+    damaged: list[CorruptDataError] = []
+    async for record in storage.events.read_range(start, end, on_damaged=damaged.append):
+        where = f"queue {storage.name!r}, event {record.offset}"
+        try:
+            state.apply(decode_event(record.data, where))
+        except CorruptDataError as error:
+            damaged.append(error)
+    for damage in damaged:
+        logger.error(
+            "queue %r: an event is damaged and passed over; messages that it acknowledged come "
+            "again: %s",
+            storage.name,
+            damage,
+        )

@@ -1,0 +1,129 @@
+"""Which messages are handed out next."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from attrs import define, field
+
+from mpreg.errors import CorruptDataError
+from mpreg.queues.cursor import Cursor, Delivery, DeliveryState
+from mpreg.queues.records import MessageRecord, Place
+from mpreg.queues.state import Lane, QueueState, SubscriptionState
+
+__all__ = ["GONE", "UNREAD", "Choice", "Found", "Look", "choose"]
+
+
+class _Missing(enum.Enum):
+    UNREAD = "not in memory"
+    GONE = "not stored any more"
+
+
+UNREAD: Final = _Missing.UNREAD
+GONE: Final = _Missing.GONE
+
+Found: TypeAlias = tuple[MessageRecord, int] | CorruptDataError | _Missing
+"""A message and its size in bytes, or why there is none."""
+
+Look: TypeAlias = Callable[[Place], Found]
+
+
+@define
+class Choice:
+    deliveries: list[tuple[Delivery, MessageRecord]] = field(factory=list)
+    """RESERVED, in the order in which they are to be handed out."""
+    dying: list[Delivery] = field(factory=list)
+    """DYING: damaged, or out of attempts."""
+    unread: Place | None = None
+    """What is to be read before more can be chosen."""
+    passed: list[Place] = field(factory=list)
+    """Passed over: the subscription has no use for them."""
+
+
+def choose(
+    state: QueueState,
+    subscription: SubscriptionState,
+    count: int,
+    look: Look,
+    *,
+    wall: float,
+    now: float,
+) -> Choice:
+    """Choose up to ``count`` messages, the highest priority first, then the lowest offset.
+
+    Messages that the subscription has no use for are passed over; those that are not visible yet
+    wait for ``now`` (monotonic) plus what is left of their delay.
+    """
+    choice = Choice()
+    for number in sorted(state.lanes, reverse=True):
+        lane = state.lanes[number]
+        chooser = _Chooser(state, subscription, lane, subscription.cursor(number), look, wall, now)
+        chooser.choose(choice, count)
+        if choice.unread is not None or len(choice.deliveries) == count:
+            break
+    return choice
+
+
+@define
+class _Chooser:
+    state: QueueState
+    subscription: SubscriptionState
+    lane: Lane
+    cursor: Cursor
+    look: Look
+    wall: float
+    now: float
+
+    def choose(self, choice: Choice, count: int) -> None:
+        while len(choice.deliveries) < count:
+            offset = self.cursor.candidate(self.lane.end)
+            if offset is None:
+                return
+            if offset in self.lane.finished:
+                self._pass_over(offset, 0, choice)
+                continue
+            found = self.look((self.lane.number, offset))
+            if found is UNREAD:
+                choice.unread = (self.lane.number, offset)
+                return
+            if isinstance(found, CorruptDataError):
+                delivery = self._ensure(offset, 0)
+                delivery.reason = str(found)
+                self._let_die(delivery, choice)
+            elif isinstance(found, tuple):
+                self._consider(offset, *found, choice)
+            else:
+                self._pass_over(offset, 0, choice)
+
+    def _consider(self, offset: int, record: MessageRecord, size: int, choice: Choice) -> None:
+        is_new = offset not in self.cursor.open
+        if record.is_expired(self.wall):
+            self.state.expired += 1
+            self._pass_over(offset, size, choice)
+        elif is_new and not self.subscription.matches(record.topic):
+            self._pass_over(offset, size, choice)
+        elif is_new and (wait := record.visible_in(self.wall)):
+            self.state.delay(self.subscription, self._ensure(offset, size), record, self.now + wait)
+        else:
+            delivery = self._ensure(offset, size)
+            if self.state.is_exhausted(delivery):
+                self._let_die(delivery, choice)
+            else:
+                delivery.state = DeliveryState.RESERVED
+                choice.deliveries.append((delivery, record))
+
+    def _ensure(self, offset: int, size: int) -> Delivery:
+        delivery = self.cursor.ensure(self.lane.number, offset)
+        assert delivery is not None
+        delivery.size = size or delivery.size
+        return delivery
+
+    def _let_die(self, delivery: Delivery, choice: Choice) -> None:
+        delivery.state = DeliveryState.DYING
+        choice.dying.append(delivery)
+
+    def _pass_over(self, offset: int, size: int, choice: Choice) -> None:
+        self.state.pass_over(self.subscription, (self.lane.number, offset), size)
+        choice.passed.append((self.lane.number, offset))

@@ -1,0 +1,415 @@
+"""What a queue is, as a function of what was written: no clock, no I/O, no waiting.
+
+Every change that must survive is an event of `mpreg.queues.records`. It is written first; when it
+is durable, `QueueState.apply` takes it in. A restart applies the same events in the same order, so
+that the state after a restart is the state before it, but for what no event tells: who holds a
+message (nobody: the process is gone), and what was passed over without a word (it is looked at
+again).
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterator, Sequence
+
+from attrs import define, field
+
+from mpreg.queues.configuration import DeliveryGuarantee, QueueConfiguration
+from mpreg.queues.cursor import Cursor, Delivery, DeliveryState
+from mpreg.queues.intervals import IntervalSet, covered_at_least
+from mpreg.queues.records import (
+    DeadLettersRemoved,
+    Died,
+    Event,
+    HandedOut,
+    Kept,
+    LaneOpened,
+    MessageRecord,
+    Place,
+    Purged,
+    Released,
+    Returned,
+    Settled,
+    SubscriptionChanged,
+    SubscriptionDeleted,
+)
+from mpreg.queues.topics import TopicPattern
+
+__all__ = ["DEFAULT_SUBSCRIPTION", "Lane", "QueueState", "SubscriptionState", "dead_letter_key"]
+
+DEFAULT_SUBSCRIPTION = "default"
+
+#: Deadlines that do not count any more are thrown out when they are most of those kept.
+STALE_DEADLINES_MIN = 64
+
+
+@define(eq=False)
+class Lane:
+    """The messages of one priority: one log."""
+
+    number: int
+    first: int = 0
+    """The first offset that is still in the log."""
+    end: int = 0
+    """The offset that the next message will get."""
+    finished: IntervalSet = field(factory=IntervalSet)
+    """Messages that nobody can ask for any more."""
+    kept: set[int] = field(factory=set)
+    """Offsets below ``first`` whose messages were copied out of the log."""
+    bytes: int = 0
+    """Of the messages below ``measured_to`` that are not finished."""
+    measured_to: int = 0
+
+    @property
+    def size(self) -> int:
+        """Messages that are not finished."""
+        return self.end - self.finished.count()
+
+    def append(self, count: int, size: int) -> None:
+        """Messages were sent."""
+        if self.measured_to == self.end:
+            self.bytes += size
+            self.measured_to += count
+        self.end += count
+
+    def finish(self, offset: int, size: int) -> None:
+        if offset not in self.finished:
+            self.finished.add(offset)
+            if offset < self.measured_to:
+                self.bytes -= size
+
+    def measure(self, offset: int, size: int) -> None:
+        """Count one more message, in the order of the offsets; one that is counted is left."""
+        if offset < self.measured_to:
+            return
+        self.measured_to = offset + 1
+        if offset not in self.finished:
+            self.bytes += size
+
+    def forget_bytes(self, measured_to: int) -> None:
+        """What is above is to be measured again."""
+        self.bytes = 0
+        self.measured_to = measured_to
+
+
+@define(eq=False)
+class SubscriptionState:
+    name: str
+    pattern: TopicPattern | None = None
+    cursors: dict[int, Cursor] = field(factory=dict)
+    """By lane."""
+    _deadlines: list[tuple[float, int, Delivery]] = field(factory=list)
+    _numbers: Iterator[int] = field(factory=itertools.count)
+
+    def cursor(self, lane: int) -> Cursor:
+        if (cursor := self.cursors.get(lane)) is None:
+            cursor = self.cursors[lane] = Cursor()
+        return cursor
+
+    def matches(self, topic: str) -> bool:
+        return self.pattern is None or self.pattern.matches(topic)
+
+    def deliveries(self) -> Iterator[Delivery]:
+        """The exceptional messages."""
+        for cursor in self.cursors.values():
+            yield from cursor.open.values()
+
+    def find(self, place: Place) -> Delivery | None:
+        cursor = self.cursors.get(place[0])
+        return None if cursor is None else cursor.open.get(place[1])
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether this very object still stands for its message."""
+        return self.find((delivery.lane, delivery.offset)) is delivery
+
+    # --- time ---
+
+    def set_due(self, delivery: Delivery, due: float) -> None:
+        """When its lease, or its wait, is over."""
+        delivery.due = due
+        if due == float("inf"):
+            return
+        deadlines = self._deadlines
+        heapq.heappush(deadlines, (due, next(self._numbers), delivery))
+        if len(deadlines) > STALE_DEADLINES_MIN:
+            opened = sum(len(cursor.open) for cursor in self.cursors.values())
+            if len(deadlines) > 2 * (opened + STALE_DEADLINES_MIN):
+                self._deadlines = [entry for entry in deadlines if self._counts(entry)]
+                heapq.heapify(self._deadlines)
+
+    def next_due(self) -> float | None:
+        """When `tick` has something to do."""
+        deadlines = self._deadlines
+        while deadlines and not self._counts(deadlines[0]):
+            heapq.heappop(deadlines)
+        return deadlines[0][0] if deadlines else None
+
+    def tick(self, now: float) -> list[Delivery]:
+        """Leases and waits that are over: the messages are ready again, and returned."""
+        ended = []
+        while (due := self.next_due()) is not None and due <= now:
+            _, _, delivery = heapq.heappop(self._deadlines)
+            self.cursors[delivery.lane].make_ready(delivery)
+            ended.append(delivery)
+        return ended
+
+    def _counts(self, entry: tuple[float, int, Delivery]) -> bool:
+        due, _, delivery = entry
+        return (
+            delivery.due == due
+            and delivery.state in (DeliveryState.LEASED, DeliveryState.WAITING)
+            and self.holds(delivery)
+        )
+
+
+@define(eq=False)
+class QueueState:
+    configuration: QueueConfiguration
+    lanes: dict[int, Lane] = field(factory=dict)
+    """By priority; 0 is always there."""
+    subscriptions: dict[str, SubscriptionState] = field(factory=dict)
+    dead: dict[str, float] = field(factory=dict)
+    """The keys of the dead letters, the oldest first, and when each died (wall clock)."""
+    acknowledged: int = 0
+    expired: int = 0
+    redelivered: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.lanes.setdefault(0, Lane(0))
+        guarantee = self.configuration.delivery_guarantee
+        if guarantee in (DeliveryGuarantee.AT_LEAST_ONCE, DeliveryGuarantee.FIRE_AND_FORGET):
+            self._subscribe(DEFAULT_SUBSCRIPTION)
+
+    @property
+    def size(self) -> int:
+        """Messages that are not finished."""
+        return sum(lane.size for lane in self.lanes.values())
+
+    @property
+    def bytes(self) -> int:
+        return sum(lane.bytes for lane in self.lanes.values())
+
+    @property
+    def is_quorum(self) -> bool:
+        return self.configuration.delivery_guarantee is DeliveryGuarantee.QUORUM
+
+    def lane(self, number: int) -> Lane:
+        if (lane := self.lanes.get(number)) is None:
+            lane = self.lanes[number] = Lane(number)
+        return lane
+
+    def is_exhausted(self, delivery: Delivery) -> bool:
+        return delivery.attempt - delivery.forgiven >= self.configuration.max_deliveries
+
+    # --- what was written ---
+
+    def apply(self, event: Event) -> None:
+        """Take in what is durable. Never fails, whatever earlier events were lost to damage."""
+        match event:
+            case HandedOut():
+                self._hand_out(event)
+            case Settled():
+                self._settle(event)
+            case Returned():
+                self._return(event)
+            case Released():
+                self._release(event)
+            case Died():
+                self._bury(event)
+            case DeadLettersRemoved():
+                for key in event.keys:
+                    self.dead.pop(key, None)
+            case SubscriptionChanged():
+                self._change_subscription(event)
+            case SubscriptionDeleted():
+                self._delete_subscription(event)
+            case Purged():
+                self._purge(event)
+            case LaneOpened():
+                self.lane(event.lane)
+            case Kept():
+                lane = self.lane(event.lane)
+                lane.kept.update(event.offsets)
+                lane.first = max(lane.first, event.first)
+
+    def _hand_out(self, event: HandedOut) -> None:
+        subscription = self._subscribe(event.subscription)
+        for lane, offset, attempt, size in event.deliveries:
+            delivery = subscription.cursor(lane).ensure(lane, offset)
+            if delivery is not None:
+                self.redelivered += attempt > 1
+                delivery.attempt, delivery.size = attempt, size
+                subscription.cursor(lane).make_ready(delivery)
+
+    def _settle(self, event: Settled) -> None:
+        subscription = self._subscribe(event.subscription)
+        for lane, offset in event.places:
+            cursor = subscription.cursor(lane)
+            if offset in cursor.done:
+                continue
+            self.acknowledged += 1
+            if self.is_quorum:
+                cursor.acknowledged.add(offset)
+            self._finish(lane, offset, cursor.finish(offset))
+
+    def _return(self, event: Returned) -> None:
+        lane, offset = event.place
+        delivery = self._subscribe(event.subscription).cursor(lane).ensure(lane, offset)
+        if delivery is not None:
+            delivery.state = DeliveryState.WAITING
+            delivery.visible_at = event.visible_at
+            delivery.delay_seconds = event.delay_seconds
+            delivery.reason = event.reason
+
+    def _release(self, event: Released) -> None:
+        subscription = self._subscribe(event.subscription)
+        for place in event.places:
+            if (delivery := subscription.find(place)) is not None:
+                delivery.forgiven += 1
+
+    def _bury(self, event: Died) -> None:
+        lane, offset = event.place
+        self.dead[dead_letter_key(event.place, event.subscription)] = event.died_at
+        cursor = self._subscribe(event.subscription).cursor(lane)
+        self._finish(lane, offset, cursor.finish(offset))
+
+    def _purge(self, event: Purged) -> None:
+        for number, end in event.ends.items():
+            lane = self.lane(number)
+            lane.finished.add_range(0, end)
+            lane.forget_bytes(end)
+            for subscription in self.subscriptions.values():
+                subscription.cursor(number).finish_below(end)
+
+    # --- subscriptions ---
+
+    def _subscribe(self, name: str) -> SubscriptionState:
+        """The subscription. Made where the record that made it was lost to damage."""
+        if (subscription := self.subscriptions.get(name)) is None:
+            subscription = self.subscriptions[name] = SubscriptionState(name)
+            for lane in self.lanes.values():
+                subscription.cursor(lane.number).done = lane.finished.copy()
+        return subscription
+
+    def _change_subscription(self, event: SubscriptionChanged) -> None:
+        is_new = event.name not in self.subscriptions
+        subscription = self._subscribe(event.name)
+        pattern = event.topic_pattern
+        subscription.pattern = None if pattern is None else TopicPattern(pattern)
+        if is_new and event.start is not None:
+            for lane, start in event.start.items():
+                subscription.cursor(lane).done.add_range(0, start)
+
+    def _delete_subscription(self, event: SubscriptionDeleted) -> None:
+        if self.subscriptions.pop(event.name, None) is not None:
+            self.count_again()
+
+    def count_again(self) -> None:
+        """Finish what is finished now that the subscriptions, or what is asked of them, changed.
+
+        What was finished stays finished.
+        """
+        for lane in self.lanes.values():
+            for start, stop in self._agreed(lane.number).ranges():
+                lane.finished.add_range(start, stop)
+            lane.forget_bytes(0)
+
+    def _agreed(self, lane: int) -> IntervalSet:
+        cursors = [subscription.cursor(lane) for subscription in self.subscriptions.values()]
+        if self.is_quorum:
+            needed = self.configuration.required_acknowledgments
+            return covered_at_least(needed, [cursor.acknowledged for cursor in cursors])
+        return covered_at_least(max(1, len(cursors)), [cursor.done for cursor in cursors])
+
+    # --- finishing ---
+
+    def pass_over(self, subscription: SubscriptionState, place: Place, size: int) -> None:
+        """The subscription has no use for a message: nothing is written, a restart finds out
+        again."""
+        lane, offset = place
+        subscription.cursor(lane).finish(offset)
+        self._finish(lane, offset, size)
+
+    def _finish(self, number: int, offset: int, size: int) -> None:
+        if self._is_agreed(number, offset):
+            self.lane(number).finish(offset, size)
+
+    def _is_agreed(self, lane: int, offset: int) -> bool:
+        cursors = (subscription.cursor(lane) for subscription in self.subscriptions.values())
+        if self.is_quorum:
+            needed = self.configuration.required_acknowledgments
+            return sum(offset in cursor.acknowledged for cursor in cursors) >= needed
+        return all(offset in cursor.done for cursor in cursors)
+
+    # --- messages ---
+
+    def sent(
+        self,
+        number: int,
+        messages: Sequence[tuple[MessageRecord, int]],
+        *,
+        wall: float,
+        now: float,
+    ) -> None:
+        """Messages, with their sizes, are durable at the end of a lane."""
+        lane = self.lane(number)
+        first = lane.end
+        lane.append(len(messages), sum(size for _, size in messages))
+        for offset, (record, size) in enumerate(messages, first):
+            if wait := record.visible_in(wall):
+                for subscription in self.subscriptions.values():
+                    if subscription.matches(record.topic):
+                        delivery = subscription.cursor(number).ensure(number, offset)
+                        assert delivery is not None
+                        delivery.size = size
+                        self.delay(subscription, delivery, record, now + wait)
+
+    def delay(
+        self,
+        subscription: SubscriptionState,
+        delivery: Delivery,
+        record: MessageRecord,
+        due: float,
+    ) -> None:
+        """The message is not visible before ``due`` (monotonic)."""
+        delivery.state = DeliveryState.WAITING
+        delivery.visible_at = record.sent_at + record.delay_seconds
+        delivery.delay_seconds = record.delay_seconds
+        subscription.set_due(delivery, due)
+
+    # --- restart ---
+
+    def lose_leases(self, wall: float, now: float) -> None:
+        """After a restart: nobody holds anything, and what waits goes on waiting."""
+        for subscription in self.subscriptions.values():
+            for cursor in subscription.cursors.values():
+                for delivery in cursor.open.values():
+                    if delivery.state is DeliveryState.WAITING:
+                        subscription.set_due(delivery, now + delivery.visible_in(wall))
+                    else:
+                        cursor.make_ready(delivery)
+
+    def place_lane(self, number: int, first: int, end: int) -> None:
+        """After a restart: where the lane's log begins and ends.
+
+        What is below and was not kept is finished, even where the record that says so was lost.
+        """
+        lane = self.lane(number)
+        lane.first, lane.end = first, end
+        for start, stop in list(lane.finished.missing(0, first)):
+            for offset in range(start, stop):
+                if offset not in lane.kept:
+                    lane.finished.add(offset)
+        for subscription in self.subscriptions.values():
+            done = subscription.cursor(number).done
+            for start, stop in list(done.missing(0, first)):
+                for offset in range(start, stop):
+                    if offset not in lane.kept:
+                        subscription.cursor(number).finish(offset)
+
+
+def dead_letter_key(place: Place, subscription: str) -> str:
+    """Sorts by lane and offset; a message can die once in each subscription."""
+    lane, offset = place
+    return f"{lane:03}/{offset:020}/{subscription}"

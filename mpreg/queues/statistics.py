@@ -1,0 +1,82 @@
+"""Counts of a queue, as they are at one moment."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from mpreg.queues.cursor import DeliveryState
+from mpreg.queues.state import QueueState, SubscriptionState
+
+__all__ = ["QueueStatistics", "SubscriptionStatistics", "count_queue", "count_subscription"]
+
+_IN_FLIGHT = (DeliveryState.LEASED, DeliveryState.RESERVED, DeliveryState.SETTLING)
+
+
+@frozen(kw_only=True)
+class SubscriptionStatistics:
+    pending: int
+    """Messages that may be handed out now, or when they are looked at: those of other topics, and
+    delayed ones sent before the last restart, are counted here until they are."""
+    in_flight: int
+    """With a consumer."""
+    delayed: int
+    """Waiting for their delay, or for their next attempt."""
+
+
+@frozen(kw_only=True)
+class QueueStatistics:
+    pending: int
+    """The sum of the subscriptions, as are the two next."""
+    in_flight: int
+    delayed: int
+    dead: int
+    """Dead letters."""
+    size: int
+    """Messages that are not finished; each counted once."""
+    bytes: int
+    """Their size as stored."""
+    sent: int
+    """Messages since the queue was created."""
+    acknowledged: int
+    """Acknowledgments since the queue was created, of each subscription."""
+    redelivered: int
+    """Deliveries after a first one, since the queue was created."""
+    expired: int
+    """Messages dropped for their age."""
+    subscriptions: dict[str, SubscriptionStatistics]
+
+
+def count_subscription(
+    state: QueueState, subscription: SubscriptionState
+) -> SubscriptionStatistics:
+    states = [delivery.state for delivery in subscription.deliveries()]
+    in_flight = sum(one in _IN_FLIGHT for one in states)
+    delayed = states.count(DeliveryState.WAITING)
+    dying = states.count(DeliveryState.DYING)
+    unfinished = sum(
+        lane.end - subscription.cursor(lane.number).done.count(0, lane.end)
+        for lane in state.lanes.values()
+    )
+    return SubscriptionStatistics(
+        pending=unfinished - in_flight - delayed - dying, in_flight=in_flight, delayed=delayed
+    )
+
+
+def count_queue(state: QueueState) -> QueueStatistics:
+    counts = {
+        name: count_subscription(state, subscription)
+        for name, subscription in state.subscriptions.items()
+    }
+    return QueueStatistics(
+        pending=sum(one.pending for one in counts.values()),
+        in_flight=sum(one.in_flight for one in counts.values()),
+        delayed=sum(one.delayed for one in counts.values()),
+        dead=len(state.dead),
+        size=state.size,
+        bytes=state.bytes,
+        sent=sum(lane.end for lane in state.lanes.values()),
+        acknowledged=state.acknowledged,
+        redelivered=state.redelivered,
+        expired=state.expired,
+        subscriptions=counts,
+    )

@@ -1,0 +1,274 @@
+"""Where a queue keeps what, and how it is read. The only file that knows the names on disk.
+
+::
+
+    log  "events/QUEUE"          what became of the messages
+    log  "LANE/QUEUE"            the messages of one priority
+    snapshots "0/QUEUE", "1/…"   the state, in turn: where one is damaged there is the other
+    keys "configurations"        QUEUE → its configuration
+    keys "kept"                  (QUEUE, lane, offset) → a message copied out of its log
+    keys "dead letters"          (QUEUE, key) → `DeadLetterRecord`
+    keys "deduplication"         (QUEUE, id) → the message's id, for the time of the window
+
+All of them are reserved names: no user's log or namespace can be one of them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from typing import Final
+
+import msgspec
+from attrs import define, field
+
+from mpreg.codec import encode_name
+from mpreg.errors import CorruptDataError, ValueTooLargeError
+from mpreg.persistence import (
+    KeyValueStore,
+    LogRecord,
+    LogStore,
+    PersistenceRegistry,
+    SnapshotStore,
+    Transaction,
+)
+from mpreg.queues.configuration import StoredQueue
+from mpreg.queues.records import (
+    DeadLetterRecord,
+    MessageRecord,
+    Place,
+    decode_message,
+    encode,
+)
+from mpreg.queues.state import Lane
+
+__all__ = ["QueueStorage", "SharedStores", "checked_queue_name", "measure"]
+
+SNAPSHOT_SLOTS: Final = 2
+QUEUE_NAME_BYTES_MAX: Final = 900
+
+#: What is read ahead: enough that a backlog is read at the speed of the disk, little enough that
+#: the first message does not wait for it.
+READ_AHEAD_RECORDS: Final = 256
+READ_AHEAD_BYTES: Final = 1 << 20
+
+#: Records removed in one transaction, so that nobody's write waits long behind it.
+REMOVED_PER_BATCH: Final = 2_048
+
+_KIND: Final = "queues"
+_LENGTH: Final = struct.Struct(">H")
+_PLACE: Final = struct.Struct(">BQ")
+
+
+def checked_queue_name(name: str) -> str:
+    """Raises `InvalidArgumentError` unless it is a str that is not empty; `ValueTooLargeError`."""
+    size = len(encode_name(name))
+    if size > QUEUE_NAME_BYTES_MAX:
+        raise ValueTooLargeError(f"a queue's name of {size} bytes; at most {QUEUE_NAME_BYTES_MAX}")
+    return name
+
+
+@define(eq=False)
+class SharedStores:
+    """The namespaces that all queues of a registry share."""
+
+    registry: PersistenceRegistry
+    configurations: KeyValueStore = field(init=False)
+    kept: KeyValueStore = field(init=False)
+    dead_letters: KeyValueStore = field(init=False)
+    deduplication: KeyValueStore = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        stores = self.registry.reserved(_KIND)
+        self.configurations = stores.key_value_store("configurations")
+        self.kept = stores.key_value_store("kept")
+        self.dead_letters = stores.key_value_store("dead letters")
+        self.deduplication = stores.key_value_store("deduplication")
+
+    async def find(self, name: str) -> StoredQueue | None:
+        """Raises `CorruptDataError` where the configuration is damaged."""
+        entry = await self.configurations.get(name)
+        if entry is None:
+            return None
+        try:
+            return msgspec.json.decode(entry.value, type=StoredQueue)
+        except msgspec.MsgspecError as error:
+            raise CorruptDataError(
+                f"not a configuration: {error}", None, f"queue {name!r}"
+            ) from error
+
+    async def put(self, name: str, queue: StoredQueue) -> None:
+        await self.configurations.put(name, msgspec.json.encode(queue))
+
+    async def names(self) -> AsyncIterator[tuple[str, bool]]:
+        """Each queue's name, and whether it is being deleted."""
+        async for entry in self.configurations.scan(on_damaged=lambda _: None):
+            yield str(entry.key), b'"deleting":true' in entry.value
+
+
+@define(eq=False)
+class QueueStorage:
+    """The stores of one queue."""
+
+    shared: SharedStores
+    name: str
+    events: LogStore = field(init=False)
+    _lanes: dict[int, LogStore] = field(factory=dict)
+    _prefix: bytes = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        stores = self.shared.registry.reserved(_KIND)
+        self.events = stores.log_store(f"events/{self.name}")
+        encoded = encode_name(self.name)
+        self._prefix = _LENGTH.pack(len(encoded)) + encoded
+
+    def lane(self, number: int) -> LogStore:
+        if (log := self._lanes.get(number)) is None:
+            stores = self.shared.registry.reserved(_KIND)
+            log = self._lanes[number] = stores.log_store(f"{number}/{self.name}")
+        return log
+
+    def snapshots(self) -> list[SnapshotStore]:
+        stores = self.shared.registry.reserved(_KIND)
+        return [stores.snapshot_store(f"{slot}/{self.name}") for slot in range(SNAPSHOT_SLOTS)]
+
+    # --- messages ---
+
+    async def read_ahead(
+        self, lane: int, start: int, end: int
+    ) -> list[tuple[int, MessageRecord | CorruptDataError, int]]:
+        """(offset, message or what is wrong with it, size) from an offset on, at least one."""
+        damaged: list[CorruptDataError] = []
+        read: list[tuple[int, MessageRecord | CorruptDataError, int]] = []
+        expected, size = start, 0
+        stop = min(end, start + READ_AHEAD_RECORDS)
+        async for record in self.lane(lane).read_range(start, stop, on_damaged=damaged.append):
+            read.extend(_missing(range(expected, record.offset), damaged))
+            expected = record.offset + 1
+            read.append((record.offset, self._decode(lane, record), len(record.data)))
+            size += len(record.data)
+            if size > READ_AHEAD_BYTES:
+                return read
+        read.extend(_missing(range(expected, stop), damaged))
+        return read
+
+    async def read_kept(
+        self, lane: int, offset: int
+    ) -> tuple[MessageRecord, int] | CorruptDataError:
+        """A message that was copied out of its log, and its size; or what is wrong with it."""
+        where = self.where(lane, offset)
+        try:
+            entry = await self.shared.kept.get(self.key(_PLACE.pack(lane, offset)))
+            if entry is not None:
+                return decode_message(entry.value, where), len(entry.value)
+        except CorruptDataError as damage:
+            return damage
+        return CorruptDataError("the message is missing", None, where)
+
+    def keep(self, place: Place, record: MessageRecord, transaction: Transaction) -> None:
+        key = self.key(_PLACE.pack(*place))
+        self.shared.kept.put_nowait(key, encode(record), transaction=transaction)
+
+    def drop_kept(self, place: Place, transaction: Transaction) -> None:
+        self.shared.kept.delete_nowait(self.key(_PLACE.pack(*place)), transaction=transaction)
+
+    def _decode(self, lane: int, record: LogRecord) -> MessageRecord | CorruptDataError:
+        try:
+            return decode_message(record.data, self.where(lane, record.offset))
+        except CorruptDataError as damage:
+            return damage
+
+    # --- dead letters ---
+
+    def put_dead_letter(self, key: str, letter: DeadLetterRecord, transaction: Transaction) -> None:
+        self.shared.dead_letters.put_nowait(
+            self.key(key.encode()), encode(letter), transaction=transaction
+        )
+
+    def delete_dead_letter(self, key: str, transaction: Transaction) -> None:
+        self.shared.dead_letters.delete_nowait(self.key(key.encode()), transaction=transaction)
+
+    async def dead_letters(
+        self,
+    ) -> AsyncGenerator[tuple[str, DeadLetterRecord | CorruptDataError], None]:
+        """Every dead letter by its key; one that cannot be read as what is wrong with it."""
+        damaged: list[CorruptDataError] = []
+        store = self.shared.dead_letters
+        async for entry in store.scan(prefix=self._prefix, on_damaged=damaged.append):
+            key = bytes(entry.key[len(self._prefix) :]).decode()  # type: ignore[arg-type]
+            try:
+                yield key, msgspec.msgpack.decode(entry.value, type=DeadLetterRecord)
+            except msgspec.MsgspecError as error:
+                where = f"queue {self.name!r}, dead letter {key}"
+                yield key, CorruptDataError(f"not a dead letter: {error}", None, where)
+        for damage in damaged:
+            yield "", damage
+
+    # --- deleting ---
+
+    async def remove_everything(self, lanes: Iterator[int]) -> None:
+        """Give all space back, in steps. May be done again after having been interrupted."""
+        for number in lanes:
+            await _remove_log(self.lane(number))
+        for store in (self.shared.kept, self.shared.dead_letters, self.shared.deduplication):
+            await self._remove_keys(store)
+        for snapshot in self.snapshots():
+            await snapshot.delete()
+        # The events last: they tell which lanes there are.
+        await _remove_log(self.events)
+
+    async def _remove_keys(self, store: KeyValueStore) -> None:
+        keys: list[str | bytes] = []
+        async for entry in store.scan(prefix=self._prefix, on_damaged=lambda _: None):
+            keys.append(entry.key)
+            if len(keys) == REMOVED_PER_BATCH:
+                await self._delete(store, keys)
+                keys.clear()
+        await self._delete(store, keys)
+
+    async def _delete(self, store: KeyValueStore, keys: list[str | bytes]) -> None:
+        async with self.shared.registry.transaction() as transaction:
+            for key in keys:
+                store.delete_nowait(key, transaction=transaction)
+
+    # --- names ---
+
+    def key(self, rest: bytes) -> bytes:
+        """The key of a thing of this queue: no two queues' keys meet, whatever their names."""
+        return self._prefix + rest
+
+    def where(self, lane: int, offset: int) -> str:
+        return f"queue {self.name!r}, priority {lane}, offset {offset}"
+
+
+async def measure(storage: QueueStorage, lane: Lane) -> None:
+    """Add up the messages that are not counted in bytes yet."""
+    for offset in sorted(lane.kept):
+        if offset >= lane.measured_to and offset not in lane.finished:
+            await _measure_kept(storage, lane, offset)
+    lane.measured_to = max(lane.measured_to, lane.first)
+    while (start := lane.finished.first_missing(lane.measured_to)) < lane.end:
+        for offset, _, size in await storage.read_ahead(lane.number, start, lane.end):
+            lane.measure(offset, size)
+    lane.measured_to = lane.end
+
+
+async def _measure_kept(storage: QueueStorage, lane: Lane, offset: int) -> None:
+    found = await storage.read_kept(lane.number, offset)
+    if not isinstance(found, CorruptDataError):
+        lane.measure(offset, found[1])
+
+
+async def _remove_log(log: LogStore) -> None:
+    first, end = await log.first_offset(), await log.next_offset()
+    while end - first > REMOVED_PER_BATCH:
+        first = await log.truncate_before(first + REMOVED_PER_BATCH)
+    await log.delete()
+
+
+def _missing(
+    offsets: range, damaged: list[CorruptDataError]
+) -> Iterator[tuple[int, CorruptDataError, int]]:
+    """Offsets that should have been read: each with the damage that was met on the way."""
+    for offset in offsets:
+        yield offset, damaged.pop(0) if damaged else CorruptDataError("the record is missing"), 0

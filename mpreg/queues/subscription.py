@@ -1,0 +1,187 @@
+"""A named, durable cursor over a queue's messages, and those who wait for some."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+import anyio
+import anyio.lowlevel
+from attrs import define, field
+
+from mpreg.errors import InvalidArgumentError, QueueNotFoundError
+from mpreg.queues.consumer import Consumer
+from mpreg.queues.core import HandOut, QueueCore
+from mpreg.queues.message import Message, checked_seconds
+from mpreg.queues.selection import Choice
+from mpreg.queues.state import SubscriptionState
+from mpreg.queues.statistics import SubscriptionStatistics, count_subscription
+
+__all__ = ["RECEIVE_MESSAGES_MAX", "Subscription"]
+
+RECEIVE_MESSAGES_MAX: Final = 10_000
+
+
+@define(eq=False)
+class Subscription:
+    """Consumers of one subscription compete: each message goes to one of them at a time.
+
+    Made by `MessageQueue.subscription`; each name stands for one cursor, kept in the queue.
+    """
+
+    _core: QueueCore
+    name: str
+    _line: OrderedDict[anyio.Event, None] = field(factory=OrderedDict)
+    """Those who wait for messages, the first come first."""
+
+    def __attrs_post_init__(self) -> None:
+        self._core.on_messages(self.name, self._wake)
+
+    async def receive(self, wait_seconds: float | None = None) -> Message | None:
+        """The next message; None where there was none for ``wait_seconds``. None waits for ever.
+
+        Its delivery attempt is durable when it is returned, and it is nobody else's until its
+        lease ends: ``lease_seconds`` of the queue's configuration from then.
+
+        Cancelled: no message was taken, or it is given back at once.
+
+        Raises, beside what every durable write raises:
+            QueueDeletedError: the queue was deleted, also while waiting.
+            WriterStoppedError: the registry has closed, also while waiting.
+        """
+        messages = await self.receive_many(1, wait_seconds)
+        return messages[0] if messages else None
+
+    async def receive_many(
+        self, messages_max: int, wait_seconds: float | None = None
+    ) -> list[Message]:
+        """Up to ``messages_max`` messages, at least one; none only after ``wait_seconds``.
+
+        As `receive`, with one write for all of them.
+        """
+        _check_count("messages_max", messages_max)
+        if wait_seconds is not None:
+            checked_seconds("wait_seconds", wait_seconds)
+        return await self.take(messages_max, wait_seconds, held=False)
+
+    def consume(self, prefetch: int = 1) -> Consumer:
+        """An async iterator over the messages, without end::
+
+            async for message in jobs.consume(prefetch=16):
+                await work(message.payload)
+                await message.ack()
+
+        It takes up to ``prefetch`` messages at a time, and never polls. The lease of the message
+        that is worked on, and of those taken ahead, lasts for as long as that takes. When the
+        next one is asked for, one that was not settled gets ``lease_seconds`` from then.
+
+        Left by ``break`` or an error: those not yet handed out are given back at once, uncounted;
+        the last one keeps its lease. Cancelled: that one is given back, too.
+        """
+        _check_count("prefetch", prefetch)
+        return Consumer(self._core, self, prefetch)
+
+    def statistics(self) -> SubscriptionStatistics:
+        """Counts as they are now."""
+        return count_subscription(self._core.state, self._state)
+
+    # --- taking messages ---
+
+    @property
+    def _state(self) -> SubscriptionState:
+        state = self._core.state.subscriptions.get(self.name)
+        if state is None:
+            raise QueueNotFoundError(
+                f"queue {self._core.name!r} has no subscription {self.name!r} any more"
+            )
+        return state
+
+    async def take(self, count: int, wait_seconds: float | None, *, held: bool) -> list[Message]:
+        """Messages with their leases, ``held`` ones until they are told to end."""
+        core = self._core
+        deadline = None if wait_seconds is None else anyio.current_time() + wait_seconds
+        while True:
+            core.check_open()
+            if messages := await self._try_to_take(count, held=held):
+                return messages
+            if deadline is None:
+                await self._wait()
+            else:
+                with anyio.move_on_at(deadline) as scope:
+                    await self._wait()
+                if scope.cancelled_caught:
+                    return []
+
+    async def _try_to_take(self, count: int, *, held: bool) -> list[Message]:
+        core = self._core
+        while True:
+            state = self._state
+            choice = core.choose(state, count)
+            if choice.deliveries or choice.unread is None:
+                break
+            await core.read(choice.unread)
+            core.check_open()
+        if not choice.deliveries:
+            return []
+        if len(choice.deliveries) == count and self._line:
+            # Perhaps there are more than this one takes.
+            self._wake(1)
+        hand_out = HandOut(state, choice.deliveries, held)
+        if not core.configuration.is_stored:
+            core.hand_out_from_memory(hand_out)
+            await anyio.lowlevel.checkpoint()
+            return [Message(core, record, None, self.name) for _, record in choice.deliveries]
+        await self._write(hand_out, choice)
+        return [
+            Message(core, record, lease, self.name)
+            for lease, (_, record) in zip(core.leases(hand_out), choice.deliveries, strict=True)
+        ]
+
+    async def _write(self, hand_out: HandOut, choice: Choice) -> None:
+        core = self._core
+        try:
+            async with core.registry.transaction() as transaction:
+                core.hand_out(hand_out, transaction)
+        except BaseException:
+            # Nobody will see the messages. Where the write is still on its way, they are given
+            # back when it is done.
+            hand_out.abandoned = True
+            if hand_out.committed:
+                core.release(core.leases(hand_out), unseen=True)
+            raise
+
+    # --- waiting ---
+
+    async def _wait(self) -> None:
+        event = anyio.Event()
+        self._line[event] = None
+        try:
+            await event.wait()
+        except BaseException:
+            if event in self._line:
+                del self._line[event]
+            else:
+                # Woken for a message that it will not take: somebody else may.
+                self._wake(1)
+            raise
+
+    def _wake(self, count: int) -> None:
+        line = self._line
+        while count > 0 and line:
+            event, _ = line.popitem(last=False)
+            event.set()
+            count -= 1
+
+    def __repr__(self) -> str:
+        return f"<Subscription {self.name!r} of queue {self._core.name!r}>"
+
+
+def _check_count(name: str, count: object) -> None:
+    if (
+        isinstance(count, bool)
+        or not isinstance(count, int)
+        or not 0 < count <= RECEIVE_MESSAGES_MAX
+    ):
+        raise InvalidArgumentError(
+            f"{name} is a number from 1 to {RECEIVE_MESSAGES_MAX}, not {count!r}"
+        )

@@ -1,0 +1,266 @@
+"""What a queue does beside its callers: bury, sweep, save its state, give space back.
+
+Each step is a few small transactions, and may be left at any await: what was not done is done the
+next time, or after the next start.
+"""
+
+from __future__ import annotations
+
+import math
+
+import anyio
+
+from mpreg.persistence import SnapshotStore
+from mpreg.queues.configuration import QueueConfiguration
+from mpreg.queues.core import SNAPSHOT_AFTER_CHANGES, QueueCore
+from mpreg.queues.core import log as logger
+from mpreg.queues.cursor import Delivery, DeliveryState
+from mpreg.queues.records import DeadLettersRemoved, Kept, MessageRecord, Released
+from mpreg.queues.selection import UNREAD
+from mpreg.queues.snapshot import encode_snapshot
+from mpreg.queues.state import Lane, SubscriptionState
+from mpreg.queues.truncation import Truncation, plan_truncation
+
+__all__ = ["Saved", "keep_up", "next_due", "sweep"]
+
+#: A sweep after this many sends with a ``deduplication_id``, so that the window's ids do not
+#: outgrow their time by more than a few hundred.
+SWEPT_PER_UPKEEP = 1_024
+
+#: Dead letters dropped in one transaction.
+DROPPED_PER_BATCH = 256
+
+#: Messages copied out of a log in one transaction; a single one may be larger.
+COPIED_BYTES_MAX = 8 << 20
+
+#: The least time between two sweeps for messages that have expired.
+SWEEP_SECONDS_MIN = 1.0
+
+
+class Saved:
+    """Where the last snapshots of a queue are, and what they make superfluous."""
+
+    def __init__(self, slots: list[SnapshotStore], newest: int, ends: list[int | None]) -> None:
+        self.slots = slots
+        self.newest = newest
+        """The slot of the newest one."""
+        self.ends = ends
+        """By slot: the offset of the first event that its snapshot does not know."""
+
+    @property
+    def oldest(self) -> int:
+        return (self.newest + 1) % len(self.slots)
+
+    @property
+    def events_needed_from(self) -> int | None:
+        """The first event that some snapshot needs; None while there are not yet two of them."""
+        return None if None in self.ends else min(end for end in self.ends if end is not None)
+
+
+async def keep_up(core: QueueCore, saved: Saved) -> None:
+    """Do what there is to do.
+
+    Raises what the stores raise; what was not done is to be asked for again.
+    """
+    core.dirty = False
+    await sweep(core)
+    if not core.configuration.is_stored:
+        return
+    await _write_released(core)
+    await _bury(core)
+    await _drop_dead_letters(core)
+    await _drop_kept(core)
+    if core.changes >= SNAPSHOT_AFTER_CHANGES:
+        await _save(core, saved)
+    for lane in list(core.state.lanes.values()):
+        while (truncation := plan_truncation(lane)) is not None:
+            if not await _truncate(core, lane, truncation):
+                break
+
+
+def next_due(core: QueueCore) -> float:
+    """When there is something to do that nobody will ask for (monotonic)."""
+    due = [one.next_due() for one in core.state.subscriptions.values()]
+    due += [core.sweep_due, core.retry_due]
+    limit = core.configuration.dead_letter_ttl_seconds
+    if limit is not None and core.state.dead:
+        oldest = next(iter(core.state.dead.values()))
+        due.append(anyio.current_time() + max(oldest + limit - core.wall(), SWEEP_SECONDS_MIN))
+    return min((one for one in due if one is not None), default=math.inf)
+
+
+# --- deliveries ---
+
+
+async def _write_released(core: QueueCore) -> None:
+    released, core.released = core.released, []
+    by_subscription: dict[str, list[tuple[int, int]]] = {}
+    for name, place in released:
+        by_subscription.setdefault(name, []).append(place)
+    for name, places in by_subscription.items():
+        async with core.registry.transaction() as transaction:
+            core.write(Released(name, places), transaction, known=True)
+
+
+async def _bury(core: QueueCore) -> None:
+    while core.dying:
+        subscription, delivery = core.dying[-1]
+        if delivery.state is DeliveryState.DYING and subscription.holds(delivery):
+            await _let_die(core, subscription, delivery)
+        core.dying.remove((subscription, delivery))
+
+
+async def _let_die(core: QueueCore, subscription: SubscriptionState, delivery: Delivery) -> None:
+    place = (delivery.lane, delivery.offset)
+    record = await core.find(place)
+    if record is None:
+        reason = f"{core.storage.where(*place)} cannot be read"
+    else:
+        reason = f"used up its {core.configuration.max_deliveries} deliveries"
+        delivery.reason = delivery.reason or "its lease ran out"
+    async with core.registry.transaction() as transaction:
+        died = core.let_die(subscription, delivery, record, reason, transaction)
+        core.write(died, transaction, lambda _: core.room.admit())
+    logger.warning(
+        "queue %r: message %s became a dead letter: %s (%s)",
+        core.name,
+        "?" if record is None else record.id,
+        reason,
+        delivery.reason,
+    )
+
+
+# --- dead letters ---
+
+
+async def _drop_dead_letters(core: QueueCore) -> None:
+    while drop := _superfluous(core.state.dead, core.configuration, core.wall()):
+        async with core.registry.transaction() as transaction:
+            for key in drop:
+                core.storage.delete_dead_letter(key, transaction)
+            core.write(DeadLettersRemoved(drop), transaction)
+        logger.warning("queue %r: %d dead letters dropped", core.name, len(drop))
+
+
+def _superfluous(dead: dict[str, float], limits: QueueConfiguration, wall: float) -> list[str]:
+    """The dead letters over the limits of number and age, the oldest first, a few at a time."""
+    over = len(dead) - limits.dead_letters_max
+    ttl = limits.dead_letter_ttl_seconds
+    drop: list[str] = []
+    for key, died_at in dead.items():
+        is_old = ttl is not None and died_at + ttl <= wall
+        if len(drop) >= max(over, 0) and not is_old:
+            break
+        drop.append(key)
+        if len(drop) == DROPPED_PER_BATCH:
+            break
+    return drop
+
+
+# --- expiry ---
+
+
+async def sweep(core: QueueCore) -> None:
+    """Drop expired messages from the front, and ids whose window is over."""
+    if core.deduplicated:
+        core.deduplicated = 0
+        while await core.storage.shared.deduplication.sweep_expired(SWEPT_PER_UPKEEP) == (
+            SWEPT_PER_UPKEEP
+        ):
+            pass
+    if not core.sweeping:
+        return
+    core.sweeping = False
+    for subscription in list(core.state.subscriptions.values()):
+        for lane in list(core.state.lanes.values()):
+            await _sweep_lane(core, subscription, lane)
+    core.room.admit()
+
+
+async def _sweep_lane(core: QueueCore, subscription: SubscriptionState, lane: Lane) -> None:
+    cursor = subscription.cursor(lane.number)
+    while (offset := cursor.candidate(lane.end)) is not None:
+        place = (lane.number, offset)
+        found = core.look(place)
+        if found is UNREAD:
+            await core.read(place)
+            continue
+        if not isinstance(found, tuple):
+            # Damaged or gone: whoever receives next deals with it.
+            return
+        record, size = found
+        if not record.is_expired(core.wall()):
+            if record.expires_at is not None:
+                wait = max(record.expires_at - core.wall(), SWEEP_SECONDS_MIN)
+                core.sweep_due = min(core.sweep_due, anyio.current_time() + wait)
+            return
+        core.state.expired += 1
+        core.state.pass_over(subscription, place, size)
+        core.forget(place)
+
+
+# --- space ---
+
+
+async def _drop_kept(core: QueueCore) -> None:
+    for lane in list(core.state.lanes.values()):
+        finished = [offset for offset in lane.kept if offset in lane.finished]
+        for start in range(0, len(finished), DROPPED_PER_BATCH):
+            dropped = finished[start : start + DROPPED_PER_BATCH]
+            async with core.registry.transaction() as transaction:
+                for offset in dropped:
+                    core.storage.drop_kept((lane.number, offset), transaction)
+            lane.kept.difference_update(dropped)
+
+
+async def _save(core: QueueCore, saved: Saved) -> None:
+    """Save the state, and drop the events that are not needed any more."""
+    # What the snapshot knows must not be written after it.
+    core.released.clear()
+    changes, end = core.changes, core.events_end
+    data = encode_snapshot(core.state, end)
+    slot = saved.oldest
+    # While it is being replaced it is nothing to rely on.
+    saved.ends[slot] = None
+    await saved.slots[slot].save(data)
+    saved.ends[slot] = end
+    saved.newest = slot
+    core.changes -= changes
+    needed_from = saved.events_needed_from
+    if needed_from is not None:
+        await _truncate_events(core, needed_from)
+
+
+async def _truncate_events(core: QueueCore, before: int) -> None:
+    first = await core.storage.events.first_offset()
+    while first < before:
+        first = await core.storage.events.truncate_before(min(before, first + 4_096))
+
+
+async def _truncate(core: QueueCore, lane: Lane, truncation: Truncation) -> bool:
+    """Whether there may be more to do."""
+    keep: dict[int, MessageRecord] = {}
+    before, size = truncation.before, 0
+    for offset in truncation.keep:
+        record = await core.find((lane.number, offset))
+        if record is None:
+            if offset in lane.finished:
+                continue
+            # Damaged. It stays where it is until a consumer comes to it and it is set aside.
+            before = offset
+            break
+        size += len(record.payload)
+        if size > COPIED_BYTES_MAX and keep:
+            before = offset
+            break
+        keep[offset] = record
+    if before <= lane.first:
+        return False
+    keep = {offset: keep[offset] for offset in keep if offset not in lane.finished}
+    log = core.storage.lane(lane.number)
+    async with core.registry.transaction() as transaction:
+        for offset, record in keep.items():
+            core.storage.keep((lane.number, offset), record, transaction)
+        core.write(Kept(lane.number, list(keep), before), transaction)
+        log.truncate_before_nowait(before, transaction=transaction)
+    return True
