@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -25,6 +24,7 @@ from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.cursor import Delivery, DeliveryState
 from mpreg.queues.records import (
     DeadLetterRecord,
+    DeadLettersRemoved,
     Died,
     Event,
     HandedOut,
@@ -455,7 +455,7 @@ class QueueCore:
             subscription=subscription.name,
             lane=delivery.lane,
             offset=delivery.offset,
-            attempts=delivery.attempt,
+            attempts=delivery.attempt - delivery.forgiven,
             reason=reason,
             last_error=delivery.reason,
             died_at=died_at,
@@ -465,15 +465,21 @@ class QueueCore:
         self.storage.put_dead_letter(key, letter, transaction)
         return Died(subscription.name, place, died_at)
 
-    @contextmanager
-    def moving(self, keys: Iterable[str]) -> Iterator[set[str]]:
-        """Those of the dead letters that are there, and that nobody else is moving: this one is."""
+    def begin_moving(self, keys: Iterable[str]) -> set[str]:
+        """Those of the dead letters that are there, and that nobody else is moving: you are."""
         mine = {key for key in keys if key in self.state.dead and key not in self._moving}
         self._moving |= mine
-        try:
-            yield mine
-        finally:
-            self._moving -= mine
+        return mine
+
+    def remove_dead_letters(self, keys: set[str], transaction: Transaction) -> None:
+        """Remove those that are being moved; they are moved when the transaction has ended."""
+        for key in sorted(keys):
+            self.storage.delete_dead_letter(key, transaction)
+        event = DeadLettersRemoved(sorted(keys))
+        self.write(event, transaction, lambda _: self.end_moving(keys))
+
+    def end_moving(self, keys: set[str]) -> None:
+        self._moving -= keys
 
     # --- time ---
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -10,11 +10,18 @@ from attrs import frozen
 
 from mpreg.codec import decode_value
 from mpreg.errors import CorruptDataError
+from mpreg.persistence import Transaction
 from mpreg.queues.core import QueueCore
 from mpreg.queues.core import log as logger
-from mpreg.queues.records import DeadLetterRecord, DeadLettersRemoved
+from mpreg.queues.records import DeadLetterRecord
 
-__all__ = ["DeadLetter", "list_dead_letters", "remove_dead_letters"]
+__all__ = [
+    "MOVED_PER_BATCH",
+    "DeadLetter",
+    "list_dead_letters",
+    "move_dead_letters",
+    "remove_dead_letters",
+]
 
 #: Dead letters sent on, or removed, in one transaction.
 MOVED_PER_BATCH: Final = 128
@@ -108,14 +115,30 @@ async def list_dead_letters(
 async def remove_dead_letters(core: QueueCore, keys: Iterable[str]) -> int:
     """Remove them for good; how many there were."""
     removed = 0
-    wanted = [key for key in keys if key in core.state.dead]
+    wanted = list(keys)
     for start in range(0, len(wanted), MOVED_PER_BATCH):
-        with core.moving(wanted[start : start + MOVED_PER_BATCH]) as batch:
-            if not batch:
-                continue
-            async with core.registry.transaction() as transaction:
-                for key in batch:
-                    core.storage.delete_dead_letter(key, transaction)
-                core.write(DeadLettersRemoved(sorted(batch)), transaction)
-            removed += len(batch)
+        batch = core.begin_moving(wanted[start : start + MOVED_PER_BATCH])
+        await move_dead_letters(core, batch)
+        removed += len(batch)
     return removed
+
+
+async def move_dead_letters(
+    core: QueueCore,
+    keys: set[str],
+    send: Callable[[Transaction], Awaitable[None]] | None = None,
+) -> None:
+    """Remove dead letters that are being moved, and with them, or not at all, ``send`` others."""
+    added = not keys
+    try:
+        if keys:
+            async with core.registry.transaction() as transaction:
+                if send is not None:
+                    await send(transaction)
+                core.remove_dead_letters(keys, transaction)
+                # From here on the transaction says when they are moved, also where it is still
+                # on its way when this task is cancelled.
+                added = True
+    finally:
+        if not added:
+            core.end_moving(keys)

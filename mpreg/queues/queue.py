@@ -28,11 +28,11 @@ from mpreg.queues.dead_letters import (
     MOVED_PER_BATCH,
     DeadLetter,
     list_dead_letters,
+    move_dead_letters,
     remove_dead_letters,
 )
 from mpreg.queues.message import Message, checked_seconds, settle_all
 from mpreg.queues.records import (
-    DeadLettersRemoved,
     MessageRecord,
     Purged,
     SubscriptionChanged,
@@ -405,27 +405,25 @@ class MessageQueue:
         for start in range(0, len(whole), MOVED_PER_BATCH):
             batch = whole[start : start + MOVED_PER_BATCH]
             # Those that somebody else is moving, or has moved meanwhile, are not sent twice.
-            with self._core.moving(letter.key for letter in batch) as keys:
-                moved += await self._redrive([one for one in batch if one.key in keys], target)
+            keys = self._core.begin_moving(letter.key for letter in batch)
+            await self._redrive([one for one in batch if one.key in keys], keys, target)
+            moved += len(keys)
         return moved
 
-    async def _redrive(self, letters: list[DeadLetter], target: MessageQueue) -> int:
-        if not letters:
-            return 0
-        core = self._core
+    async def _redrive(
+        self, letters: list[DeadLetter], keys: set[str], target: MessageQueue
+    ) -> None:
         by_lane: dict[int, list[MessageRecord]] = {}
         is_priority = target.configuration.queue_type is QueueType.PRIORITY
         for letter in letters:
             lane = letter.priority if is_priority else 0
             by_lane.setdefault(lane, []).append(target._renewed(letter))
-        async with core.registry.transaction() as transaction:
+
+        async def send(transaction: Transaction) -> None:
             for lane, records in by_lane.items():
                 await target._send(_outgoing(lane, records), 0.0, transaction, None)
-            keys = [letter.key for letter in letters]
-            for key in keys:
-                core.storage.delete_dead_letter(key, transaction)
-            core.write(DeadLettersRemoved(keys), transaction)
-        return len(letters)
+
+        await move_dead_letters(self._core, keys, send)
 
     def _renewed(self, letter: DeadLetter) -> MessageRecord:
         """A dead letter's message as it is sent to this queue: its time begins anew."""
