@@ -29,6 +29,7 @@ simulate: $(STAMP)
 crash: $(STAMP)
 	MPREG_CRASH_KILLS=$${KILLS:-60} $(BIN)/pytest tests/e2e $(ARGS)
 
+# Takes a while; a smoke test of all of it: `make bench ARGS=--short`.
 bench: $(VENV)/.bench-installed
 	$(BIN)/python -m benchmarks $(ARGS)
 

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import resource
 import shutil
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -25,17 +22,20 @@ from typing import Any
 
 import anyio
 import click
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contenders import GETS, ONE_COMMIT_A_PUT, PUTS
+from benchmarks.figures import console, peak_mib, percentile, print_machine
+from benchmarks.queues.processes import Plan
+from benchmarks.queues.report import PARTS as QUEUE_PARTS
+from benchmarks.queues.report import compare_queues
 from benchmarks.responsiveness import Saturation, idleness, latencies_under_load
 from benchmarks.workload import KEYS, OPERATIONS, Result, Run, prefill
 from mpreg.persistence import PersistenceConfig
 
-console = Console(width=max(100, Console().width))
 BASELINE = "bare sqlite3"
 Measurement = dict[str, Any]
+PARTS = ("puts", "gets", "saturated", "idle", *QUEUE_PARTS)
 DEFAULT_INTERVAL = PersistenceConfig(backend="memory").switch_interval_seconds
 
 
@@ -48,10 +48,11 @@ DEFAULT_INTERVAL = PersistenceConfig(backend="memory").switch_interval_seconds
 )
 @click.option(
     "--only",
-    type=click.Choice(["puts", "gets", "saturated", "idle"]),
+    type=click.Choice([*PARTS, "queues"]),
     multiple=True,
-    help="Parts to run; default: all.",
+    help="Parts to run; default: all. queues: all parts about queues.",
 )
+@click.option("--short", is_flag=True, help="A smoke test: one round, a twentieth of everything.")
 @click.pass_context
 def main(
     context: click.Context,
@@ -60,11 +61,17 @@ def main(
     scale: float,
     data_dir: Path | None,
     only: tuple[str, ...],
+    *,
+    short: bool,
 ) -> None:
-    """Durable puts and point reads against the raw limit and peers."""
+    """Durable puts, point reads and queues against the raw limit and peers."""
     if context.invoked_subcommand is not None:
         return
-    wanted = set(only or ("puts", "gets", "saturated", "idle"))
+    wanted = set(only or PARTS)
+    if "queues" in wanted:
+        wanted |= set(QUEUE_PARTS)
+    if short:
+        rounds, keys, scale = 1, keys // 20, scale / 20
     print_machine()
     with working_directory(data_dir) as directory:
         if wanted & {"puts", "gets"}:
@@ -80,13 +87,7 @@ def main(
             saturated(directory)
         if "idle" in wanted:
             idle(directory)
-
-
-def print_machine() -> None:
-    console.print(
-        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
-        f"{os.cpu_count()} CPUs, {platform.system()} {platform.release()}"
-    )
+        compare_queues(wanted, Plan(directory, rounds, scale))
 
 
 @contextmanager
@@ -209,16 +210,10 @@ def measure(
         "per_second": result.operations / result.seconds,
         "p50": percentile(result.latencies, 50),
         "p99": percentile(result.latencies, 99),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_mib(),
         "detail": result.detail,
     }
     click.echo(json.dumps(measurement))
-
-
-def percentile(values: list[float], percent: int) -> float | None:
-    if len(values) < 2:
-        return None
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 # --- responsiveness ---

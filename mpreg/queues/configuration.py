@@ -178,6 +178,7 @@ class QueueConfiguration:
 class StoredQueue(msgspec.Struct, frozen=True):
     """What is known of a queue without opening it."""
 
+    incarnation: str
+    """Names all that the queue keeps. A queue that is deleted and made again has another one, so
+    that nothing written late for the old one can reach it."""
     configuration: dict[str, Any]
-    deleting: bool = False
-    """Deleted, and its data not yet removed."""

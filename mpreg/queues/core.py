@@ -78,6 +78,8 @@ class HandOut:
     deliveries: list[tuple[Delivery, MessageRecord]]
     held: bool
     """Whether the leases last until they are told to end."""
+    added: bool = False
+    """Whether the transaction will tell what becomes of it."""
     committed: bool = False
     abandoned: bool = False
     """Its receiver was cancelled: nobody will see these messages."""
@@ -323,6 +325,15 @@ class QueueCore:
             ],
         )
         self.write(event, transaction, partial(self._handed_out, hand_out))
+        hand_out.added = True
+
+    def keep_back(self, hand_out: HandOut) -> None:
+        """It was not handed out after all: as if it had not been chosen."""
+        subscription = hand_out.subscription
+        deliveries = [one for one, _ in hand_out.deliveries if subscription.holds(one)]
+        for delivery in deliveries:
+            subscription.cursor(delivery.lane).make_ready(delivery)
+        self.wake(subscription.name, len(deliveries))
 
     def _handed_out(self, hand_out: HandOut, committed: bool) -> None:
         subscription = hand_out.subscription
@@ -338,10 +349,8 @@ class QueueCore:
                 self.release(self.leases(hand_out), unseen=True)
             elif not hand_out.held:
                 self.alarm(self)
-            return
-        for delivery in deliveries:
-            subscription.cursor(delivery.lane).make_ready(delivery)
-        self.wake(subscription.name, len(deliveries))
+        else:
+            self.keep_back(hand_out)
 
     def hand_out_from_memory(self, hand_out: HandOut) -> None:
         """What is not stored is done with when it is handed out."""

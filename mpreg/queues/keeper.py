@@ -51,6 +51,8 @@ class Keeper:
     _dirty: dict[QueueCore, None] = field(factory=dict)
     """Queues with upkeep to be done, in the order in which they asked."""
     _asked: anyio.Event = field(factory=anyio.Event)
+    _working: anyio.Lock = field(factory=anyio.Lock)
+    """Held while one queue's upkeep is done."""
     _started: bool = False
 
     def add(self, core: QueueCore, saved: Saved) -> None:
@@ -61,9 +63,12 @@ class Keeper:
         self._queues[core] = _Kept(core, saved)
         self.alarm(core)
 
-    def remove(self, core: QueueCore) -> None:
+    async def remove(self, core: QueueCore) -> None:
+        """Nothing is done for the queue any more when this returns."""
         self._queues.pop(core, None)
         self._dirty.pop(core, None)
+        async with self._working:
+            pass
 
     def alarm(self, core: QueueCore) -> None:
         """A queue's next time may have come nearer, or it may have upkeep to be done."""
@@ -113,16 +118,18 @@ class Keeper:
     async def _keep_up(self) -> None:
         while True:
             while self._dirty:
-                core = next(iter(self._dirty))
-                del self._dirty[core]
-                await self._keep_one_up(self._queues[core])
+                async with self._working:
+                    await self._keep_next_up()
             self._asked = anyio.Event()
             await self._asked.wait()
 
-    async def _keep_one_up(self, kept: _Kept) -> None:
-        core = kept.core
+    async def _keep_next_up(self) -> None:
+        if not self._dirty:
+            return
+        core = next(iter(self._dirty))
+        del self._dirty[core]
         try:
-            await keep_up(core, kept.saved)
+            await keep_up(core, self._queues[core].saved)
         except (WriterStoppedError, ReaderStoppedError, CommitUnknownError):
             # The registry is closing, and will cancel this task.
             await anyio.sleep_forever()

@@ -22,6 +22,15 @@ __all__ = ["MessageQueueManager"]
 
 
 @define(eq=False)
+class _Open:
+    """A queue that was asked for."""
+
+    stored: StoredQueue
+    core: QueueCore
+    queue: MessageQueue
+
+
+@define(eq=False)
 class _Queues:
     """What all managers of one registry share: a queue's state must exist once."""
 
@@ -29,7 +38,9 @@ class _Queues:
     stores: SharedStores = field(init=False)
     keeper: Keeper = field(init=False)
     bodies: Bodies = field(factory=Bodies)
-    open: dict[str, tuple[QueueCore, MessageQueue]] = field(factory=dict)
+    open: dict[str, _Open] = field(factory=dict)
+    tidied: bool = False
+    """Whether what interrupted deletions have left was removed."""
     changing: anyio.Lock = field(factory=anyio.Lock)
     make_id: Callable[[], str] | None = None
 
@@ -64,23 +75,22 @@ class MessageQueueManager:
         Raises:
             ConfigurationError: a queue that is there cannot be changed so; nothing was changed.
             InvalidArgumentError: the name, or the configuration's type.
-            CorruptDataError: its stored configuration is damaged; pass one to replace it.
+            CorruptDataError: its stored configuration is damaged.
         """
         checked_queue_name(name)
         if configuration is not None and not isinstance(configuration, QueueConfiguration):
             raise InvalidArgumentError(f"not a QueueConfiguration: {configuration!r:.80}")
         queues = self._queues
         async with queues.changing:
-            if (found := queues.open.get(name)) is not None:
-                await self._reconfigure(found[0], configuration)
-                return found[1]
-            stored = await self._find(name)
-            if stored is None:
-                stored = configuration or QueueConfiguration()
-                await queues.stores.put(name, StoredQueue(stored.encode()))
-            core, queue = await self._open(name, stored)
-            await self._reconfigure(core, configuration)
-            return queue
+            if (found := queues.open.get(name)) is None:
+                stored = await queues.stores.find(name)
+                if stored is None:
+                    settings = configuration or QueueConfiguration()
+                    stored = StoredQueue((await self._id_maker())(), settings.encode())
+                    await queues.stores.put(name, stored)
+                found = await self._open(name, stored)
+            await self._reconfigure(found, configuration)
+            return found.queue
 
     async def get_queue(self, name: str) -> MessageQueue:
         """The queue of this name, with its stored configuration.
@@ -92,18 +102,13 @@ class MessageQueueManager:
         checked_queue_name(name)
         queues = self._queues
         async with queues.changing:
-            if (found := queues.open.get(name)) is not None:
-                return found[1]
-            if (stored := await self._find(name)) is None:
-                raise QueueNotFoundError(f"there is no queue {name!r}")
-            return (await self._open(name, stored))[1]
+            return (await self._find(name)).queue
 
     async def delete_queue(self, name: str) -> None:
         """Delete a queue with everything in it, and give its space back in small steps.
 
-        Whoever waits for its messages gets `QueueDeletedError`. Cancelled: it is deleted from the
-        moment on that this is durable; what is left of it is removed when its name is next asked
-        for.
+        Whoever waits for its messages gets `QueueDeletedError`. Cancelled: it is deleted, or not;
+        once it is, what is left of it is removed when a queue is next opened.
 
         Raises:
             QueueNotFoundError: there is none.
@@ -111,44 +116,33 @@ class MessageQueueManager:
         checked_queue_name(name)
         queues = self._queues
         async with queues.changing:
-            found = queues.open.get(name)
-            stored = found[0].configuration if found is not None else await self._find(name)
-            if stored is None:
-                raise QueueNotFoundError(f"there is no queue {name!r}")
-            if found is None:
-                # To learn which priorities it has.
-                found = await self._open(name, stored)
-            await queues.stores.put(name, StoredQueue(stored.encode(), deleting=True))
-            core = found[0]
-            queues.keeper.remove(core)
-            core.close(QueueDeletedError(f"queue {name!r} was deleted"))
+            found = await self._find(name)
+            await queues.stores.mark_deleted(name, found.stored)
+            found.core.close(QueueDeletedError(f"queue {name!r} was deleted"))
             del queues.open[name]
-            await self._remove(core.storage, list(core.state.lanes))
+            await queues.keeper.remove(found.core)
+            await found.core.storage.remove_everything(list(found.core.state.lanes))
 
     async def queue_names(self) -> list[str]:
         """The names of all queues, in order."""
-        return [name async for name, deleting in self._queues.stores.names() if not deleting]
+        return await self._queues.stores.names()
 
     # --- opening ---
 
-    async def _find(self, name: str) -> QueueConfiguration | None:
-        """The stored configuration. A queue whose deletion was interrupted is removed first."""
-        stored = await self._queues.stores.find(name)
-        if stored is None:
-            return None
-        configuration = QueueConfiguration.from_mapping(stored.configuration)
-        if not stored.deleting:
-            return configuration
-        storage = QueueStorage(self._queues.stores, name)
-        restored = await restore(storage, configuration, self._registry.clock.wall())
-        await self._remove(storage, list(restored.state.lanes))
-        return None
+    async def _find(self, name: str) -> _Open:
+        if (found := self._queues.open.get(name)) is not None:
+            return found
+        if (stored := await self._queues.stores.find(name)) is None:
+            raise QueueNotFoundError(f"there is no queue {name!r}")
+        return await self._open(name, stored)
 
-    async def _open(
-        self, name: str, configuration: QueueConfiguration
-    ) -> tuple[QueueCore, MessageQueue]:
+    async def _open(self, name: str, stored: StoredQueue) -> _Open:
         queues = self._queues
-        storage = QueueStorage(queues.stores, name)
+        if not queues.tidied:
+            await self._remove_deleted()
+            queues.tidied = True
+        configuration = QueueConfiguration.from_mapping(stored.configuration)
+        storage = QueueStorage(queues.stores, name, stored.incarnation)
         restored = await restore(storage, configuration, self._registry.clock.wall())
         core = QueueCore(
             self._registry,
@@ -162,20 +156,28 @@ class MessageQueueManager:
         )
         queues.keeper.add(core, restored.saved)
         core.reconcile()
-        queues.open[name] = core, MessageQueue(core)
-        return queues.open[name]
+        queues.open[name] = found = _Open(stored, core, MessageQueue(core))
+        return found
 
-    async def _reconfigure(self, core: QueueCore, configuration: QueueConfiguration | None) -> None:
+    async def _reconfigure(self, found: _Open, configuration: QueueConfiguration | None) -> None:
+        core = found.core
         if configuration is None or configuration == core.configuration:
             return
         configuration.check_change(core.configuration)
-        await self._queues.stores.put(core.name, StoredQueue(configuration.encode()))
+        stored = StoredQueue(found.stored.incarnation, configuration.encode())
+        await self._queues.stores.put(core.name, stored)
+        found.stored = stored
         core.configure(configuration)
         await core.measure()
 
-    async def _remove(self, storage: QueueStorage, lanes: list[int]) -> None:
-        await storage.remove_everything(iter(lanes))
-        await self._queues.stores.configurations.delete(storage.name)
+    async def _remove_deleted(self) -> None:
+        """Finish deletions that were interrupted."""
+        stores = self._queues.stores
+        deleted = [entry async for entry in stores.deleted.scan(on_damaged=lambda _: None)]
+        for entry in deleted:
+            storage = QueueStorage(stores, entry.value.decode(), str(entry.key))
+            restored = await restore(storage, QueueConfiguration(), self._registry.clock.wall())
+            await storage.remove_everything(list(restored.state.lanes))
 
     async def _id_maker(self) -> Callable[[], str]:
         """Ids that no other process gives: each has a generation of its own."""

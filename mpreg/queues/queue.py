@@ -12,6 +12,7 @@ from attrs import define, field
 from mpreg.codec import encode_key, encode_value
 from mpreg.errors import (
     InvalidArgumentError,
+    QueueFullError,
     QueueNotFoundError,
     VersionConflictError,
 )
@@ -129,9 +130,11 @@ class MessageQueue:
                 return sent
             try:
                 await self._send(outgoing, wait_seconds, transaction, encoded_id)
-            except VersionConflictError:
+            except (VersionConflictError, QueueFullError) as error:
                 if sent := await self._sent_before(encoded_id):
                     return sent
+                if isinstance(error, QueueFullError):
+                    raise
                 # Its window ended in between.
             else:
                 return record.id

@@ -2,13 +2,15 @@
 
 ::
 
-    log  "events/QUEUE"          what became of the messages
-    log  "LANE/QUEUE"            the messages of one priority
-    snapshots "0/QUEUE", "1/…"   the state, in turn: where one is damaged there is the other
-    keys "configurations"        QUEUE → its configuration
-    keys "kept"                  (QUEUE, lane, offset) → a message copied out of its log
-    keys "dead letters"          (QUEUE, key) → `DeadLetterRecord`
-    keys "deduplication"         (QUEUE, id) → the message's id, for the time of the window
+    keys "configurations"        the queue's name → `StoredQueue`, which names its incarnation
+    keys "deleted"               INCARNATION → the name: what is still to be removed
+    log  "INCARNATION/events"    what became of the messages
+    log  "INCARNATION/LANE"      the messages of one priority
+    snapshots "INCARNATION/0"    the state, in turn with "…/1": where one is damaged there is the
+                                 other
+    keys "kept"                  (INCARNATION, lane, offset) → a message copied out of its log
+    keys "dead letters"          (INCARNATION, key) → `DeadLetterRecord`
+    keys "deduplication"         (INCARNATION, id) → the message's id, for the time of the window
 
 All of them are reserved names: no user's log or namespace can be one of them.
 """
@@ -16,7 +18,7 @@ All of them are reserved names: no user's log or namespace can be one of them.
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -74,6 +76,7 @@ class SharedStores:
 
     registry: PersistenceRegistry
     configurations: KeyValueStore = field(init=False)
+    deleted: KeyValueStore = field(init=False)
     kept: KeyValueStore = field(init=False)
     dead_letters: KeyValueStore = field(init=False)
     deduplication: KeyValueStore = field(init=False)
@@ -81,6 +84,7 @@ class SharedStores:
     def __attrs_post_init__(self) -> None:
         stores = self.registry.reserved(_KIND)
         self.configurations = stores.key_value_store("configurations")
+        self.deleted = stores.key_value_store("deleted")
         self.kept = stores.key_value_store("kept")
         self.dead_letters = stores.key_value_store("dead letters")
         self.deduplication = stores.key_value_store("deduplication")
@@ -100,10 +104,16 @@ class SharedStores:
     async def put(self, name: str, queue: StoredQueue) -> None:
         await self.configurations.put(name, msgspec.json.encode(queue))
 
-    async def names(self) -> AsyncIterator[tuple[str, bool]]:
-        """Each queue's name, and whether it is being deleted."""
-        async for entry in self.configurations.scan(on_damaged=lambda _: None):
-            yield str(entry.key), b'"deleting":true' in entry.value
+    async def names(self) -> list[str]:
+        return [
+            str(entry.key) async for entry in self.configurations.scan(on_damaged=lambda _: None)
+        ]
+
+    async def mark_deleted(self, name: str, queue: StoredQueue) -> None:
+        """From now on there is no such queue, and its incarnation is to be removed."""
+        async with self.registry.transaction() as transaction:
+            self.configurations.delete_nowait(name, transaction=transaction)
+            self.deleted.put_nowait(queue.incarnation, name.encode(), transaction=transaction)
 
 
 @define(eq=False)
@@ -112,25 +122,28 @@ class QueueStorage:
 
     shared: SharedStores
     name: str
+    incarnation: str
     events: LogStore = field(init=False)
     _lanes: dict[int, LogStore] = field(factory=dict)
     _prefix: bytes = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         stores = self.shared.registry.reserved(_KIND)
-        self.events = stores.log_store(f"events/{self.name}")
-        encoded = encode_name(self.name)
+        self.events = stores.log_store(f"{self.incarnation}/events")
+        encoded = encode_name(self.incarnation)
         self._prefix = _LENGTH.pack(len(encoded)) + encoded
 
     def lane(self, number: int) -> LogStore:
         if (log := self._lanes.get(number)) is None:
             stores = self.shared.registry.reserved(_KIND)
-            log = self._lanes[number] = stores.log_store(f"{number}/{self.name}")
+            log = self._lanes[number] = stores.log_store(f"{self.incarnation}/{number}")
         return log
 
     def snapshots(self) -> list[SnapshotStore]:
         stores = self.shared.registry.reserved(_KIND)
-        return [stores.snapshot_store(f"{slot}/{self.name}") for slot in range(SNAPSHOT_SLOTS)]
+        return [
+            stores.snapshot_store(f"{self.incarnation}/{slot}") for slot in range(SNAPSHOT_SLOTS)
+        ]
 
     # --- messages ---
 
@@ -206,7 +219,7 @@ class QueueStorage:
 
     # --- deleting ---
 
-    async def remove_everything(self, lanes: Iterator[int]) -> None:
+    async def remove_everything(self, lanes: Iterable[int]) -> None:
         """Give all space back, in steps. May be done again after having been interrupted."""
         for number in lanes:
             await _remove_log(self.lane(number))
@@ -214,8 +227,9 @@ class QueueStorage:
             await self._remove_keys(store)
         for snapshot in self.snapshots():
             await snapshot.delete()
-        # The events last: they tell which lanes there are.
+        # The events late: they tell which lanes there are.
         await _remove_log(self.events)
+        await self.shared.deleted.delete(self.incarnation)
 
     async def _remove_keys(self, store: KeyValueStore) -> None:
         keys: list[str | bytes] = []
@@ -234,7 +248,7 @@ class QueueStorage:
     # --- names ---
 
     def key(self, rest: bytes) -> bytes:
-        """The key of a thing of this queue: no two queues' keys meet, whatever their names."""
+        """The key of a thing of this queue: no two queues' keys meet."""
         return self._prefix + rest
 
     def where(self, lane: int, offset: int) -> str:

@@ -146,6 +146,8 @@ class Subscription:
             # Nobody will see the messages. Where the write is still on its way, they are given
             # back when it is done.
             hand_out.abandoned = True
+            if not hand_out.added:
+                core.keep_back(hand_out)
             if hand_out.committed:
                 core.release(core.leases(hand_out), unseen=True)
             raise

@@ -1,0 +1,5 @@
+"""Durable queues: life cycles, restart, latency and room on disk, beside peers and the limit.
+
+`report` runs in the parent and imports no contender; each measurement is a process of its own,
+`measure`, which imports only what it measures.
+"""

@@ -1,0 +1,82 @@
+"""Life cycles a second: sent, received, acknowledged, each on disk before the call returns."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from benchmarks.figures import console, median_ms
+from benchmarks.queues.processes import Plan, fresh, measure
+from benchmarks.queues.targets import Rounds, Verdict, best_peer, judge_cycles, rates, ratio
+from benchmarks.queues.workload import (
+    BARE,
+    BODY,
+    CONTENDERS,
+    NOTES,
+    WORKERS,
+    CycleResult,
+    cycles,
+)
+
+COLUMNS = (
+    "P",
+    "contender",
+    "per second",
+    "of bare",
+    "of peers",
+    "send p50 ms",
+    "p99 ms",
+    "peak MiB",
+    "per fsync",
+)
+
+
+def compare_cycles(plan: Plan) -> Iterator[Verdict]:
+    """Every contender in turn, round after round, at each number of workers."""
+    title = f"Life cycles of {len(BODY)}-byte messages: P producers and P consumers at once"
+    table = Table(title=title)
+    for column in COLUMNS:
+        name = column == "contender"
+        table.add_column(column, justify="left" if name else "right", no_wrap=name)
+    verdicts: list[Verdict] = []
+    for workers in WORKERS:
+        rounds = _measure_rounds(plan, workers)
+        for contender in CONTENDERS:
+            table.add_row(*_row(workers, contender, rounds))
+        table.add_section()
+        verdicts.extend(judge_cycles(workers, rounds))
+    console.print(table)
+    console.print("  Ratios within a round; 'of peers': of whichever peer was fastest in it.")
+    for contender, note in NOTES.items():
+        console.print(f"  {contender}: {note}.")
+    yield from verdicts
+
+
+def _measure_rounds(plan: Plan, workers: int) -> Rounds:
+    rounds: dict[str, list[CycleResult]] = {name: [] for name in CONTENDERS}
+    for number in range(plan.rounds):
+        for name in CONTENDERS:
+            count = cycles(name, workers, plan.scale)
+            with fresh(plan.path(name)) as directory:
+                result = CycleResult(**measure("cycles", name, directory, workers, count))
+            rounds[name].append(result)
+            console.print(
+                f"  P = {workers}, round {number + 1}, {name}: {result.per_second:,.0f} a second"
+            )
+    return rounds
+
+
+def _row(workers: int, contender: str, rounds: Rounds) -> Iterator[str]:
+    own, per_second = rounds[contender], rates(rounds, contender)
+    yield str(workers)
+    yield contender
+    yield f"{statistics.median(per_second):,.0f}"
+    yield f"{ratio(per_second, rates(rounds, BARE)):.3f}"
+    yield f"{ratio(per_second, best_peer(rounds)):.2f}"
+    yield median_ms(result.send_p50 for result in own)
+    yield median_ms(result.send_p99 for result in own)
+    yield f"{max(result.peak_mib for result in own):.0f}"
+    per_fsync = own[-1].per_fsync
+    yield f"{per_fsync:.1f}" if per_fsync is not None else ""
