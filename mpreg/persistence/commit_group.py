@@ -24,6 +24,7 @@ from mpreg.persistence.batch import Durability, WriteBatch
 from mpreg.persistence.operations import (
     Append,
     Delete,
+    DeleteLog,
     EntryKey,
     Operation,
     OperationResult,
@@ -116,6 +117,12 @@ class CommitPlan:
     """The bounds after the group, of every log that was looked at."""
     truncated: dict[bytes, int] = field(factory=dict)
     """The new first offset of the logs that were truncated."""
+    deleted: set[bytes] = field(factory=set)
+    """Logs of which all that is stored goes, before anything else of the plan is carried out: the
+    records and bounds named here are those of a new log."""
+    rows_removed: int = 0
+    """Rows that go without an operation of their own, at most: the records of truncated and deleted
+    logs."""
 
     @property
     def accepted(self) -> bool:
@@ -140,6 +147,7 @@ def plan_group(group: CommitGroup, state: StoredState) -> CommitPlan:
             outcomes.append((planner.put(first),))
         else:
             outcomes.append(planner.decide(operations))
+    planner.drop_deleted_records()
     return plan
 
 
@@ -148,6 +156,8 @@ class _Planner:
     plan: CommitPlan
     state: StoredState
     now: float
+    records_before_deletion: dict[bytes, int] = field(factory=dict)
+    """Of each deleted log: how many records the plan had (of any logs) when it was deleted."""
 
     def decide(self, operations: Sequence[Operation]) -> BatchOutcome:
         try:
@@ -170,7 +180,7 @@ class _Planner:
             return VersionConflictError(
                 decode_name(operation.namespace), decode_key(operation.key), expected, found
             )
-        if isinstance(operation, Append):
+        if isinstance(operation, Append | DeleteLog):
             self.bounds(operation.log)
         if isinstance(operation, TruncateBefore):
             _, next_offset = self.bounds(operation.log)
@@ -190,6 +200,8 @@ class _Planner:
                 return self.append(operation)
             case TruncateBefore():
                 return self.truncate(operation)
+            case DeleteLog():
+                return self.delete_log(operation)
 
     def put(self, put: Put) -> int:
         plan = self.plan
@@ -213,10 +225,32 @@ class _Planner:
 
     def truncate(self, truncate: TruncateBefore) -> int:
         first, next_offset = self.bounds(truncate.log)
-        if truncate.offset > first:
-            first = self.plan.truncated[truncate.log] = truncate.offset
+        # The condition was held against the log before the batch; the batch may have deleted it.
+        offset = min(truncate.offset, next_offset)
+        if offset > first:
+            self.plan.rows_removed += offset - first
+            first = self.plan.truncated[truncate.log] = offset
             self.plan.logs[truncate.log] = (first, next_offset)
         return first
+
+    def delete_log(self, delete: DeleteLog) -> int:
+        log, plan = delete.log, self.plan
+        first, next_offset = self.bounds(log)
+        plan.rows_removed += next_offset - first
+        plan.deleted.add(log)
+        plan.truncated.pop(log, None)
+        plan.logs[log] = (0, 0)
+        self.records_before_deletion[log] = len(plan.records)
+        return next_offset - first
+
+    def drop_deleted_records(self) -> None:
+        """Once for the group: at each deletion it would cost all the records planned so far."""
+        if before := self.records_before_deletion:
+            self.plan.records = [
+                record
+                for index, record in enumerate(self.plan.records)
+                if index >= before.get(record[0], 0)
+            ]
 
     def visible_version(self, key: EntryKey) -> int:
         """The version a reader would see at `now`; 0 where it would see no entry."""

@@ -13,7 +13,7 @@ from mpreg.persistence.backend import GetLogBounds, ReadRecords, RecordsPage, St
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.commit_group import LogBounds
 from mpreg.persistence.gateway import StoreGateway
-from mpreg.persistence.operations import Append, TruncateBefore
+from mpreg.persistence.operations import Append, DeleteLog, TruncateBefore
 from mpreg.persistence.paging import OnDamaged, Page, Paged
 from mpreg.persistence.transaction import Transaction, send_nowait
 
@@ -29,8 +29,9 @@ class LogRecord:
 class LogStore:
     """One append-only log. Made by `PersistenceRegistry.log_store`; costs nothing.
 
-    The first record has offset 0; offsets have no gaps and are never used again. A record is
-    bytes, at most ``value_bytes_max``. Errors and cancellation are those of `KeyValueStore`.
+    The first record has offset 0; offsets have no gaps and are never used again, unless the whole
+    log is deleted. A record is bytes, at most ``value_bytes_max``. Errors and cancellation are
+    those of `KeyValueStore`.
     """
 
     def __init__(self, gateway: StoreGateway, name: str, encoded: bytes | None = None) -> None:
@@ -118,6 +119,28 @@ class LogStore:
     ) -> Ack[int]:
         """`truncate_before`, sent at once."""
         return send_nowait(self._gateway, self._truncate(offset), durability, transaction)
+
+    async def delete(self, *, durability: Durability = Durability.DURABLE) -> int:
+        """Remove the log as if it had never been written; return how many records it held.
+
+        Offsets begin anew: the next record appended gets offset 0. So this is only for a log of
+        which nobody remembers an offset any more. All records go in one transaction, and everyone
+        else's writes wait for that: of a large log drop them in steps first, by `truncate_before`.
+
+        Raises:
+            CorruptDataError: the log's stored offsets are damaged; nothing was changed.
+        """
+        held: int = await self._gateway.write(DeleteLog(self._name), durability)
+        return held
+
+    def delete_nowait(
+        self,
+        *,
+        durability: Durability = Durability.DURABLE,
+        transaction: Transaction | None = None,
+    ) -> Ack[int]:
+        """`delete`, sent at once; the ack gives the number of records."""
+        return send_nowait(self._gateway, DeleteLog(self._name), durability, transaction)
 
     async def first_offset(self) -> int:
         """The lowest offset that can still be read; the next offset where the log is empty."""

@@ -11,7 +11,16 @@ from typing import TypeAlias
 
 import msgspec
 
-__all__ = ["Append", "Delete", "EntryKey", "Operation", "OperationResult", "Put", "TruncateBefore"]
+__all__ = [
+    "Append",
+    "Delete",
+    "DeleteLog",
+    "EntryKey",
+    "Operation",
+    "OperationResult",
+    "Put",
+    "TruncateBefore",
+]
 
 EntryKey: TypeAlias = tuple[bytes, bytes]
 """(name of the namespace, key), both encoded by `mpreg.codec`."""
@@ -54,5 +63,14 @@ class TruncateBefore(msgspec.Struct, frozen=True, gc=False):
     offset: int
 
 
-Operation: TypeAlias = Put | Delete | Append | TruncateBefore
+class DeleteLog(msgspec.Struct, frozen=True, gc=False):
+    """Remove a log, as if it had never been written. Its result is how many records it held.
+
+    The next append makes a new log, which begins at offset 0.
+    """
+
+    log: bytes
+
+
+Operation: TypeAlias = Put | Delete | Append | TruncateBefore | DeleteLog
 OperationResult: TypeAlias = int | bool

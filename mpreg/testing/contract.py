@@ -47,7 +47,7 @@ from mpreg.persistence.backend import (
 )
 from mpreg.persistence.batch import Durability, WriteBatch, operation_bytes
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
-from mpreg.persistence.operations import Append, Delete, Operation, Put, TruncateBefore
+from mpreg.persistence.operations import Append, Delete, DeleteLog, Operation, Put, TruncateBefore
 
 __all__ = ["ContractStore", "StorageBackendContract", "make_batch"]
 
@@ -638,6 +638,72 @@ class StorageBackendContract:
                 make_batch(Append(b"log", (b"h",))), make_batch(TruncateBefore(b"log", 7))
             )
             assert await store.bounds() == (7, 7)
+
+    async def test_a_deleted_log_is_as_if_never_written(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            await store.do(Append(b"log", (b"a", b"b", b"c")), Append(b"other", (b"x",)))
+            await store.do(TruncateBefore(b"log", 1))
+            assert await store.do(DeleteLog(b"log")) == (2,)
+            assert await store.bounds() == (0, 0)
+            assert await store.records() == []
+            assert await store.records(log=b"other") == [(0, b"x")]
+            assert isinstance(await store.do(TruncateBefore(b"log", 1)), OffsetOutOfRangeError)
+        async with self.opened(tmp_path, store.backend) as again:
+            assert await again.bounds() == (0, 0)
+            assert await again.do(DeleteLog(b"log")) == (0,)
+            assert await again.do(Append(b"log", (b"new",))) == (0,)
+            assert await again.records() == [(0, b"new")]
+            assert await again.records(log=b"other") == [(0, b"x")]
+
+    async def test_a_log_begins_anew_within_the_group_that_deletes_it(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            await store.do(Append(b"log", (b"a", b"b")))
+            await store.do(TruncateBefore(b"log", 1))
+            outcomes = await store.commit(
+                make_batch(Append(b"log", (b"c", b"d"))),
+                make_batch(Append(b"other", (b"x",))),
+                make_batch(TruncateBefore(b"log", 3)),
+                make_batch(DeleteLog(b"log")),
+                make_batch(Append(b"log", (b"e", b"f"))),
+                make_batch(TruncateBefore(b"log", 1), Append(b"log", (b"g",))),
+            )
+            assert list(outcomes) == [(2,), (0,), (3,), (1,), (0,), (1, 2)]
+            assert await store.bounds() == (1, 3)
+            assert await store.records() == [(1, b"f"), (2, b"g")]
+            assert await store.records(log=b"other") == [(0, b"x")]
+            assert await store.do(Append(b"log", (b"h",))) == (3,)
+        async with self.opened(tmp_path, store.backend) as again:
+            assert await again.bounds() == (1, 4)
+            assert await again.records() == [(1, b"f"), (2, b"g"), (3, b"h")]
+
+    async def test_logs_that_come_and_go_do_not_meet(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            for name in (b"one", b"two", b"three"):
+                await store.do(Append(name, (name,)))
+            assert await store.do(DeleteLog(b"three"), Append(b"four", (b"four",))) == (1, 0)
+            await store.do(DeleteLog(b"one"))
+            await store.do(Append(b"three", (b"again",)), Append(b"four", (b"more",)))
+            assert await store.records(log=b"one") == []
+            assert await store.records(log=b"two") == [(0, b"two")]
+            assert await store.records(log=b"three") == [(0, b"again")]
+            assert await store.records(log=b"four") == [(0, b"four"), (1, b"more")]
+
+    async def test_a_log_only_appended_to_and_deleted_in_one_group_leaves_nothing(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.opened(tmp_path) as store:
+            assert await store.do(Append(b"log", (b"a", b"b")), DeleteLog(b"log")) == (0, 2)
+            assert await store.bounds() == (0, 0)
+            assert await store.records() == []
+
+    async def test_a_refused_batch_deletes_no_log(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            await store.do(Append(b"log", (b"a",)))
+            refused = make_batch(DeleteLog(b"log"), Put(b"n", b"key", b"no", expected_version=7))
+            outcomes = await store.commit(refused, make_batch(Append(b"log", (b"b",))))
+            assert isinstance(outcomes[0], VersionConflictError)
+            assert outcomes[1] == (1,)
+            assert await store.records() == [(0, b"a"), (1, b"b")]
 
     # --- readers ---
 

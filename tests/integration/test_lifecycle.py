@@ -232,9 +232,11 @@ def calls(opened: PersistenceRegistry) -> Iterator[tuple[Callable[[], Any], type
     yield lambda: log.append(b""), WriterStoppedError
     yield lambda: log.append_many([b""]), WriterStoppedError
     yield lambda: log.truncate_before(0), WriterStoppedError
+    yield lambda: log.delete(), WriterStoppedError
     yield lambda: log.append_nowait(b""), WriterStoppedError
     yield lambda: log.append_many_nowait([b""]), WriterStoppedError
     yield lambda: log.truncate_before_nowait(0), WriterStoppedError
+    yield lambda: log.delete_nowait(), WriterStoppedError
     yield transaction, WriterStoppedError
     yield lambda: store.get("k"), ReaderStoppedError
     yield lambda: listed(store.scan()), ReaderStoppedError

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -13,10 +15,11 @@ from mpreg.persistence import (
     LogRecord,
     OffsetOutOfRangeError,
     PersistenceRegistry,
+    StorageFullError,
     ValueTooLargeError,
 )
 from mpreg.persistence.backend import PAGE_ITEMS_MAX, RecordsPage
-from tests.integration.support import OpenBackend, config, listed, registry
+from tests.integration.support import OpenBackend, config, database, listed, registry
 
 pytestmark = pytest.mark.anyio
 
@@ -98,6 +101,55 @@ async def test_truncating_beyond_the_end_is_refused_and_changes_nothing(data_dir
         with pytest.raises(OffsetOutOfRangeError):
             await opened.log_store("nothing").truncate_before(1)
         assert await opened.log_store("nothing").truncate_before(0) == 0
+
+
+async def test_a_deleted_log_begins_at_offset_zero(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        log, other = opened.log_store("audit"), opened.log_store("other")
+        assert await log.delete() == 0
+        await log.append_many([b"r"] * 5)
+        await other.append(b"o")
+        await log.truncate_before(2)
+        assert await log.delete(durability=Durability.RELAXED) == 3
+        assert [await log.first_offset(), await log.next_offset()] == [0, 0]
+        assert await listed(log.read_range()) == []
+        assert await log.append(b"new") == 0
+    async with registry(data_dir) as opened:
+        assert await listed(opened.log_store("audit").read_range()) == [LogRecord(0, b"new")]
+        assert await listed(opened.log_store("other").read_range()) == [LogRecord(0, b"o")]
+        assert await opened.log_store("audit").delete() == 1
+    with closing(sqlite3.connect(database(data_dir))) as connection:
+        assert connection.execute("SELECT name FROM logs").fetchall() == [(b"other",)]
+        assert connection.execute("SELECT data FROM records").fetchall() == [(b"o",)]
+
+
+async def test_a_deletion_that_was_rolled_back_has_not_happened(data_dir: Path) -> None:
+    backend = OpenBackend(data_dir)
+    async with PersistenceRegistry(config(data_dir), backend=backend) as opened:
+        log = opened.log_store("audit")
+        await log.append_many([b"a", b"b"])
+        (pages,) = await backend.on_writer("PRAGMA page_count")
+        await backend.on_writer(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(StorageFullError):  # noqa: PT012
+            async with opened.transaction() as transaction:
+                log.delete_nowait(transaction=transaction)
+                log.append_nowait(bytes(1_000_000), transaction=transaction)
+        assert await log.next_offset() == 2
+        await backend.on_writer("PRAGMA max_page_count = 1000000")
+        assert await log.append(b"c") == 2
+        assert [record.data for record in await listed(log.read_range())] == [b"a", b"b", b"c"]
+
+
+async def test_a_log_can_be_moved_under_its_own_name_in_one_transaction(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        log = opened.log_store("audit")
+        await log.append_many([b"a", b"b"])
+        async with opened.transaction() as transaction:
+            held = log.delete_nowait(transaction=transaction)
+            first = log.append_many_nowait([b"c", b"d"], transaction=transaction)
+        assert [await held, await first] == [2, 0]
+        assert await log.append(b"e") == 2
+        assert [record.data for record in await listed(log.read_range())] == [b"c", b"d", b"e"]
 
 
 async def test_appending_nothing_is_refused(data_dir: Path) -> None:

@@ -155,6 +155,7 @@ async def test_a_transaction_is_of_no_use_before_and_after_its_block(data_dir: P
             lambda: log.append_nowait(b"", transaction=transaction),
             lambda: log.append_many_nowait([b""], transaction=transaction),
             lambda: log.truncate_before_nowait(0, transaction=transaction),
+            lambda: log.delete_nowait(transaction=transaction),
         ):
             with pytest.raises(TransactionStateError):
                 call()
@@ -231,6 +232,7 @@ async def test_a_store_of_another_registry_is_refused_and_nothing_written_in_eit
                 lambda: store.delete_nowait("k", transaction=transaction),
                 lambda: log.append_nowait(b"", transaction=transaction),
                 lambda: log.truncate_before_nowait(0, transaction=transaction),
+                lambda: log.delete_nowait(transaction=transaction),
             ):
                 with pytest.raises(TransactionStateError, match="another registry"):
                     call()

@@ -93,6 +93,8 @@ async def logs(registry: PersistenceRegistry) -> None:
     assert_type(audit.append_many_nowait((b"a",)), Ack[int])
     assert_type(await audit.truncate_before(50), int)
     assert_type(audit.truncate_before_nowait(50), Ack[int])
+    assert_type(await audit.delete(durability=Durability.RELAXED), int)
+    assert_type(audit.delete_nowait(), Ack[int])
     assert_type([await audit.first_offset(), await audit.next_offset()], list[int])
     async for record in audit.read_range(0, None):
         assert_type(record, LogRecord)

@@ -23,6 +23,7 @@ from mpreg.persistence.commit_group import CommitGroup, CommitPlan, LogBounds, p
 from mpreg.persistence.operations import (
     Append,
     Delete,
+    DeleteLog,
     EntryKey,
     Operation,
     OperationResult,
@@ -82,10 +83,13 @@ class Model:
                 return first + len(before)
             case TruncateBefore(log, offset):
                 first, kept = self.logs.get(log, (0, []))
-                new_first = max(first, offset)
+                new_first = max(first, min(offset, first + len(kept)))
                 if log in self.logs:
                     self.logs[log] = (new_first, kept[new_first - first :])
                 return new_first
+            case DeleteLog(log):
+                _, held = self.logs.pop(log, (0, []))
+                return len(held)
 
     def batch(
         self, operations: Sequence[Operation], now: float
@@ -101,6 +105,8 @@ class Model:
                 self.entries.pop(key, None)
             else:
                 self.entries[key] = entry
+        for log in plan.deleted:
+            self.logs.pop(log, None)
         for log, offset, data in plan.records:
             first, records = self.logs.setdefault(log, (0, []))
             assert offset == first + len(records), "records come in the order of their offsets"
@@ -123,6 +129,7 @@ OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
     st.builds(Delete, NAMES, KEYS, EXPECTED),
     st.builds(Append, LOGS, st.lists(VALUES, min_size=1, max_size=3).map(tuple)),
     st.builds(TruncateBefore, LOGS, st.integers(0, 6)),
+    st.builds(DeleteLog, LOGS),
 )
 BATCHES = st.lists(OPERATIONS, min_size=1, max_size=3)
 GROUPS = st.lists(BATCHES, min_size=1, max_size=4)
@@ -167,7 +174,7 @@ def test_a_plan_names_the_bounds_of_every_log_it_changes(batches: list[list[Oper
     stored = Model(logs={b"n": (1, [b"x", b"y"])})
     plan = plan_group(group(batches), stored)
     stored.carry_out(plan)
-    for log in {log for log, _, _ in plan.records} | plan.truncated.keys():
+    for log in {log for log, _, _ in plan.records} | plan.truncated.keys() | plan.deleted:
         assert plan.logs[log] == stored.log_bounds(log)
 
 
@@ -274,6 +281,48 @@ def test_truncating_at_the_end_empties_the_log_and_counts_on() -> None:
     assert plan.outcomes == [(4,), (4,)]
 
 
+def test_a_deleted_log_begins_at_zero_without_the_records_planned_before() -> None:
+    plan = plan_group(
+        group(
+            [
+                [Append(b"log", (b"before",)), Append(b"other", (b"kept",))],
+                [TruncateBefore(b"log", 4)],
+                [DeleteLog(b"log")],
+                [Append(b"log", (b"a", b"b"))],
+                [TruncateBefore(b"log", 1)],
+            ]
+        ),
+        Model(logs={b"log": (3, [b"x", b"y"])}),
+    )
+    assert plan.outcomes == [(5, 0), (4,), (2,), (0,), (1,)]
+    assert plan.records == [(b"other", 0, b"kept"), (b"log", 0, b"a"), (b"log", 1, b"b")]
+    assert plan.deleted == {b"log"}
+    assert plan.truncated == {b"log": 1}
+    assert plan.logs[b"log"] == (1, 2)
+
+
+def test_a_log_deleted_twice_keeps_only_what_came_after_the_second_time() -> None:
+    append, delete = Append(b"log", (b"r",)), DeleteLog(b"log")
+    plan = plan_group(group([[append, delete, append], [append], [delete], [append]]), Model())
+    assert plan.outcomes == [(0, 1, 0), (1,), (2,), (0,)]
+    assert plan.records == [(b"log", 0, b"r")]
+
+
+def test_truncating_what_the_same_batch_has_deleted_finds_nothing_to_drop() -> None:
+    plan = plan_group(
+        group([[DeleteLog(b"log"), TruncateBefore(b"log", 4)]]), Model(logs={b"log": (3, [b"x"])})
+    )
+    assert plan.outcomes == [(1, 0)]
+    assert plan.truncated == {}
+    assert plan.logs[b"log"] == (0, 0)
+
+
+def test_a_plan_counts_the_rows_that_go_unnamed() -> None:
+    stored = Model(logs={b"one": (3, [b"r"] * 5), b"two": (0, [b"r"] * 7)})
+    plan = plan_group(group([[TruncateBefore(b"one", 5)], [DeleteLog(b"two")], [put()]]), stored)
+    assert plan.rows_removed == 2 + 7
+
+
 def test_a_group_is_as_durable_as_its_strictest_member() -> None:
     relaxed = batch(put(), durability=Durability.RELAXED)
     assert CommitGroup(1, NOW, (relaxed,)).durability is Durability.RELAXED
@@ -308,7 +357,9 @@ class DamagedLog(Model):
         return super().log_bounds(log)
 
 
-@pytest.mark.parametrize("damaged", [Append(b"bad", (b"r",)), TruncateBefore(b"bad", 0)])
+@pytest.mark.parametrize(
+    "damaged", [Append(b"bad", (b"r",)), TruncateBefore(b"bad", 0), DeleteLog(b"bad")]
+)
 def test_a_damaged_log_refuses_the_batch_that_asks_for_it_and_leaves_no_trace_of_it(
     damaged: Operation,
 ) -> None:

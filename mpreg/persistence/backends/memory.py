@@ -76,6 +76,8 @@ class MemoryState:
                 entries.pop(key, None)
             else:
                 entries[key] = entry
+        for log in plan.deleted:
+            self._logs.pop(log, None)
         for log, _offset, data in plan.records:
             self._logs.setdefault(log, _Log()).records.append(data)
         for log, first_offset in plan.truncated.items():

@@ -42,7 +42,7 @@ class ReadSession:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self.connection = connection
         self._path = path
-        # Names are never removed or renumbered, so what was found once holds.
+        # Namespaces are never removed or renumbered, so what was found once holds.
         self._namespace_ids: dict[bytes, int] = {}
 
     @classmethod

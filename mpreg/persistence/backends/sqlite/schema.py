@@ -25,6 +25,8 @@ __all__ = [
     "CREATE_LOG",
     "CREATE_NAMESPACE",
     "DELETE_ENTRY",
+    "DELETE_LOG",
+    "DELETE_LOG_RECORDS",
     "DELETE_RECORDS",
     "FIND_LOG",
     "FIND_NAMESPACE",
@@ -167,10 +169,12 @@ SCAN_ENTRIES_TO_END: Final = (
 
 FIND_LOG: Final = "SELECT id, first_offset FROM logs WHERE name = ?"
 CREATE_LOG: Final = "INSERT INTO logs (name, first_offset) VALUES (?, 0) RETURNING id"
+DELETE_LOG: Final = "DELETE FROM logs WHERE name = ? RETURNING id"
 SET_FIRST_OFFSET: Final = "UPDATE logs SET first_offset = ? WHERE id = ?"
 LAST_OFFSET: Final = "SELECT max(offset) FROM records WHERE log_id = ?"
 APPEND_RECORDS: Final = MultiRow("INSERT INTO records VALUES ", columns=4)
 DELETE_RECORDS: Final = "DELETE FROM records WHERE log_id = ? AND offset < ?"
+DELETE_LOG_RECORDS: Final = "DELETE FROM records WHERE log_id = ?"
 READ_RECORDS: Final = (
     "SELECT offset, checksum, data FROM records "
     "WHERE log_id = ? AND offset >= ? AND offset < ? ORDER BY offset"

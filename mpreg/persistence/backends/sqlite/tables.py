@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,11 +33,12 @@ class _Name:
 
 @define(eq=False)
 class Added:
-    """What a group adds to what is known. It counts only once the group is committed."""
+    """What a group changes of what is known. It counts only once the group is committed."""
 
     last_version: int
     namespaces: dict[bytes, _Name] = field(factory=dict)
     logs: dict[bytes, tuple[_Name, LogBounds]] = field(factory=dict)
+    deleted_logs: Collection[bytes] = ()
 
 
 class Tables:
@@ -56,6 +58,8 @@ class Tables:
         """The transaction of `carry_out` has been committed."""
         self._last_version = added.last_version
         self._namespaces.update(added.namespaces)
+        for log in added.deleted_logs:
+            self._logs.pop(log, None)
         self._logs.update(added.logs)
 
     # --- carrying out a plan ---
@@ -65,7 +69,7 @@ class Tables:
         added = Added(plan.last_version)
         if plan.entries:
             self._write_entries(plan.entries, added)
-        if plan.records or plan.truncated:
+        if plan.records or plan.truncated or plan.deleted:
             self._write_logs(plan, added)
         return added
 
@@ -95,8 +99,12 @@ class Tables:
 
     def _write_logs(self, plan: CommitPlan, added: Added) -> None:
         changed = added.logs
+        added.deleted_logs = plan.deleted
+        for log in plan.deleted:
+            self._delete_log(log)
         for log in {log for log, _, _ in plan.records} | plan.truncated.keys():
-            changed[log] = (self._log(log), plan.logs[log])
+            known = None if log in plan.deleted else self._logs.get(log)
+            changed[log] = (self._log(log) if known is None else known[0], plan.logs[log])
         rows: list[Any] = []
         for log, offset, data in plan.records:
             name, (first, _) = changed[log]
@@ -109,9 +117,11 @@ class Tables:
             self._connection.execute(schema.DELETE_RECORDS, (id, first))
         schema.APPEND_RECORDS.execute(self._connection, rows)
 
+    def _delete_log(self, log: bytes) -> None:
+        for (id,) in self._connection.execute(schema.DELETE_LOG, (log,)).fetchall():
+            self._connection.execute(schema.DELETE_LOG_RECORDS, (id,))
+
     def _log(self, log: bytes) -> _Name:
-        if log in self._logs:
-            return self._logs[log][0]
         found = self._connection.execute(schema.FIND_LOG, (log,)).fetchone()
         if found is None:
             found = self._connection.execute(schema.CREATE_LOG, (log,)).fetchone()

@@ -18,7 +18,10 @@ STEP_BYTES: Final = 1 << 20
 
 
 def pages_at_most(group: CommitGroup) -> int:
-    """A page for each row, those that large values fill, and that of the meta row."""
+    """A page for each row, those that large values fill, and that of the meta row.
+
+    What is removed without being named is not among them: see `CommitPlan.rows_removed`.
+    """
     size = sum(batch.size_bytes for batch in group.batches)
     return group.operations + size // PAGE_BYTES + 1
 
@@ -41,9 +44,15 @@ class WalRoom:
 
     def make(self, group: CommitGroup) -> None:
         """Before a group's transaction. A full disk is left for the transaction to meet."""
+        if self._size < self._bytes_max:
+            self.make_pages(pages_at_most(group))
+
+    def make_pages(self, pages: int) -> None:
+        """For what only the plan tells. Its transaction may have begun, and even spilled pages:
+        zeros are only ever added behind all that is there."""
         if self._size >= self._bytes_max:
             return
-        self._used += pages_at_most(group) * FRAME_BYTES
+        self._used += pages * FRAME_BYTES
         if self._used <= self._size:
             return
         wanted = min(self._used + STEP_BYTES, self._bytes_max)

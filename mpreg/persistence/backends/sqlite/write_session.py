@@ -210,6 +210,7 @@ class WriteSession:
             if not plan.accepted:
                 self.connection.execute("ROLLBACK")
                 return plan.outcomes
+            self._expect_removals(plan.rows_removed)
             added = self._tables.carry_out(plan)
             self._number(group.sequence, plan.last_version)
             outcomes = plan.outcomes
@@ -237,6 +238,15 @@ class WriteSession:
         self._relaxed_pages += pages_at_most(group)
         full = self._relaxed_pages >= self._checkpoint_pages
         return Durability.DURABLE if full else Durability.RELAXED
+
+    def _expect_removals(self, rows: int) -> None:
+        """A page for each row: what `pages_at_most` could not know of before the group was planned.
+
+        It is too late for this commit's durability. The next one's will see it.
+        """
+        if rows:
+            self._relaxed_pages += rows
+            self._wal_room.make_pages(rows)
 
     def _set_synchronous(self, durability: Durability) -> None:
         if durability is not self._synchronous:
