@@ -8,8 +8,8 @@ carry the plan out. So all backends agree on what a batch means, and it is teste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Container, Sequence
+from typing import Protocol, TypeAlias, TypeGuard
 
 from attrs import define, field, frozen
 
@@ -29,6 +29,7 @@ from mpreg.persistence.operations import (
     Operation,
     OperationResult,
     Put,
+    SweepExpired,
     TruncateBefore,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "BatchOutcome",
     "CommitGroup",
     "CommitPlan",
+    "Expired",
     "LogBounds",
     "NewEntry",
     "NewRecord",
@@ -48,6 +50,9 @@ LogBounds: TypeAlias = tuple[int, int]
 
 BatchOutcome: TypeAlias = tuple[OperationResult, ...] | BatchRejectedError | CorruptDataError
 """A result for each operation, or why the batch as a whole was refused."""
+
+Expired: TypeAlias = tuple[float, bytes]
+"""(expires_at, key): ordered as they are swept."""
 
 NewEntry: TypeAlias = tuple[int, float | None, bytes]
 """(version, expires_at, value)."""
@@ -97,6 +102,16 @@ class StoredState(Protocol):
         """(version, expires_at) of a key, expired or not; None where there is none."""
         ...
 
+    def expired_entries(
+        self, namespace: bytes, now: float, count: int, *, without: Container[EntryKey]
+    ) -> list[Expired]:
+        """The first ``count`` entries that have expired, in order; fewer where there are no more.
+
+        Those in ``without`` are passed over, and those that are damaged. It does not raise
+        `CorruptDataError`.
+        """
+        ...
+
     def log_bounds(self, log: bytes) -> LogBounds:
         """Raises `CorruptDataError` where they are damaged: that refuses the batch that asks."""
         ...
@@ -121,8 +136,8 @@ class CommitPlan:
     """Logs of which all that is stored goes, before anything else of the plan is carried out: the
     records and bounds named here are those of a new log."""
     rows_removed: int = 0
-    """Rows that go without an operation of their own, at most: the records of truncated and deleted
-    logs."""
+    """Rows that go without an operation of their own, at most: swept entries, and the records of
+    truncated and deleted logs."""
 
     @property
     def accepted(self) -> bool:
@@ -196,6 +211,8 @@ class _Planner:
                 return self.put(operation)
             case Delete():
                 return self.delete(operation)
+            case SweepExpired():
+                return self.sweep(operation)
             case Append():
                 return self.append(operation)
             case TruncateBefore():
@@ -214,6 +231,21 @@ class _Planner:
         was_there = self.visible_version(key) != 0
         self.plan.entries[key] = None
         return was_there
+
+    def sweep(self, sweep: SweepExpired) -> int:
+        entries, namespace = self.plan.entries, sweep.namespace
+        expired = self.state.expired_entries(
+            namespace, self.now, sweep.entries_max, without=entries
+        )
+        expired += [
+            (entry[1], key)
+            for (name, key), entry in entries.items()
+            if name == namespace and entry is not None and self.is_expired(entry[1])
+        ]
+        swept = sorted(expired)[: sweep.entries_max]
+        entries.update(((namespace, key), None) for _, key in swept)
+        self.plan.rows_removed += len(swept)
+        return len(swept)
 
     def append(self, append: Append) -> int:
         first, offset = self.bounds(append.log)
@@ -264,7 +296,10 @@ class _Planner:
         if found is None:
             return 0
         version, expires_at = found
-        return 0 if expires_at is not None and expires_at <= self.now else version
+        return 0 if self.is_expired(expires_at) else version
+
+    def is_expired(self, expires_at: float | None) -> TypeGuard[float]:
+        return expires_at is not None and expires_at <= self.now
 
     def bounds(self, log: bytes) -> LogBounds:
         if log not in self.plan.logs:

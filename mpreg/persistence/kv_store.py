@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
+from typing import Final
 
 from attrs import frozen
 
@@ -13,11 +14,14 @@ from mpreg.errors import InvalidArgumentError
 from mpreg.persistence.backend import GetEntry, ScanEntries, ScanPage, StoredEntry
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.gateway import StoreGateway
-from mpreg.persistence.operations import Delete, Put
+from mpreg.persistence.operations import Delete, Put, SweepExpired
 from mpreg.persistence.paging import OnDamaged, Page, Paged
 from mpreg.persistence.transaction import Transaction, send_nowait
 
-__all__ = ["Entry", "KeyValueStore"]
+__all__ = ["SWEEP_ENTRIES_MAX", "Entry", "KeyValueStore"]
+
+#: Every other write waits while a sweep is made.
+SWEEP_ENTRIES_MAX: Final = 10_000
 
 
 @frozen
@@ -112,10 +116,32 @@ class KeyValueStore:
             self._gateway, self._delete(key, expected_version), durability, transaction
         )
 
+    async def sweep_expired(self, entries_max: int = 256) -> int:
+        """Remove at most ``entries_max`` expired entries and return how many were removed.
+
+        The longest expired go first; a result below ``entries_max`` says that there are no
+        more. An expired entry is invisible anyway: this makes room. Their values are read, to see
+        that they are intact; a damaged entry stays. It is acked as `Durability.RELAXED`: what a
+        power cut undoes, the next sweep does again.
+
+        Raises:
+            InvalidArgumentError: ``entries_max`` is not from 1 to 10,000.
+        """
+        sweep = self._sweep(entries_max)
+        removed: int = await self._gateway.write(sweep, Durability.RELAXED)
+        return removed
+
+    def sweep_expired_nowait(
+        self, entries_max: int = 256, *, transaction: Transaction | None = None
+    ) -> Ack[int]:
+        """`sweep_expired`, sent at once; the ack gives the number of entries."""
+        sweep = self._sweep(entries_max)
+        return send_nowait(self._gateway, sweep, Durability.RELAXED, transaction)
+
     async def get(self, key: str | bytes) -> Entry | None:
         """The committed entry of a key; None where there is none, or it has expired.
 
-        It never changes anything: an expired entry stays where it is.
+        It never changes anything: an expired entry stays where it is, for `sweep_expired`.
 
         Raises:
             CorruptDataError: the stored entry is damaged.
@@ -167,6 +193,9 @@ class KeyValueStore:
             None if expected_version is None else _checked_version(expected_version),
         )
 
+    def _sweep(self, entries_max: int) -> SweepExpired:
+        return SweepExpired(self._name, _checked_entries_max(entries_max))
+
     def _visible(self, stored: StoredEntry) -> Entry | None:
         expires_at = stored.expires_at
         if expires_at is not None and expires_at <= self._gateway.clock.wall():
@@ -183,6 +212,14 @@ def _checked_ttl(seconds: object) -> float:
     if not 0 < seconds <= sys.float_info.max:
         raise InvalidArgumentError(f"ttl_seconds must be above 0 and finite, not {seconds!r}")
     return seconds
+
+
+def _checked_entries_max(count: object) -> int:
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= SWEEP_ENTRIES_MAX:
+        raise InvalidArgumentError(
+            f"entries_max is a number from 1 to {SWEEP_ENTRIES_MAX}, not {count!r}"
+        )
+    return count
 
 
 def _checked_version(version: object) -> int:

@@ -19,6 +19,7 @@ __all__ = [
     "Operation",
     "OperationResult",
     "Put",
+    "SweepExpired",
     "TruncateBefore",
 ]
 
@@ -44,6 +45,17 @@ class Delete(msgspec.Struct, frozen=True, gc=False):
     namespace: bytes
     key: bytes
     expected_version: int | None = None
+
+
+class SweepExpired(msgspec.Struct, frozen=True, gc=False):
+    """Remove entries of a namespace that have expired, the longest expired first. Its result is how
+    many it has removed.
+
+    Damaged entries stay: an expiry that cannot be trusted is no reason to remove anything.
+    """
+
+    namespace: bytes
+    entries_max: int
 
 
 class Append(msgspec.Struct, frozen=True, gc=False):
@@ -72,5 +84,5 @@ class DeleteLog(msgspec.Struct, frozen=True, gc=False):
     log: bytes
 
 
-Operation: TypeAlias = Put | Delete | Append | TruncateBefore | DeleteLog
+Operation: TypeAlias = Put | Delete | SweepExpired | Append | TruncateBefore | DeleteLog
 OperationResult: TypeAlias = int | bool

@@ -19,7 +19,7 @@ from mpreg.persistence import (
     PersistenceRegistry,
     VersionConflictError,
 )
-from tests.integration.support import database, listed, registry, tamper
+from tests.integration.support import TurnedClock, database, listed, registry, tamper
 
 pytestmark = pytest.mark.anyio
 
@@ -143,6 +143,32 @@ async def test_a_damaged_entry_can_be_replaced_and_deleted(data_dir: Path) -> No
         assert entry.value == b"anew"
         assert await store.delete("ann")
         assert await store.get("ann") is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "expires_at = 1.0",
+        "expires_at = -1e300",
+        "expires_at = 'soon'",
+        "expires_at = x'00'",
+        "version = 'first', expires_at = 1.0",
+        "value = x'00', expires_at = 1.0",
+    ],
+)
+async def test_a_damaged_entry_is_not_swept_and_the_others_are(data_dir: Path, damage: str) -> None:
+    clock = TurnedClock(1_000.0)
+    async with registry(data_dir, clock=clock) as opened:
+        store = opened.key_value_store("shelf")
+        for key in ("ann", "bob", "eve"):
+            await store.put(key, b"value", ttl_seconds=5.0 if key == "bob" else 1.0)
+        tamper(data_dir, f"UPDATE entries SET {damage} WHERE key = ?", (BOB,))
+        clock.now += 2.0
+        assert await store.sweep_expired(2) == 2
+        assert await store.sweep_expired() == 0
+        with pytest.raises(CorruptDataError, match="key 'bob'"):
+            await store.get("bob")
+        assert (await opened.stats()).writer_restarts == 0
 
 
 @pytest.mark.parametrize(

@@ -394,6 +394,49 @@ async def test_a_wall_clock_set_back_makes_entries_live_longer_and_breaks_nothin
         assert await store.get("k") == Entry("k", b"2", later, 510.0)
 
 
+async def test_a_sweep_removes_what_has_expired_and_nothing_else(data_dir: Path) -> None:
+    clock = TurnedClock(1_000.0)
+    async with registry(data_dir, clock=clock) as opened:
+        store, other = opened.key_value_store("s"), opened.key_value_store("other")
+        for number in range(5):
+            await store.put(f"{number}", b"", ttl_seconds=10.0 - number)
+        await store.put("stays", b"")
+        await other.put("0", b"", ttl_seconds=1.0)
+        assert await store.sweep_expired() == 0
+        clock.now += 8
+        assert await store.sweep_expired(2) == 2
+        assert await store.sweep_expired(2) == 1
+        assert await store.sweep_expired_nowait() == 0
+        clock.now = 1_000.0
+        assert [entry.key for entry in await listed(store.scan())] == ["0", "1", "stays"]
+        assert await other.get("0") is not None
+
+
+async def test_a_sweep_is_relaxed_and_can_be_part_of_a_transaction(data_dir: Path) -> None:
+    clock = TurnedClock()
+    async with registry(data_dir, clock=clock) as opened:
+        store = opened.key_value_store("s")
+        await store.put("k", b"", ttl_seconds=1.0)
+        clock.now += 1
+        before = await opened.stats()
+        async with opened.transaction(durability=Durability.RELAXED) as transaction:
+            version = store.put_nowait("k", b"anew", transaction=transaction)
+            swept = store.sweep_expired_nowait(transaction=transaction)
+        assert await store.sweep_expired() == await swept == 0
+        after = await opened.stats()
+        assert (after.commits - before.commits, after.fsyncs - before.fsyncs) == (2, 0)
+        assert await store.get("k") == Entry("k", b"anew", await version, None)
+
+
+@pytest.mark.parametrize("count", [0, -1, 10_001, 1.0, "1", None, True])
+async def test_an_impossible_number_to_sweep_is_refused(data_dir: Path, count: int) -> None:
+    store = registry(data_dir).key_value_store("s")
+    with pytest.raises(InvalidArgumentError, match="entries_max"):
+        await store.sweep_expired(count)
+    with pytest.raises(InvalidArgumentError, match="entries_max"):
+        store.sweep_expired_nowait(count)
+
+
 @pytest.mark.parametrize("ttl", [0, -1, 0.0, float("nan"), float("inf"), "1", True, 10**400])
 async def test_an_impossible_time_to_live_is_refused(data_dir: Path, ttl: float) -> None:
     store = registry(data_dir).key_value_store("s")

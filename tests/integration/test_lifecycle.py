@@ -226,8 +226,10 @@ def calls(opened: PersistenceRegistry) -> Iterator[tuple[Callable[[], Any], type
             store.put_nowait("k", b"", transaction=tx)
 
     yield lambda: store.put("k", b""), WriterStoppedError
+    yield lambda: store.sweep_expired(), WriterStoppedError
     yield lambda: store.delete("k"), WriterStoppedError
     yield lambda: store.put_nowait("k", b""), WriterStoppedError
+    yield lambda: store.sweep_expired_nowait(), WriterStoppedError
     yield lambda: store.delete_nowait("k"), WriterStoppedError
     yield lambda: log.append(b""), WriterStoppedError
     yield lambda: log.append_many([b""]), WriterStoppedError

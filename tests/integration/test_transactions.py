@@ -152,6 +152,7 @@ async def test_a_transaction_is_of_no_use_before_and_after_its_block(data_dir: P
         for call in (
             lambda: store.put_nowait("b", b"", transaction=transaction),
             lambda: store.delete_nowait("b", transaction=transaction),
+            lambda: store.sweep_expired_nowait(transaction=transaction),
             lambda: log.append_nowait(b"", transaction=transaction),
             lambda: log.append_many_nowait([b""], transaction=transaction),
             lambda: log.truncate_before_nowait(0, transaction=transaction),
@@ -230,6 +231,7 @@ async def test_a_store_of_another_registry_is_refused_and_nothing_written_in_eit
             for call in (
                 lambda: store.put_nowait("k", b"", transaction=transaction),
                 lambda: store.delete_nowait("k", transaction=transaction),
+                lambda: store.sweep_expired_nowait(transaction=transaction),
                 lambda: log.append_nowait(b"", transaction=transaction),
                 lambda: log.truncate_before_nowait(0, transaction=transaction),
                 lambda: log.delete_nowait(transaction=transaction),

@@ -58,6 +58,8 @@ async def key_values(registry: PersistenceRegistry) -> None:
     assert_type(ack.done, bool)
     assert_type(ack.error, Exception | None)
     assert_type(await sessions.delete_nowait("bob"), bool)
+    assert_type(await sessions.sweep_expired(), int)
+    assert_type(sessions.sweep_expired_nowait(1_000), Ack[int])
 
     entry = await sessions.get("ann")
     assert_type(entry, Entry | None)

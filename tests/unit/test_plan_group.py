@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import pytest
 from attrs import define, field
@@ -19,7 +19,13 @@ from mpreg.errors import (
 )
 from mpreg.persistence import Durability, WriteBatch
 from mpreg.persistence.batch import operation_bytes
-from mpreg.persistence.commit_group import CommitGroup, CommitPlan, LogBounds, plan_group
+from mpreg.persistence.commit_group import (
+    CommitGroup,
+    CommitPlan,
+    Expired,
+    LogBounds,
+    plan_group,
+)
 from mpreg.persistence.operations import (
     Append,
     Delete,
@@ -28,6 +34,7 @@ from mpreg.persistence.operations import (
     Operation,
     OperationResult,
     Put,
+    SweepExpired,
     TruncateBefore,
 )
 
@@ -51,7 +58,20 @@ class Model:
         first, records = self.logs.get(log, (0, []))
         return first, first + len(records)
 
+    def expired_entries(
+        self, namespace: bytes, now: float, count: int, *, without: Container[EntryKey]
+    ) -> list[Expired]:
+        keys = [key for key in self.entries if key[0] == namespace and key not in without]
+        return self.expired(keys, now)[:count]
+
     # What a batch means.
+
+    def expired(self, keys: Sequence[EntryKey], now: float) -> list[Expired]:
+        return sorted(
+            (expires_at, key[1])
+            for key in keys
+            if (expires_at := self.entries[key][1]) is not None and expires_at <= now
+        )
 
     def visible(self, key: EntryKey, now: float) -> int:
         version, expires_at, _ = self.entries.get(key, (0, None, b""))
@@ -77,6 +97,12 @@ class Model:
                 was_there = self.visible((namespace, key), now) != 0
                 self.entries.pop((namespace, key), None)
                 return was_there
+            case SweepExpired(namespace, entries_max):
+                keys = [key for key in self.entries if key[0] == namespace]
+                swept = self.expired(keys, now)[:entries_max]
+                for _, key in swept:
+                    del self.entries[namespace, key]
+                return len(swept)
             case Append(log, records):
                 first, before = self.logs.get(log, (0, []))
                 self.logs[log] = (first, [*before, *records])
@@ -122,11 +148,12 @@ LOGS = st.sampled_from([b"n", b"log"])
 VALUES = st.binary(max_size=2)
 #: Few and low, so that they meet versions and bounds that exist.
 EXPECTED = st.none() | st.integers(0, 5)
-EXPIRIES = st.none() | st.sampled_from([NOW - 1, NOW, NOW + 1])
+EXPIRIES = st.none() | st.sampled_from([NOW - 2, NOW - 1, NOW, NOW + 1])
 OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
     st.builds(Put, NAMES, KEYS, VALUES, EXPIRIES, EXPECTED),
     st.builds(Put, NAMES, KEYS, VALUES),
     st.builds(Delete, NAMES, KEYS, EXPECTED),
+    st.builds(SweepExpired, NAMES, st.integers(1, 3)),
     st.builds(Append, LOGS, st.lists(VALUES, min_size=1, max_size=3).map(tuple)),
     st.builds(TruncateBefore, LOGS, st.integers(0, 6)),
     st.builds(DeleteLog, LOGS),
@@ -318,9 +345,65 @@ def test_truncating_what_the_same_batch_has_deleted_finds_nothing_to_drop() -> N
 
 
 def test_a_plan_counts_the_rows_that_go_unnamed() -> None:
-    stored = Model(logs={b"one": (3, [b"r"] * 5), b"two": (0, [b"r"] * 7)})
-    plan = plan_group(group([[TruncateBefore(b"one", 5)], [DeleteLog(b"two")], [put()]]), stored)
-    assert plan.rows_removed == 2 + 7
+    stored = Model(
+        entries={(b"n", b"%d" % number): (number, NOW, b"") for number in range(1, 10)},
+        logs={b"one": (3, [b"r"] * 5), b"two": (0, [b"r"] * 7)},
+    )
+    truncate, delete, sweep = TruncateBefore(b"one", 5), DeleteLog(b"two"), SweepExpired(b"n", 8)
+    plan = plan_group(group([[truncate], [delete], [sweep], [put()]]), stored)
+    assert plan.rows_removed == 2 + 7 + 8
+
+
+def expiring(key: bytes, seconds: float, *, namespace: bytes = b"n") -> Put:
+    return Put(namespace, key, b"", NOW + seconds)
+
+
+SWEEP = SweepExpired(b"n", 2)
+
+
+def test_a_sweep_takes_those_that_expired_first_and_no_more_than_asked() -> None:
+    stored = Model(
+        entries={
+            (b"n", b"never"): (1, None, b""),
+            (b"n", b"now"): (2, NOW, b""),
+            (b"n", b"first"): (3, NOW - 9, b""),
+            (b"n", b"later"): (4, NOW + 0.1, b""),
+            (b"n", b"second"): (5, NOW - 8, b""),
+            (b"other", b"k"): (6, NOW - 99, b""),
+        }
+    )
+    plan = plan_group(group([[SWEEP]]), stored)
+    assert plan.outcomes == [(2,)]
+    assert plan.entries == {(b"n", b"first"): None, (b"n", b"second"): None}
+    assert plan_group(group([[SWEEP], [SWEEP], [SWEEP]]), stored).outcomes == [(2,), (1,), (0,)]
+
+
+def test_a_sweep_leaves_what_its_group_has_put_anew_and_does_not_count_what_it_deleted() -> None:
+    stored = Model(entries={(b"n", key): (1, NOW - 1, b"") for key in (b"a", b"b", b"c", b"d")})
+    plan = plan_group(
+        group([[put(b"a")], [expiring(b"b", 1)], [Delete(b"n", b"c")], [SWEEP], [put(b"d")]]),
+        stored,
+    )
+    assert plan.outcomes == [(1,), (2,), (False,), (1,), (3,)]
+    assert plan.entries == {
+        (b"n", b"a"): (1, None, b"v"),
+        (b"n", b"b"): (2, NOW + 1, b""),
+        (b"n", b"c"): None,
+        (b"n", b"d"): (3, None, b"v"),
+    }
+
+
+def test_a_sweep_finds_what_was_put_expired_in_its_own_group_in_its_place() -> None:
+    stored = Model(
+        entries={(b"n", b"old"): (1, NOW - 3, b""), (b"n", b"recent"): (2, NOW - 1, b"")}
+    )
+    other = expiring(b"between", -2, namespace=b"other")
+    plan = plan_group(group([[expiring(b"between", -2), other, SWEEP]]), stored)
+    assert plan.outcomes == [(1, 2, 2)]
+    assert [key for key, entry in plan.entries.items() if entry is None] == [
+        (b"n", b"between"),
+        (b"n", b"old"),
+    ]
 
 
 def test_a_group_is_as_durable_as_its_strictest_member() -> None:

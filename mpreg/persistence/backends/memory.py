@@ -5,11 +5,11 @@ Nothing survives the process. `MemoryState` is also what a backend with a journa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import anyio.lowlevel
 from attrs import define, field
-from sortedcontainers import SortedDict
+from sortedcontainers import SortedDict, SortedSet
 
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.backend import (
@@ -32,6 +32,7 @@ from mpreg.persistence.commit_group import (
     BatchOutcome,
     CommitGroup,
     CommitPlan,
+    Expired,
     LogBounds,
     NewEntry,
     plan_group,
@@ -57,6 +58,8 @@ class MemoryState:
 
     last_version: int = 0
     _namespaces: dict[bytes, SortedDict[bytes, NewEntry]] = field(factory=dict)
+    _expiries: dict[bytes, SortedSet[Expired]] = field(factory=dict)
+    """Of the entries that have an expiry, in each namespace."""
     _logs: dict[bytes, _Log] = field(factory=dict)
 
     def entry_version(self, key: EntryKey) -> tuple[int, float | None] | None:
@@ -64,18 +67,25 @@ class MemoryState:
         entry = None if namespace is None else namespace.get(key[1])
         return None if entry is None else entry[:2]
 
+    def expired_entries(
+        self, namespace: bytes, now: float, count: int, *, without: Container[EntryKey]
+    ) -> list[Expired]:
+        found: list[Expired] = []
+        for expires_at, key in self._expiries.get(namespace, ()):
+            if expires_at > now or len(found) == count:
+                break
+            if (namespace, key) not in without:
+                found.append((expires_at, key))
+        return found
+
     def log_bounds(self, log: bytes) -> LogBounds:
         found = self._logs.get(log)
         return (0, 0) if found is None else (found.first_offset, found.next_offset)
 
     def carry_out(self, plan: CommitPlan) -> None:
         self.last_version = plan.last_version
-        for (namespace, key), entry in plan.entries.items():
-            entries = self._namespaces.setdefault(namespace, SortedDict())
-            if entry is None:
-                entries.pop(key, None)
-            else:
-                entries[key] = entry
+        for key, entry in plan.entries.items():
+            self._set(key, entry)
         for log in plan.deleted:
             self._logs.pop(log, None)
         for log, _offset, data in plan.records:
@@ -84,6 +94,20 @@ class MemoryState:
             found = self._logs[log]
             del found.records[: first_offset - found.first_offset]
             found.first_offset = first_offset
+
+    def _set(self, entry_key: EntryKey, entry: NewEntry | None) -> None:
+        namespace, key = entry_key
+        entries = self._namespaces.setdefault(namespace, SortedDict())
+        expiries = self._expiries.setdefault(namespace, SortedSet())
+        before = entries.get(key)
+        if before is not None and before[1] is not None:
+            expiries.discard((before[1], key))
+        if entry is None:
+            entries.pop(key, None)
+            return
+        entries[key] = entry
+        if entry[1] is not None:
+            expiries.add((entry[1], key))
 
     def read(self, query: ReadQuery) -> ReadResult:
         match query:

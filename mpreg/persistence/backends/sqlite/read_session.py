@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpreg.codec import checksum_entry, checksum_record, decode_key, decode_name
+from mpreg.codec import checksum_record, decode_key, decode_name
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.backend import (
     PAGE_BYTES_MAX,
@@ -28,7 +27,7 @@ from mpreg.persistence.backend import (
 )
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, translate
-from mpreg.persistence.backends.sqlite.tables import checked_bounds
+from mpreg.persistence.backends.sqlite.tables import checked_bounds, is_intact
 from mpreg.persistence.backends.sqlite.write_session import SqliteOptions
 from mpreg.persistence.commit_group import LogBounds
 
@@ -160,12 +159,7 @@ class ReadSession:
         self, namespace: bytes, row: tuple[Any, ...]
     ) -> StoredEntry | CorruptDataError:
         key, version, expires_at, checksum, value = row
-        try:
-            expected = checksum_entry(zlib.crc32(namespace), key, version, expires_at, value)
-        except (TypeError, ValueError, struct.error):
-            # A damaged row can come back with a column of another type.
-            expected = None
-        if checksum == expected:
+        if is_intact(zlib.crc32(namespace), key, version, expires_at, value, checksum):
             return StoredEntry(key, version, expires_at, value)
         return CorruptDataError(
             "the stored entry does not match its checksum",

@@ -5,12 +5,14 @@
     meta         one row: the writer's generation, the commit sequence, the last version given
     namespaces   name → id        (so that an entry does not repeat its namespace's name)
     entries      (namespace, key) → version, expiry, checksum, value
+                 and those that have an expiry, in the order of it
     logs         name → id, first offset
     records      (log, offset) → checksum, data
 
 Names and keys are blobs, as `mpreg.codec` makes them: SQLite compares blobs byte by byte, so a
 range of keys is exact, whatever characters are in them. The two large tables are WITHOUT ROWID:
-a put under a random key then touches one page and not two.
+a put under a random key then touches one page and not two. The index has only what expires in it,
+so that it costs other entries nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ __all__ = [
     "CREATE",
     "CREATE_LOG",
     "CREATE_NAMESPACE",
+    "EXPIRED_ENTRIES",
     "DELETE_ENTRY",
     "DELETE_LOG",
     "DELETE_LOG_RECORDS",
@@ -98,6 +101,10 @@ CREATE: Final = (
     ) WITHOUT ROWID
     """,
     """
+    CREATE INDEX entries_expiry ON entries (namespace_id, expires_at)
+        WHERE expires_at IS NOT NULL
+    """,
+    """
     CREATE TABLE logs (
         id INTEGER PRIMARY KEY,
         name BLOB NOT NULL UNIQUE,
@@ -153,6 +160,10 @@ PUT_ENTRIES: Final = MultiRow("REPLACE INTO entries VALUES ", columns=6)
 DELETE_ENTRY: Final = "DELETE FROM entries WHERE namespace_id = ? AND key = ?"
 GET_ENTRY_VERSION: Final = (
     "SELECT version, expires_at FROM entries WHERE namespace_id = ? AND key = ?"
+)
+EXPIRED_ENTRIES: Final = (
+    "SELECT expires_at, key, version, checksum, value FROM entries "
+    "WHERE namespace_id = ? AND expires_at <= ? ORDER BY expires_at, key"
 )
 GET_ENTRY: Final = (
     "SELECT key, version, expires_at, checksum, value FROM entries "

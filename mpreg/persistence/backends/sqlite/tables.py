@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import struct
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Container
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,10 +15,10 @@ from attrs import define, field, frozen
 from mpreg.codec import checksum_entry, checksum_record, decode_name
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.backends.sqlite import schema
-from mpreg.persistence.commit_group import CommitPlan, LogBounds, NewEntry
+from mpreg.persistence.commit_group import CommitPlan, Expired, LogBounds, NewEntry
 from mpreg.persistence.operations import EntryKey
 
-__all__ = ["Added", "Tables", "checked_bounds"]
+__all__ = ["Added", "Tables", "checked_bounds", "is_intact"]
 
 DAMAGED_VERSION: Final = -1
 """That of an entry whose stored one is no number: it is there, and matches no expected version."""
@@ -146,6 +148,24 @@ class Tables:
             return DAMAGED_VERSION, None
         return version, expires_at
 
+    def expired_entries(
+        self, namespace: bytes, now: float, count: int, *, without: Container[EntryKey]
+    ) -> list[Expired]:
+        name = self._namespaces.get(namespace) or self._stored_namespace(namespace)
+        if name is None:
+            return []
+        found: list[Expired] = []
+        # A statement that is not closed would keep the WAL in use after the transaction.
+        with closing(self._connection.execute(schema.EXPIRED_ENTRIES, (name.id, now))) as rows:
+            for expires_at, key, version, checksum, value in rows:
+                if (namespace, key) not in without and is_intact(
+                    name.seed, key, version, expires_at, value, checksum
+                ):
+                    found.append((expires_at, key))
+                    if len(found) >= count:
+                        break
+        return found
+
     def _stored_namespace(self, namespace: bytes) -> _Name | None:
         found = self._connection.execute(schema.FIND_NAMESPACE, (namespace,)).fetchone()
         if found is None:
@@ -165,6 +185,17 @@ class Tables:
         bounds = checked_bounds(log, first, last, self._path)
         self._logs[log] = (_Name(id, zlib.crc32(log)), bounds)
         return bounds
+
+
+def is_intact(
+    name_seed: int, key: Any, version: Any, expires_at: Any, value: Any, checksum: object
+) -> bool:
+    """Whether a stored entry matches its checksum."""
+    try:
+        return checksum_entry(name_seed, key, version, expires_at, value) == checksum
+    except (TypeError, ValueError, struct.error):
+        # A damaged row can come back with a column of another type.
+        return False
 
 
 def checked_bounds(log: bytes, first: object, last: object, path: Path) -> LogBounds:

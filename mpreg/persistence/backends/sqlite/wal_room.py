@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from mpreg.persistence.commit_group import CommitGroup
+from mpreg.persistence.operations import Put
 
 __all__ = ["WalRoom", "pages_at_most"]
 
@@ -20,10 +21,16 @@ STEP_BYTES: Final = 1 << 20
 def pages_at_most(group: CommitGroup) -> int:
     """A page for each row, those that large values fill, and that of the meta row.
 
+    An expiry is a row in the index besides, and moves there from one page to another.
     What is removed without being named is not among them: see `CommitPlan.rows_removed`.
     """
     size = sum(batch.size_bytes for batch in group.batches)
-    return group.operations + size // PAGE_BYTES + 1
+    expiries = sum(
+        type(operation) is Put and operation.expires_at is not None
+        for batch in group.batches
+        for operation in batch.operations
+    )
+    return group.operations + 2 * expiries + size // PAGE_BYTES + 1
 
 
 class WalRoom:
