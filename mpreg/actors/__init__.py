@@ -1,6 +1,6 @@
 """Tasks and channels: acks, mailboxes, actors and their supervisor. No word of storage."""
 
-from mpreg.actors.ack import Ack, WakeUp
+from mpreg.actors.ack import Ack
 from mpreg.actors.actor import (
     Actor,
     ActorState,
@@ -33,5 +33,4 @@ __all__ = [
     "Stopped",
     "Supervisor",
     "SupervisorStatistics",
-    "WakeUp",
 ]

@@ -5,43 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, Final, Generic, TypeVar, cast
 
-import anyio
 import anyio.lowlevel
 
+from mpreg.actors.parking import NewPlace, Place, new_place
 from mpreg.errors import AckAlreadyResolvedError
 
-__all__ = ["Ack", "WakeUp"]
+__all__ = ["Ack"]
 
 T = TypeVar("T")
 
 _PENDING: Final = object()
-
-
-class WakeUp:
-    """An event that many acks share, and that can be used again.
-
-    An actor answers hundreds of messages in one go. With an event for each, most of the time would
-    go into making and setting events; with one for all, a whole group costs a single `set`.
-    Whoever wakes looks at its own ack again, so an early call of `fire` does no harm.
-    """
-
-    __slots__ = ("_event",)
-
-    def __init__(self) -> None:
-        self._event: anyio.Event | None = None
-
-    @property
-    def event(self) -> anyio.Event:
-        """The event that the next `fire` sets."""
-        if self._event is None:
-            self._event = anyio.Event()
-        return self._event
-
-    def fire(self) -> None:
-        """Wake everyone who waits now."""
-        if (event := self._event) is not None:
-            self._event = None
-            event.set()
 
 
 class Ack(Generic[T]):
@@ -57,10 +30,13 @@ class Ack(Generic[T]):
     An ack belongs to one event loop; it is not thread-safe.
     """
 
-    __slots__ = ("_error", "_value", "_wake_up")
+    __slots__ = ("_error", "_new_place", "_places", "_value")
 
-    def __init__(self, wake_up: WakeUp | None = None) -> None:
-        self._wake_up = WakeUp() if wake_up is None else wake_up
+    def __init__(self, new_place: NewPlace = new_place) -> None:
+        """``new_place``: see `place_maker`, for whoever makes many acks in one event loop."""
+        self._new_place = new_place
+        self._places: list[Place] | None = None
+        """Where tasks wait, in the order in which they came; None until there is one."""
         self._value: object = _PENDING
         self._error: Exception | None = None
 
@@ -83,9 +59,10 @@ class Ack(Generic[T]):
         if self._value is not _PENDING:
             raise AckAlreadyResolvedError(f"{self!r} is answered already")
         self._value = value
-        # Looked up here, too: most acks of a group find their wake-up fired by the first.
-        if self._wake_up._event is not None:
-            self._wake_up.fire()
+        if self._places is not None:
+            for place in self._places:
+                if not place.done():
+                    place.set_result(None)
 
     def reject(self, error: Exception) -> None:
         self.resolve(cast(T, None))
@@ -95,8 +72,17 @@ class Ack(Generic[T]):
         """The value, or the error raised. The same as ``await ack``; always a checkpoint."""
         if self._value is not _PENDING:
             await anyio.lowlevel.checkpoint()
-        while self._value is _PENDING:
-            await self._wake_up.event.wait()
+        else:
+            place = self._new_place()
+            if self._places is None:
+                self._places = [place]
+            else:
+                self._places.append(place)
+            try:
+                await place
+            except BaseException:
+                self._places.remove(place)
+                raise
         if self._error is not None:
             # A traceback of its own for each await, not one that grows with every task.
             raise self._error.with_traceback(None)

@@ -18,7 +18,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import anyio
 from attrs import define, field, frozen
 
-from mpreg.actors.ack import Ack, WakeUp
+from mpreg.actors.ack import Ack
+from mpreg.actors.parking import place_maker
 from mpreg.errors import MailboxClosedError, MailboxFullError
 
 __all__ = ["Mailbox", "MailboxStatistics", "Message"]
@@ -68,10 +69,6 @@ class Mailbox(Generic[M]):
     be sent otherwise. Belongs to one event loop; not thread-safe.
     """
 
-    #: Messages after which acks get a new wake-up. Small enough that a task woken for another's
-    #: ack is rare.
-    MESSAGES_PER_WAKE_UP = 512
-
     def __init__(self, *, messages_max: int, bytes_max: int) -> None:
         self._messages_max = messages_max
         self._bytes_max = bytes_max
@@ -81,11 +78,11 @@ class Mailbox(Generic[M]):
         self._bytes = 0
         self._sent = 0
         self._closed_by: Callable[[], Exception] | None = None
-        self._wake_up = WakeUp()
+        self._new_place = place_maker()
 
     def new_ack(self) -> Ack[Any]:
-        """An ack for a message about to be sent, woken together with its neighbours."""
-        return Ack(self._wake_up)
+        """An ack for a message about to be sent."""
+        return Ack(self._new_place)
 
     # --- the sender's end ---
 
@@ -147,8 +144,6 @@ class Mailbox(Generic[M]):
 
     def _put(self, message: M) -> None:
         self._sent += 1
-        if not self._sent % self.MESSAGES_PER_WAKE_UP:
-            self._wake_up = WakeUp()
         self._sender.send_nowait(message)
 
     def _has_room(self, size: int) -> bool:
@@ -210,8 +205,6 @@ class Mailbox(Generic[M]):
         message = self.receive_nowait()
         if message is None:
             message = await self.receive()
-        # Whoever sends from now on belongs to the next turn, and is woken with that.
-        self._wake_up = WakeUp()
         messages = [message]
         first_size = size = message.size_bytes
         take = self._receiver.receive_nowait

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from mpreg.actors import Ack, WakeUp
+from mpreg.actors import Ack
 from mpreg.errors import TransactionStateError
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.gateway import StoreGateway
@@ -32,8 +32,8 @@ class _TransactionAck(Ack[Any]):
 
     __slots__ = ("_transaction",)
 
-    def __init__(self, transaction: Transaction, wake_up: WakeUp) -> None:
-        super().__init__(wake_up)
+    def __init__(self, transaction: Transaction) -> None:
+        super().__init__()
         self._transaction = transaction
 
     async def wait(self) -> Any:
@@ -62,7 +62,6 @@ class Transaction:
         self._operations: list[Operation] = []
         self._acks: list[Ack[Any]] = []
         self._listeners: list[Callable[[bool], None]] = []
-        self._wake_up = WakeUp()
         self._state = _State.NEW
 
     @property
@@ -76,7 +75,7 @@ class Transaction:
             TransactionStateError: outside the block.
         """
         self._check_open()
-        ack = _TransactionAck(self, self._wake_up)
+        ack = _TransactionAck(self)
         self._operations.append(operation)
         self._acks.append(ack)
         return ack

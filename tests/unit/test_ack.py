@@ -1,4 +1,4 @@
-"""The one answer to one message, and the wake-up that many share."""
+"""The one answer to one message."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import traceback
 import anyio
 import pytest
 
-from mpreg.actors import Ack, WakeUp
+from mpreg.actors import Ack
 from mpreg.errors import AckAlreadyResolvedError
 
 pytestmark = pytest.mark.anyio
@@ -120,52 +120,6 @@ async def test_awaiting_an_answered_ack_is_a_checkpoint() -> None:
         scope.cancel()
         await ack
     assert scope.cancelled_caught
-
-
-async def test_a_neighbour_woken_for_another_ack_goes_on_waiting() -> None:
-    wake_up = WakeUp()
-    mine: Ack[int] = Ack(wake_up)
-    others: Ack[int] = Ack(wake_up)
-    got: list[int] = []
-
-    async def wait() -> None:
-        got.append(await mine)
-
-    async with anyio.create_task_group() as task_group:
-        task_group.start_soon(wait)
-        await anyio.wait_all_tasks_blocked()
-        others.resolve(1)
-        await anyio.wait_all_tasks_blocked()
-        assert got == []
-        mine.resolve(2)
-    assert got == [2]
-
-
-async def test_firing_a_wake_up_that_nobody_waits_for_does_nothing() -> None:
-    wake_up = WakeUp()
-    wake_up.fire()
-    with anyio.move_on_after(0) as scope:
-        await wake_up.event.wait()
-    assert scope.cancelled_caught
-
-
-async def test_a_wake_up_can_be_used_again() -> None:
-    wake_up = WakeUp()
-    woken = 0
-
-    async def wait_twice() -> None:
-        nonlocal woken
-        for _ in range(2):
-            await wake_up.event.wait()
-            woken += 1
-
-    async with anyio.create_task_group() as task_group:
-        task_group.start_soon(wait_twice)
-        for expected in (1, 2):
-            await anyio.wait_all_tasks_blocked()
-            wake_up.fire()
-            await anyio.wait_all_tasks_blocked()
-            assert woken == expected
 
 
 def test_the_repr_tells_the_answer() -> None:

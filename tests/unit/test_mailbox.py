@@ -336,7 +336,7 @@ async def test_sending_where_there_is_room_is_no_checkpoint() -> None:
     box.dispose()
 
 
-async def test_a_task_woken_with_its_neighbour_goes_on_waiting_for_its_own_ack() -> None:
+async def test_an_answer_wakes_nobody_but_those_who_await_it() -> None:
     box = mailbox()
     first, second = box.new_ack(), box.new_ack()
     answers: list[str] = []

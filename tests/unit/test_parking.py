@@ -1,0 +1,288 @@
+"""Where a task waits for its ack: the same on every event loop, cancelled at whatever moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+import anyio
+import anyio.lowlevel
+import pytest
+import sniffio
+import trio
+import trio.testing
+
+from mpreg.actors import Ack
+from mpreg.actors.parking import NewPlace, new_place, place_maker
+from mpreg.testing import Simulation
+
+pytestmark = pytest.mark.anyio
+
+MAKERS = [
+    pytest.param(lambda: new_place, id="looked up each time"),
+    pytest.param(place_maker, id="chosen once"),
+]
+
+
+class Waiter:
+    """A task that awaits one ack in a scope of its own, and what became of it."""
+
+    def __init__(self, ack: Ack[int], *, shield: bool = False) -> None:
+        self.ack = ack
+        self.scope = anyio.CancelScope(shield=shield)
+        self.answer: int | None = None
+        self.ended = False
+
+    async def run(self) -> None:
+        try:
+            with self.scope:
+                self.answer = await self.ack
+        finally:
+            self.ended = True
+
+
+def waits_on(ack: Ack[int]) -> int:
+    return len(ack._places or ())
+
+
+@pytest.mark.parametrize("make", MAKERS)
+async def test_a_place_is_left_when_it_is_woken(make: Callable[[], NewPlace]) -> None:
+    places = []
+
+    async def wait() -> None:
+        places.append(make()())
+        await places[0]
+
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        assert not places[0].done()
+        places[0].set_result(None)
+        assert places[0].done()
+
+
+@pytest.mark.parametrize("make", MAKERS)
+async def test_a_cancelled_place_is_done_and_need_not_be_woken(
+    make: Callable[[], NewPlace],
+) -> None:
+    place = make()()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await place
+    assert scope.cancelled_caught
+    assert place.done()
+
+
+async def test_the_event_loop_that_runs_gives_the_place() -> None:
+    on_trio = sniffio.current_async_library() == "trio"
+    assert isinstance(new_place(), asyncio.Future) is not on_trio
+    assert isinstance(place_maker()(), asyncio.Future) is not on_trio
+
+
+def test_without_an_event_loop_the_choice_is_put_off() -> None:
+    assert place_maker() is new_place
+
+
+def test_an_ack_made_before_the_event_loop_can_be_awaited_in_it() -> None:
+    for backend in ("asyncio", "trio"):
+        ack: Ack[int] = Ack(place_maker())
+
+        async def main(ack: Ack[int] = ack) -> int:
+            async with anyio.create_task_group() as task_group:
+                waiter = Waiter(ack)
+                task_group.start_soon(waiter.run)
+                await anyio.wait_all_tasks_blocked()
+                ack.resolve(4)
+            assert waiter.answer is not None
+            return waiter.answer
+
+        assert anyio.run(main, backend=backend) == 4
+
+
+async def test_in_a_cancelled_scope_the_wait_ends_though_nobody_answers() -> None:
+    ack: Ack[int] = Ack()
+    with anyio.fail_after(5), anyio.CancelScope() as scope:
+        scope.cancel()
+        await ack
+    assert scope.cancelled_caught
+    assert waits_on(ack) == 0
+
+
+async def test_a_cancelled_scope_cancels_every_wait_in_it_and_not_only_the_first() -> None:
+    ack: Ack[int] = Ack()
+    cancelled = 0
+    with anyio.fail_after(5), anyio.CancelScope() as scope:
+        scope.cancel()
+        for _ in range(3):
+            try:
+                await ack
+            except anyio.get_cancelled_exc_class():
+                cancelled += 1
+        await anyio.lowlevel.checkpoint()
+    assert cancelled == 3
+    assert waits_on(ack) == 0
+
+
+async def test_an_answer_before_the_cancellation_reaches_its_waiter() -> None:
+    async with anyio.create_task_group() as task_group:
+        waiter = Waiter(Ack())
+        task_group.start_soon(waiter.run)
+        await anyio.wait_all_tasks_blocked()
+        waiter.ack.resolve(8)
+        waiter.scope.cancel()
+    assert waiter.answer == 8
+    assert not waiter.scope.cancelled_caught
+
+
+async def test_an_answer_after_the_cancellation_stays_in_the_ack() -> None:
+    async with anyio.create_task_group() as task_group:
+        waiter = Waiter(Ack())
+        task_group.start_soon(waiter.run)
+        await anyio.wait_all_tasks_blocked()
+        waiter.scope.cancel()
+        waiter.ack.resolve(8)
+    # anyio delivers a cancellation on the spot or a turn later; the other one of the two is kept.
+    assert waiter.answer == (None if waiter.scope.cancelled_caught else 8)
+    assert await waiter.ack == 8
+
+
+async def test_an_answer_to_an_ack_whose_waiter_is_being_cancelled_wakes_the_others() -> None:
+    ack: Ack[int] = Ack()
+    waiters = [Waiter(ack) for _ in range(5)]
+    async with anyio.create_task_group() as task_group:
+        for waiter in waiters:
+            task_group.start_soon(waiter.run)
+        await anyio.wait_all_tasks_blocked()
+        for waiter in waiters[::2]:
+            waiter.scope.cancel()
+        await anyio.lowlevel.checkpoint()
+        ack.resolve(6)
+    assert [waiter.answer for waiter in waiters[1::2]] == [6, 6]
+    assert all(waiter.ended for waiter in waiters)
+
+
+async def test_a_cancelled_waiter_leaves_nothing_behind_and_may_wait_again() -> None:
+    ack: Ack[int] = Ack()
+    async with anyio.create_task_group() as task_group:
+        patient, hasty, again = Waiter(ack), Waiter(ack), Waiter(ack)
+        task_group.start_soon(patient.run)
+        task_group.start_soon(hasty.run)
+        await anyio.wait_all_tasks_blocked()
+        assert waits_on(ack) == 2
+        hasty.scope.cancel()
+        await anyio.wait_all_tasks_blocked()
+        assert (hasty.ended, hasty.answer, waits_on(ack)) == (True, None, 1)
+        task_group.start_soon(again.run)
+        await anyio.wait_all_tasks_blocked()
+        assert waits_on(ack) == 2
+        ack.resolve(2)
+    assert [patient.answer, again.answer] == [2, 2]
+
+
+async def test_a_shield_keeps_the_wait_until_it_is_answered() -> None:
+    waiter = Waiter(Ack(), shield=True)
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(waiter.run)
+        await anyio.wait_all_tasks_blocked()
+        task_group.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await anyio.wait_all_tasks_blocked()
+            assert not waiter.ended
+            waiter.ack.resolve(1)
+    assert waiter.answer == 1
+
+
+async def test_a_wait_that_is_too_long_times_out() -> None:
+    ack: Ack[int] = Ack()
+    with pytest.raises(TimeoutError), anyio.fail_after(0.01):
+        await ack
+    assert waits_on(ack) == 0
+
+
+async def test_a_task_woken_with_an_error_raises_it() -> None:
+    ack: Ack[int] = Ack()
+    async with anyio.create_task_group() as task_group:
+
+        async def expect_it() -> None:
+            with pytest.raises(OSError, match="no"):
+                await ack
+
+        for _ in range(2):
+            task_group.start_soon(expect_it)
+        await anyio.wait_all_tasks_blocked()
+        ack.reject(OSError("no"))
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_asyncio_may_cancel_by_itself(answered: bool) -> None:
+    async def main() -> None:
+        ack: Ack[int] = Ack()
+        task = asyncio.ensure_future(ack.wait())
+        await asyncio.sleep(0)
+        if answered:
+            ack.resolve(3)
+        task.cancel()
+        if not answered:
+            ack.resolve(3)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert waits_on(ack) == 0
+        assert await ack == 3
+
+    asyncio.run(main())
+
+
+def test_trio_may_run_without_anyio() -> None:
+    async def main() -> int:
+        ack: Ack[int] = Ack()
+        async with trio.open_nursery() as nursery:
+            waiter = Waiter(ack)
+            nursery.start_soon(waiter.run)
+            await trio.testing.wait_all_tasks_blocked()
+            ack.resolve(5)
+        return await ack
+
+    assert trio.run(main) == 5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_the_schedule_nobody_is_left_waiting(seed: int) -> None:
+    simulation = Simulation(seed)
+    draw = simulation.stream("test")
+
+    async def main() -> list[Waiter]:
+        acks: list[Ack[int]] = [Ack() for _ in range(4)]
+        waiters = [Waiter(acks[number % 4], shield=number % 5 == 0) for number in range(40)]
+        deeds: list[Callable[[], None]] = [waiter.scope.cancel for waiter in waiters[::3]]
+        deeds += [partial(ack.resolve, 1) for ack in acks]
+        draw.shuffle(deeds)
+        async with anyio.create_task_group() as task_group:
+            for waiter in waiters:
+                task_group.start_soon(waiter.run)
+            for deed in deeds:
+                if draw.random() < 0.5:
+                    await anyio.lowlevel.checkpoint()
+                deed()
+        return waiters
+
+    waiters = simulation.run(main)
+    assert waiters is not None
+    assert all(waiter.ended for waiter in waiters)
+    assert all(waiter.answer == 1 or waiter.scope.cancelled_caught for waiter in waiters)
+
+
+def test_a_crash_ends_whoever_waits() -> None:
+    simulation = Simulation(1)
+    waiters: list[Waiter] = []
+
+    async def main() -> None:
+        waiters.append(Waiter(Ack(), shield=False))
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(waiters[0].run)
+            await anyio.sleep(1e5)
+
+    simulation.run(main, crash_at_step=3)
+    assert simulation.crashed
+    assert waiters[0].ended
+    assert waits_on(waiters[0].ack) == 0
