@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -52,17 +52,20 @@ class StoreGateway:
         )
         self.reads = Mailbox(messages_max=READS_WAITING_MAX, bytes_max=READS_WAITING_MAX)
 
-    async def write(self, operation: Operation, durability: Durability) -> Any:
-        """Send one operation and await its ack. Cancellation: see `Mailbox.send` and `Ack`."""
-        writes = self.writes
-        ack = writes.new_ack()
-        batch = WriteBatch(
-            (operation,), (ack,), durability, self._checked(operation_bytes(operation))
-        )
+    def write(self, operation: Operation, durability: Durability) -> Awaitable[Any]:
+        """Send one operation; awaited at once, it gives the answer.
+
+        Not a coroutine itself: it would be resumed once more for each write, only to hand the
+        answer on. Cancellation: see `Mailbox.send` and `Ack`.
+        """
         try:
-            writes.send_nowait(batch)
+            return self.write_nowait(operation, durability).wait()
         except MailboxFullError:
-            await writes.send(batch)
+            return self._write_waiting_for_room(operation, durability)
+
+    async def _write_waiting_for_room(self, operation: Operation, durability: Durability) -> Any:
+        ack = self.writes.new_ack()
+        await self.write_batch((operation,), (ack,), durability)
         return await ack.wait()
 
     def write_nowait(self, operation: Operation, durability: Durability) -> Ack[Any]:
