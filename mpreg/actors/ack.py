@@ -6,6 +6,7 @@ from collections.abc import Generator
 from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio.lowlevel
+import msgspec
 
 from mpreg.actors.parking import NewPlace, Place, new_place
 from mpreg.errors import AckAlreadyResolvedError
@@ -17,7 +18,7 @@ T = TypeVar("T")
 _PENDING: Final = object()
 
 
-class Ack(Generic[T]):
+class Ack(msgspec.Struct, Generic[T], eq=False):
     """The answer to a message: awaitable by any number of tasks, any number of times.
 
     It is resolved or rejected exactly once, by the actor; a second answer is a bug and raises
@@ -27,18 +28,16 @@ class Ack(Generic[T]):
     Cancelled while awaiting: the message is not taken back, whatever it asks for may still happen,
     and the ack may be awaited again.
 
-    An ack belongs to one event loop; it is not thread-safe.
+    An ack belongs to one event loop; it is not thread-safe. It is a msgspec struct because one is
+    made for every message.
     """
 
-    __slots__ = ("_error", "_new_place", "_places", "_value")
-
-    def __init__(self, new_place: NewPlace = new_place) -> None:
-        """``new_place``: see `place_maker`, for whoever makes many acks in one event loop."""
-        self._new_place = new_place
-        self._places: list[Place] | None = None
-        """Where tasks wait, in the order in which they came; None until there is one."""
-        self._value: object = _PENDING
-        self._error: Exception | None = None
+    _new_place: NewPlace = new_place
+    """What `place_maker` gave to whoever makes many acks in one event loop."""
+    _places: list[Place] | None = None
+    """Where tasks wait, in the order in which they came; None until there is one."""
+    _value: object = _PENDING
+    _error: Exception | None = None
 
     @property
     def done(self) -> bool:

@@ -27,17 +27,13 @@ class _State(enum.Enum):
     ENDED = "ended without being sent"
 
 
-class _TransactionAck(Ack[Any]):
+class _TransactionAck(Ack[Any], kw_only=True):
     """An ack that says so when it is awaited inside its own block, where it would never come."""
 
-    __slots__ = ("_transaction",)
-
-    def __init__(self, transaction: Transaction) -> None:
-        super().__init__()
-        self._transaction = transaction
+    transaction: Transaction
 
     async def wait(self) -> Any:
-        if self._transaction.is_open:
+        if self.transaction.is_open:
             raise TransactionStateError(
                 "this ack is answered when the transaction's block has ended; await it after it"
             )
@@ -75,7 +71,7 @@ class Transaction:
             TransactionStateError: outside the block.
         """
         self._check_open()
-        ack = _TransactionAck(self)
+        ack = _TransactionAck(transaction=self)
         self._operations.append(operation)
         self._acks.append(ack)
         return ack
