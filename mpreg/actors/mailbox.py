@@ -96,12 +96,11 @@ class Mailbox(Generic[M]):
         if self._closed_by is not None:
             raise self._closed_by()
         size = message.size_bytes
-        if self._waiters or not self._has_room(size):
+        if self._waiters or not self._reserve(size):
             raise MailboxFullError(
                 f"the mailbox holds {self._depth} of {self._messages_max} messages and "
                 f"{self._bytes} of {self._bytes_max} bytes; nothing was sent"
             )
-        self._reserve(size)
         self._put(message)
 
     async def send(self, message: M) -> None:
@@ -115,10 +114,8 @@ class Mailbox(Generic[M]):
         if self._closed_by is not None:
             raise self._closed_by()
         size = message.size_bytes
-        if self._waiters or not self._has_room(size):
+        if self._waiters or not self._reserve(size):
             await self._wait_for_room(size)
-        else:
-            self._reserve(size)
         self._put(message)
 
     async def _wait_for_room(self, size: int) -> None:
@@ -146,13 +143,13 @@ class Mailbox(Generic[M]):
         self._sent += 1
         self._sender.send_nowait(message)
 
-    def _has_room(self, size: int) -> bool:
-        depth = self._depth
-        return not depth or (depth < self._messages_max and self._bytes + size <= self._bytes_max)
-
-    def _reserve(self, size: int) -> None:
-        self._depth += 1
-        self._bytes += size
+    def _reserve(self, size: int) -> bool:
+        """Take room for a message; False where there is none."""
+        depth, total = self._depth, self._bytes + size
+        if depth and (depth >= self._messages_max or total > self._bytes_max):
+            return False
+        self._depth, self._bytes = depth + 1, total
+        return True
 
     def _release(self, size: int, *, messages: int = 1) -> None:
         self._depth -= messages
@@ -164,10 +161,9 @@ class Mailbox(Generic[M]):
         """Reserve room for those who wait, first come, first served."""
         while self._waiters and self._closed_by is None:
             waiter = next(iter(self._waiters))
-            if not self._has_room(waiter.size_bytes):
+            if not self._reserve(waiter.size_bytes):
                 return
             del self._waiters[waiter]
-            self._reserve(waiter.size_bytes)
             waiter.granted = True
             waiter.event.set()
 
