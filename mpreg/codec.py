@@ -48,10 +48,7 @@ _INT_MAX: Final = 2**63 - 1
 def encode_key(key: str | bytes) -> bytes:
     """Raises `InvalidArgumentError` for another type, `ValueTooLargeError` over `KEY_BYTES_MAX`."""
     if isinstance(key, str):
-        # Naming the codec and its error handler costs as much again as a short key.
-        encoded = _TEXT_KEY + (
-            key.encode() if key.isascii() else key.encode("utf-8", "surrogatepass")
-        )
+        encoded = _TEXT_KEY + key.encode("utf-8", "surrogatepass")
     elif isinstance(key, bytes):
         encoded = _BYTES_KEY + key
     else:
