@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias
 import sniffio
 import trio
 
-__all__ = ["NewPlace", "Place", "new_place", "place_maker"]
+__all__ = ["NewPlace", "Place", "loop_clock", "new_place", "place_maker"]
 
 
 class Place(Protocol):
@@ -55,6 +55,13 @@ def place_maker() -> NewPlace:
         return _maker(sniffio.current_async_library())
     except sniffio.AsyncLibraryNotFoundError:
         return new_place
+
+
+def loop_clock() -> Callable[[], float]:
+    """What tells the running event loop's time: `anyio.current_time` without its look around."""
+    if sniffio.current_async_library() == "trio":
+        return trio.current_time
+    return asyncio.get_running_loop().time
 
 
 def _maker(library: str) -> NewPlace:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import msgspec
 
 from mpreg.actors import Ack
 from mpreg.persistence.operations import Append, Operation, OperationResult, Put
 
-__all__ = ["Durability", "WriteBatch", "operation_bytes"]
+__all__ = ["Durability", "Settled", "WriteBatch", "operation_bytes"]
+
+Settled: TypeAlias = Callable[[Sequence[OperationResult] | None], None]
+"""Told the results of a batch that was committed, or None where it was not: exactly once, in the
+order of the commits, and before any task can see them. So what is kept in memory can follow what is
+on disk. None also where it cannot be told (`CommitUnknownError`): the writer is gone then. It must
+not raise."""
 
 #: What an operation counts for beside its payload: rows, indexes and the objects in memory.
 OPERATION_OVERHEAD_BYTES = 64
@@ -47,9 +53,8 @@ class WriteBatch(msgspec.Struct, frozen=True, eq=False):
     durability: Durability
     size_bytes: int
     """The sum of `operation_bytes`."""
-    settled: Callable[[bool], None] | None = None
-    """Told whether the batch was committed, once its acks are answered and before any other task
-    runs: so what is kept in memory changes in the order of the commits. Must not raise."""
+    settled: Settled | None = None
+    """Told what became of the batch, once its acks are answered and before any other task runs."""
 
     @classmethod
     def of(
@@ -57,7 +62,7 @@ class WriteBatch(msgspec.Struct, frozen=True, eq=False):
         operations: tuple[Operation, ...],
         acks: tuple[Ack[Any], ...],
         durability: Durability = Durability.DURABLE,
-        settled: Callable[[bool], None] | None = None,
+        settled: Settled | None = None,
     ) -> WriteBatch:
         """A batch whose size is counted here."""
         return cls(operations, acks, durability, sum(map(operation_bytes, operations)), settled)
@@ -70,14 +75,14 @@ class WriteBatch(msgspec.Struct, frozen=True, eq=False):
             for ack, result in zip(self.acks, results, strict=True):
                 ack.resolve(result)
         if self.settled is not None:
-            self.settled(True)
+            self.settled(results)
 
     def fail(self, error: Exception) -> None:
         """Answer every operation with the error."""
         for ack in self.acks:
             ack.reject(error)
         if self.settled is not None:
-            self.settled(False)
+            self.settled(None)
 
     def __repr__(self) -> str:
         return (

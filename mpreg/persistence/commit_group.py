@@ -160,6 +160,8 @@ def plan_group(group: CommitGroup, state: StoredState) -> CommitPlan:
         # The common case, written out: an unconditional put needs to know nothing.
         if len(operations) == 1 and type(first) is Put and first.expected_version is None:
             outcomes.append((planner.put(first),))
+        elif len(operations) == 1 and type(first) is Append and first.log in plan.logs:
+            outcomes.append((planner.append(first),))
         else:
             outcomes.append(planner.decide(operations))
     planner.drop_deleted_records()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -16,7 +16,7 @@ from mpreg.errors import (
     WriterStoppedError,
 )
 from mpreg.persistence.backend import ReadQuery
-from mpreg.persistence.batch import Durability, WriteBatch, operation_bytes
+from mpreg.persistence.batch import Durability, Settled, WriteBatch, operation_bytes
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.operations import Operation
 from mpreg.persistence.reader import ReadRequest
@@ -52,27 +52,46 @@ class StoreGateway:
         )
         self.reads = Mailbox(messages_max=READS_WAITING_MAX, bytes_max=READS_WAITING_MAX)
 
-    def write(self, operation: Operation, durability: Durability) -> Awaitable[Any]:
+    def write(
+        self, operation: Operation, durability: Durability, settled: Settled | None = None
+    ) -> Awaitable[Any]:
         """Send one operation; awaited at once, it gives the answer.
 
         Not a coroutine itself: it would be resumed once more for each write, only to hand the
-        answer on. Cancellation: see `Mailbox.send` and `Ack`.
+        answer on. Cancellation: see `Mailbox.send` and `Ack`. ``settled`` is told also where the
+        operation cannot be sent.
         """
         try:
-            return self.write_nowait(operation, durability).wait()
+            return self.write_nowait(operation, durability, settled).wait()
         except MailboxFullError:
-            return self._write_waiting_for_room(operation, durability)
+            return self._write_waiting_for_room(operation, durability, settled)
+        except BaseException:
+            if settled is not None:
+                settled(None)
+            raise
 
-    async def _write_waiting_for_room(self, operation: Operation, durability: Durability) -> Any:
+    async def _write_waiting_for_room(
+        self, operation: Operation, durability: Durability, settled: Settled | None
+    ) -> Any:
         ack = self.writes.new_ack()
-        await self.write_batch((operation,), (ack,), durability)
+        try:
+            await self.write_batch((operation,), (ack,), durability, settled)
+        except BaseException:
+            if settled is not None:
+                settled(None)
+            raise
         return await ack.wait()
 
-    def write_nowait(self, operation: Operation, durability: Durability) -> Ack[Any]:
-        """Send one operation at once, or raise what `Mailbox.send_nowait` raises."""
+    def write_nowait(
+        self, operation: Operation, durability: Durability, settled: Settled | None = None
+    ) -> Ack[Any]:
+        """Send one operation at once, or raise what `Mailbox.send_nowait` raises.
+
+        ``settled`` is told where it was sent.
+        """
         ack = self.writes.new_ack()
         batch = WriteBatch(
-            (operation,), (ack,), durability, self._checked(operation_bytes(operation))
+            (operation,), (ack,), durability, self._checked(operation_bytes(operation)), settled
         )
         self.writes.send_nowait(batch)
         return ack
@@ -82,9 +101,12 @@ class StoreGateway:
         operations: Sequence[Operation],
         acks: Sequence[Ack[Any]],
         durability: Durability,
-        settled: Callable[[bool], None] | None = None,
+        settled: Settled | None = None,
     ) -> None:
-        """Send several operations as one batch; waits for room and not for the acks."""
+        """Send several operations as one batch; waits for room and not for the acks.
+
+        ``settled`` is told where it was sent.
+        """
         batch = WriteBatch.of(tuple(operations), tuple(acks), durability, settled)
         self._checked(batch.size_bytes)
         await self.writes.send(batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 
 from attrs import frozen
 
@@ -10,7 +10,7 @@ from mpreg.actors import Ack
 from mpreg.codec import encode_bytes, encode_name
 from mpreg.errors import InvalidArgumentError
 from mpreg.persistence.backend import GetLogBounds, ReadRecords, RecordsPage, StoredRecord
-from mpreg.persistence.batch import Durability
+from mpreg.persistence.batch import Durability, Settled
 from mpreg.persistence.commit_group import LogBounds
 from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.operations import Append, DeleteLog, TruncateBefore
@@ -44,6 +44,19 @@ class LogStore:
         """Add a record and return its offset."""
         offset: int = await self._gateway.write(self._append([data]), durability)
         return offset
+
+    def append_followed(self, records: Sequence[bytes], settled: Settled) -> Awaitable[int]:
+        """`append_many` for whoever keeps something in memory that must follow the log.
+
+        ``settled`` is told what became of the records, exactly once: also where they could not be
+        sent, and where the caller is cancelled. Awaited at once, it gives the first offset.
+        """
+        try:
+            operation = self._append(records)
+        except BaseException:
+            settled(None)
+            raise
+        return self._gateway.write(operation, Durability.DURABLE, settled)
 
     def append_nowait(
         self,

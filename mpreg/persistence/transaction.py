@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,7 +11,7 @@ from mpreg.actors import Ack
 from mpreg.errors import TransactionStateError
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.gateway import StoreGateway
-from mpreg.persistence.operations import Operation
+from mpreg.persistence.operations import Operation, OperationResult
 
 __all__ = ["Transaction", "send_nowait"]
 
@@ -120,13 +120,13 @@ class Transaction:
             return
         if not self._operations:
             self._state = _State.ENDED
-            self._tell(committed=True)
+            self._tell(())
             return
         # Before it waits for room: what another task added now would be in no batch.
         self._state = _State.SENT
         try:
             await self._gateway.write_batch(
-                self._operations, self._acks, self._durability, self._settled
+                self._operations, self._acks, self._durability, self._tell
             )
         except BaseException as error:
             self._end(error)
@@ -139,15 +139,11 @@ class Transaction:
             error = TransactionStateError("the transaction was not sent; nothing was written")
             error.__cause__ = cause
             ack.reject(error)
-        self._tell(committed=False)
+        self._tell(None)
 
-    @property
-    def _settled(self) -> Callable[[bool], None] | None:
-        return self._tell if self._listeners else None
-
-    def _tell(self, committed: bool) -> None:
+    def _tell(self, results: Sequence[OperationResult] | None) -> None:
         for listener in self._listeners:
-            listener(committed)
+            listener(results is not None)
 
 
 def send_nowait(

@@ -81,8 +81,9 @@ class Consumer:
         if current is None or (lease := current.lease) is None:
             return
         delivery = lease.delivery
+        # Also while its ack is on its way: where that fails, it is leased again.
         if (
-            delivery.state is DeliveryState.LEASED
+            delivery.state in (DeliveryState.LEASED, DeliveryState.SETTLING)
             and delivery.attempt == lease.attempt
             and delivery.due == math.inf
         ):

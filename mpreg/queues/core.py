@@ -17,6 +17,7 @@ from typing import Final
 import anyio
 from attrs import define, field, frozen
 
+from mpreg.actors.parking import loop_clock
 from mpreg.errors import CorruptDataError, LeaseLostError
 from mpreg.persistence import PersistenceRegistry, Transaction
 from mpreg.queues.bodies import Bodies
@@ -56,9 +57,8 @@ class Outgoing:
     records: Sequence[MessageRecord]
     encoded: Sequence[bytes]
 
-    @property
-    def size(self) -> int:
-        return sum(map(len, self.encoded))
+    size: int
+    """In bytes."""
 
 
 @frozen
@@ -78,8 +78,6 @@ class HandOut:
     deliveries: list[tuple[Delivery, MessageRecord]]
     held: bool
     """Whether the leases last until they are told to end."""
-    added: bool = False
-    """Whether the transaction will tell what becomes of it."""
     committed: bool = False
     abandoned: bool = False
     """Its receiver was cancelled: nobody will see these messages."""
@@ -94,6 +92,12 @@ class QueueCore:
     make_id: Callable[[], str]
     alarm: Callable[[QueueCore], None]
     """Called when `next_due` may have come nearer, or `dirty` was set."""
+    now: Callable[[], float] = field(factory=loop_clock)
+    """Monotonic seconds, as `anyio.current_time`."""
+    stored: bool = field(init=False)
+    """Whether messages are written at all."""
+    armed: float = math.inf
+    """When the keeper looks at the queue next."""
     room: Room = field(init=False)
     failure: Exception | None = None
     """Why nothing can be done with the queue any more."""
@@ -125,6 +129,7 @@ class QueueCore:
 
     def __attrs_post_init__(self) -> None:
         self.room = Room(self.name, self.state, lambda: self.failure)
+        self.stored = self.configuration.is_stored
 
     @property
     def name(self) -> str:
@@ -210,44 +215,56 @@ class QueueCore:
 
     # --- sending ---
 
-    def send(self, outgoing: Outgoing, transaction: Transaction) -> None:
-        """Add messages to a transaction; room for them was taken, and is given back from here."""
-        if self.configuration.is_stored:
+    async def send(self, outgoing: Outgoing) -> None:
+        """Send messages; room for them was taken, and is given back from here."""
+        if self.stored and outgoing.lane in self.state.lanes:
+            log = self.storage.lane(outgoing.lane)
+            await log.append_followed(outgoing.encoded, partial(self._sent, outgoing))
+            return
+        async with self.registry.transaction() as transaction:
+            self.add(outgoing, transaction)
+
+    def add(self, outgoing: Outgoing, transaction: Transaction) -> None:
+        """`send` in a transaction. Where it raises, the room is still to be given back."""
+        if self.stored:
             if outgoing.lane not in self.state.lanes:
                 self.write(LaneOpened(outgoing.lane), transaction)
             self.storage.lane(outgoing.lane).append_many_nowait(
                 outgoing.encoded, transaction=transaction
             )
-        transaction.on_settled(partial(self._sent, outgoing))
+        transaction.on_settled(lambda committed: self._sent(outgoing, () if committed else None))
 
-    def _sent(self, outgoing: Outgoing, committed: bool) -> None:
-        if committed:
-            lane = self.state.lane(outgoing.lane)
-            first = lane.end
-            sized = [
-                (record, len(data))
-                for record, data in zip(outgoing.records, outgoing.encoded, strict=True)
-            ]
-            self.state.sent(outgoing.lane, sized, wall=self.wall(), now=anyio.current_time())
-            for offset, body in enumerate(sized, first):
-                if self.configuration.is_stored:
-                    self.bodies.put(self.name, (outgoing.lane, offset), body)
-                else:
-                    self._memory[outgoing.lane, offset] = body
-            self.wake_all(len(sized))
-            self.changed(len(sized))
-            last = outgoing.records[-1]
-            if last.expires_at is not None:
-                due = anyio.current_time() + last.expires_at - last.sent_at
-                self.sweep_due = min(self.sweep_due, due)
-            if last.delay_seconds or last.expires_at is not None:
-                self.alarm(self)
+    def _sent(self, outgoing: Outgoing, results: Sequence[object] | None) -> None:
+        if results is not None:
+            self._take_in(outgoing)
         self.room.give_back(len(outgoing.records), outgoing.size)
+
+    def _take_in(self, outgoing: Outgoing) -> None:
+        number, records = outgoing.lane, outgoing.records
+        first = self.state.lane(number).end
+        sized = list(zip(records, map(len, outgoing.encoded), strict=True))
+        last = records[-1]
+        self.state.sent(number, len(sized), outgoing.size)
+        if last.delay_seconds or last.expires_at is not None:
+            now = self.now()
+            self.state.note_delays(number, first, sized, wall=self.wall(), now=now)
+            if last.expires_at is not None:
+                self.sweep_due = min(self.sweep_due, now + last.expires_at - last.sent_at)
+            self.alarm(self)
+        offset = first
+        for body in sized:
+            if self.stored:
+                self.bodies.put(self.name, (number, offset), body)
+            else:
+                self._memory[number, offset] = body
+            offset += 1
+        self.wake_all(len(sized))
+        self.changed(len(sized))
 
     # --- handing out ---
 
     def look(self, place: Place) -> Found:
-        if not self.configuration.is_stored:
+        if not self.stored:
             return self._memory.get(place, GONE)
         if (body := self.bodies.get(self.name, place)) is not None:
             return body
@@ -304,19 +321,25 @@ class QueueCore:
             count,
             self.look,
             wall=self.wall(),
-            now=anyio.current_time(),
+            now=self.now(),
         )
         if choice.dying:
             self.dying.extend((subscription, delivery) for delivery in choice.dying)
             self.ask_for_upkeep()
+        if choice.delayed:
+            self.alarm(self)
         if choice.passed:
             for place in choice.passed:
                 self.forget(place)
             self.room.admit()
         return choice
 
-    def hand_out(self, hand_out: HandOut, transaction: Transaction) -> None:
-        """Write the delivery attempts of what was chosen."""
+    async def hand_out(self, hand_out: HandOut) -> None:
+        """Write the delivery attempts of what was chosen.
+
+        Where it raises, nobody sees the messages: they are given back, at once or when a write
+        that is still on its way is done.
+        """
         event = HandedOut(
             hand_out.subscription.name,
             [
@@ -324,10 +347,15 @@ class QueueCore:
                 for delivery, _ in hand_out.deliveries
             ],
         )
-        self.write(event, transaction, partial(self._handed_out, hand_out))
-        hand_out.added = True
+        try:
+            await self.write_alone(event, partial(self._handed_out, hand_out))
+        except BaseException:
+            hand_out.abandoned = True
+            if hand_out.committed:
+                self.release(self.leases(hand_out), unseen=True)
+            raise
 
-    def keep_back(self, hand_out: HandOut) -> None:
+    def _keep_back(self, hand_out: HandOut) -> None:
         """It was not handed out after all: as if it had not been chosen."""
         subscription = hand_out.subscription
         deliveries = [one for one, _ in hand_out.deliveries if subscription.holds(one)]
@@ -340,17 +368,16 @@ class QueueCore:
         deliveries = [one for one, _ in hand_out.deliveries if subscription.holds(one)]
         if committed:
             hand_out.committed = True
-            lease_seconds = math.inf if hand_out.held else self.configuration.lease_seconds
-            due = anyio.current_time() + lease_seconds
+            due = math.inf if hand_out.held else self.now() + self.configuration.lease_seconds
             for delivery in deliveries:
                 delivery.state = DeliveryState.LEASED
                 subscription.set_due(delivery, due)
             if hand_out.abandoned:
                 self.release(self.leases(hand_out), unseen=True)
-            elif not hand_out.held:
+            elif due < self.armed:
                 self.alarm(self)
         else:
-            self.keep_back(hand_out)
+            self._keep_back(hand_out)
 
     def hand_out_from_memory(self, hand_out: HandOut) -> None:
         """What is not stored is done with when it is handed out."""
@@ -372,7 +399,7 @@ class QueueCore:
             why = f"it was handed out again (attempt {delivery.attempt})"
         elif delivery.state is DeliveryState.SETTLING:
             why = "it is being settled already"
-        elif delivery.state is not DeliveryState.LEASED or delivery.due <= anyio.current_time():
+        elif delivery.state is not DeliveryState.LEASED or delivery.due <= self.now():
             why = "its lease ran out"
         else:
             return
@@ -381,8 +408,14 @@ class QueueCore:
             f"{why}; nothing was changed"
         )
 
-    def settle(self, leases: Sequence[Lease], event: Event, transaction: Transaction) -> None:
+    async def settle_alone(self, leases: Sequence[Lease], event: Event) -> None:
         """Write what becomes of messages whose leases were checked."""
+        for lease in leases:
+            lease.delivery.state = DeliveryState.SETTLING
+        await self.write_alone(event, partial(self._settled, leases))
+
+    def settle(self, leases: Sequence[Lease], event: Event, transaction: Transaction) -> None:
+        """`settle_alone` in a transaction."""
         self.write(event, transaction, partial(self._settled, leases))
         for lease in leases:
             lease.delivery.state = DeliveryState.SETTLING
@@ -408,7 +441,7 @@ class QueueCore:
 
     def _wait_for(self, subscription: SubscriptionState, delivery: Delivery) -> None:
         if delivery.delay_seconds:
-            subscription.set_due(delivery, anyio.current_time() + delivery.delay_seconds)
+            subscription.set_due(delivery, self.now() + delivery.delay_seconds)
             self.alarm(self)
         else:
             subscription.cursor(delivery.lane).make_ready(delivery)
@@ -425,7 +458,7 @@ class QueueCore:
         )
 
     def extend(self, lease: Lease, lease_seconds: float) -> None:
-        lease.subscription.set_due(lease.delivery, anyio.current_time() + lease_seconds)
+        lease.subscription.set_due(lease.delivery, self.now() + lease_seconds)
         self.alarm(self)
 
     def release(self, leases: Iterable[Lease], *, unseen: bool) -> None:
@@ -525,13 +558,26 @@ class QueueCore:
         ack = self.storage.events.append_nowait(encode(event), transaction=transaction)
 
         def settled(committed: bool) -> None:
-            if committed:
-                assert ack.value is not None
-                self.events_end = ack.value + 1
-                if not known:
-                    self.state.apply(event)
-                self.changed()
+            self._written(event, ack.value if committed else None, known=known)
             if then is not None:
                 then(committed)
 
         transaction.on_settled(settled)
+
+    async def write_alone(self, event: Event, then: Callable[[bool], None]) -> None:
+        """`write` in a transaction of its own; ``then`` is told also where it cannot be sent."""
+
+        def settled(results: Sequence[object] | None) -> None:
+            self._written(event, None if results is None else results[0], known=False)
+            then(results is not None)
+
+        await self.storage.events.append_followed((encode(event),), settled)
+
+    def _written(self, event: Event, offset: object, *, known: bool) -> None:
+        if offset is None:
+            return
+        assert isinstance(offset, int)
+        self.events_end = offset + 1
+        if not known:
+            self.state.apply(event)
+        self.changed()

@@ -36,8 +36,6 @@ RETRY_SECONDS = 1.0
 class _Kept:
     core: QueueCore
     saved: Saved
-    armed: float = math.inf
-    """When it is looked at next."""
 
 
 @define(eq=False)
@@ -77,11 +75,11 @@ class Keeper:
         if core.dirty and core not in self._dirty:
             self._dirty[core] = None
             self._asked.set()
-        if (due := next_due(core)) < kept.armed:
+        if (due := next_due(core)) < core.armed:
             self._arm(kept, due)
 
     def _arm(self, kept: _Kept, due: float) -> None:
-        kept.armed = due
+        kept.core.armed = due
         if not self._alarms or due < self._alarms[0][0]:
             self._earlier.set()
         heapq.heappush(self._alarms, (due, next(self._numbers), kept))
@@ -103,14 +101,14 @@ class Keeper:
             while self._alarms and self._alarms[0][0] <= now:
                 due, _, kept = heapq.heappop(self._alarms)
                 # An alarm that was overtaken by an earlier one has nothing to say any more.
-                if due == kept.armed and kept.core in self._queues:
+                if due == kept.core.armed and kept.core in self._queues:
                     self._ring(kept, now)
             self._earlier = anyio.Event()
             with anyio.move_on_at(self._alarms[0][0] if self._alarms else math.inf):
                 await self._earlier.wait()
 
     def _ring(self, kept: _Kept, now: float) -> None:
-        kept.armed = math.inf
+        kept.core.armed = math.inf
         kept.core.tick(now)
         if (due := next_due(kept.core)) < math.inf:
             self._arm(kept, max(due, now))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import anyio
 from attrs import define, field
 
+from mpreg.codec import decode_name
 from mpreg.errors import InvalidArgumentError, QueueDeletedError, QueueNotFoundError
 from mpreg.persistence import PersistenceRegistry
 from mpreg.queues.bodies import Bodies
@@ -175,7 +176,7 @@ class MessageQueueManager:
         stores = self._queues.stores
         deleted = [entry async for entry in stores.deleted.scan(on_damaged=lambda _: None)]
         for entry in deleted:
-            storage = QueueStorage(stores, entry.value.decode(), str(entry.key))
+            storage = QueueStorage(stores, decode_name(entry.value), str(entry.key))
             restored = await restore(storage, QueueConfiguration(), self._registry.clock.wall())
             await storage.remove_everything(list(restored.state.lanes))
 

@@ -28,7 +28,12 @@ class Message:
     __slots__ = ("_core", "_record", "attempt", "lease", "priority", "subscription")
 
     def __init__(
-        self, core: QueueCore, record: MessageRecord, lease: Lease | None, subscription: str
+        self,
+        core: QueueCore,
+        record: MessageRecord,
+        lease: Lease | None,
+        priority: int,
+        subscription: str,
     ) -> None:
         self._core = core
         self._record = record
@@ -36,7 +41,7 @@ class Message:
         self.attempt = 1 if lease is None else lease.attempt - lease.delivery.forgiven
         """1 for the first delivery; counted on disk before the message is handed out. Deliveries
         that were given back before anybody saw them do not count."""
-        self.priority = 0 if lease is None else lease.delivery.lane
+        self.priority = priority
         self.subscription = subscription
 
     def belongs_to(self, core: QueueCore) -> bool:
@@ -149,20 +154,23 @@ async def settle_all(messages: list[Message], transaction: Transaction | None) -
     core.check_open()
     for lease in leases:
         core.check_lease(lease)
-    if transaction is not None:
-        _settle(core, leases, transaction)
-        return
-    async with core.registry.transaction() as own:
-        _settle(core, leases, own)
-
-
-def _settle(core: QueueCore, leases: list[Lease], transaction: Transaction) -> None:
     by_subscription: dict[str, list[Lease]] = {}
     for lease in leases:
         by_subscription.setdefault(lease.subscription.name, []).append(lease)
-    for name, group in by_subscription.items():
-        places = [(lease.delivery.lane, lease.delivery.offset) for lease in group]
-        core.settle(group, Settled(name, places), transaction)
+    if transaction is not None:
+        for group in by_subscription.values():
+            core.settle(group, _acknowledged(group), transaction)
+    elif len(by_subscription) == 1:
+        await core.settle_alone(leases, _acknowledged(leases))
+    else:
+        async with core.registry.transaction() as own:
+            for group in by_subscription.values():
+                core.settle(group, _acknowledged(group), own)
+
+
+def _acknowledged(leases: list[Lease]) -> Settled:
+    places = [(lease.delivery.lane, lease.delivery.offset) for lease in leases]
+    return Settled(leases[0].subscription.name, places)
 
 
 def checked_seconds(name: str, seconds: object, maximum: float = DELAY_SECONDS_MAX) -> float:

@@ -219,12 +219,16 @@ class MessageQueue:
         core = self._core
         if wait_seconds is not None:
             checked_seconds("wait_seconds", wait_seconds)
-        await core.room.take(len(outgoing.records), outgoing.size, wait_seconds)
+        room = core.room
+        if not room.take_nowait(len(outgoing.records), outgoing.size):
+            await room.take(len(outgoing.records), outgoing.size, wait_seconds)
         if transaction is not None:
             self._add(outgoing, transaction, deduplication_id)
-            return
-        async with core.registry.transaction() as own:
-            self._add(outgoing, own, deduplication_id)
+        elif deduplication_id is None:
+            await core.send(outgoing)
+        else:
+            async with core.registry.transaction() as own:
+                self._add(outgoing, own, deduplication_id)
 
     def _add(
         self, outgoing: Outgoing, transaction: Transaction, deduplication_id: bytes | None
@@ -242,7 +246,7 @@ class MessageQueue:
                 core.deduplicated += 1
                 if core.deduplicated == SWEEP_AFTER_SENDS:
                     core.ask_for_upkeep()
-            core.send(outgoing, transaction)
+            core.add(outgoing, transaction)
         except BaseException:
             core.room.give_back(len(outgoing.records), outgoing.size)
             raise
@@ -342,7 +346,6 @@ class MessageQueue:
                     core.write(event, transaction)
             else:
                 core.state.apply(event)
-            del self._subscriptions[name]
             core.wake(name, 2**31)
             await core.measure()
 
@@ -493,7 +496,8 @@ class MessageQueue:
 
 
 def _outgoing(lane: int, records: list[MessageRecord]) -> Outgoing:
-    return Outgoing(lane, records, [encode(record) for record in records])
+    encoded = [encode(record) for record in records]
+    return Outgoing(lane, records, encoded, sum(map(len, encoded)))
 
 
 def _letter_name(letter: DeadLetter | str) -> str:

@@ -174,7 +174,13 @@ _encoder: Final = msgspec.msgpack.Encoder()
 _event_decoder: Final[msgspec.msgpack.Decoder[Any]] = msgspec.msgpack.Decoder(Event)
 _message_decoder: Final = msgspec.msgpack.Decoder(MessageRecord)
 
-encode: Final = _encoder.encode
+
+def encode(record: Event | MessageRecord | DeadLetterRecord) -> bytes:
+    """Raises `InvalidArgumentError` where a str in it is no text: a lone surrogate."""
+    try:
+        return _encoder.encode(record)
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"a str that is no text: {error}") from error
 
 
 def decode_message(data: bytes, where: str) -> MessageRecord:

@@ -36,6 +36,13 @@ class Room:
     _size: int = 0
     _line: OrderedDict[_Waiter, None] = field(factory=OrderedDict)
 
+    def take_nowait(self, count: int, size: int) -> bool:
+        """`take` where there is room, and nobody waits for it."""
+        if self._line or not self._fits(count, size):
+            return False
+        self._add(count, size)
+        return True
+
     async def take(self, count: int, size: int, wait_seconds: float | None) -> None:
         """Take room, to be given back with `give_back` when it is known what became of it.
 
@@ -44,8 +51,7 @@ class Room:
         Raises:
             QueueFullError: there was none for ``wait_seconds`` (None: for ever).
         """
-        if self._fits(count, size) and not self._line:
-            self._add(count, size)
+        if self.take_nowait(count, size):
             return
         if not self._could_fit(count, size) or wait_seconds == 0:
             raise self._full(count, size)
@@ -59,7 +65,7 @@ class Room:
             raise
         if (failure := self._failure()) is not None:
             self._leave(waiter)
-            raise failure
+            raise type(failure)(*failure.args) from failure.__cause__
         if not waiter.granted:
             self._leave(waiter)
             raise self._full(count, size)

@@ -40,6 +40,8 @@ class Choice:
     """What is to be read before more can be chosen."""
     passed: list[Place] = field(factory=list)
     """Passed over: the subscription has no use for them."""
+    delayed: bool = False
+    """Whether some were found that are not visible yet: there is a new time to wait for."""
 
 
 def choose(
@@ -106,6 +108,7 @@ class _Chooser:
             self._pass_over(offset, size, choice)
         elif is_new and (wait := record.visible_in(self.wall)):
             self.state.delay(self.subscription, self._ensure(offset, size), record, self.now + wait)
+            choice.delayed = True
         else:
             delivery = self._ensure(offset, size)
             if self.state.is_exhausted(delivery):

@@ -206,6 +206,7 @@ class QueueState:
 
     def apply(self, event: Event) -> None:
         """Take in what is durable. Never fails, whatever earlier events were lost to damage."""
+        # The two of every message first.
         match event:
             case HandedOut():
                 self._hand_out(event)
@@ -344,18 +345,21 @@ class QueueState:
 
     # --- messages ---
 
-    def sent(
+    def sent(self, number: int, messages: int, size: int) -> None:
+        """Messages, of so many bytes together, are durable at the end of a lane."""
+        self.lane(number).append(messages, size)
+
+    def note_delays(
         self,
         number: int,
+        first: int,
         messages: Sequence[tuple[MessageRecord, int]],
         *,
         wall: float,
         now: float,
     ) -> None:
-        """Messages, with their sizes, are durable at the end of a lane."""
-        lane = self.lane(number)
-        first = lane.end
-        lane.append(len(messages), sum(size for _, size in messages))
+        """Those of the messages sent, with their sizes, that are not visible yet: so that they
+        count as delayed from the start, and not from when somebody comes to them."""
         for offset, (record, size) in enumerate(messages, first):
             if wait := record.visible_in(wall):
                 for subscription in self.subscriptions.values():

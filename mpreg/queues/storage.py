@@ -113,7 +113,8 @@ class SharedStores:
         """From now on there is no such queue, and its incarnation is to be removed."""
         async with self.registry.transaction() as transaction:
             self.configurations.delete_nowait(name, transaction=transaction)
-            self.deleted.put_nowait(queue.incarnation, name.encode(), transaction=transaction)
+            encoded = encode_name(name)
+            self.deleted.put_nowait(queue.incarnation, encoded, transaction=transaction)
 
 
 @define(eq=False)

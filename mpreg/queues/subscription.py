@@ -13,7 +13,6 @@ from mpreg.errors import InvalidArgumentError, QueueNotFoundError
 from mpreg.queues.consumer import Consumer
 from mpreg.queues.core import HandOut, QueueCore
 from mpreg.queues.message import Message, checked_seconds
-from mpreg.queues.selection import Choice
 from mpreg.queues.state import SubscriptionState
 from mpreg.queues.statistics import SubscriptionStatistics, count_subscription
 
@@ -127,30 +126,15 @@ class Subscription:
             # Perhaps there are more than this one takes.
             self._wake(1)
         hand_out = HandOut(state, choice.deliveries, held)
-        if not core.configuration.is_stored:
+        if not core.stored:
             core.hand_out_from_memory(hand_out)
             await anyio.lowlevel.checkpoint()
             return [Message(core, record, None, self.name) for _, record in choice.deliveries]
-        await self._write(hand_out, choice)
+        await core.hand_out(hand_out)
         return [
             Message(core, record, lease, self.name)
             for lease, (_, record) in zip(core.leases(hand_out), choice.deliveries, strict=True)
         ]
-
-    async def _write(self, hand_out: HandOut, choice: Choice) -> None:
-        core = self._core
-        try:
-            async with core.registry.transaction() as transaction:
-                core.hand_out(hand_out, transaction)
-        except BaseException:
-            # Nobody will see the messages. Where the write is still on its way, they are given
-            # back when it is done.
-            hand_out.abandoned = True
-            if not hand_out.added:
-                core.keep_back(hand_out)
-            if hand_out.committed:
-                core.release(core.leases(hand_out), unseen=True)
-            raise
 
     # --- waiting ---
 

@@ -153,6 +153,11 @@ class Campaign:
             f"in {message.seconds * 1e3:.0f} ms",
             style="green",
         )
+        if message.returned or len(self.lives) > 1:
+            self.display.line(
+                f"leases    {message.returned:,} messages came back and are handed out again, "
+                f"at attempt {' to '.join(map(str, sorted({2, max(2, message.attempt_max)})))}"
+            )
 
     def _show_progress(self) -> None:
         self.display.progress(len(self.done), self.files, self.kills)

@@ -19,11 +19,18 @@ import click
 from attrs import define, frozen
 
 from mpreg.cli.demo.campaign import Campaign, DemoFailedError
+from mpreg.cli.demo.closing import closing_rows, dead_lines
 from mpreg.cli.demo.display import Display
 from mpreg.cli.demo.job import OtherJobError, enqueue
 from mpreg.cli.demo.plan import plan_kills
-from mpreg.cli.demo.recount import Measured, Stored, Verdict, measure, read_stored, recount
-from mpreg.cli.demo.report import count_writes, percentile
+from mpreg.cli.demo.recount import (
+    Measured,
+    Stored,
+    Verdict,
+    measure,
+    read_stored,
+    recount,
+)
 from mpreg.cli.demo.sources import (
     SITE_DIRECTORIES,
     find_sources,
@@ -40,6 +47,9 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_SIGNAL_BASE: Final = 128
 """As shells count: 130 for Ctrl-C."""
+
+#: In the data directory, where nobody puts files: the one that cannot be read, on purpose.
+NO_FILE: Final = "no-such-file.py"
 
 
 @frozen(kw_only=True)
@@ -149,7 +159,9 @@ class _Demo:
     async def _prove(self) -> int:
         started = time.perf_counter()
         async with self._registry() as registry:
-            await enqueue(registry, self.paths)
+            await enqueue(
+                registry, self.paths, str(self.data_dir.absolute() / NO_FILE), self.options.kills
+            )
         campaign = await self._run_campaign()
         async with self._registry() as registry:
             stored = await read_stored(registry)
@@ -178,8 +190,10 @@ class _Demo:
     def _show(self, campaign: Campaign, stored: Stored, verdict: Verdict, seconds: float) -> None:
         self.display.table(
             f"mpreg demo on {_platform(self.options.loop)}",
-            self._rows(campaign, stored, verdict, seconds),
+            closing_rows(campaign, stored, verdict, seconds),
         )
+        for line in dead_lines(stored.dead, len(self.paths)):
+            self.display.line(line, style="yellow")
         for problem in verdict.problems:
             self.display.line(f"FAILED: {problem}", style="bold red")
         if verdict.problems:
@@ -189,45 +203,15 @@ class _Demo:
             self.display.line(
                 f"note      {planned} kills were planned; the job was done after {campaign.kills}"
             )
+        unreadable = len(stored.dead) - 1
+        but = f" but {unreadable:,}, which cannot be read," if unreadable else ""
         self.display.line(
-            "proved    by recount: every file was indexed exactly once, nothing acked was lost",
+            f"proved    by recount: every file{but} was indexed exactly once, "
+            "nothing acked was lost",
             style="bold green",
         )
         repeat = shlex.join(["mpreg", "demo", "--seed", str(self.options.seed)])
         self.display.line(f"seed      {self.options.seed} ({repeat})")
-
-    def _rows(
-        self, campaign: Campaign, stored: Stored, verdict: Verdict, seconds: float
-    ) -> list[tuple[str, str]]:
-        facts = [entry.facts for entry in stored.entries]
-        written = len(stored.completions) - _completed_before(campaign)
-        writes = count_writes(campaign.lives, stored.commit_sequence)
-        restores = [life.restored.seconds for life in campaign.lives[1:] if life.restored]
-        bad = sum(one.error is not None for one in facts)
-        return [
-            ("files indexed", f"{len(facts):,}"),
-            ("  of them with an error instead of facts", f"{bad:,}"),
-            ("lines", f"{sum(one.lines for one in facts):,}"),
-            ("definitions", f"{sum(len(one.definitions) for one in facts):,}"),
-            ("writes (facts and completion of each file)", f"{2 * written:,}"),
-            ("transactions", f"{written:,}"),
-            ("commit groups", f"{writes.commit_groups:,}"),
-            ("fsyncs", f"{writes.fsyncs:,}"),
-            ("writes per fsync", f"{2 * written / writes.fsyncs if writes.fsyncs else 0:.1f}"),
-            ("ack latency p50", f"{percentile(campaign.ack_seconds, 0.5) * 1e3:.1f} ms"),
-            ("ack latency p99", f"{percentile(campaign.ack_seconds, 0.99) * 1e3:.1f} ms"),
-            ("restore, slowest", f"{max(restores, default=0.0) * 1e3:.0f} ms"),
-            ("kills survived", f"{campaign.kills:,}"),
-            ("lost", f"{verdict.lost:,}"),
-            ("duplicated", f"{verdict.duplicated:,}"),
-            ("time", f"{seconds:.1f} s"),
-        ]
-
-
-def _completed_before(campaign: Campaign) -> int:
-    """What an earlier run had done already, where the data directory was kept."""
-    first = next((life.restored for life in campaign.lives if life.restored), None)
-    return 0 if first is None else len(first.completed)
 
 
 async def _measure_all(paths: Sequence[str]) -> list[Measured]:

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["FileFacts", "extract_all", "facts_of_source", "read_facts"]
+__all__ = ["FileFacts", "Unreadable", "extract_all", "facts_of_source", "read_facts"]
 
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     job: int
-    """Offset of the file's job in the log of jobs."""
+    """Number of the file's job."""
     digest: str
-    """SHA-256 of the file; empty where it could not be read."""
+    """SHA-256 of the file."""
     size_bytes: int = 0
     lines: int = 0
     imports: tuple[str, ...] = ()
@@ -27,20 +27,26 @@ class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     definitions: tuple[str, ...] = ()
     """Functions and classes by qualified name, in the file's order."""
     error: str | None = None
-    """Why the file could not be read or parsed."""
+    """Why the file could not be parsed."""
 
 
-def extract_all(jobs: Sequence[tuple[int, str]]) -> list[FileFacts]:
+class Unreadable(msgspec.Struct, frozen=True):
+    """There are no facts, this time."""
+
+    error: str
+
+
+def extract_all(jobs: Sequence[tuple[int, str]]) -> list[FileFacts | Unreadable]:
     """The facts of several files: one call to a process costs about as much as parsing one."""
     return [read_facts(job, path) for job, path in jobs]
 
 
-def read_facts(job: int, path: str) -> FileFacts:
-    """The facts of a file. Whatever is wrong with the file is one of them."""
+def read_facts(job: int, path: str) -> FileFacts | Unreadable:
+    """The facts of a file. Whatever is wrong with what is in it is one of them."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        return FileFacts(job=job, digest="", error=_told(error))
+        return Unreadable(_told(error))
     return facts_of_source(job, data)
 
 

@@ -11,12 +11,16 @@ __all__ = ["Acked", "Finished", "LineSplitter", "Message", "Progress", "Reporter
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Sent once, before any work."""
+    """Sent once, before any work, when the first messages are received."""
 
     seconds: float
     """From opening the registry to knowing what is left."""
     completed: tuple[int, ...]
     """Jobs whose completion is in the log, in the log's order."""
+    returned: int
+    """Messages received that had been handed out before."""
+    attempt_max: int
+    """The highest attempt among the messages received."""
     commit_sequence: int
     fsyncs: int
 

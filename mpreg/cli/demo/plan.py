@@ -1,13 +1,12 @@
-"""When the worker is killed, and which jobs go together."""
+"""When the worker is killed."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator, Sequence
 
 from attrs import frozen
 
-__all__ = ["KillPoint", "chunks_left", "plan_kills"]
+__all__ = ["KillPoint", "plan_kills"]
 
 #: About as long as a chunk of files takes to be parsed: a kill may meet any part of the work.
 DELAY_SECONDS_MAX = 0.2
@@ -32,19 +31,3 @@ def plan_kills(jobs: int, kills: int, rng: random.Random) -> list[KillPoint]:
         KillPoint(after_done, DELAY_SECONDS_MAX * rng.random() ** 4)
         for after_done in sorted(rng.randint(0, last) for _ in range(kills))
     ]
-
-
-def chunks_left(
-    paths: Sequence[str], completed: Collection[int], size: int
-) -> Iterator[list[tuple[int, str]]]:
-    """The jobs that are not completed, ``size`` at a time, with their paths."""
-    chunk: list[tuple[int, str]] = []
-    for job, path in enumerate(paths):
-        if job in completed:
-            continue
-        chunk.append((job, path))
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

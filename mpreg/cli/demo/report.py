@@ -28,24 +28,24 @@ class Writes:
     fsyncs: int
 
 
-def count_writes(lives: Sequence[Life], final_sequence: int) -> Writes:
+def count_writes(lives: Sequence[Life]) -> Writes:
     """Commit groups and fsyncs of all workers, the killed ones included.
 
     A killed process cannot say what it did last, but each commit group has the next sequence number
     on disk. So what came after its last report is the distance from there to where the next process
-    found the sequence; and each of these groups was one fsync, since every write here is durable.
-    A process that was killed before it said anything had written nothing, and is not counted.
+    found the sequence; and each of these groups was one fsync at most: every write here is durable,
+    but for parts of a queue's snapshots. What a process wrote before it said anything counts with
+    the one before.
     """
-    told = [life for life in lives if life.restored is not None]
-    if not told:
+    starts = [life.restored.commit_sequence for life in lives if life.restored is not None]
+    latest = [life.latest for life in lives if life.latest is not None]
+    if not latest:
         return Writes(0, 0)
-    starts = [life.restored.commit_sequence for life in told if life.restored is not None]
-    ends = [*starts[1:], final_sequence]
-    fsyncs = 0
-    for life, end in zip(told, ends, strict=True):
-        assert life.latest is not None
-        fsyncs += life.latest.fsyncs + end - life.latest.commit_sequence
-    return Writes(final_sequence - starts[0], fsyncs)
+    ends = [*starts[1:], latest[-1].commit_sequence]
+    after_last_report = sum(
+        end - report.commit_sequence for report, end in zip(latest, ends, strict=True)
+    )
+    return Writes(ends[-1] - starts[0], sum(one.fsyncs for one in latest) + after_last_report)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
