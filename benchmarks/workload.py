@@ -20,7 +20,11 @@ from mpreg.persistence.backends.sqlite.write_session import WriteSession
 KEYS = 1_000_000
 VALUE = random.Random(0).randbytes(100)
 NAMESPACE = "bench"
-PUT = "REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)"
+PUT = (
+    "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (namespace_id, key) DO UPDATE SET version = excluded.version, "
+    "expires_at = excluded.expires_at, checksum = excluded.checksum, value = excluded.value"
+)
 GET = "SELECT version, expires_at, checksum, value FROM entries WHERE namespace_id = ? AND key = ?"
 NAMESPACE_ID = 1
 NAMESPACE_SEED = zlib.crc32(encode_name(NAMESPACE))

@@ -60,10 +60,10 @@ class MultiRow:
 
     ROWS_MAX: Final = 32
 
-    def __init__(self, head: str, *, columns: int) -> None:
+    def __init__(self, head: str, tail: str = "", *, columns: int) -> None:
         row = f"({', '.join('?' * columns)})"
         self._columns = columns
-        self._by_rows = [head + ", ".join([row] * rows) for rows in range(self.ROWS_MAX + 1)]
+        self._by_rows = [head + ", ".join([row] * rows) + tail for rows in range(self.ROWS_MAX + 1)]
 
     def execute(self, connection: sqlite3.Connection, parameters: list[Any]) -> None:
         """Write all rows; ``parameters`` has their columns one after the other."""
@@ -156,7 +156,13 @@ UPDATE_META: Final = (
 FIND_NAMESPACE: Final = "SELECT id FROM namespaces WHERE name = ?"
 CREATE_NAMESPACE: Final = "INSERT INTO namespaces (name) VALUES (?) RETURNING id"
 
-PUT_ENTRIES: Final = MultiRow("REPLACE INTO entries VALUES ", columns=6)
+# Not REPLACE: for a table that has an index, it deletes the row and inserts another.
+PUT_ENTRIES: Final = MultiRow(
+    "INSERT INTO entries VALUES ",
+    " ON CONFLICT (namespace_id, key) DO UPDATE SET version = excluded.version, "
+    "expires_at = excluded.expires_at, checksum = excluded.checksum, value = excluded.value",
+    columns=6,
+)
 DELETE_ENTRY: Final = "DELETE FROM entries WHERE namespace_id = ? AND key = ?"
 GET_ENTRY_VERSION: Final = (
     "SELECT version, expires_at FROM entries WHERE namespace_id = ? AND key = ?"
