@@ -138,6 +138,8 @@ async def test_a_deletion_that_was_rolled_back_has_not_happened(data_dir: Path) 
         await backend.on_writer("PRAGMA max_page_count = 1000000")
         assert await log.append(b"c") == 2
         assert [record.data for record in await listed(log.read_range())] == [b"a", b"b", b"c"]
+        # A restart would forget whatever was remembered wrongly.
+        assert (await opened.stats()).writer_restarts == 0
 
 
 async def test_a_log_can_be_moved_under_its_own_name_in_one_transaction(data_dir: Path) -> None:
