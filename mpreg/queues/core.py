@@ -284,15 +284,21 @@ class QueueCore:
             if offset < lane.first:
                 await self._read_kept(place)
                 return
-            for read, record, size in await self.storage.read_ahead(number, offset, lane.end):
+            ahead = await self.storage.read_ahead(number, offset, lane.end)
+            # The one that is asked for comes last: so it is there, whatever has to make room.
+            for read, record, size in reversed(ahead):
                 if isinstance(record, CorruptDataError):
                     log.error("%s: %s", self.storage.where(number, read), record)
                     self.bodies.put(self.name, (number, read), record)
-                elif read not in lane.finished:
+                elif read == offset or read not in lane.finished:
                     self.bodies.put(self.name, (number, read), (record, size))
 
     async def _read_kept(self, place: Place) -> None:
         found = await self.storage.read_kept(*place)
+        if found is None:
+            # It was finished, and dropped for that, by what is not written: it had expired, say.
+            self.state.lane(place[0]).kept.discard(place[1])
+            return
         if isinstance(found, CorruptDataError):
             log.error("%s", found)
         self.bodies.put(self.name, place, found)
@@ -323,6 +329,8 @@ class QueueCore:
             wall=self.wall(),
             now=self.now(),
         )
+        if choice.delayed:
+            self.alarm(self)
         if choice.dying:
             self.dying.extend((subscription, delivery) for delivery in choice.dying)
             self.ask_for_upkeep()

@@ -102,8 +102,8 @@ class _Chooser:
     def _consider(self, offset: int, record: MessageRecord, size: int, choice: Choice) -> None:
         is_new = offset not in self.cursor.open
         if record.is_expired(self.wall):
-            self.state.expired += 1
-            self._pass_over(offset, size, choice)
+            self.state.expire(self.subscription, (self.lane.number, offset), size)
+            choice.passed.append((self.lane.number, offset))
         elif is_new and not self.subscription.matches(record.topic):
             self._pass_over(offset, size, choice)
         elif is_new and (wait := record.visible_in(self.wall)):

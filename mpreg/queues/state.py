@@ -40,8 +40,8 @@ __all__ = ["DEFAULT_SUBSCRIPTION", "Lane", "QueueState", "SubscriptionState", "d
 
 DEFAULT_SUBSCRIPTION = "default"
 
-#: Deadlines that do not count any more are thrown out when they are most of those kept.
-STALE_DEADLINES_MIN = 64
+#: Up to here deadlines that do not count any more are just kept.
+CLEAR_DEADLINES_AT = 256
 
 
 @define(eq=False)
@@ -100,6 +100,8 @@ class SubscriptionState:
     cursors: dict[int, Cursor] = field(factory=dict)
     """By lane."""
     _deadlines: list[tuple[float, int, Delivery]] = field(factory=list)
+    _clear_at: int = CLEAR_DEADLINES_AT
+    """How many deadlines there are when those that do not count any more are thrown out."""
     _numbers: Iterator[int] = field(factory=itertools.count)
 
     def cursor(self, lane: int) -> Cursor:
@@ -130,13 +132,11 @@ class SubscriptionState:
         delivery.due = due
         if due == float("inf"):
             return
-        deadlines = self._deadlines
-        heapq.heappush(deadlines, (due, next(self._numbers), delivery))
-        if len(deadlines) > STALE_DEADLINES_MIN:
-            opened = sum(len(cursor.open) for cursor in self.cursors.values())
-            if len(deadlines) > 2 * (opened + STALE_DEADLINES_MIN):
-                self._deadlines = [entry for entry in deadlines if self._counts(entry)]
-                heapq.heapify(self._deadlines)
+        heapq.heappush(self._deadlines, (due, next(self._numbers), delivery))
+        if len(self._deadlines) >= self._clear_at:
+            self._deadlines = [entry for entry in self._deadlines if self._counts(entry)]
+            heapq.heapify(self._deadlines)
+            self._clear_at = max(CLEAR_DEADLINES_AT, 2 * len(self._deadlines))
 
     def next_due(self) -> float | None:
         """When `tick` has something to do."""
@@ -332,6 +332,13 @@ class QueueState:
         subscription.cursor(lane).finish(offset)
         self._finish(lane, offset, size)
 
+    def expire(self, subscription: SubscriptionState, place: Place, size: int) -> None:
+        """A message is too old for everybody: for a quorum that will not come, too."""
+        lane, offset = place
+        subscription.cursor(lane).finish(offset)
+        self.expired += 1
+        self.lane(lane).finish(offset, size)
+
     def _finish(self, number: int, offset: int, size: int) -> None:
         if self._is_agreed(number, offset):
             self.lane(number).finish(offset, size)
@@ -365,7 +372,9 @@ class QueueState:
                 for subscription in self.subscriptions.values():
                     if subscription.matches(record.topic):
                         delivery = subscription.cursor(number).ensure(number, offset)
-                        assert delivery is not None
+                        if delivery is None:
+                            # It is below the subscription's start.
+                            continue
                         delivery.size = size
                         self.delay(subscription, delivery, record, now + wait)
 

@@ -168,16 +168,17 @@ class QueueStorage:
 
     async def read_kept(
         self, lane: int, offset: int
-    ) -> tuple[MessageRecord, int] | CorruptDataError:
-        """A message that was copied out of its log, and its size; or what is wrong with it."""
+    ) -> tuple[MessageRecord, int] | CorruptDataError | None:
+        """A message that was copied out of its log, and its size; or what is wrong with it. None:
+        it is not there any more."""
         where = self.where(lane, offset)
         try:
             entry = await self.shared.kept.get(self.key(_PLACE.pack(lane, offset)))
-            if entry is not None:
-                return decode_message(entry.value, where), len(entry.value)
+            if entry is None:
+                return None
+            return decode_message(entry.value, where), len(entry.value)
         except CorruptDataError as damage:
             return damage
-        return CorruptDataError("the message is missing", None, where)
 
     def keep(self, place: Place, record: MessageRecord, transaction: Transaction) -> None:
         key = self.key(_PLACE.pack(*place))
@@ -270,7 +271,7 @@ async def measure(storage: QueueStorage, lane: Lane) -> None:
 
 async def _measure_kept(storage: QueueStorage, lane: Lane, offset: int) -> None:
     found = await storage.read_kept(lane.number, offset)
-    if not isinstance(found, CorruptDataError):
+    if isinstance(found, tuple):
         lane.measure(offset, found[1])
 
 

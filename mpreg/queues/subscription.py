@@ -22,6 +22,17 @@ RECEIVE_MESSAGES_MAX: Final = 10_000
 
 
 @define(eq=False)
+class _Waiter:
+    """Somebody who waits for messages."""
+
+    count: int
+    """How many it takes at most."""
+    announced: int = 0
+    """How many it was woken for."""
+    event: anyio.Event = field(factory=anyio.Event)
+
+
+@define(eq=False)
 class Subscription:
     """Consumers of one subscription compete: each message goes to one of them at a time.
 
@@ -30,8 +41,10 @@ class Subscription:
 
     _core: QueueCore
     name: str
-    _line: OrderedDict[anyio.Event, None] = field(factory=OrderedDict)
+    _line: OrderedDict[_Waiter, None] = field(factory=OrderedDict)
     """Those who wait for messages, the first come first."""
+    _woken: _Waiter | None = None
+    """The last one that was woken, until it runs."""
 
     def __attrs_post_init__(self) -> None:
         self._core.on_messages(self.name, self._wake)
@@ -104,10 +117,10 @@ class Subscription:
             if messages := await self._try_to_take(count, held=held):
                 return messages
             if deadline is None:
-                await self._wait()
+                await self._wait(count)
             else:
                 with anyio.move_on_at(deadline) as scope:
-                    await self._wait()
+                    await self._wait(count)
                 if scope.cancelled_caught:
                     return []
 
@@ -129,34 +142,55 @@ class Subscription:
         if not core.stored:
             core.hand_out_from_memory(hand_out)
             await anyio.lowlevel.checkpoint()
-            return [Message(core, record, None, self.name) for _, record in choice.deliveries]
+            return [
+                Message(core, record, None, delivery.lane, self.name)
+                for delivery, record in choice.deliveries
+            ]
         await core.hand_out(hand_out)
         return [
-            Message(core, record, lease, self.name)
+            Message(core, record, lease, lease.delivery.lane, self.name)
             for lease, (_, record) in zip(core.leases(hand_out), choice.deliveries, strict=True)
         ]
 
     # --- waiting ---
 
-    async def _wait(self) -> None:
-        event = anyio.Event()
-        self._line[event] = None
+    async def _wait(self, count: int) -> None:
+        """Return when there may be messages for this one."""
+        waiter = _Waiter(count)
+        self._line[waiter] = None
         try:
-            await event.wait()
+            await waiter.event.wait()
         except BaseException:
-            if event in self._line:
-                del self._line[event]
+            if waiter in self._line:
+                del self._line[waiter]
             else:
-                # Woken for a message that it will not take: somebody else may.
-                self._wake(1)
+                # Woken for messages that it will not take: somebody else may.
+                self._forget(waiter)
+                self._wake(waiter.announced)
             raise
+        self._forget(waiter)
 
-    def _wake(self, count: int) -> None:
-        line = self._line
-        while count > 0 and line:
-            event, _ = line.popitem(last=False)
-            event.set()
-            count -= 1
+    def _wake(self, messages: int) -> None:
+        """Wake as many as can take so many messages, the first come first.
+
+        Messages that come while one is woken, and has not run yet, are for that one, too, as far
+        as it takes them: so those who take many at a time do so.
+        """
+        while messages > 0:
+            waiter = self._woken
+            if waiter is None or waiter.announced >= waiter.count:
+                if not self._line:
+                    return
+                waiter, _ = self._line.popitem(last=False)
+                waiter.event.set()
+                self._woken = waiter
+            announced = min(messages, waiter.count - waiter.announced)
+            waiter.announced += announced
+            messages -= announced
+
+    def _forget(self, waiter: _Waiter) -> None:
+        if self._woken is waiter:
+            self._woken = None
 
     def __repr__(self) -> str:
         return f"<Subscription {self.name!r} of queue {self._core.name!r}>"

@@ -194,8 +194,7 @@ async def _sweep_lane(core: QueueCore, subscription: SubscriptionState, lane: La
                 wait = max(record.expires_at - core.wall(), SWEEP_SECONDS_MIN)
                 core.sweep_due = min(core.sweep_due, anyio.current_time() + wait)
             return
-        core.state.expired += 1
-        core.state.pass_over(subscription, place, size)
+        core.state.expire(subscription, place, size)
         core.forget(place)
 
 
