@@ -169,7 +169,7 @@ class LogStore:
 
     def _append(self, records: Iterable[bytes]) -> Append:
         limit = self._gateway.config.value_bytes_max
-        encoded = tuple(encode_bytes(record, limit) for record in records)
+        encoded = tuple([encode_bytes(record, limit) for record in records])
         if not encoded:
             raise InvalidArgumentError("there is no record to append")
         return Append(self._name, encoded)

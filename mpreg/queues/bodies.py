@@ -34,8 +34,10 @@ class Bodies:
         return self._bodies.get((queue, place))
 
     def put(self, queue: str, place: Place, body: Body) -> None:
-        self.pop(queue, place)
-        self._bodies[queue, place] = body
+        bodies = self._bodies
+        if (queue, place) in bodies:
+            self.pop(queue, place)
+        bodies[queue, place] = body
         self.bytes += _size(body)
         while self.bytes > self.bytes_max and len(self._bodies) > 1:
             _, oldest = self._bodies.popitem(last=False)

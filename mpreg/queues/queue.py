@@ -117,9 +117,7 @@ class MessageQueue:
             QueueFullError: nothing was sent, and nothing remembered of it.
         """
         encoded_id = None if deduplication_id is None else _checked_id(deduplication_id)
-        outgoing = self._outgoing(
-            [payload], topic, priority, delay_seconds, ttl_seconds, headers or {}
-        )
+        outgoing = self._outgoing([payload], topic, priority, delay_seconds, ttl_seconds, headers)
         record = outgoing.records[0]
         if encoded_id is None:
             await self._send(outgoing, wait_seconds, transaction, None)
@@ -157,9 +155,7 @@ class MessageQueue:
             self._core.check_open()
             await anyio.lowlevel.checkpoint()
             return []
-        outgoing = self._outgoing(
-            payloads, topic, priority, delay_seconds, ttl_seconds, headers or {}
-        )
+        outgoing = self._outgoing(payloads, topic, priority, delay_seconds, ttl_seconds, headers)
         await self._send(outgoing, wait_seconds, transaction, None)
         return [record.id for record in outgoing.records]
 
@@ -170,13 +166,14 @@ class MessageQueue:
         priority: int,
         delay_seconds: float,
         ttl_seconds: float | None,
-        headers: Mapping[str, str],
+        headers: Mapping[str, str] | None,
     ) -> Outgoing:
         core = self._core
         core.check_open()
-        checked_topic(topic)
-        headers = checked_headers(headers)
-        delay_seconds = checked_seconds("delay_seconds", delay_seconds)
+        if topic != "":
+            checked_topic(topic)
+        checked = {} if headers is None else checked_headers(headers)
+        delay = 0.0 if delay_seconds == 0 else checked_seconds("delay_seconds", delay_seconds)
         if ttl_seconds is None:
             ttl_seconds = core.configuration.message_ttl_seconds
         else:
@@ -189,9 +186,9 @@ class MessageQueue:
                 id=core.make_id(),
                 sent_at=sent_at,
                 topic=topic,
-                delay_seconds=delay_seconds,
+                delay_seconds=delay,
                 expires_at=expires_at,
-                headers=headers,
+                headers=checked,
                 payload=encode_value(payload, bytes_max),
             )
             for payload in payloads
@@ -217,7 +214,7 @@ class MessageQueue:
         deduplication_id: bytes | None,
     ) -> None:
         core = self._core
-        if wait_seconds is not None:
+        if wait_seconds is not None and wait_seconds != 0:
             checked_seconds("wait_seconds", wait_seconds)
         room = core.room
         if not room.take_nowait(len(outgoing.records), outgoing.size):

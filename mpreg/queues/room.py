@@ -107,9 +107,12 @@ class Room:
         limits = self._state.configuration
         if limits.messages_max is not None:
             count += self._state.size + self._count
+            if count > limits.messages_max:
+                return False
         if limits.max_bytes is not None:
             size += self._state.bytes + self._size
-        return _within(limits.messages_max, count) and _within(limits.max_bytes, size)
+            return size <= limits.max_bytes
+        return True
 
     def _could_fit(self, count: int, size: int) -> bool:
         limits = self._state.configuration
