@@ -10,6 +10,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 
 import anyio
 from attrs import define, field
@@ -24,9 +25,13 @@ from mpreg.errors import (
 from mpreg.persistence import PersistenceRegistry
 from mpreg.queues.core import QueueCore
 from mpreg.queues.core import log as logger
-from mpreg.queues.upkeep import Saved, keep_up, next_due
+from mpreg.queues.upkeep import Saved, keep_up, next_due, save
 
 __all__ = ["Keeper"]
+
+#: At close: changes that make a snapshot worth it, and how long all of them may take.
+SAVED_AT_CLOSE_MIN = 256
+SAVE_SECONDS_MAX = 1.0
 
 #: Before upkeep that failed is tried again.
 RETRY_SECONDS = 1.0
@@ -94,6 +99,14 @@ class Keeper:
         finally:
             for core in self._queues:
                 core.close(WriterStoppedError("the registry has closed, and its queues with it"))
+            with anyio.move_on_after(SAVE_SECONDS_MAX, shield=True), suppress(MpregError):
+                await self._save_all()
+
+    async def _save_all(self) -> None:
+        """So that the next start reads a snapshot, and no events. Nothing depends on it."""
+        for kept in sorted(self._queues.values(), key=lambda kept: -kept.core.changes):
+            if kept.core.changes >= SAVED_AT_CLOSE_MIN:
+                await save(kept.core, kept.saved)
 
     async def _keep_time(self) -> None:
         while True:

@@ -52,8 +52,10 @@ async def restore(
         log = storage.lane(number)
         state.place_lane(number, await log.first_offset(), await log.next_offset())
     unknown = sum(lane.end - max(lane.measured_to, lane.first) for lane in state.lanes.values())
-    for lane in state.lanes.values():
-        await measure(storage, lane)
+    if configuration.max_bytes is not None:
+        # Else upkeep does it: nobody has to wait for it.
+        for lane in state.lanes.values():
+            await measure(storage, lane)
     state.lose_leases(wall, anyio.current_time())
     return Restored(state, end, end - start + unknown, saved)
 

@@ -34,7 +34,7 @@ class QueueStatistics:
     size: int
     """Messages that are not finished; each counted once."""
     bytes: int
-    """Their size as stored."""
+    """Their size as stored; without ``max_bytes`` it takes a moment to be counted at a restart."""
     sent: int
     """Messages since the queue was created."""
     acknowledged: int

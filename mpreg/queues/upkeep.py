@@ -21,7 +21,7 @@ from mpreg.queues.snapshot import encode_snapshot
 from mpreg.queues.state import Lane, SubscriptionState
 from mpreg.queues.truncation import Truncation, plan_truncation
 
-__all__ = ["Saved", "keep_up", "next_due", "sweep"]
+__all__ = ["Saved", "keep_up", "next_due", "save"]
 
 #: A sweep after this many sends with a ``deduplication_id``, so that the window's ids do not
 #: outgrow their time by more than a few hundred.
@@ -63,15 +63,17 @@ async def keep_up(core: QueueCore, saved: Saved) -> None:
     Raises what the stores raise; what was not done is to be asked for again.
     """
     core.dirty = False
-    await sweep(core)
+    await _sweep(core)
     if not core.configuration.is_stored:
         return
     await _write_released(core)
     await _bury(core)
     await _drop_dead_letters(core)
     await _drop_kept(core)
+    if any(lane.measured_to < lane.end for lane in core.state.lanes.values()):
+        await core.measure()
     if core.changes >= SNAPSHOT_AFTER_CHANGES:
-        await _save(core, saved)
+        await save(core, saved)
     for lane in list(core.state.lanes.values()):
         while (truncation := plan_truncation(lane)) is not None:
             if not await _truncate(core, lane, truncation):
@@ -160,7 +162,7 @@ def _superfluous(dead: dict[str, float], limits: QueueConfiguration, wall: float
 # --- expiry ---
 
 
-async def sweep(core: QueueCore) -> None:
+async def _sweep(core: QueueCore) -> None:
     """Drop expired messages from the front, and ids whose window is over."""
     if core.deduplicated:
         core.deduplicated = 0
@@ -212,7 +214,7 @@ async def _drop_kept(core: QueueCore) -> None:
             lane.kept.difference_update(dropped)
 
 
-async def _save(core: QueueCore, saved: Saved) -> None:
+async def save(core: QueueCore, saved: Saved) -> None:
     """Save the state, and drop the events that are not needed any more."""
     # What the snapshot knows must not be written after it.
     core.released.clear()
