@@ -17,6 +17,9 @@ from benchmarks.queues.workload import CycleResult, LatencyResult
 #: One producer in so many measures its latencies: measuring all would itself be felt.
 SAMPLED = 16
 
+#: Messages that a consumer takes at most where it takes many.
+AT_ONCE = 16
+
 #: The part of the life cycles that is run beforehand, untimed.
 WARM_UP = 4
 
@@ -29,6 +32,8 @@ class Channel:
     receive: Callable[[], Awaitable[Any]]
     """Waits for a message; what it returns is given to ``acknowledge``."""
     acknowledge: Callable[[Any], Awaitable[object]]
+    receive_many: Callable[[int], Awaitable[list[Any]]] | None = None
+    """Up to so many at once; what it returns is given to ``acknowledge`` as a whole."""
     fsyncs: Callable[[], Awaitable[int]] | None = None
     """So far, where the contender counts them."""
 
@@ -75,10 +80,19 @@ async def _run_phase(channel: Channel, workers: int, each: int, latencies: list[
         for _ in range(each):
             await channel.acknowledge(await channel.receive())
 
+    async def consume_many() -> None:
+        assert channel.receive_many is not None
+        await go.wait()
+        left = each
+        while left:
+            messages = await channel.receive_many(min(left, AT_ONCE))
+            await channel.acknowledge(messages)
+            left -= len(messages)
+
     async with anyio.create_task_group() as task_group:
         for number in range(workers):
             task_group.start_soon(produce if number % SAMPLED else produce_sampled)
-            task_group.start_soon(consume)
+            task_group.start_soon(consume_many if channel.receive_many else consume)
         await anyio.wait_all_tasks_blocked()
         began = time.perf_counter()
         go.set()

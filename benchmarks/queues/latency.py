@@ -6,7 +6,7 @@ from rich.table import Table
 
 from benchmarks.figures import console, median_ms
 from benchmarks.queues.processes import Plan, fresh, measure
-from benchmarks.queues.workload import OURS, PEERS, LatencyResult
+from benchmarks.queues.workload import PEERS, SINGLE, LatencyResult
 
 MESSAGES = 500
 
@@ -32,7 +32,7 @@ def compare_latencies(plan: Plan) -> None:
 
 def _measure_rounds(plan: Plan) -> dict[str, list[LatencyResult]]:
     messages = plan.messages(MESSAGES, least=100)
-    rounds: dict[str, list[LatencyResult]] = {name: [] for name in (*OURS, *PEERS)}
+    rounds: dict[str, list[LatencyResult]] = {name: [] for name in (*SINGLE, *PEERS)}
     for _ in range(plan.rounds):
         for name in rounds:
             with fresh(plan.path(name)) as directory:

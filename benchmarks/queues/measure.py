@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ import attrs
 import click
 
 from benchmarks.queues.channel import OpenChannel, time_cycles, time_latency
-from benchmarks.queues.workload import BARE, OURS, PIPELINED, CycleResult
+from benchmarks.queues.workload import BARE, MANY, OURS, PIPELINED, CycleResult
 
 T = TypeVar("T")
 
@@ -98,7 +99,7 @@ def _opener(contender: str) -> OpenChannel:
     if contender in OURS:
         from benchmarks.queues import ours
 
-        return ours.opened
+        return partial(ours.opened, many=contender in MANY)
     from benchmarks.queues import peers
 
     return peers.opener(contender)

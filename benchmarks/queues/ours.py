@@ -24,8 +24,11 @@ def registry_at(directory: Path) -> PersistenceRegistry:
 
 
 @asynccontextmanager
-async def opened(directory: Path) -> AsyncIterator[Channel]:
-    """A queue as its users have it: nothing of its configuration is changed."""
+async def opened(directory: Path, *, many: bool = False) -> AsyncIterator[Channel]:
+    """A queue as its users have it: nothing of its configuration is changed.
+
+    ``many``: its consumers take, and acknowledge, several messages at a time.
+    """
     async with registry_at(directory) as registry:
         jobs = await MessageQueueManager(registry).create_queue(QUEUE, QueueConfiguration())
 
@@ -40,7 +43,8 @@ async def opened(directory: Path) -> AsyncIterator[Channel]:
         yield Channel(
             send=partial(jobs.send, BODY),
             receive=receive,
-            acknowledge=lambda message: message.ack(),
+            acknowledge=jobs.ack if many else lambda message: message.ack(),
+            receive_many=jobs.receive_many if many else None,
             fsyncs=fsyncs,
         )
 

@@ -14,12 +14,15 @@ QUEUE: Final = "jobs"
 
 BARE: Final = "bare sqlite3"
 PIPELINED: Final = "bare, one commit"
-OURS: Final = ("mpreg asyncio", "mpreg uvloop", "mpreg trio")
+SINGLE: Final = ("mpreg asyncio", "mpreg uvloop", "mpreg trio")
+MANY: Final = ("mpreg x16 asyncio", "mpreg x16 uvloop", "mpreg x16 trio")
+OURS: Final = (*SINGLE, *MANY)
 PEERS: Final = ("persist-queue", "litequeue", "huey")
 CONTENDERS: Final = (BARE, PIPELINED, *OURS, *PEERS)
 
 NOTES: Final = {
     BARE: "the limit: one thread, no event loop; P sends, P receives, P acks, a commit for each P",
+    "mpreg x16": "consumers take up to 16 messages at a time, and acknowledge them together",
     PIPELINED: "the same, with P acks, P receives and P sends of three generations in one commit",
     "persist-queue": "SQLiteAckQueue, multithreading, own commit for each step; received messages "
     "are marked, attempts not counted; acked rows cleared every 200",
