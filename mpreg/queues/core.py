@@ -111,10 +111,14 @@ class QueueCore:
     """When the first message may expire (monotonic)."""
     sweeping: bool = False
     """Whether upkeep is to look for messages that have expired."""
+    expiring: bool = False
+    """Whether there are, or were, messages that expire."""
     retry_due: float = math.inf
     """When upkeep that failed is to be tried again (monotonic)."""
     deduplicated: int = 0
     """Sends with a ``deduplication_id`` since ids that are out of their window were removed."""
+    deduplicating: dict[tuple[Transaction, bytes], str] = field(factory=dict)
+    """By ``deduplication_id``, the ids of messages in transactions that are not settled yet."""
     changes: int = 0
     """What a restart would have to read, since the last snapshot."""
     events_end: int = 0
@@ -189,8 +193,8 @@ class QueueCore:
                 if self.state.is_exhausted(delivery):
                     delivery.state = DeliveryState.DYING
                     self.dying.append((subscription, delivery))
-        if self.configuration.message_ttl_seconds is not None:
-            self.sweeping = True
+        # Whether messages have a time of their own nobody knows before the first was looked at.
+        self.sweeping = True
         self.ask_for_upkeep()
 
     def configure(self, configuration: QueueConfiguration) -> None:
@@ -226,6 +230,7 @@ class QueueCore:
 
     def add(self, outgoing: Outgoing, transaction: Transaction) -> None:
         """`send` in a transaction. Where it raises, the room is still to be given back."""
+        transaction.check_gateway(self.registry._gateway)
         if self.stored:
             if outgoing.lane not in self.state.lanes:
                 self.write(LaneOpened(outgoing.lane), transaction)
@@ -249,6 +254,7 @@ class QueueCore:
             now = self.now()
             self.state.note_delays(number, first, sized, wall=self.wall(), now=now)
             if last.expires_at is not None:
+                self.expiring = True
                 self.sweep_due = min(self.sweep_due, now + last.expires_at - last.sent_at)
             self.alarm(self)
         offset = first
@@ -260,6 +266,10 @@ class QueueCore:
             offset += 1
         self.wake_all(len(sized))
         self.changed(len(sized))
+
+    def forget_deduplicating(self, key: tuple[Transaction, bytes]) -> None:
+        """What becomes of a transaction is known: from now on the stored ids tell."""
+        self.deduplicating.pop(key, None)
 
     # --- handing out ---
 
@@ -334,13 +344,16 @@ class QueueCore:
         if choice.dying:
             self.dying.extend((subscription, delivery) for delivery in choice.dying)
             self.ask_for_upkeep()
-        if choice.delayed:
-            self.alarm(self)
         if choice.passed:
             for place in choice.passed:
                 self.forget(place)
             self.room.admit()
         return choice
+
+    def has_more(self, subscription: SubscriptionState) -> bool:
+        """Whether there may be another message to be handed out."""
+        lanes = self.state.lanes.values()
+        return any(subscription.cursor(one.number).candidate(one.end) is not None for one in lanes)
 
     async def hand_out(self, hand_out: HandOut) -> None:
         """Write the delivery attempts of what was chosen.
@@ -543,6 +556,8 @@ class QueueCore:
                     self.dying.append((subscription, delivery))
             if ended:
                 self.wake(subscription.name, len(ended))
+                # They may have expired meanwhile, and perhaps nobody receives.
+                self.sweeping = self.sweeping or self.expiring
         if self.sweep_due <= now:
             self.sweep_due, self.sweeping = math.inf, True
         if self.retry_due <= now:
@@ -588,4 +603,13 @@ class QueueCore:
         self.events_end = offset + 1
         if not known:
             self.state.apply(event)
+        if type(event) is Died:
+            self._has_died()
         self.changed()
+
+    def _has_died(self) -> None:
+        """There is one more dead letter: perhaps too many, perhaps the first that will be old."""
+        if len(self.state.dead) > self.configuration.dead_letters_max:
+            self.ask_for_upkeep()
+        elif self.configuration.dead_letter_ttl_seconds is not None:
+            self.alarm(self)

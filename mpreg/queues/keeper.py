@@ -66,10 +66,13 @@ class Keeper:
         self._queues[core] = _Kept(core, saved)
         self.alarm(core)
 
-    async def remove(self, core: QueueCore) -> None:
-        """Nothing is done for the queue any more when this returns."""
+    def forget(self, core: QueueCore) -> None:
+        """Nothing is begun for the queue any more."""
         self._queues.pop(core, None)
         self._dirty.pop(core, None)
+
+    async def pause(self) -> None:
+        """When this returns, what was begun for queues that were forgotten is over."""
         async with self._working:
             pass
 

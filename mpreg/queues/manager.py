@@ -41,7 +41,9 @@ class _Queues:
     bodies: Bodies = field(factory=Bodies)
     open: dict[str, _Open] = field(factory=dict)
     tidied: bool = False
-    """Whether what interrupted deletions have left was removed."""
+    """Whether what deletions have left that a process before did not finish was removed."""
+    left_over: set[str] = field(factory=set)
+    """What is left of deletions that were cancelled: their incarnations."""
     changing: anyio.Lock = field(factory=anyio.Lock)
     make_id: Callable[[], str] | None = None
 
@@ -118,11 +120,20 @@ class MessageQueueManager:
         queues = self._queues
         async with queues.changing:
             found = await self._find(name)
-            await queues.stores.mark_deleted(name, found.stored)
-            found.core.close(QueueDeletedError(f"queue {name!r} was deleted"))
-            del queues.open[name]
-            await queues.keeper.remove(found.core)
-            await found.core.storage.remove_everything(list(found.core.state.lanes))
+            core = found.core
+
+            def settled(committed: bool) -> None:
+                # Told also where whoever asked for it was cancelled meanwhile.
+                if committed:
+                    core.close(QueueDeletedError(f"queue {name!r} was deleted"))
+                    del queues.open[name]
+                    queues.keeper.forget(core)
+                    queues.left_over.add(found.stored.incarnation)
+
+            await queues.stores.mark_deleted(name, found.stored, settled)
+            await queues.keeper.pause()
+            await core.storage.remove_everything(list(core.state.lanes))
+            queues.left_over.discard(found.stored.incarnation)
 
     async def queue_names(self) -> list[str]:
         """The names of all queues, in order."""
@@ -139,7 +150,8 @@ class MessageQueueManager:
 
     async def _open(self, name: str, stored: StoredQueue) -> _Open:
         queues = self._queues
-        if not queues.tidied:
+        if queues.left_over or not queues.tidied:
+            queues.left_over.clear()
             await self._remove_deleted()
             queues.tidied = True
         configuration = QueueConfiguration.from_mapping(stored.configuration)
@@ -174,6 +186,7 @@ class MessageQueueManager:
     async def _remove_deleted(self) -> None:
         """Finish deletions that were interrupted."""
         stores = self._queues.stores
+        await self._queues.keeper.pause()
         deleted = [entry async for entry in stores.deleted.scan(on_damaged=lambda _: None)]
         for entry in deleted:
             storage = QueueStorage(stores, decode_name(entry.value), str(entry.key))

@@ -14,6 +14,7 @@ from mpreg.errors import (
     InvalidArgumentError,
     QueueFullError,
     QueueNotFoundError,
+    ValueTooLargeError,
     VersionConflictError,
 )
 from mpreg.persistence import Transaction
@@ -122,18 +123,25 @@ class MessageQueue:
         if encoded_id is None:
             await self._send(outgoing, wait_seconds, transaction, None)
             return record.id
+        # What was sent before needs no room: nobody waits for some before that is known.
+        wait: float | None = 0.0
         while True:
             # In a transaction the answer must be there before it ends; else the write is the check.
-            if transaction is not None and (sent := await self._sent_before(encoded_id)):
-                return sent
+            if transaction is not None:
+                if sent := self._core.deduplicating.get((transaction, encoded_id)):
+                    return sent
+                if sent := await self._sent_before(encoded_id):
+                    return sent
             try:
-                await self._send(outgoing, wait_seconds, transaction, encoded_id)
+                await self._send(outgoing, wait, transaction, encoded_id)
             except (VersionConflictError, QueueFullError) as error:
                 if sent := await self._sent_before(encoded_id):
                     return sent
                 if isinstance(error, QueueFullError):
-                    raise
-                # Its window ended in between.
+                    if wait == wait_seconds:
+                        raise
+                    wait = wait_seconds
+                # Else its window ended in between.
             else:
                 return record.id
 
@@ -193,7 +201,12 @@ class MessageQueue:
             )
             for payload in payloads
         ]
-        return _outgoing(self._checked_priority(priority), records)
+        outgoing = _outgoing(self._checked_priority(priority), records)
+        if outgoing.size > bytes_max and (size := max(map(len, outgoing.encoded))) > bytes_max:
+            raise ValueTooLargeError(
+                f"a message of {size} bytes with its topic and headers; at most {bytes_max}"
+            )
+        return outgoing
 
     def _checked_priority(self, priority: int) -> int:
         if isinstance(priority, bool) or not isinstance(priority, int):
@@ -216,6 +229,10 @@ class MessageQueue:
         core = self._core
         if wait_seconds is not None and wait_seconds != 0:
             checked_seconds("wait_seconds", wait_seconds)
+        if not core.stored:
+            # Else nothing of it would be a checkpoint.
+            await anyio.lowlevel.checkpoint()
+            core.check_open()
         room = core.room
         if not room.take_nowait(len(outgoing.records), outgoing.size):
             await room.take(len(outgoing.records), outgoing.size, wait_seconds)
@@ -240,6 +257,9 @@ class MessageQueue:
                     expected_version=0,
                     transaction=transaction,
                 )
+                key = (transaction, deduplication_id)
+                core.deduplicating[key] = outgoing.records[0].id
+                transaction.on_settled(lambda _: core.forget_deduplicating(key))
                 core.deduplicated += 1
                 if core.deduplicated == SWEEP_AFTER_SENDS:
                     core.ask_for_upkeep()

@@ -7,7 +7,7 @@ from attrs import frozen
 
 from mpreg.errors import CorruptDataError
 from mpreg.persistence import SnapshotStore
-from mpreg.queues.configuration import QueueConfiguration
+from mpreg.queues.configuration import PRIORITY_MAX, QueueConfiguration
 from mpreg.queues.core import log as logger
 from mpreg.queues.records import decode_event
 from mpreg.queues.snapshot import decode_snapshot
@@ -46,8 +46,9 @@ async def restore(
             start,
             first - 1,
         )
-    start = max(start, first)
-    await _replay(storage, state, start, end)
+    seen, start = start, max(start, first)
+    if await _replay(storage, state, start, end) or start > seen:
+        await _find_lanes(storage, state)
     for number in list(state.lanes):
         log = storage.lane(number)
         state.place_lane(number, await log.first_offset(), await log.next_offset())
@@ -87,7 +88,8 @@ async def _load_slot(
         return None
 
 
-async def _replay(storage: QueueStorage, state: QueueState, start: int, end: int) -> None:
+async def _replay(storage: QueueStorage, state: QueueState, start: int, end: int) -> bool:
+    """Whether events were damaged."""
     damaged: list[CorruptDataError] = []
     async for record in storage.events.read_range(start, end, on_damaged=damaged.append):
         where = f"queue {storage.name!r}, event {record.offset}"
@@ -102,3 +104,11 @@ async def _replay(storage: QueueStorage, state: QueueState, start: int, end: int
             storage.name,
             damage,
         )
+    return bool(damaged)
+
+
+async def _find_lanes(storage: QueueStorage, state: QueueState) -> None:
+    """What tells of a priority's first use may be lost, but its messages are there."""
+    for number in range(1, PRIORITY_MAX + 1):
+        if number not in state.lanes and await storage.lane(number).next_offset():
+            state.lane(number)

@@ -53,6 +53,7 @@ class _Snapshot(msgspec.Struct, array_like=True, frozen=True):
     acknowledged: int
     expired: int
     redelivered: int
+    deleted_subscriptions: list[str]
 
 
 def encode_snapshot(state: QueueState, events_end: int) -> bytes:
@@ -66,6 +67,7 @@ def encode_snapshot(state: QueueState, events_end: int) -> bytes:
             state.acknowledged,
             state.expired,
             state.redelivered,
+            list(state.deleted_subscriptions),
         )
     )
 
@@ -89,6 +91,7 @@ def decode_snapshot(
     state.acknowledged = found.acknowledged
     state.expired = found.expired
     state.redelivered = found.redelivered
+    state.deleted_subscriptions = dict.fromkeys(found.deleted_subscriptions)
     return state, found.events_end
 
 

@@ -40,6 +40,9 @@ __all__ = ["DEFAULT_SUBSCRIPTION", "Lane", "QueueState", "SubscriptionState", "d
 
 DEFAULT_SUBSCRIPTION = "default"
 
+#: Deleted subscriptions that are remembered: more than can have something on its way.
+DELETED_SUBSCRIPTIONS_MAX = 1_024
+
 #: Up to here deadlines that do not count any more are just kept.
 CLEAR_DEADLINES_AT = 256
 
@@ -171,6 +174,8 @@ class QueueState:
     subscriptions: dict[str, SubscriptionState] = field(factory=dict)
     dead: dict[str, float] = field(factory=dict)
     """The keys of the dead letters, the oldest first, and when each died (wall clock)."""
+    deleted_subscriptions: dict[str, None] = field(factory=dict)
+    """The last ones, the oldest first: what was under way for them must not make them again."""
     acknowledged: int = 0
     expired: int = 0
     redelivered: int = 0
@@ -286,15 +291,20 @@ class QueueState:
     # --- subscriptions ---
 
     def _subscribe(self, name: str) -> SubscriptionState:
-        """The subscription. Made where the record that made it was lost to damage."""
+        """The subscription. Made where the record that made it was lost to damage; where it was
+        deleted while this was on its way, one that nobody will see."""
         if (subscription := self.subscriptions.get(name)) is None:
-            subscription = self.subscriptions[name] = SubscriptionState(name)
+            subscription = SubscriptionState(name)
+            if name in self.deleted_subscriptions:
+                return subscription
+            self.subscriptions[name] = subscription
             for lane in self.lanes.values():
                 subscription.cursor(lane.number).done = lane.finished.copy()
         return subscription
 
     def _change_subscription(self, event: SubscriptionChanged) -> None:
         is_new = event.name not in self.subscriptions
+        self.deleted_subscriptions.pop(event.name, None)
         subscription = self._subscribe(event.name)
         pattern = event.topic_pattern
         subscription.pattern = None if pattern is None else TopicPattern(pattern)
@@ -303,8 +313,16 @@ class QueueState:
                 subscription.cursor(lane).done.add_range(0, start)
 
     def _delete_subscription(self, event: SubscriptionDeleted) -> None:
-        if self.subscriptions.pop(event.name, None) is not None:
-            self.count_again()
+        subscription = self.subscriptions.pop(event.name, None)
+        if subscription is None:
+            return
+        # Whoever has a message of it holds nothing any more.
+        subscription.cursors.clear()
+        deleted = self.deleted_subscriptions
+        deleted[event.name] = None
+        if len(deleted) > DELETED_SUBSCRIPTIONS_MAX:
+            del deleted[next(iter(deleted))]
+        self.count_again()
 
     def count_again(self) -> None:
         """Finish what is finished now that the subscriptions, or what is asked of them, changed.
@@ -332,10 +350,12 @@ class QueueState:
         subscription.cursor(lane).finish(offset)
         self._finish(lane, offset, size)
 
-    def expire(self, subscription: SubscriptionState, place: Place, size: int) -> None:
-        """A message is too old for everybody: for a quorum that will not come, too."""
+    def expire(self, subscription: SubscriptionState | None, place: Place, size: int) -> None:
+        """A message is too old for everybody: for a quorum that will not come, too. None: there
+        is no subscription yet."""
         lane, offset = place
-        subscription.cursor(lane).finish(offset)
+        if subscription is not None:
+            subscription.cursor(lane).finish(offset)
         self.expired += 1
         self.lane(lane).finish(offset, size)
 
@@ -344,6 +364,9 @@ class QueueState:
             self.lane(number).finish(offset, size)
 
     def _is_agreed(self, lane: int, offset: int) -> bool:
+        if not self.subscriptions:
+            # It is held for those to come.
+            return False
         cursors = (subscription.cursor(lane) for subscription in self.subscriptions.values())
         if self.is_quorum:
             needed = self.configuration.required_acknowledgments

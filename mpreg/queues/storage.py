@@ -18,7 +18,7 @@ All of them are reserved names: no user's log or namespace can be one of them.
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -109,9 +109,12 @@ class SharedStores:
             str(entry.key) async for entry in self.configurations.scan(on_damaged=lambda _: None)
         ]
 
-    async def mark_deleted(self, name: str, queue: StoredQueue) -> None:
+    async def mark_deleted(
+        self, name: str, queue: StoredQueue, settled: Callable[[bool], None]
+    ) -> None:
         """From now on there is no such queue, and its incarnation is to be removed."""
         async with self.registry.transaction() as transaction:
+            transaction.on_settled(settled)
             self.configurations.delete_nowait(name, transaction=transaction)
             encoded = encode_name(name)
             self.deleted.put_nowait(queue.incarnation, encoded, transaction=transaction)

@@ -91,7 +91,8 @@ class Subscription:
         the last one keeps its lease. Cancelled: that one is given back, too.
         """
         _check_count("prefetch", prefetch)
-        return Consumer(self._core, self, prefetch)
+        # What is not stored cannot be given back, so nothing of it is taken ahead.
+        return Consumer(self._core, self, prefetch if self._core.stored else 1)
 
     def statistics(self) -> SubscriptionStatistics:
         """Counts as they are now."""
@@ -114,7 +115,13 @@ class Subscription:
         deadline = None if wait_seconds is None else anyio.current_time() + wait_seconds
         while True:
             core.check_open()
-            if messages := await self._try_to_take(count, held=held):
+            try:
+                messages = await self._try_to_take(count, held=held)
+            except BaseException:
+                # Perhaps it was woken for messages that it does not take: somebody else may.
+                self._wake(1)
+                raise
+            if messages:
                 return messages
             if deadline is None:
                 await self._wait(count)
@@ -126,6 +133,10 @@ class Subscription:
 
     async def _try_to_take(self, count: int, *, held: bool) -> list[Message]:
         core = self._core
+        if not core.stored:
+            # Before anything is taken, because it could not be given back.
+            await anyio.lowlevel.checkpoint()
+            core.check_open()
         while True:
             state = self._state
             choice = core.choose(state, count)
@@ -135,13 +146,12 @@ class Subscription:
             core.check_open()
         if not choice.deliveries:
             return []
-        if len(choice.deliveries) == count and self._line:
-            # Perhaps there are more than this one takes.
+        if len(choice.deliveries) == count and self._line and core.has_more(state):
+            # More than this one takes.
             self._wake(1)
         hand_out = HandOut(state, choice.deliveries, held)
         if not core.stored:
             core.hand_out_from_memory(hand_out)
-            await anyio.lowlevel.checkpoint()
             return [
                 Message(core, record, None, delivery.lane, self.name)
                 for delivery, record in choice.deliveries

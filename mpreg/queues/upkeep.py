@@ -173,16 +173,20 @@ async def _sweep(core: QueueCore) -> None:
     if not core.sweeping:
         return
     core.sweeping = False
-    for subscription in list(core.state.subscriptions.values()):
+    subscriptions: list[SubscriptionState | None] = list(core.state.subscriptions.values())
+    for subscription in subscriptions or [None]:
         for lane in list(core.state.lanes.values()):
             await _sweep_lane(core, subscription, lane)
     core.room.admit()
+    core.alarm(core)
 
 
-async def _sweep_lane(core: QueueCore, subscription: SubscriptionState, lane: Lane) -> None:
-    cursor = subscription.cursor(lane.number)
-    while (offset := cursor.candidate(lane.end)) is not None:
+async def _sweep_lane(core: QueueCore, subscription: SubscriptionState | None, lane: Lane) -> None:
+    while (offset := _first_unfinished(subscription, lane)) is not None:
         place = (lane.number, offset)
+        if subscription is not None and offset in lane.finished:
+            core.state.pass_over(subscription, place, 0)
+            continue
         found = core.look(place)
         if found is UNREAD:
             await core.read(place)
@@ -191,6 +195,7 @@ async def _sweep_lane(core: QueueCore, subscription: SubscriptionState, lane: La
             # Damaged or gone: whoever receives next deals with it.
             return
         record, size = found
+        core.expiring = core.expiring or record.expires_at is not None
         if not record.is_expired(core.wall()):
             if record.expires_at is not None:
                 wait = max(record.expires_at - core.wall(), SWEEP_SECONDS_MIN)
@@ -198,6 +203,13 @@ async def _sweep_lane(core: QueueCore, subscription: SubscriptionState, lane: La
             return
         core.state.expire(subscription, place, size)
         core.forget(place)
+
+
+def _first_unfinished(subscription: SubscriptionState | None, lane: Lane) -> int | None:
+    if subscription is not None:
+        return subscription.cursor(lane.number).candidate(lane.end)
+    offset = lane.finished.first_missing(lane.first)
+    return offset if offset < lane.end else None
 
 
 # --- space ---
