@@ -69,10 +69,11 @@ def demo(
 ) -> None:
     """Index thousands of Python files while the indexer is killed again and again.
 
-    Each file is a job on a durable log. A worker process parses the files and writes the facts of
-    each, together with the job's completion, in one transaction. This command kills the worker
-    with SIGKILL at random moments and starts it again. At the end it proves by recount that every
-    file was indexed exactly once and that nothing acknowledged was lost.
+    Each file is a message of a durable queue. A worker process parses the files and writes the
+    facts of each in one transaction with the acknowledgment of its message. This command kills the
+    worker with SIGKILL at random moments and starts it again: what it had in flight comes back.
+    One file cannot be read, on purpose, and ends as a dead letter. At the end it proves by recount
+    that every other file was indexed exactly once and that nothing acknowledged was lost.
 
     Exit code: 0 when that is so, 1 when it is not, 130 when interrupted.
     """

@@ -32,6 +32,7 @@ from mpreg.queues.records import (
     LaneOpened,
     MessageRecord,
     Place,
+    Released,
     Returned,
     Settled,
     encode,
@@ -368,13 +369,28 @@ class QueueCore:
                 for delivery, _ in hand_out.deliveries
             ],
         )
+        # With it, so that a crash does not count what was given back unseen and is now seen.
+        released = self._take_released(hand_out.subscription.name)
+        first = Released(hand_out.subscription.name, released) if released else None
+
+        def then(committed: bool) -> None:
+            if not committed:
+                self.released.extend((hand_out.subscription.name, place) for place in released)
+            self._handed_out(hand_out, committed)
+
         try:
-            await self.write_alone(event, partial(self._handed_out, hand_out))
+            await self.write_alone(event, then, known=first)
         except BaseException:
             hand_out.abandoned = True
             if hand_out.committed:
                 self.release(self.leases(hand_out), unseen=True)
             raise
+
+    def _take_released(self, subscription: str) -> list[Place]:
+        taken = [place for name, place in self.released if name == subscription]
+        if taken:
+            self.released = [one for one in self.released if one[0] != subscription]
+        return taken
 
     def _keep_back(self, hand_out: HandOut) -> None:
         """It was not handed out after all: as if it had not been chosen."""
@@ -587,14 +603,23 @@ class QueueCore:
 
         transaction.on_settled(settled)
 
-    async def write_alone(self, event: Event, then: Callable[[bool], None]) -> None:
-        """`write` in a transaction of its own; ``then`` is told also where it cannot be sent."""
+    async def write_alone(
+        self, event: Event, then: Callable[[bool], None], *, known: Event | None = None
+    ) -> None:
+        """`write` in a transaction of its own; ``then`` is told also where it cannot be sent.
+
+        ``known``: an event before it, which the state has taken in already.
+        """
+        records = (encode(event),) if known is None else (encode(known), encode(event))
 
         def settled(results: Sequence[object] | None) -> None:
-            self._written(event, None if results is None else results[0], known=False)
+            if results is not None:
+                (first,) = results
+                assert isinstance(first, int)
+                self._written(event, first + len(records) - 1, known=False)
             then(results is not None)
 
-        await self.storage.events.append_followed((encode(event),), settled)
+        await self.storage.events.append_followed(records, settled)
 
     def _written(self, event: Event, offset: object, *, known: bool) -> None:
         if offset is None:

@@ -3,35 +3,68 @@
 from __future__ import annotations
 
 import ast
+import enum
 import inspect
+import re
+import sqlite3
 import textwrap
+from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+import anyio
 import attrs
 import pytest
 
-from mpreg import errors, persistence
+from mpreg import errors, persistence, queues
 from mpreg.actors import Ack
-from mpreg.persistence import PersistenceConfig, RegistryStatistics
+from mpreg.codec import VALUE_DEPTH_MAX, decode_name
+from mpreg.persistence import PersistenceConfig, PersistenceRegistry, RegistryStatistics
 from mpreg.persistence.backends.sqlite import schema
-from tests.docs.pages import PAGES
+from mpreg.queues import (
+    DeliveryGuarantee,
+    MessageQueueManager,
+    QueueConfiguration,
+    QueueStatistics,
+    QueueType,
+    SubscriptionStatistics,
+)
+from mpreg.queues.bodies import BODIES_BYTES_MAX
+from mpreg.queues.configuration import DELAY_SECONDS_MAX
+from mpreg.queues.cursor import DeliveryState
+from mpreg.queues.message import REASON_CHARACTERS_MAX
+from mpreg.queues.queue import DEDUPLICATION_ID_BYTES_MAX, SUBSCRIPTION_NAME_CHARACTERS_MAX
+from mpreg.queues.records import HEADERS_MAX
+from mpreg.queues.storage import QUEUE_NAME_BYTES_MAX
+from mpreg.queues.subscription import RECEIVE_MESSAGES_MAX
+from mpreg.queues.topics import TOPIC_BYTES_MAX
+from tests.docs.pages import PAGES, Page
 
 API: Final = PAGES["docs/reference/api.md"]
 CONFIGURATION: Final = PAGES["docs/reference/configuration.md"]
 ERRORS: Final = PAGES["docs/reference/errors.md"]
 FILES: Final = PAGES["docs/reference/files-on-disk.md"]
+QUEUES: Final = PAGES["docs/reference/queues.md"]
 STATISTICS: Final = PAGES["docs/reference/statistics.md"]
 
 
 def _public(module: ModuleType) -> dict[str, type]:
-    return {name: getattr(module, name) for name in module.__all__}
+    return {
+        name: getattr(module, name)
+        for name in module.__all__
+        if not issubclass(getattr(module, name), errors.MpregError)
+    }
 
 
-CLASSES: Final = {
-    name: found
-    for name, found in _public(persistence).items()
-    if not issubclass(found, errors.MpregError)
+CLASSES: Final = {API.name: _public(persistence), QUEUES.name: _public(queues)}
+
+#: Classes whose members stand in a table.
+IN_TABLES: Final = {
+    PersistenceConfig,
+    QueueConfiguration,
+    QueueStatistics,
+    RegistryStatistics,
+    SubscriptionStatistics,
 }
 
 
@@ -52,10 +85,10 @@ def _members(body: list[ast.stmt]) -> dict[str, str]:
     return found
 
 
-def _stubs() -> dict[str, dict[str, str]]:
+def _stubs(page: Page) -> dict[str, dict[str, str]]:
     return {
         node.name: _members(node.body)
-        for block in API.blocks
+        for block in page.blocks
         if block.mark == "signatures"
         for node in ast.parse(block.text).body
         if isinstance(node, ast.ClassDef)
@@ -68,20 +101,24 @@ def _in_the_code(cls: type) -> dict[str, str]:
     return _members(node.body)
 
 
-def test_every_public_class_has_its_place_in_the_reference() -> None:
-    elsewhere = {PersistenceConfig.__name__, RegistryStatistics.__name__}
-    assert set(_stubs()) | elsewhere == set(CLASSES)
-    assert set(CLASSES) <= {heading.strip("`") for heading in _headings()}
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_public_class_has_its_place_in_the_reference(name: str) -> None:
+    page, classes = PAGES[name], CLASSES[name]
+    in_stubs = {one for one, found in classes.items() if found not in IN_TABLES}
+    assert set(_stubs(page)) == in_stubs
+    assert set(classes) <= {heading.strip("`") for heading in _headings(page)}
 
 
-def _headings() -> list[str]:
-    return [line.lstrip("# ") for line in API.prose.splitlines() if line.startswith("##")]
+def _headings(page: Page) -> list[str]:
+    return [line.lstrip("# ") for line in page.prose.splitlines() if line.startswith("##")]
 
 
-@pytest.mark.parametrize("name", _stubs())
-def test_the_signatures_are_those_of_the_code(name: str) -> None:
-    shown = _stubs()[name]
-    in_the_code = _in_the_code(CLASSES[name])
+@pytest.mark.parametrize(
+    ("page", "name"), [(page, name) for page in CLASSES for name in _stubs(PAGES[page])]
+)
+def test_the_signatures_are_those_of_the_code(page: str, name: str) -> None:
+    shown = _stubs(PAGES[page])[name]
+    in_the_code = _in_the_code(CLASSES[page][name])
     assert shown == {
         member: line
         for member, line in in_the_code.items()
@@ -93,21 +130,35 @@ def test_ack_is_one_and_the_same_in_both_packages() -> None:
     assert persistence.Ack is Ack
 
 
+ENUMS: Final[dict[str, type[enum.Enum]]] = {
+    kind.__name__: kind for kind in (DeliveryGuarantee, QueueType)
+}
+
+
 def _value(cell: str) -> object:
     text = cell.strip("`")
     if text.endswith(" MiB"):
         return int(text.removesuffix(" MiB")) << 20
+    kind, _, member = text.partition(".")
+    if kind in ENUMS:
+        return ENUMS[kind][member]
     return ast.literal_eval(text)
 
 
 def _unit(name: str) -> str:
     for ending, unit in {
         "_seconds": "seconds",
+        "_seconds_max": "seconds",
         "_bytes": "bytes",
         "_bytes_max": "bytes",
         "_batches_max": "batches",
         "_pages": "pages",
         "restarts_max": "restarts",
+        "required_acknowledgments": "subscriptions",
+        "max_deliveries": "attempts",
+        "max_size": "messages",
+        "max_bytes": "bytes",
+        "dead_letters_max": "dead letters",
     }.items():
         if name.endswith(ending):
             return unit
@@ -125,14 +176,99 @@ def test_the_settings_are_those_of_the_code_with_unit_and_default() -> None:
     }
 
 
+def test_the_settings_of_a_queue_are_those_of_the_code() -> None:
+    said = {
+        row["setting"].strip("`"): (row["type"], row["unit"], _value(row["default"]))
+        for row in QUEUES.table("## QueueConfiguration")
+    }
+    assert said == {
+        attribute.name: (_said_type(attribute), _unit(attribute.name), attribute.default)
+        for attribute in attrs.fields(QueueConfiguration)
+    }
+
+
+def _said_type(attribute: attrs.Attribute[object]) -> str:
+    return " or ".join(f"`{one}`" for one in str(attribute.type).split(" | "))
+
+
 def test_the_statistics_are_those_of_the_code() -> None:
-    said = [
-        name.strip(" `")
-        for row in STATISTICS.table("## Fields")
-        for name in row["field"].split(",")
-    ]
     fields = [attribute.name for attribute in attrs.fields(RegistryStatistics)]
-    assert sorted(said) == sorted([*fields, "operations_per_fsync"])
+    assert _fields(STATISTICS, "## Fields") == sorted([*fields, "operations_per_fsync"])
+
+
+@pytest.mark.parametrize("kind", [QueueStatistics, SubscriptionStatistics])
+def test_the_statistics_of_a_queue_are_those_of_the_code(kind: type) -> None:
+    fields = [attribute.name for attribute in attrs.fields(kind)]
+    assert _fields(QUEUES, f"## {kind.__name__}") == sorted(fields)
+
+
+def _fields(page: Page, heading: str) -> list[str]:
+    return sorted(
+        name.strip(" `") for row in page.table(heading) for name in row["field"].split(",")
+    )
+
+
+def test_the_states_of_a_message_are_those_of_the_code() -> None:
+    said = [row["state"].strip("`") for row in QUEUES.table("## States of a message")]
+    assert said == [state.name for state in DeliveryState]
+
+
+def test_the_errors_of_queues_are_those_of_the_code() -> None:
+    said = {
+        row["error"].strip("`"): row["`data_state`"]
+        for row in QUEUES.table("## Errors and the state of the data")
+    }
+    assert said == {
+        name: getattr(errors, name).data_state
+        for name in errors.__all__
+        if issubclass(getattr(errors, name), errors.QueueError)
+    }
+
+
+def test_a_queue_keeps_nothing_under_a_name_that_is_not_told(tmp_path: Path) -> None:
+    for _ in range(2):
+        anyio.run(_use_a_queue, tmp_path)
+    said = [
+        re.escape(row["name"].strip("`")).replace("N", r"[0-9a-f]+-[0-9a-f]+").replace("P", r"\d+")
+        for row in QUEUES.table("## On disk")
+    ]
+    with sqlite3.connect(tmp_path / "mpreg.db") as database:
+        found = database.execute("SELECT name FROM namespaces UNION SELECT name FROM logs")
+        names = {decode_name(name).strip("<>") for (name,) in found}
+    assert [name for name in names if not any(re.fullmatch(one, name) for one in said)] == []
+    unmet = [one for one in said if not any(re.fullmatch(one, name) for name in names)]
+    assert [name for name in unmet if name not in ("queues/deleted", "queues/kept")] == []
+
+
+async def _use_a_queue(directory: Path) -> None:
+    """Enough that its state is saved at the end."""
+    async with PersistenceRegistry(PersistenceConfig(data_dir=directory)) as registry:
+        jobs = await MessageQueueManager(registry).create_queue(
+            "jobs", QueueConfiguration(max_deliveries=1)
+        )
+        await jobs.send(1, deduplication_id="one")
+        await jobs.send_many(range(300))
+        message = await jobs.receive()
+        assert message is not None
+        await message.nack()
+
+
+def test_the_limits_of_queues_are_those_of_the_code() -> None:
+    said = {row["what"]: row["limit"] for row in QUEUES.table("## Limits that are no settings")}
+    numbers = {what: int(limit.split()[0].replace(",", "")) for what, limit in said.items()}
+    assert numbers == {
+        "a queue's name": QUEUE_NAME_BYTES_MAX,
+        "a subscription's name": SUBSCRIPTION_NAME_CHARACTERS_MAX,
+        "a topic, or a pattern": TOPIC_BYTES_MAX,
+        # One byte of it says that it is a str.
+        "a `deduplication_id`": DEDUPLICATION_ID_BYTES_MAX - 1,
+        "headers of a message": HEADERS_MAX,
+        "how deep a payload nests": VALUE_DEPTH_MAX,
+        "a `reason`": REASON_CHARACTERS_MAX,
+        "`messages_max`, `prefetch`": RECEIVE_MESSAGES_MAX,
+        "a delay, a wait, a TTL": DELAY_SECONDS_MAX,
+        "messages in memory": BODIES_BYTES_MAX >> 20,
+    }
 
 
 def test_the_errors_are_those_of_the_code_with_base_and_state_of_the_data() -> None:

@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from mpreg.persistence import PersistenceConfig, PersistenceRegistry
+from mpreg.queues import MessageQueueManager
 from tests.e2e.support import GUARD_SECONDS, REPOSITORY, on_both_loops
 
 FILES = 40
@@ -43,7 +44,10 @@ def sources(tmp_path: Path) -> Path:
 
 
 TOTAL = FILES + len(BAD_FILES) + 2
-WITH_ERROR = len(BAD_FILES) + 1
+WITH_ERROR = len(BAD_FILES)
+
+#: All but the dangling link, which has no facts and is a dead letter.
+INDEXED = TOTAL - 1
 
 
 def demo(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -73,38 +77,60 @@ def test_it_survives_kills_and_proves_it_in_plain_lines(
     assert "\x1b" not in done.stdout
     assert "\r" not in done.stdout
     table = table_of(done.stdout)
-    assert table["files indexed"] == str(TOTAL)
+    assert table["files indexed"] == table["acks"] == str(INDEXED)
     assert table["of them with an error instead of facts"] == str(WITH_ERROR)
-    assert table["writes (facts and completion of each file)"] == str(2 * TOTAL)
+    assert table["messages sent"] == str(TOTAL + 1)
+    assert table["dead letters"] == "2 (1 on purpose)"
+    assert table["writes (facts, completion and ack of each file)"] == str(3 * INDEXED)
     assert (table["lost"], table["duplicated"]) == ("0", "0")
-    assert 1 <= int(table["commit groups"]) <= TOTAL
+    assert int(table["commit groups"]) >= 1
     kills = int(table["kills survived"])
     assert done.stdout.count("\nkill ") == done.stdout.count("\nrestore ") == kills
+    assert done.stdout.count("\nleases ") == kills
     assert kills == 2 or "note      2 kills were planned" in done.stdout
-    assert "every file was indexed exactly once" in done.stdout
+    assert "every file but 1, which cannot be read, was indexed exactly once" in done.stdout
     assert "a temporary directory, removed" in done.stdout
 
 
+def test_what_cannot_be_read_is_tried_again_and_shown_at_the_end(sources: Path) -> None:
+    done = demo("--path", sources, "--kills", 0)
+    assert done.returncode == 0, done.stdout
+    # Without kills nothing but their own failures has cost them attempts.
+    told = "4 attempts; used up its 4 deliveries; last error: FileNotFoundError"
+    on_purpose, dangling = (line for line in done.stdout.splitlines() if line.startswith("dead "))
+    assert f"no-such-file.py (on purpose): {told}" in on_purpose
+    assert f"{sources}/dangling.py: {told}" in dangling
+    assert table_of(done.stdout)["messages redelivered"] == str(2 * 3)
+
+
 def test_it_says_when_it_takes_a_sample(sources: Path) -> None:
+    (sources / "dangling.py").unlink()
     done = demo("--path", sources, "--kills", 0, "--files-max", 10)
     assert done.returncode == 0
-    assert f"10 of {TOTAL} Python files" in done.stdout
+    assert f"10 of {TOTAL - 1} Python files" in done.stdout
     assert "even sample" in done.stdout
-    assert table_of(done.stdout)["files indexed"] == "10"
+    table = table_of(done.stdout)
+    assert (table["files indexed"], table["dead letters"]) == ("10", "1 (on purpose)")
+    assert "every file was indexed exactly once" in done.stdout
 
 
-async def _delete_one(data_dir: Path) -> str | bytes:
+async def _sabotage(data_dir: Path) -> str | bytes:
+    """Delete a file's facts, complete a job once more, and lose a dead letter."""
     async with PersistenceRegistry(PersistenceConfig(data_dir=data_dir)) as registry:
         index = registry.key_value_store("index")
         key = [entry.key async for entry in index.scan()][7]
         await index.delete(key)
+        await registry.log_store("completions").append(b"2")
+        files = await MessageQueueManager(registry).get_queue("files")
+        on_purpose, _ = await files.dead_letters()
+        await files.purge_dead_letters([on_purpose])
     return key
 
 
 def test_kept_data_is_recounted_and_the_exit_code_tells_what_is_found(
     sources: Path, tmp_path: Path
 ) -> None:
-    """The exit code is the proof's: made false in two ways, and refused where it proves nothing."""
+    """The exit code is the proof's: made false in four ways, refused where there is none."""
     data_dir = tmp_path / "data"
     options = ("--path", sources, "--kills", 0, "--data-dir", data_dir)
     first = demo(*options)
@@ -113,15 +139,19 @@ def test_kept_data_is_recounted_and_the_exit_code_tells_what_is_found(
 
     again = demo(*options)
     assert again.returncode == 0, again.stdout
-    assert f"found {TOTAL} completions" in again.stdout
-    assert table_of(again.stdout)["transactions"] == "0"
+    assert f"found {INDEXED} completions" in again.stdout
+    table = table_of(again.stdout)
+    assert (table["messages sent"], table["transactions"]) == (str(TOTAL + 1), "0")
 
-    key = anyio.run(_delete_one, data_dir)
+    key = anyio.run(_sabotage, data_dir)
     (sources / "m3.py").write_text("changed = 1\n")
     sabotaged = demo(*options)
     assert sabotaged.returncode == 1, sabotaged.stdout
     assert f"FAILED: 1 not in the index: {key!s}" in sabotaged.stdout
     assert f"changed since): {sources}/m3.py" in sabotaged.stdout
+    assert "FAILED: 1 completed more than once" in sabotaged.stdout
+    assert "FAILED: the job that was there to fail is not" in sabotaged.stdout
+    assert table_of(sabotaged.stdout)["duplicated"] == "1"
     assert "exactly once" not in sabotaged.stdout
 
     (sources / "more.py").touch()
@@ -140,6 +170,10 @@ def test_a_directory_with_something_else_in_it_is_refused_and_left_alone(
     assert done.returncode == 2
     assert "not empty" in done.stdout
     assert [path.name for path in foreign.iterdir()] == ["letter.txt"]
+
+
+#: Of this interpreter's own files: enough that the demo is at work for some seconds.
+FILES_MAX = 500
 
 
 class Running:
@@ -180,7 +214,8 @@ class Running:
 def running(loop: str, tmp_path: Path) -> Iterator[Running]:
     if not (hasattr(os, "pidfd_open") and Path("/proc/self/task").is_dir()):
         pytest.skip("waiting for processes of other processes takes Linux")
-    command = [sys.executable, "-m", "mpreg.cli", "demo", "--kills", "0", "--files-max", "1000"]
+    command = [sys.executable, "-m", "mpreg.cli", "demo", "--kills", "0"]
+    command += ["--files-max", str(FILES_MAX)]
     command += ["--loop", loop, "--data-dir", str(tmp_path / "data")]
     with subprocess.Popen(
         command,
@@ -215,7 +250,16 @@ def test_a_worker_that_ends_by_itself_is_a_failure(running: Running) -> None:
     assert f"FAILED: worker {running.worker} ended by itself, with exit code -9" in output
 
 
-@pytest.mark.parametrize("loop", ["trio"])
-def test_a_worker_whose_demo_is_killed_ends_as_well(running: Running) -> None:
+@on_both_loops
+def test_a_demo_that_is_killed_leaves_nothing_running_and_is_gone_on_with(
+    running: Running, tmp_path: Path
+) -> None:
     running.process.kill()
     running.await_the_end_of_all()
+    # The sample is that of the seed, so it is the same job.
+    done = demo("--kills", 1, "--files-max", FILES_MAX, "--data-dir", tmp_path / "data")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    table = table_of(done.stdout)
+    assert table["messages sent"] == str(FILES_MAX + 1)
+    assert table["files indexed"] == table["acks"] == str(FILES_MAX)
+    assert (table["lost"], table["duplicated"]) == ("0", "0")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 import anyio
 
@@ -28,11 +28,30 @@ from mpreg.persistence import (
     PersistenceRegistry,
     RegistryStatistics,
     SchemaVersionError,
+    Snapshot,
     StorageFullError,
     Transaction,
     VersionConflictError,
     WriteBatch,
     WriterStoppedError,
+)
+from mpreg.queues import (
+    Consumer,
+    DeadLetter,
+    DeliveryGuarantee,
+    LeaseLostError,
+    Message,
+    MessageQueue,
+    MessageQueueManager,
+    QueueConfiguration,
+    QueueDeletedError,
+    QueueError,
+    QueueFullError,
+    QueueNotFoundError,
+    QueueStatistics,
+    QueueType,
+    Subscription,
+    SubscriptionStatistics,
 )
 
 
@@ -57,6 +76,7 @@ async def key_values(registry: PersistenceRegistry) -> None:
     assert_type(await ack.wait(), int)
     assert_type(ack.done, bool)
     assert_type(ack.error, Exception | None)
+    assert_type(ack.value, int | None)
     assert_type(await sessions.delete_nowait("bob"), bool)
     assert_type(await sessions.sweep_expired(), int)
     assert_type(sessions.sweep_expired_nowait(1_000), Ack[int])
@@ -113,6 +133,146 @@ async def transactions(registry: PersistenceRegistry) -> None:
         sessions.delete_nowait("bob", transaction=transaction)
         audit.truncate_before_nowait(3, transaction=transaction)
     assert_type((await version, await offset), tuple[int, int])
+
+
+async def snapshots(registry: PersistenceRegistry) -> None:
+    images = registry.snapshot_store("images")
+    assert_type(await images.save(b""), int)
+    assert_type(await images.load(), Snapshot | None)
+    assert_type(await images.delete(), bool)
+
+
+class Counts:
+    """State that exists once in a registry."""
+
+    total = 0
+
+
+async def subsystems(registry: PersistenceRegistry) -> None:
+    assert_type(registry.clock, Clock)
+    counts = registry.subsystem("counts", Counts)
+    assert_type(counts, Counts)
+    stores = registry.reserved("counts")
+    log = stores.log_store("log")
+    assert_type(log, LogStore)
+    assert_type(stores.key_value_store("keys"), KeyValueStore)
+    await stores.snapshot_store("state").save(b"")
+
+    def settled(results: Sequence[object] | None) -> None:
+        counts.total += results is not None
+
+    assert_type(await log.append_followed([b"a"], settled), int)
+    async with registry.transaction() as transaction:
+        transaction.on_settled(lambda committed: None)
+
+    async def keep_up() -> None: ...
+
+    registry.start_soon(keep_up)
+
+
+async def queues(registry: PersistenceRegistry) -> None:
+    manager = MessageQueueManager(registry)
+    configuration = QueueConfiguration(
+        queue_type=QueueType.PRIORITY,
+        delivery_guarantee=DeliveryGuarantee.AT_LEAST_ONCE,
+        required_acknowledgments=1,
+        max_deliveries=5,
+        lease_seconds=30,
+        max_size=None,
+        max_bytes=1 << 20,
+        message_ttl_seconds=60.0,
+        deduplication_window_seconds=300.0,
+    )
+    assert_type(QueueConfiguration.from_mapping({"queue_type": "fifo"}), QueueConfiguration)
+    assert_type(configuration.delivery_guarantee, DeliveryGuarantee)
+    jobs = await manager.create_queue("jobs", configuration)
+    assert_type(jobs, MessageQueue)
+    assert_type(await manager.create_queue("jobs"), MessageQueue)
+    assert_type(await manager.get_queue("jobs"), MessageQueue)
+    assert_type(await manager.queue_names(), list[str])
+
+    message_id = await jobs.send(
+        {"file": "a.py"},
+        topic="jobs.created",
+        priority=1,
+        delay_seconds=0.5,
+        ttl_seconds=60,
+        deduplication_id="a",
+        headers={"from": "ann"},
+        wait_seconds=None,
+    )
+    assert_type(message_id, str)
+    assert_type(await jobs.send_many(range(3), topic="numbers"), list[str])
+    await jobs.send("text", "topic")  # type: ignore[call-arg]
+    await jobs.send(b"", headers={"a": 1})  # type: ignore[dict-item]
+
+    found = await jobs.receive(wait_seconds=0.0)
+    assert_type(found, Message | None)
+    if found is not None:
+        await one_message(registry, found)
+    many = await jobs.receive_many(16)
+    assert_type(many, list[Message])
+    await jobs.ack(many)
+    assert_type(jobs.consume(prefetch=16), Consumer)
+    async for message in jobs.consume():
+        assert_type(message, Message)
+    async with jobs.consume() as consumer:
+        assert_type(await anext(consumer), Message)
+
+    assert_type(await jobs.purge(dead_letters=False), int)
+    await manager.delete_queue("jobs")
+
+
+async def one_message(registry: PersistenceRegistry, message: Message) -> None:
+    assert_type(message.payload, Any)
+    assert_type([message.id, message.topic, message.subscription], list[str])
+    assert_type([message.attempt, message.priority], list[int])
+    assert_type(message.headers, dict[str, str])
+    assert_type(message.sent_at, float)
+    await message.extend(30.0)
+    await message.nack(delay_seconds=0.0, reason="not now")
+    async with registry.transaction() as transaction:
+        await message.ack(transaction=transaction)
+
+
+async def subscriptions(events: MessageQueue) -> None:
+    audit = await events.subscription("audit", topic_pattern="jobs.#", start="latest")
+    assert_type(audit, Subscription)
+    assert_type(audit.name, str)
+    assert_type(await audit.receive(), Message | None)
+    assert_type(await audit.receive_many(3, 1.0), list[Message])
+    assert_type(audit.consume(), Consumer)
+    assert_type(audit.statistics(), SubscriptionStatistics)
+    await events.subscription("from", start=17)
+    await events.delete_subscription("from")
+
+
+async def dead_letters(jobs: MessageQueue) -> None:
+    letters = await jobs.dead_letters(limit=10)
+    assert_type(letters, list[DeadLetter])
+    for letter in letters:
+        assert_type(letter.id, str | None)
+        assert_type(letter.payload, Any)
+        assert_type(letter.attempts, int)
+        assert_type([letter.key, letter.reason, letter.last_error], list[str])
+    assert_type(await jobs.redrive(letters, to=jobs), int)
+    assert_type(await jobs.redrive(["1-0"]), int)
+    assert_type(await jobs.purge_dead_letters(), int)
+
+
+async def failing_queues(jobs: MessageQueue) -> None:
+    statistics = jobs.statistics()
+    assert_type(statistics, QueueStatistics)
+    assert_type([statistics.pending, statistics.dead, statistics.bytes], list[int])
+    assert_type(statistics.subscriptions, dict[str, SubscriptionStatistics])
+    statistics.sent = 3  # type: ignore[misc]
+    try:
+        await jobs.send(None)
+    except QueueFullError as error:
+        assert_type(error.data_state, str)
+    except (LeaseLostError, QueueDeletedError, QueueNotFoundError) as error:
+        ours: QueueError = error
+        raise ours from None
 
 
 async def opening() -> None:

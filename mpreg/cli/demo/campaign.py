@@ -154,9 +154,10 @@ class Campaign:
             style="green",
         )
         if message.returned or len(self.lives) > 1:
+            attempts = " to ".join(map(str, sorted({2, message.attempt_max})))
             self.display.line(
-                f"leases    {message.returned:,} messages came back and are handed out again, "
-                f"at attempt {' to '.join(map(str, sorted({2, max(2, message.attempt_max)})))}"
+                f"leases    messages that came back and are handed out again: {message.returned:,}"
+                + (f", at attempt {attempts}" if message.returned else "")
             )
 
     def _show_progress(self) -> None:

@@ -38,8 +38,7 @@ STANDARD_OUTPUT: Final = 1
 
 def run_worker(data_dir: Path, processes: int, loop: str) -> int:
     reporter = Reporter(os.dup(STANDARD_OUTPUT))
-    # The dead letters are shown at the end; a warning about each would stand amid the progress.
-    logging.getLogger("mpreg.queues").setLevel(logging.ERROR)
+    _leave_out_warnings()
     code = 1
     try:
         run(loop, _work, data_dir, processes, reporter)
@@ -48,6 +47,15 @@ def run_worker(data_dir: Path, processes: int, loop: str) -> int:
         # Nobody listens any more: who started this process is gone, so it is not wanted.
         pass
     return code
+
+
+def _leave_out_warnings() -> None:
+    """Those that would stand amid the progress and tell nothing that is not known."""
+    # The dead letters are shown at the end.
+    logging.getLogger("mpreg.queues").setLevel(logging.ERROR)
+    # On asyncio, anyio kills its processes twice at the end: the second time may reap one that the
+    # first has killed, and asyncio's watcher then knows of no such child.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 async def _work(data_dir: Path, processes: int, reporter: Reporter) -> None:
@@ -64,9 +72,7 @@ async def _work(data_dir: Path, processes: int, reporter: Reporter) -> None:
         completed = await read_completed(registry)
         stats = await registry.stats()
         seconds = time.perf_counter() - started
-        # As many as a worker has in flight at most. What was handed out before comes first: so
-        # all that a killed worker had is among them.
-        first = await files.receive_many(lanes * CHUNK_FILES, wait_seconds=0.0)
+        first = await _receive_at_once(files, lanes * CHUNK_FILES)
         attempts = [message.attempt for message in first]
         reporter.tell(
             Restored(
@@ -92,6 +98,17 @@ async def _work(data_dir: Path, processes: int, reporter: Reporter) -> None:
                 task_group.start_soon(lane.run)
     stats = await registry.stats()
     reporter.tell(Finished(commit_sequence=stats.commit_sequence, fsyncs=stats.fsyncs))
+
+
+async def _receive_at_once(files: MessageQueue, count: int) -> list[Message]:
+    """As many as a worker has in flight at most. What was handed out before comes first: so all
+    that a killed worker had is among them."""
+    received: list[Message] = []
+    while more := await files.receive_many(count - len(received), wait_seconds=0.0):
+        received += more
+        if len(received) == count:
+            break
+    return received
 
 
 @frozen(kw_only=True)

@@ -1,4 +1,4 @@
-"""The facts of a file; whatever is wrong with it is one of them."""
+"""The facts of a file; whatever is wrong with what is in it is one of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mpreg.cli.demo.facts import FileFacts, extract_all, facts_of_source, read_facts
+from mpreg.cli.demo.facts import (
+    FileFacts,
+    Unreadable,
+    extract_all,
+    facts_of_source,
+    read_facts,
+)
 
 SOURCE = b"""\
 import os, sys
@@ -87,14 +93,12 @@ def test_a_file_that_cannot_be_parsed_has_its_error_and_its_digest(data: bytes, 
     assert msgspec.json.decode(msgspec.json.encode(facts), type=FileFacts) == facts
 
 
-def test_a_file_that_cannot_be_read_has_its_error(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_has_no_facts(tmp_path: Path) -> None:
     """Also with a name that is not text, which the error repeats."""
-    path = str(tmp_path / "gone-\udcff.py")
-    facts = read_facts(3, path)
-    assert facts.digest == ""
-    assert facts.error is not None
-    assert facts.error.startswith("FileNotFoundError")
-    assert msgspec.json.decode(msgspec.json.encode(facts), type=FileFacts) == facts
+    found = read_facts(3, str(tmp_path / "gone-\udcff.py"))
+    assert isinstance(found, Unreadable)
+    assert found.error.startswith("FileNotFoundError")
+    assert found.error.encode()
 
 
 def test_deep_nesting_that_the_parser_takes_is_walked() -> None:
@@ -106,5 +110,8 @@ def test_deep_nesting_that_the_parser_takes_is_walked() -> None:
 def test_a_chunk_keeps_its_order(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).write_text(f"import {name}")
-    found = extract_all([(5, str(tmp_path / "b")), (2, str(tmp_path / "a"))])
-    assert [(facts.job, facts.imports) for facts in found] == [(5, ("b",)), (2, ("a",))]
+    second, missing, first = extract_all([(5, f"{tmp_path}/b"), (7, ""), (2, f"{tmp_path}/a")])
+    assert isinstance(second, FileFacts)
+    assert isinstance(missing, Unreadable)
+    assert isinstance(first, FileFacts)
+    assert [(one.job, one.imports) for one in (second, first)] == [(5, ("b",)), (2, ("a",))]

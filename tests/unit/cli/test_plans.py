@@ -1,4 +1,4 @@
-"""Which files, which kills, which jobs."""
+"""Which files, and which kills."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpreg.cli.demo.plan import DELAY_SECONDS_MAX, chunks_left, plan_kills
+from mpreg.cli.demo.plan import DELAY_SECONDS_MAX, plan_kills
 from mpreg.cli.demo.sources import (
     SITE_DIRECTORIES,
     find_sources,
@@ -26,17 +26,6 @@ def test_kills_are_in_order_inside_the_job_and_repeatable(jobs: int, kills: int,
     assert [point.after_done for point in points] == sorted(point.after_done for point in points)
     assert all(0 <= point.after_done <= jobs for point in points)
     assert all(0 <= point.delay_seconds <= DELAY_SECONDS_MAX for point in points)
-
-
-@given(st.integers(0, 300), st.sets(st.integers(0, 300)), st.integers(1, 20))
-def test_chunks_are_every_job_left_once_in_order(jobs: int, done: set[int], size: int) -> None:
-    paths = [f"{job}.py" for job in range(jobs)]
-    chunks = list(chunks_left(paths, done, size))
-    assert [entry for chunk in chunks for entry in chunk] == [
-        (job, f"{job}.py") for job in range(jobs) if job not in done
-    ]
-    assert all(len(chunk) == size for chunk in chunks[:-1])
-    assert all(chunks)
 
 
 @given(st.integers(0, 400), st.integers(1, 400), st.integers())
