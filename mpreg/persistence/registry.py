@@ -147,6 +147,10 @@ class PersistenceRegistry:
             raise WriterStoppedError("the registry is not open; nothing was started")
         self._engine.start_soon(task)
 
+    def check_transaction(self, transaction: Transaction) -> None:
+        """Raises `TransactionStateError` where it is of another registry."""
+        transaction.check_gateway(self._gateway)
+
     async def stats(self) -> RegistryStatistics:
         """Counts and sizes as they are now; after closing, as they were at the end.
 

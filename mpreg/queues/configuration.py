@@ -111,7 +111,7 @@ class QueueConfiguration:
     message_ttl_seconds: float | None = field(
         default=None, validator=seconds(zero=False, none=True)
     )
-    """After that a message nobody has received is dropped; None: never."""
+    """After that a message is dropped, unless somebody is working on it; None: never."""
 
     deduplication_window_seconds: float = field(default=300.0, validator=seconds(zero=False))
     """For how long a ``deduplication_id`` is remembered."""

@@ -231,7 +231,7 @@ class QueueCore:
 
     def add(self, outgoing: Outgoing, transaction: Transaction) -> None:
         """`send` in a transaction. Where it raises, the room is still to be given back."""
-        transaction.check_gateway(self.registry._gateway)
+        self.registry.check_transaction(transaction)
         if self.stored:
             if outgoing.lane not in self.state.lanes:
                 self.write(LaneOpened(outgoing.lane), transaction)

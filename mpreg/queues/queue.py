@@ -232,7 +232,8 @@ class MessageQueue:
         if not core.stored:
             # Else nothing of it would be a checkpoint.
             await anyio.lowlevel.checkpoint()
-            core.check_open()
+        # There may have been a wait since it was asked for, and in the line nobody would be told.
+        core.check_open()
         room = core.room
         if not room.take_nowait(len(outgoing.records), outgoing.size):
             await room.take(len(outgoing.records), outgoing.size, wait_seconds)
@@ -529,9 +530,10 @@ def _checked_id(deduplication_id: str) -> bytes:
     if not isinstance(deduplication_id, str):
         raise InvalidArgumentError(f"a deduplication_id is str, not {deduplication_id!r:.80}")
     encoded = encode_key(deduplication_id)
-    if len(encoded) > DEDUPLICATION_ID_BYTES_MAX:
-        raise InvalidArgumentError(
-            f"a deduplication_id of {len(encoded)} bytes; at most {DEDUPLICATION_ID_BYTES_MAX}"
+    size = len(encoded) - 1
+    if size > DEDUPLICATION_ID_BYTES_MAX:
+        raise ValueTooLargeError(
+            f"a deduplication_id of {size} bytes; at most {DEDUPLICATION_ID_BYTES_MAX}"
         )
     return encoded
 

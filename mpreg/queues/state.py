@@ -244,7 +244,7 @@ class QueueState:
         for lane, offset, attempt, size in event.deliveries:
             delivery = subscription.cursor(lane).ensure(lane, offset)
             if delivery is not None:
-                self.redelivered += attempt > 1
+                self.redelivered += attempt - delivery.forgiven > 1
                 delivery.attempt, delivery.size = attempt, size
                 subscription.cursor(lane).make_ready(delivery)
 

@@ -174,7 +174,10 @@ async def _sweep(core: QueueCore) -> None:
         return
     core.sweeping = False
     subscriptions: list[SubscriptionState | None] = list(core.state.subscriptions.values())
-    for subscription in subscriptions or [None]:
+    if core.state.is_quorum or not subscriptions:
+        # What no subscription will come to (again), and no quorum has agreed on.
+        subscriptions.append(None)
+    for subscription in subscriptions:
         for lane in list(core.state.lanes.values()):
             await _sweep_lane(core, subscription, lane)
     core.room.admit()
