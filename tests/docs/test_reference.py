@@ -261,7 +261,7 @@ def test_the_limits_of_queues_are_those_of_the_code() -> None:
         "a subscription's name": SUBSCRIPTION_NAME_CHARACTERS_MAX,
         "a topic, or a pattern": TOPIC_BYTES_MAX,
         # One byte of it says that it is a str.
-        "a `deduplication_id`": DEDUPLICATION_ID_BYTES_MAX - 1,
+        "a `deduplication_id`": DEDUPLICATION_ID_BYTES_MAX,
         "headers of a message": HEADERS_MAX,
         "how deep a payload nests": VALUE_DEPTH_MAX,
         "a `reason`": REASON_CHARACTERS_MAX,
