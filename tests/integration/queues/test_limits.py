@@ -488,12 +488,12 @@ async def test_ids_whose_window_is_over_are_removed_from_the_disk(data_dir: Path
 
 async def test_what_is_no_deduplication_id_is_refused(data_dir: Path) -> None:
     async with open_queue(data_dir) as jobs:
-        wrong: list[Any] = [1, b"x", "x" * 1_024, ("a",)]
+        wrong: list[Any] = [1, b"x", "x" * 1_025, ("a",)]
         for deduplication_id in wrong:
             with pytest.raises(InvalidArgumentError, match="deduplication_id"):
                 await jobs.send("x", deduplication_id=deduplication_id)
         assert jobs.statistics().sent == 0
-        for strange in ("", "\ud800", "\x00", "x" * 1_023):
+        for strange in ("", "\ud800", "\x00", "x" * 1_024):
             sent = await jobs.send("x", deduplication_id=strange)
             assert await jobs.send("x", deduplication_id=strange) == sent
         assert jobs.statistics().sent == 4

@@ -163,11 +163,10 @@ async def test_what_would_not_come_back_is_refused_with_nothing_sent(data_dir: P
             for wrapped in (payload, [1, payload], {"a": {"b": payload}}):
                 with pytest.raises(InvalidArgumentError):
                     await jobs.send(wrapped)
-                    pytest.fail(f"{name} was sent")
             with pytest.raises(InvalidArgumentError):
                 await jobs.send_many([1, payload, 2])
+            assert jobs.statistics().sent == 0, name
         assert (await registry.stats()).commits == before
-        assert jobs.statistics().sent == 0
 
 
 async def test_what_is_too_large_is_refused_with_nothing_sent(data_dir: Path) -> None:

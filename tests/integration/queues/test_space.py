@@ -60,7 +60,7 @@ async def test_what_was_copied_out_of_its_log_is_removed_when_it_is_finished(
     async with open_queue(data_dir, settings) as jobs:
         await jobs.send("old")
         old = await take(jobs)
-        await push_through(jobs, 2_000)
+        await push_through(jobs, 5_000)
         (lane,) = jobs._core.state.lanes.values()
         await until(lambda: lane.kept == {0})
         before = count_rows(data_dir, "entries")
@@ -94,7 +94,7 @@ async def test_a_slow_subscription_keeps_its_messages_and_only_those(data_dir: P
 async def test_memory_follows_what_is_exceptional_and_not_what_is_pending(data_dir: Path) -> None:
     async with open_queue(data_dir) as jobs:
         jobs._core.bodies.bytes_max = 100_000
-        await jobs.send_many([bytes(1_000)] * 3_000)
+        await jobs.send_many([bytes(1_000)] * 1_000)
         assert jobs._core.bodies.bytes <= 100_000
         (subscription,) = jobs._core.state.subscriptions.values()
         assert len(list(subscription.deliveries())) == 0
@@ -102,5 +102,9 @@ async def test_memory_follows_what_is_exceptional_and_not_what_is_pending(data_d
         await messages[3].ack()
         assert len(list(subscription.deliveries())) == 9
         assert payloads(messages) == [bytes(1_000)] * 10
-        assert len(await jobs.receive_many(10_000)) == 2_990
+        taken = 10
+        while taken < 1_000:
+            # As many as are in memory at a time, and at least one.
+            taken += len(await jobs.receive_many(10_000))
+        assert taken == 1_000
         assert jobs._core.bodies.bytes <= 100_000 + 1_500

@@ -36,7 +36,7 @@ from mpreg.queues.selection import GONE, Found, choose
 from mpreg.queues.snapshot import decode_snapshot, encode_snapshot
 from mpreg.queues.state import QueueState, SubscriptionState, dead_letter_key
 
-__all__ = ["Life", "Model", "Told", "replayed", "state_of", "told_by"]
+__all__ = ["Life", "Model", "Told", "replayed", "state_of", "told_by", "waits_of"]
 
 LANES: Final = (0, 3, 7)
 NAMES: Final = ("default", "audit", "copy", "late")
@@ -457,16 +457,20 @@ def state_of(state: QueueState) -> object:
         _places(state, lambda n: state.lanes[n].finished.ranges()),
         {number: (lane.first, lane.end, lane.kept) for number, lane in state.lanes.items()},
         {name: (one.pattern, told_by(state, one)) for name, one in state.subscriptions.items()},
-        {
-            (name, one.lane, one.offset): (one.visible_at, one.delay_seconds, one.reason)
-            for name, subscription in state.subscriptions.items()
-            for one in subscription.deliveries()
-            if one.state is DeliveryState.WAITING and one.attempt
-        },
         state.dead,
         state.acknowledged,
         state.redelivered,
     )
+
+
+def waits_of(state: QueueState) -> dict[tuple[str, Place], tuple[float, float, str]]:
+    """The messages that were given back, and what was said of when they are visible again."""
+    return {
+        (name, (one.lane, one.offset)): (one.visible_at, one.delay_seconds, one.reason)
+        for name, subscription in state.subscriptions.items()
+        for one in subscription.deliveries()
+        if one.state is DeliveryState.WAITING and one.attempt
+    }
 
 
 def snapshot_of(life: Life) -> bytes:
