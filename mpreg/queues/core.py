@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
@@ -106,6 +107,8 @@ class QueueCore:
     """To become dead letters."""
     released: list[tuple[str, Place]] = field(factory=list)
     """Given back unseen, and not yet written so."""
+    noting: Counter[tuple[str, Place]] = field(factory=Counter)
+    """What is being written of that now, and how often."""
     dirty: bool = False
     """Whether there is upkeep to be done."""
     sweep_due: float = math.inf
@@ -130,7 +133,10 @@ class QueueCore:
     """The messages of a queue that is not stored."""
     _moving: set[str] = field(factory=set)
     """Dead letters that are being sent again, or removed."""
-    _reading: anyio.Lock = field(factory=anyio.Lock)
+    reading: anyio.Lock = field(factory=anyio.Lock)
+    """Held while messages are read, and while a log is truncated: what is missing is damaged."""
+    counting: anyio.Lock = field(factory=anyio.Lock)
+    """Held while bytes are counted, and while a log is truncated."""
 
     def __attrs_post_init__(self) -> None:
         self.room = Room(self.name, self.state, lambda: self.failure)
@@ -183,8 +189,9 @@ class QueueCore:
     async def measure(self) -> None:
         """Count the bytes of what is left, after much was finished at once."""
         if self.configuration.is_stored:
-            for lane in list(self.state.lanes.values()):
-                await measure(self.storage, lane)
+            async with self.counting:
+                for lane in list(self.state.lanes.values()):
+                    await measure(self.storage, lane)
         self.room.admit()
 
     def reconcile(self) -> None:
@@ -287,7 +294,7 @@ class QueueCore:
 
     async def read(self, place: Place) -> None:
         """Bring a message, and those after it, into memory."""
-        async with self._reading:
+        async with self.reading:
             if self.look(place) is not UNREAD:
                 return
             number, offset = place
@@ -308,7 +315,8 @@ class QueueCore:
         found = await self.storage.read_kept(*place)
         if found is None:
             # It was finished, and dropped for that, by what is not written: it had expired, say.
-            self.state.lane(place[0]).kept.discard(place[1])
+            self.state.lose_kept(place)
+            self.ask_for_upkeep()
             return
         if isinstance(found, CorruptDataError):
             log.error("%s", found)
@@ -370,12 +378,13 @@ class QueueCore:
             ],
         )
         # With it, so that a crash does not count what was given back unseen and is now seen.
-        released = self._take_released(hand_out.subscription.name)
-        first = Released(hand_out.subscription.name, released) if released else None
+        name = hand_out.subscription.name
+        released = self._take_released(name)
+        first = Released(name, released) if released else None
+        self.begin_noting(name, released)
 
         def then(committed: bool) -> None:
-            if not committed:
-                self.released.extend((hand_out.subscription.name, place) for place in released)
+            self.end_noting(name, released, committed)
             self._handed_out(hand_out, committed)
 
         try:
@@ -385,6 +394,19 @@ class QueueCore:
             if hand_out.committed:
                 self.release(self.leases(hand_out), unseen=True)
             raise
+
+    def begin_noting(self, subscription: str, places: Iterable[Place]) -> None:
+        """It is being written that these were given back unseen: a snapshot that is made meanwhile
+        must not know it, or it would count twice."""
+        self.noting.update((subscription, place) for place in places)
+
+    def end_noting(self, subscription: str, places: Iterable[Place], committed: bool) -> None:
+        for place in places:
+            self.noting[subscription, place] -= 1
+            if not self.noting[subscription, place]:
+                del self.noting[subscription, place]
+            if not committed:
+                self.released.append((subscription, place))
 
     def _take_released(self, subscription: str) -> list[Place]:
         taken = [place for name, place in self.released if name == subscription]

@@ -49,6 +49,8 @@ async def restore(
     seen, start = start, max(start, first)
     if await _replay(storage, state, start, end) or start > seen:
         await _find_lanes(storage, state)
+        for number, offset in await storage.kept_places():
+            state.lane(number).kept.add(offset)
     for number in list(state.lanes):
         log = storage.lane(number)
         state.place_lane(number, await log.first_offset(), await log.next_offset())

@@ -433,16 +433,27 @@ class QueueState:
         """
         lane = self.lane(number)
         lane.first, lane.end = first, end
+        finished = lane.finished.count()
         for start, stop in list(lane.finished.missing(0, first)):
             for offset in range(start, stop):
                 if offset not in lane.kept:
                     lane.finished.add(offset)
+        if lane.finished.count() > finished:
+            # They may be in the bytes of a snapshot.
+            lane.forget_bytes(0)
         for subscription in self.subscriptions.values():
             done = subscription.cursor(number).done
             for start, stop in list(done.missing(0, first)):
                 for offset in range(start, stop):
                     if offset not in lane.kept:
                         subscription.cursor(number).finish(offset)
+
+    def lose_kept(self, place: Place) -> None:
+        """A message that was to be kept is not there: it was finished before the restart."""
+        lane = self.lane(place[0])
+        lane.kept.discard(place[1])
+        lane.finished.add(place[1])
+        lane.forget_bytes(0)
 
 
 def dead_letter_key(place: Place, subscription: str) -> str:

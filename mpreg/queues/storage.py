@@ -183,6 +183,11 @@ class QueueStorage:
         except CorruptDataError as damage:
             return damage
 
+    async def kept_places(self) -> list[Place]:
+        """Of all messages that were copied out of their logs."""
+        found = self.shared.kept.scan(prefix=self._prefix, on_damaged=lambda _: None)
+        return [_PLACE.unpack(entry.key[len(self._prefix) :]) async for entry in found]  # type: ignore[arg-type]
+
     def keep(self, place: Place, record: MessageRecord, transaction: Transaction) -> None:
         key = self.key(_PLACE.pack(*place))
         self.shared.kept.put_nowait(key, encode(record), transaction=transaction)
@@ -262,20 +267,25 @@ class QueueStorage:
 
 async def measure(storage: QueueStorage, lane: Lane) -> None:
     """Add up the messages that are not counted in bytes yet."""
-    for offset in sorted(lane.kept):
-        if offset >= lane.measured_to and offset not in lane.finished:
-            await _measure_kept(storage, lane, offset)
-    lane.measured_to = max(lane.measured_to, lane.first)
-    while (start := lane.finished.first_missing(lane.measured_to)) < lane.end:
-        for offset, _, size in await storage.read_ahead(lane.number, start, lane.end):
-            lane.measure(offset, size)
-    lane.measured_to = lane.end
+    while (measured_to := lane.measured_to) < lane.end:
+        offset = lane.finished.first_missing(measured_to)
+        if offset >= lane.end:
+            lane.measured_to = lane.end
+        elif offset < lane.first:
+            size = await _size_of_kept(storage, lane, offset)
+            if lane.measured_to == measured_to:
+                lane.measure(offset, size)
+        else:
+            ahead = await storage.read_ahead(lane.number, offset, lane.end)
+            # Else all is to be counted anew.
+            if lane.measured_to == measured_to:
+                for read, _, size in ahead:
+                    lane.measure(read, size)
 
 
-async def _measure_kept(storage: QueueStorage, lane: Lane, offset: int) -> None:
+async def _size_of_kept(storage: QueueStorage, lane: Lane, offset: int) -> int:
     found = await storage.read_kept(lane.number, offset)
-    if isinstance(found, tuple):
-        lane.measure(offset, found[1])
+    return found[1] if isinstance(found, tuple) else 0
 
 
 async def _remove_log(log: LogStore) -> None:

@@ -7,6 +7,7 @@ next time, or after the next start.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import anyio
 
@@ -101,7 +102,9 @@ async def _write_released(core: QueueCore) -> None:
         by_subscription.setdefault(name, []).append(place)
     for name, places in by_subscription.items():
         async with core.registry.transaction() as transaction:
-            core.write(Released(name, places), transaction, known=True)
+            core.begin_noting(name, places)
+            noted = partial(core.end_noting, name, places)
+            core.write(Released(name, places), transaction, noted, known=True)
 
 
 async def _bury(core: QueueCore) -> None:
@@ -115,6 +118,10 @@ async def _bury(core: QueueCore) -> None:
 async def _let_die(core: QueueCore, subscription: SubscriptionState, delivery: Delivery) -> None:
     place = (delivery.lane, delivery.offset)
     record = await core.find(place)
+    if delivery.offset in core.state.lane(delivery.lane).finished:
+        # A quorum has it without this one, or it has expired; and perhaps it is not there any more.
+        core.state.pass_over(subscription, place, 0)
+        return
     if record is None:
         reason = f"{core.storage.where(*place)} cannot be read"
     else:
@@ -234,7 +241,7 @@ async def save(core: QueueCore, saved: Saved) -> None:
     # What the snapshot knows must not be written after it.
     core.released.clear()
     changes, end = core.changes, core.events_end
-    data = encode_snapshot(core.state, end)
+    data = _encode(core, end)
     slot = saved.oldest
     # While it is being replaced it is nothing to rely on.
     saved.ends[slot] = None
@@ -245,6 +252,21 @@ async def save(core: QueueCore, saved: Saved) -> None:
     needed_from = saved.events_needed_from
     if needed_from is not None:
         await _truncate_events(core, needed_from)
+
+
+def _encode(core: QueueCore, end: int) -> bytes:
+    """The state after all events below ``end``, without what is known of later ones already."""
+    known = []
+    for (name, place), count in core.noting.items():
+        subscription = core.state.subscriptions.get(name)
+        if subscription is not None and (delivery := subscription.find(place)) is not None:
+            delivery.forgiven -= count
+            known.append((delivery, count))
+    try:
+        return encode_snapshot(core.state, end)
+    finally:
+        for delivery, count in known:
+            delivery.forgiven += count
 
 
 async def _truncate_events(core: QueueCore, before: int) -> None:
@@ -274,7 +296,7 @@ async def _truncate(core: QueueCore, lane: Lane, truncation: Truncation) -> bool
         return False
     keep = {offset: keep[offset] for offset in keep if offset not in lane.finished}
     log = core.storage.lane(lane.number)
-    async with core.registry.transaction() as transaction:
+    async with core.counting, core.reading, core.registry.transaction() as transaction:
         for offset, record in keep.items():
             core.storage.keep((lane.number, offset), record, transaction)
         core.write(Kept(lane.number, list(keep), before), transaction)

@@ -28,6 +28,7 @@ from mpreg.queues import (
     QueueType,
 )
 from mpreg.queues.configuration import StoredQueue
+from mpreg.queues.core import SNAPSHOT_AFTER_CHANGES
 from tests.integration.queues.support import (
     GatedBackend,
     copied_while_open,
@@ -333,6 +334,10 @@ async def fill(queues: MessageQueueManager, name: str, count: int = 20) -> Messa
         await queue.send_many(range(count), priority=priority)
     await queue.send("x", deduplication_id="x")
     await (await take(queue)).nack()
+    # And with its state saved.
+    queue._core.changes = SNAPSHOT_AFTER_CHANGES
+    queue._core.ask_for_upkeep()
+    await until(lambda: queue._core.changes < SNAPSHOT_AFTER_CHANGES)
     return queue
 
 

@@ -17,15 +17,18 @@ from mpreg.queues import (
     MessageQueueManager,
     QueueConfiguration,
 )
+from mpreg.queues.core import SNAPSHOT_AFTER_CHANGES
 from mpreg.queues.storage import QueueStorage
 from mpreg.testing import Simulation
 from tests.integration.queues.support import (
     GatedBackend,
+    copied_while_open,
     finished,
     open_queue,
     open_queues,
     payloads,
     take,
+    until,
     virtual,
 )
 
@@ -300,6 +303,31 @@ async def test_what_was_given_back_unseen_is_still_uncounted_after_a_restart(
         message = await take(jobs)
         assert (message.payload, message.attempt) == (1, 1)
         assert await finished(jobs, 2) == [2, "x"]
+
+
+async def test_what_was_given_back_unseen_is_forgiven_once_also_where_a_snapshot_comes_between(
+    data_dir: Path,
+) -> None:
+    backend = GatedBackend(data_dir)
+    async with open_queue(data_dir, QueueConfiguration(max_deliveries=2), backend=backend) as jobs:
+        await jobs.send_many([0, 1])
+        async for message in jobs.consume(prefetch=2):
+            await message.ack()
+            break
+        backend.close_gate()
+        async with anyio.create_task_group() as task_group:
+            # With its attempt goes the note, and the state is saved while both are on their way.
+            task_group.start_soon(jobs.receive)
+            await backend.reached()
+            jobs._core.changes = SNAPSHOT_AFTER_CHANGES
+            jobs._core.ask_for_upkeep()
+            await anyio.wait_all_tasks_blocked()
+            backend.open_gate()
+        await until(lambda: jobs._core.changes < SNAPSHOT_AFTER_CHANGES)
+        killed = copied_while_open(data_dir)
+    async with open_queue(killed) as jobs:
+        message = await take(jobs)
+        assert (message.payload, message.attempt) == (1, 2)
 
 
 async def test_a_receiver_cancelled_while_it_reads_leaves_the_message_to_the_next(

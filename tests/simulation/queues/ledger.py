@@ -164,12 +164,13 @@ class Ledger:
         """All the dead letters that there are; none that was seen before is missing."""
         found = {}
         for letter in letters:
+            assert letter.payload is not None, f"nothing is damaged: {letter.record}"
             seen = (letter.subscription, (letter.priority, letter.offset))
             sent = self.sent[number_of(letter.payload)]
             self._identify(sent, seen[1], str(letter.id), f"dead: {sent}")
             assert sent.fate is not Fate.REFUSED, f"refused, and dead: {sent}"
             assert seen not in self.acknowledged.certain, f"acknowledged, and dead: {sent}"
-            assert letter.attempts == self.max_deliveries, f"{letter.attempts}: {sent}"
+            assert letter.attempts == self.max_deliveries, f"{letter.record}: {sent}"
             found[seen] = letter
         assert set(self.dead) <= set(found), "dead letters are lost"
         self.dead = found

@@ -7,6 +7,7 @@ process works to the end, and then all that was ever promised is held against wh
 
 from __future__ import annotations
 
+import gc
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -150,6 +151,16 @@ class QueueStory:
         return self.configuration.message_ttl_seconds is not None
 
     def tell(self) -> QueueStory:
+        # A consumer that is left gives back what it took when it is collected. Where that is done
+        # at a time of its own, a story would not be the same each time.
+        gc.collect()
+        gc.disable()
+        try:
+            return self._tell()
+        finally:
+            gc.enable()
+
+    def _tell(self) -> QueueStory:
         for _ in range(self.random.randint(1, PROCESSES_MAX)):
             self._live()
         self.faults.heal()
@@ -245,7 +256,8 @@ class QueueStory:
         else:
             raise AssertionError(f"messages are left: {queue.statistics()}")
         await process.let_upkeep_work()
-        if self.configuration.queue_type is QueueType.FIFO:
+        ledger.bury(await queue.dead_letters())
+        if self.configuration.queue_type is QueueType.FIFO and not self.expires:
             ledger.check_order(self.subscriptions[0])
         ledger.check_deduplication()
         quorum = self.configuration.required_acknowledgments
@@ -271,8 +283,7 @@ class QueueStory:
         )
         if not is_stuck:
             assert counts.size == 0, counts
-            if not self.expires:
-                assert counts.bytes == 0, counts
+            assert counts.bytes == 0, counts
 
     async def _check_effects(self, process: _Process) -> None:
         """What was written with an acknowledgment is there exactly when that was."""
@@ -623,7 +634,7 @@ class _Consumer:
         story = self.process.story
         left = story.random.randint(1, 12)
         consumer = self.subscription.consume(prefetch=story.random.randint(1, 6))
-        with anyio.move_on_after(5.0):
+        with anyio.move_on_after(math.inf if self.calm else 5.0):
             async for message in consumer:
                 seen = self._see(message)
                 try:
@@ -704,8 +715,6 @@ class _Consumer:
             await call
         except LeaseLostError:
             return True
-        except (*Refused, *Ended):
-            return self.process.story.crashed
         return self.process.story.crashed
 
     async def _nack(self, message: Message, seen: Seen) -> None:

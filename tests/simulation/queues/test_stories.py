@@ -12,8 +12,8 @@ import pytest
 
 from tests.simulation.queues.story import QueueStory
 
-SEEDS = "200"
-SEEDS_PER_TEST = 20
+SEEDS = "80"
+SEEDS_PER_TEST = 10
 
 
 def _seeds() -> list[range]:
