@@ -532,6 +532,11 @@ class QueueCore:
                 continue
             if not lease.subscription.holds(delivery):
                 continue
+            if not unseen and self.state.is_exhausted(delivery):
+                delivery.state = DeliveryState.DYING
+                self.dying.append((lease.subscription, delivery))
+                self.ask_for_upkeep()
+                continue
             lease.subscription.cursor(delivery.lane).make_ready(delivery)
             if unseen:
                 delivery.forgiven += 1

@@ -265,7 +265,8 @@ class QueueStory:
         ledger.check_complete(self.subscriptions, quorum if is_quorum else None)
         self._check_counts(process)
         await self._check_effects(process)
-        await process.check_space()
+        if process.queue.statistics().size == 0:
+            await process.check_space()
 
     def _check_counts(self, process: _Process) -> None:
         counts = process.queue.statistics()

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import anyio
 import pytest
 from attrs import define, field
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -314,6 +314,9 @@ class QueueModel(RuleBasedStateMachine):
             assert not (is_next and impossible), f"handed out: {one}"
             if impossible:
                 continue
+            if found and matched == len(found):
+                # Up to so many: what is not in memory may come the next time.
+                break
             assert is_next or not certain, f"not handed out: {one}"
             if is_next:
                 message = found[matched]
@@ -535,7 +538,7 @@ class QueueModel(RuleBasedStateMachine):
 
 
 #: ``MPREG_MODEL_EXAMPLES=1000`` looks further.
-MODEL_EXAMPLES = int(os.environ.get("MPREG_MODEL_EXAMPLES", "12"))
+MODEL_EXAMPLES = int(os.environ.get("MPREG_MODEL_EXAMPLES", "40"))
 
 
 @pytest.fixture
@@ -555,5 +558,11 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_queue_is_what_the_model_says() -> None:
     run_state_machine_as_test(
         QueueModel,
-        settings=settings(max_examples=MODEL_EXAMPLES, stateful_step_count=30, deadline=None),
+        settings=settings(
+            max_examples=MODEL_EXAMPLES,
+            stateful_step_count=40,
+            deadline=None,
+            # To make a failure shorter takes minutes, and hardly helps: its steps are few.
+            phases=[Phase.reuse, Phase.generate],
+        ),
     )

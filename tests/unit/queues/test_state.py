@@ -15,7 +15,7 @@ from mpreg.queues.snapshot import decode_snapshot
 from mpreg.queues.state import QueueState
 from tests.unit.queues.life import Life, replayed, snapshot_of, state_of, told_by, waits_of
 
-LIVES = int(os.environ.get("MPREG_SIMULATION_SEEDS", "300"))
+LIVES = int(os.environ.get("MPREG_SIMULATION_SEEDS", "250"))
 
 GUARANTEES = (
     DeliveryGuarantee.AT_LEAST_ONCE,
