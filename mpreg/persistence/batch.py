@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -10,6 +11,8 @@ import msgspec
 
 from mpreg.actors import Ack
 from mpreg.persistence.operations import Append, Operation, OperationResult, Put
+
+_log = logging.getLogger("mpreg.persistence")
 
 __all__ = ["Durability", "Settled", "WriteBatch", "operation_bytes"]
 
@@ -74,15 +77,22 @@ class WriteBatch(msgspec.Struct, frozen=True, eq=False):
         else:
             for ack, result in zip(self.acks, results, strict=True):
                 ack.resolve(result)
-        if self.settled is not None:
-            self.settled(results)
+        self._tell(results)
 
     def fail(self, error: Exception) -> None:
         """Answer every operation with the error."""
         for ack in self.acks:
             ack.reject(error)
-        if self.settled is not None:
-            self.settled(None)
+        self._tell(None)
+
+    def _tell(self, results: Sequence[OperationResult] | None) -> None:
+        if self.settled is None:
+            return
+        try:
+            self.settled(results)
+        except Exception:  # noqa: BLE001
+            # A bug of a listener. It must not stop the writer, which would commit the group again.
+            _log.exception("what follows a commit has failed")
 
     def __repr__(self) -> str:
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +15,8 @@ from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.operations import Operation, OperationResult
 
 __all__ = ["Transaction", "send_nowait"]
+
+_log = logging.getLogger("mpreg.persistence")
 
 
 class _State(enum.Enum):
@@ -143,7 +146,11 @@ class Transaction:
 
     def _tell(self, results: Sequence[OperationResult] | None) -> None:
         for listener in self._listeners:
-            listener(results is not None)
+            try:
+                listener(results is not None)
+            except Exception:  # noqa: BLE001
+                # A bug of one listener: the others are told all the same.
+                _log.exception("what follows a transaction has failed")
 
 
 def send_nowait(

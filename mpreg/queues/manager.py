@@ -124,7 +124,7 @@ class MessageQueueManager:
 
             def settled(committed: bool) -> None:
                 # Told also where whoever asked for it was cancelled meanwhile.
-                if committed:
+                if committed and queues.open.get(name) is found:
                     core.close(QueueDeletedError(f"queue {name!r} was deleted"))
                     del queues.open[name]
                     queues.keeper.forget(core)

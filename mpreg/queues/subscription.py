@@ -146,7 +146,8 @@ class Subscription:
             core.check_open()
         if not choice.deliveries:
             return []
-        if len(choice.deliveries) == count and self._line and core.has_more(state):
+        is_all = len(choice.deliveries) < count and choice.unread is None
+        if not is_all and self._line and core.has_more(state):
             # More than this one takes.
             self._wake(1)
         hand_out = HandOut(state, choice.deliveries, held)

@@ -55,6 +55,8 @@ __all__ = ["QueueStory"]
 PROCESSES_MAX: Final = 4
 PRODUCERS: Final = 4
 SENDS_PER_PRODUCER: Final = 12
+#: Ten times what a long story takes: who runs in a circle is found soon.
+STEPS_MAX: Final = 300_000
 TOPICS: Final = ("", "jobs.a", "jobs.b")
 
 FAULTS = FaultPlan(
@@ -104,7 +106,7 @@ class QueueStory:
     """Numbers the deduplication ids."""
 
     def __attrs_post_init__(self) -> None:
-        self.simulation = Simulation(self.seed)
+        self.simulation = Simulation(self.seed, steps_max=STEPS_MAX)
         self.disk = SimulatedDisk(self.simulation.stream("disk"))
         self.faults = FaultInjector(
             self.plan, self.simulation.stream("faults"), self.simulation.record
@@ -315,6 +317,8 @@ class _Process:
     queue: MessageQueue = field(init=False)
     results: MessageQueue = field(init=False)
     subscribed: list[Subscription] = field(factory=list)
+    left: list[tuple[Message, Seen]] = field(factory=list)
+    """Deliveries that their consumers have forgotten."""
 
     @property
     def effects(self) -> Any:
@@ -657,6 +661,7 @@ class _Consumer:
             (self._transaction, 4),
             (self._late, 1),
             (self._leave, 1),
+            (self._settle_an_old_one, 1),
             (self._extend, 1),
         ]
         if seen is None:
@@ -741,8 +746,20 @@ class _Consumer:
         assert not runs or fate is not Fate.ACKED or self.process.story.crashed
 
     async def _leave(self, message: Message, seen: Seen) -> None:
-        """Forget it: its lease will end."""
+        """Its lease will end. Some time later its consumer comes back to it."""
+        self.process.left.append((message, seen))
         self.process.story.count("messages left")
+
+    async def _settle_an_old_one(self, message: Message, seen: Seen) -> None:
+        """One that another consumer has by now, or that nobody has."""
+        left = self.process.left
+        if left:
+            old, one = left.pop(self.process.story.random.randrange(len(left)))
+            if self.process.story.random.random() < 0.5:
+                await self._settle([old], [one], old.ack)
+            else:
+                await self._settle([old], [one], old.nack, outcomes_of=())
+        await self._ack(message, seen)
 
     async def _extend(self, message: Message, seen: Seen) -> None:
         story = self.process.story
