@@ -196,8 +196,9 @@ async def test_saves_and_loads_at_the_same_time_see_whole_snapshots(data_dir: Pa
 
         last = await opened.snapshot_store("images").load()
         assert last == Snapshot(max(saved), saved[max(saved)])
+        # How often a reader came to a whole one between two saves is up to the machine.
+        assert any(seen)
         for snapshots in seen:
-            assert len(snapshots) > 1
             assert [s.version for s in snapshots] == sorted(s.version for s in snapshots)
             assert all(saved[snapshot.version] == snapshot.data for snapshot in snapshots)
     assert len(rows(data_dir)) == 1 + -(-len(last.data) // 10)
