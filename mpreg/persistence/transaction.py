@@ -61,6 +61,7 @@ class Transaction:
         self._operations: list[Operation] = []
         self._acks: list[Ack[Any]] = []
         self._listeners: list[Callable[[bool], None]] = []
+        self._conditions: list[Callable[[], None]] = []
         self._state = _State.NEW
 
     @property
@@ -92,6 +93,18 @@ class Transaction:
         """
         self._check_open()
         self._listeners.append(listener)
+
+    def require(self, condition: Callable[[], None]) -> None:
+        """Have ``condition`` called when the block ends, right before the batch is sent.
+
+        Where it raises, nothing is sent, and the block raises that. For what must still be so then
+        and is known in memory: that a queue added to was not deleted meanwhile, say.
+
+        Raises:
+            TransactionStateError: outside the block; it will not be called.
+        """
+        self._check_open()
+        self._conditions.append(condition)
 
     def check_gateway(self, gateway: StoreGateway) -> None:
         """Raises `TransactionStateError` where it is of another registry."""
@@ -125,9 +138,11 @@ class Transaction:
             self._state = _State.ENDED
             self._tell(())
             return
-        # Before it waits for room: what another task added now would be in no batch.
-        self._state = _State.SENT
         try:
+            for condition in self._conditions:
+                condition()
+            # Before it waits for room: what another task added now would be in no batch.
+            self._state = _State.SENT
             await self._gateway.write_batch(
                 self._operations, self._acks, self._durability, self._tell
             )

@@ -16,14 +16,16 @@ from functools import partial
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 from attrs import define, field, frozen
 
 from mpreg.actors.parking import loop_clock
-from mpreg.errors import CorruptDataError, LeaseLostError
+from mpreg.errors import CorruptDataError, LeaseLostError, QueueDeletedError
 from mpreg.persistence import PersistenceRegistry, Transaction
 from mpreg.queues.bodies import Bodies
 from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.cursor import Delivery, DeliveryState
+from mpreg.queues.inbox import Dropped, Inbox
 from mpreg.queues.records import (
     DeadLetterRecord,
     DeadLettersRemoved,
@@ -40,10 +42,10 @@ from mpreg.queues.records import (
 )
 from mpreg.queues.room import Room
 from mpreg.queues.selection import GONE, UNREAD, Choice, Found, choose
-from mpreg.queues.state import QueueState, SubscriptionState, dead_letter_key
+from mpreg.queues.state import Lease, QueueState, SubscriptionState, dead_letter_key
 from mpreg.queues.storage import QueueStorage, measure
 
-__all__ = ["HandOut", "Lease", "Outgoing", "QueueCore"]
+__all__ = ["HandOut", "Outgoing", "QueueCore"]
 
 #: Events and messages after which the state is saved: what a restart reads at most, beside it.
 SNAPSHOT_AFTER_CHANGES: Final = 4_096
@@ -61,15 +63,6 @@ class Outgoing:
 
     size: int
     """In bytes."""
-
-
-@frozen
-class Lease:
-    """A delivery as its holder has it: right for as long as nobody else has got the message."""
-
-    subscription: SubscriptionState
-    delivery: Delivery
-    attempt: int
 
 
 @define(eq=False)
@@ -101,8 +94,11 @@ class QueueCore:
     armed: float = math.inf
     """When the keeper looks at the queue next."""
     room: Room = field(init=False)
+    inbox: Inbox = field(init=False)
     failure: Exception | None = None
     """Why nothing can be done with the queue any more."""
+    deleting: bool = False
+    """Whether its deletion is being written: what came after that would be in no queue."""
     dying: list[tuple[SubscriptionState, Delivery]] = field(factory=list)
     """To become dead letters."""
     released: list[tuple[str, Place]] = field(factory=list)
@@ -139,8 +135,9 @@ class QueueCore:
     """Held while bytes are counted, and while a log is truncated."""
 
     def __attrs_post_init__(self) -> None:
-        self.room = Room(self.name, self.state, lambda: self.failure)
+        self.room = Room(self.name, self.state, self._refusal)
         self.stored = self.configuration.is_stored
+        self.inbox = Inbox(self._take_back)
 
     @property
     def name(self) -> str:
@@ -155,9 +152,25 @@ class QueueCore:
 
     def check_open(self) -> None:
         """Raises what the queue was closed with."""
-        if self.failure is not None:
+        if (refusal := self._refusal()) is not None:
             # Of its own for each caller: a traceback must not grow with every one.
-            raise type(self.failure)(*self.failure.args) from self.failure.__cause__
+            raise type(refusal)(*refusal.args) from refusal.__cause__
+
+    def _refusal(self) -> Exception | None:
+        if self.failure is None and self.deleting:
+            return QueueDeletedError(f"queue {self.name!r} is being deleted; nothing was changed")
+        return self.failure
+
+    def _check_not_deleted(self) -> None:
+        if isinstance(self._refusal(), QueueDeletedError):
+            self.check_open()
+
+    def _check_subscription(self, subscription: SubscriptionState) -> None:
+        if subscription.deleting or not self.state.has(subscription):
+            raise LeaseLostError(
+                f"subscription {subscription.name!r} of queue {self.name!r} was deleted, and with "
+                "it the leases of its messages; nothing was changed"
+            )
 
     def close(self, failure: Exception) -> None:
         """Everybody who waits, and everybody who comes, gets this."""
@@ -165,12 +178,16 @@ class QueueCore:
             self.failure = failure
         self.wake_all()
         self.room.wake_all()
-        self.bodies.forget(self.name)
+        self.bodies.forget(self.storage.incarnation)
 
     # --- waiting ---
 
-    def on_messages(self, subscription: str, wake: Callable[[int], None]) -> None:
-        self._waiting[subscription] = wake
+    def on_messages(self, subscription: str, wake: Callable[[int], None] | None) -> None:
+        """From now on ``wake`` is told how many there may be; None: nobody waits any more."""
+        if wake is None:
+            self._waiting.pop(subscription, None)
+        else:
+            self._waiting[subscription] = wake
 
     def wake(self, subscription: str, count: int) -> None:
         if (wake := self._waiting.get(subscription)) is not None:
@@ -180,18 +197,38 @@ class QueueCore:
         for wake in self._waiting.values():
             wake(2**31 if count is None else count)
 
+    async def change(self, event: Event, then: Callable[[bool], None] | None = None) -> None:
+        """`write` in a transaction of its own, or at once where nothing is stored."""
+        if self.stored:
+            async with self.registry.transaction() as transaction:
+                self.write(event, transaction, then)
+            return
+        await anyio.lowlevel.checkpoint()
+        self.check_open()
+        self.state.apply(event)
+        if then is not None:
+            then(True)
+
     def forget_finished(self) -> None:
         """After much was finished at once."""
-        self.bodies.forget(self.name)
+        self.room.admit()
+        # For what is now to be measured, dropped and truncated.
+        self.ask_for_upkeep()
+        self.bodies.forget(self.storage.incarnation)
         for place in list(self._memory):
             self.forget(place)
 
     async def measure(self) -> None:
         """Count the bytes of what is left, after much was finished at once."""
-        if self.configuration.is_stored:
+        if self.stored:
             async with self.counting:
                 for lane in list(self.state.lanes.values()):
                     await measure(self.storage, lane)
+        else:
+            for (number, offset), (_, size) in sorted(self._memory.items()):
+                self.state.lane(number).measure(offset, size)
+            for lane in self.state.lanes.values():
+                lane.measured_to = lane.end
         self.room.admit()
 
     def reconcile(self) -> None:
@@ -207,10 +244,7 @@ class QueueCore:
 
     def configure(self, configuration: QueueConfiguration) -> None:
         """From now on. What is finished with other settings is still to be measured."""
-        before = self.configuration.required_acknowledgments
         self.state.configuration = configuration
-        if configuration.required_acknowledgments < before:
-            self.state.count_again()
         if configuration.message_ttl_seconds is not None:
             self.sweeping = True
         self.room.admit()
@@ -239,6 +273,7 @@ class QueueCore:
     def add(self, outgoing: Outgoing, transaction: Transaction) -> None:
         """`send` in a transaction. Where it raises, the room is still to be given back."""
         self.registry.check_transaction(transaction)
+        self.require_not_deleted(transaction)
         if self.stored:
             if outgoing.lane not in self.state.lanes:
                 self.write(LaneOpened(outgoing.lane), transaction)
@@ -268,7 +303,7 @@ class QueueCore:
         offset = first
         for body in sized:
             if self.stored:
-                self.bodies.put(self.name, (number, offset), body)
+                self.bodies.put(self.storage.incarnation, (number, offset), body)
             else:
                 self._memory[number, offset] = body
             offset += 1
@@ -284,7 +319,7 @@ class QueueCore:
     def look(self, place: Place) -> Found:
         if not self.stored:
             return self._memory.get(place, GONE)
-        if (body := self.bodies.get(self.name, place)) is not None:
+        if (body := self.bodies.get(self.storage.incarnation, place)) is not None:
             return body
         number, offset = place
         lane = self.state.lane(number)
@@ -307,9 +342,9 @@ class QueueCore:
             for read, record, size in reversed(ahead):
                 if isinstance(record, CorruptDataError):
                     log.error("%s: %s", self.storage.where(number, read), record)
-                    self.bodies.put(self.name, (number, read), record)
+                    self.bodies.put(self.storage.incarnation, (number, read), record)
                 elif read == offset or read not in lane.finished:
-                    self.bodies.put(self.name, (number, read), (record, size))
+                    self.bodies.put(self.storage.incarnation, (number, read), (record, size))
 
     async def _read_kept(self, place: Place) -> None:
         found = await self.storage.read_kept(*place)
@@ -320,7 +355,7 @@ class QueueCore:
             return
         if isinstance(found, CorruptDataError):
             log.error("%s", found)
-        self.bodies.put(self.name, place, found)
+        self.bodies.put(self.storage.incarnation, place, found)
 
     def leases(self, hand_out: HandOut) -> list[Lease]:
         subscription = hand_out.subscription
@@ -336,10 +371,11 @@ class QueueCore:
         """Drop a message from memory if nobody can ask for it any more."""
         number, offset = place
         if offset in self.state.lane(number).finished:
-            self.bodies.pop(self.name, place)
+            self.bodies.pop(self.storage.incarnation, place)
             self._memory.pop(place, None)
 
     def choose(self, subscription: SubscriptionState, count: int) -> Choice:
+        self.inbox.empty()
         choice = choose(
             self.state,
             subscription,
@@ -379,7 +415,7 @@ class QueueCore:
         )
         # With it, so that a crash does not count what was given back unseen and is now seen.
         name = hand_out.subscription.name
-        released = self._take_released(name)
+        released = self.take_released(name)
         first = Released(name, released) if released else None
         self.begin_noting(name, released)
 
@@ -408,7 +444,7 @@ class QueueCore:
             if not committed:
                 self.released.append((subscription, place))
 
-    def _take_released(self, subscription: str) -> list[Place]:
+    def take_released(self, subscription: str) -> list[Place]:
         taken = [place for name, place in self.released if name == subscription]
         if taken:
             self.released = [one for one in self.released if one[0] != subscription]
@@ -454,6 +490,8 @@ class QueueCore:
         delivery = lease.delivery
         if not lease.subscription.holds(delivery) or delivery.state is DeliveryState.DYING:
             why = "it is settled, or was removed"
+        elif lease.subscription.deleting:
+            why = "its subscription is being deleted"
         elif delivery.attempt != lease.attempt:
             why = f"it was handed out again (attempt {delivery.attempt})"
         elif delivery.state is DeliveryState.SETTLING:
@@ -475,6 +513,7 @@ class QueueCore:
 
     def settle(self, leases: Sequence[Lease], event: Event, transaction: Transaction) -> None:
         """`settle_alone` in a transaction."""
+        self.require_subscription(leases[0].subscription, transaction)
         self.write(event, transaction, partial(self._settled, leases))
         for lease in leases:
             lease.delivery.state = DeliveryState.SETTLING
@@ -527,11 +566,9 @@ class QueueCore:
         written some time later: a crash before it is on disk only makes it count.
         """
         for lease in leases:
+            if not lease.is_held:
+                continue
             delivery = lease.delivery
-            if delivery.state is not DeliveryState.LEASED or delivery.attempt != lease.attempt:
-                continue
-            if not lease.subscription.holds(delivery):
-                continue
             if not unseen and self.state.is_exhausted(delivery):
                 delivery.state = DeliveryState.DYING
                 self.dying.append((lease.subscription, delivery))
@@ -543,6 +580,24 @@ class QueueCore:
                 self.released.append((lease.subscription.name, (delivery.lane, delivery.offset)))
                 self.ask_for_upkeep()
             self.wake(lease.subscription.name, 1)
+
+    def let_run(self, lease: Lease) -> None:
+        """A lease that was held until it is told to end: from now on it ends by itself."""
+        delivery = lease.delivery
+        # Also while its ack is on its way: where that fails, it is leased again.
+        if (
+            delivery.state in (DeliveryState.LEASED, DeliveryState.SETTLING)
+            and delivery.attempt == lease.attempt
+            and delivery.due == math.inf
+        ):
+            self.extend(lease, self.configuration.lease_seconds)
+
+    def _take_back(self, dropped: Dropped) -> None:
+        self.release(dropped.ahead, unseen=True)
+        if dropped.current is not None:
+            if dropped.cancelled:
+                self.release([dropped.current], unseen=False)
+            self.let_run(dropped.current)
 
     # --- dead letters ---
 
@@ -609,6 +664,16 @@ class QueueCore:
 
     # --- writing ---
 
+    def require_not_deleted(self, transaction: Transaction) -> None:
+        """What is written must not come after the queue's deletion."""
+        transaction.require(self._check_not_deleted)
+
+    def require_subscription(
+        self, subscription: SubscriptionState, transaction: Transaction
+    ) -> None:
+        """What is written of its messages must not reach another one of the same name."""
+        transaction.require(partial(self._check_subscription, subscription))
+
     def write(
         self,
         event: Event,
@@ -621,6 +686,7 @@ class QueueCore:
 
         ``then`` is told after that whether it was. ``known``: the state has taken it in already.
         """
+        self.require_not_deleted(transaction)
         ack = self.storage.events.append_nowait(encode(event), transaction=transaction)
 
         def settled(committed: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import heapq
+from collections.abc import Iterable
 
 from attrs import define, field
 
@@ -112,7 +113,9 @@ class Cursor:
         self.done.add(offset)
         return 0 if delivery is None else delivery.size
 
-    def finish_below(self, end: int) -> None:
-        self.done.add_range(0, end)
-        for offset in [offset for offset in self.open if offset < end]:
+    def finish_ranges(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """All from a start up to its stop."""
+        for start, stop in ranges:
+            self.done.add_range(start, stop)
+        for offset in [offset for offset in self.open if offset in self.done]:
             del self.open[offset]

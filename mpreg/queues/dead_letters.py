@@ -14,6 +14,7 @@ from mpreg.persistence import Transaction
 from mpreg.queues.core import QueueCore
 from mpreg.queues.core import log as logger
 from mpreg.queues.records import DeadLetterRecord
+from mpreg.queues.sizes import batches
 
 __all__ = [
     "MOVED_PER_BATCH",
@@ -115,9 +116,9 @@ async def list_dead_letters(
 async def remove_dead_letters(core: QueueCore, keys: Iterable[str]) -> int:
     """Remove them for good; how many there were."""
     removed = 0
-    wanted = list(keys)
-    for start in range(0, len(wanted), MOVED_PER_BATCH):
-        batch = core.begin_moving(wanted[start : start + MOVED_PER_BATCH])
+    bytes_max = core.storage.limits.batch // 2
+    for some in batches(keys, len, count_max=MOVED_PER_BATCH, bytes_max=bytes_max):
+        batch = core.begin_moving(some)
         await move_dead_letters(core, batch)
         removed += len(batch)
     return removed

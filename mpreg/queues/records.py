@@ -13,6 +13,7 @@ import msgspec
 from mpreg.errors import CorruptDataError, InvalidArgumentError
 
 __all__ = [
+    "Configured",
     "DeadLetterRecord",
     "DeadLettersRemoved",
     "Died",
@@ -32,6 +33,7 @@ __all__ = [
     "decode_event",
     "decode_message",
     "encode",
+    "encode_letter",
 ]
 
 HEADERS_MAX: Final = 256
@@ -141,6 +143,12 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, tag=11):
     first: int
 
 
+class Configured(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """From here on a quorum is so many; what was finished before stays so."""
+
+    required_acknowledgments: int
+
+
 Event: TypeAlias = (
     HandedOut
     | Settled
@@ -153,6 +161,7 @@ Event: TypeAlias = (
     | Purged
     | LaneOpened
     | Kept
+    | Configured
 )
 
 
@@ -181,6 +190,17 @@ def encode(record: Event | MessageRecord | DeadLetterRecord) -> bytes:
         return _encoder.encode(record)
     except UnicodeEncodeError as error:
         raise InvalidArgumentError(f"a str that is no text: {error}") from error
+
+
+def encode_letter(letter: DeadLetterRecord, bytes_max: int) -> bytes:
+    """Within so many bytes, if its texts can be cut so far."""
+    for text in ("last_error", "reason"):
+        encoded = encode(letter)
+        if (over := len(encoded) - bytes_max) <= 0:
+            return encoded
+        kept = getattr(letter, text).encode()[:-over]
+        letter = msgspec.structs.replace(letter, **{text: kept.decode(errors="ignore")})
+    return encode(letter)
 
 
 def decode_message(data: bytes, where: str) -> MessageRecord:

@@ -49,7 +49,8 @@ class Room:
         Cancelled while waiting: nothing was taken.
 
         Raises:
-            QueueFullError: there was none for ``wait_seconds`` (None: for ever).
+            QueueFullError: there was none for ``wait_seconds`` (None: for ever), or there will
+                never be.
         """
         if self.take_nowait(count, size):
             return
@@ -79,11 +80,13 @@ class Room:
         """Let in those in line for whom there is room, first come, first served."""
         while self._line:
             waiter = next(iter(self._line))
-            if not self._fits(waiter.count, waiter.size):
-                return
+            # A bound may have been lowered meanwhile below what this one asks for.
+            if self._could_fit(waiter.count, waiter.size):
+                if not self._fits(waiter.count, waiter.size):
+                    return
+                self._add(waiter.count, waiter.size)
+                waiter.granted = True
             del self._line[waiter]
-            self._add(waiter.count, waiter.size)
-            waiter.granted = True
             waiter.event.set()
 
     def wake_all(self) -> None:

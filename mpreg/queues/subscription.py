@@ -41,6 +41,7 @@ class Subscription:
 
     _core: QueueCore
     name: str
+    _state: SubscriptionState
     _line: OrderedDict[_Waiter, None] = field(factory=OrderedDict)
     """Those who wait for messages, the first come first."""
     _woken: _Waiter | None = None
@@ -74,7 +75,7 @@ class Subscription:
         _check_count("messages_max", messages_max)
         if wait_seconds is not None:
             checked_seconds("wait_seconds", wait_seconds)
-        return await self.take(messages_max, wait_seconds, held=False)
+        return await self._take(messages_max, wait_seconds, held=False)
 
     def consume(self, prefetch: int = 1) -> Consumer:
         """An async iterator over the messages, without end::
@@ -96,20 +97,25 @@ class Subscription:
 
     def statistics(self) -> SubscriptionStatistics:
         """Counts as they are now."""
-        return count_subscription(self._core.state, self._state)
+        self._core.inbox.empty()
+        return count_subscription(self._core.state, self._checked_state())
+
+    def _end(self) -> None:
+        """It was deleted: nothing will ever come, also where another one gets its name."""
+        self._core.on_messages(self.name, None)
+        self._wake(2**31)
 
     # --- taking messages ---
 
-    @property
-    def _state(self) -> SubscriptionState:
-        state = self._core.state.subscriptions.get(self.name)
-        if state is None:
+    def _checked_state(self) -> SubscriptionState:
+        state = self._state
+        if state.deleting or not self._core.state.has(state):
             raise QueueNotFoundError(
-                f"queue {self._core.name!r} has no subscription {self.name!r} any more"
+                f"subscription {self.name!r} of queue {self._core.name!r} was deleted"
             )
         return state
 
-    async def take(self, count: int, wait_seconds: float | None, *, held: bool) -> list[Message]:
+    async def _take(self, count: int, wait_seconds: float | None, *, held: bool) -> list[Message]:
         """Messages with their leases, ``held`` ones until they are told to end."""
         core = self._core
         deadline = None if wait_seconds is None else anyio.current_time() + wait_seconds
@@ -138,7 +144,7 @@ class Subscription:
             await anyio.lowlevel.checkpoint()
             core.check_open()
         while True:
-            state = self._state
+            state = self._checked_state()
             choice = core.choose(state, count)
             if choice.deliveries or choice.unread is None:
                 break

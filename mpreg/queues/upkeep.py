@@ -7,16 +7,26 @@ next time, or after the next start.
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Final
 
 import anyio
 
+from mpreg.errors import (
+    CommitUnknownError,
+    LeaseLostError,
+    MpregError,
+    QueueDeletedError,
+    ReaderStoppedError,
+    WriterStoppedError,
+)
 from mpreg.persistence import SnapshotStore
 from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.core import SNAPSHOT_AFTER_CHANGES, QueueCore
 from mpreg.queues.core import log as logger
 from mpreg.queues.cursor import Delivery, DeliveryState
-from mpreg.queues.records import DeadLettersRemoved, Kept, MessageRecord, Released
+from mpreg.queues.records import DeadLettersRemoved, Kept, MessageRecord, Released, encode
 from mpreg.queues.selection import UNREAD
 from mpreg.queues.snapshot import encode_snapshot
 from mpreg.queues.state import Lane, SubscriptionState
@@ -36,6 +46,10 @@ COPIED_BYTES_MAX = 8 << 20
 
 #: The least time between two sweeps for messages that have expired.
 SWEEP_SECONDS_MIN = 1.0
+
+
+#: After these there is nothing more to be done, and nothing to be tried again.
+ENDING: Final = (WriterStoppedError, ReaderStoppedError, CommitUnknownError, QueueDeletedError)
 
 
 class Saved:
@@ -58,27 +72,35 @@ class Saved:
         return None if None in self.ends else min(end for end in self.ends if end is not None)
 
 
-async def keep_up(core: QueueCore, saved: Saved) -> None:
-    """Do what there is to do.
+async def keep_up(core: QueueCore, saved: Saved) -> list[MpregError]:
+    """Do what there is to do; return what has failed, to be asked for again. One step that fails
+    does not keep the others from being made.
 
-    Raises what the stores raise; what was not done is to be asked for again.
+    Raises:
+        WriterStoppedError, ReaderStoppedError, CommitUnknownError: the registry is closing.
+        QueueDeletedError: nothing is to be done any more.
     """
     core.dirty = False
-    await _sweep(core)
-    if not core.configuration.is_stored:
-        return
-    await _write_released(core)
-    await _bury(core)
-    await _drop_dead_letters(core)
-    await _drop_kept(core)
-    if any(lane.measured_to < lane.end for lane in core.state.lanes.values()):
-        await core.measure()
-    if core.changes >= SNAPSHOT_AFTER_CHANGES:
-        await save(core, saved)
-    for lane in list(core.state.lanes.values()):
-        while (truncation := plan_truncation(lane)) is not None:
-            if not await _truncate(core, lane, truncation):
-                break
+    steps: list[Callable[[], Awaitable[None]]] = [partial(_sweep, core)]
+    if core.stored:
+        steps += [
+            partial(_write_released, core),
+            partial(_bury, core),
+            partial(_drop_dead_letters, core),
+            partial(_drop_kept, core),
+            partial(_measure, core),
+            partial(_save_if_worth_it, core, saved),
+            partial(_give_space_back, core),
+        ]
+    failures: list[MpregError] = []
+    for step in steps:
+        try:
+            await step()
+        except ENDING:
+            raise
+        except MpregError as error:
+            failures.append(error)
+    return failures
 
 
 def next_due(core: QueueCore) -> float:
@@ -96,11 +118,11 @@ def next_due(core: QueueCore) -> float:
 
 
 async def _write_released(core: QueueCore) -> None:
-    released, core.released = core.released, []
-    by_subscription: dict[str, list[tuple[int, int]]] = {}
-    for name, place in released:
-        by_subscription.setdefault(name, []).append(place)
-    for name, places in by_subscription.items():
+    for name in {name for name, _ in core.released}:
+        places = core.take_released(name)
+        if (subscription := core.state.subscriptions.get(name)) is None or subscription.deleting:
+            continue
+        # Where it fails, it is noted again to be written: the transaction's end tells.
         async with core.registry.transaction() as transaction:
             core.begin_noting(name, places)
             noted = partial(core.end_noting, name, places)
@@ -108,11 +130,29 @@ async def _write_released(core: QueueCore) -> None:
 
 
 async def _bury(core: QueueCore) -> None:
-    while core.dying:
-        subscription, delivery = core.dying[-1]
-        if delivery.state is DeliveryState.DYING and subscription.holds(delivery):
-            await _let_die(core, subscription, delivery)
-        core.dying.remove((subscription, delivery))
+    failed: list[tuple[SubscriptionState, Delivery]] = []
+    failure: MpregError | None = None
+    try:
+        while core.dying:
+            subscription, delivery = dying = core.dying.pop()
+            # Taken back where it is not known to be buried, also by a cancellation.
+            failed.append(dying)
+            try:
+                if delivery.state is DeliveryState.DYING and subscription.holds(delivery):
+                    await _let_die(core, subscription, delivery)
+            except ENDING:
+                raise
+            except LeaseLostError:
+                # Its subscription was deleted meanwhile.
+                failed.pop()
+            except MpregError as error:
+                failure = error
+            else:
+                failed.pop()
+    finally:
+        core.dying += failed
+    if failure is not None:
+        raise failure
 
 
 async def _let_die(core: QueueCore, subscription: SubscriptionState, delivery: Delivery) -> None:
@@ -128,6 +168,7 @@ async def _let_die(core: QueueCore, subscription: SubscriptionState, delivery: D
         reason = f"used up its {core.configuration.max_deliveries} deliveries"
         delivery.reason = delivery.reason or "its lease ran out"
     async with core.registry.transaction() as transaction:
+        core.require_subscription(subscription, transaction)
         died = core.let_die(subscription, delivery, record, reason, transaction)
         core.write(died, transaction, lambda _: core.room.admit())
     logger.warning(
@@ -171,15 +212,21 @@ def _superfluous(dead: dict[str, float], limits: QueueConfiguration, wall: float
 
 async def _sweep(core: QueueCore) -> None:
     """Drop expired messages from the front, and ids whose window is over."""
-    if core.deduplicated:
-        core.deduplicated = 0
-        while await core.storage.shared.deduplication.sweep_expired(SWEPT_PER_UPKEEP) == (
-            SWEPT_PER_UPKEEP
-        ):
+    if sent := core.deduplicated:
+        deduplication = core.storage.shared.deduplication
+        while await deduplication.sweep_expired(SWEPT_PER_UPKEEP) == SWEPT_PER_UPKEEP:
             pass
-    if not core.sweeping:
-        return
-    core.sweeping = False
+        core.deduplicated -= sent
+    if core.sweeping:
+        core.sweeping = False
+        try:
+            await _sweep_messages(core)
+        except BaseException:
+            core.sweeping = True
+            raise
+
+
+async def _sweep_messages(core: QueueCore) -> None:
     subscriptions: list[SubscriptionState | None] = list(core.state.subscriptions.values())
     if core.state.is_quorum or not subscriptions:
         # What no subscription will come to (again), and no quorum has agreed on.
@@ -218,7 +265,8 @@ async def _sweep_lane(core: QueueCore, subscription: SubscriptionState | None, l
 def _first_unfinished(subscription: SubscriptionState | None, lane: Lane) -> int | None:
     if subscription is not None:
         return subscription.cursor(lane.number).candidate(lane.end)
-    offset = lane.finished.first_missing(lane.first)
+    # From the very first on: what was copied out of the log is below its first offset.
+    offset = lane.finished.first_missing()
     return offset if offset < lane.end else None
 
 
@@ -234,6 +282,23 @@ async def _drop_kept(core: QueueCore) -> None:
                 for offset in dropped:
                     core.storage.drop_kept((lane.number, offset), transaction)
             lane.kept.difference_update(dropped)
+
+
+async def _measure(core: QueueCore) -> None:
+    if not all(lane.is_measured for lane in core.state.lanes.values()):
+        await core.measure()
+
+
+async def _save_if_worth_it(core: QueueCore, saved: Saved) -> None:
+    if core.changes >= SNAPSHOT_AFTER_CHANGES:
+        await save(core, saved)
+
+
+async def _give_space_back(core: QueueCore) -> None:
+    for lane in list(core.state.lanes.values()):
+        while (truncation := plan_truncation(lane)) is not None:
+            if not await _truncate(core, lane, truncation):
+                break
 
 
 async def save(core: QueueCore, saved: Saved) -> None:
@@ -287,8 +352,8 @@ async def _truncate(core: QueueCore, lane: Lane, truncation: Truncation) -> bool
             # Damaged. It stays where it is until a consumer comes to it and it is set aside.
             before = offset
             break
-        size += len(record.payload)
-        if size > COPIED_BYTES_MAX and keep:
+        size += len(encode(record))
+        if size > min(COPIED_BYTES_MAX, core.storage.limits.batch) and keep:
             before = offset
             break
         keep[offset] = record
