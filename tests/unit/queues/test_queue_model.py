@@ -166,7 +166,7 @@ class QueueModel(RuleBasedStateMachine):
                 self.ready.set()
                 await anyio.sleep_forever()
 
-    def _end(self) -> None:
+    def end(self) -> None:
         async def end() -> None:
             self.scope.cancel()
             await self.task
