@@ -156,24 +156,27 @@ class Writer:
 
     def _answer(self, group: CommitGroup, outcomes: Sequence[BatchOutcome]) -> None:
         counters = self.counters
-        accepted = [
-            len(batch.operations)
-            for batch, outcome in zip(group.batches, outcomes, strict=True)
-            if isinstance(outcome, tuple)
-        ]
-        counters.rejected += len(outcomes) - len(accepted)
-        if accepted:
+        batches = operations = rejected = 0
+        for batch, outcome in zip(group.batches, outcomes, strict=True):
+            asked = batch.asked
+            if isinstance(outcome, tuple):
+                batches += asked[0]
+                operations += asked[1]
+            else:
+                rejected += asked[0]
+        counters.rejected += rejected
+        if batches:
             counters.commits += 1
-            counters.batches += len(accepted)
-            counters.operations += sum(accepted)
-            counters.largest_group = max(counters.largest_group, len(accepted))
+            counters.batches += batches
+            counters.operations += operations
+            counters.largest_group = max(counters.largest_group, batches)
             counters.commit_sequence = group.sequence
             if group.durability is Durability.DURABLE:
                 counters.durable_sequence = group.sequence
         group.resolve(outcomes)
 
     def _fail(self, batches: Sequence[WriteBatch], error: CommitFailedError) -> None:
-        self.counters.failed += len(batches)
+        self.counters.failed += sum(batch.asked[0] for batch in batches)
         for batch in batches:
             # One for each: tasks that raise the same exception would share its traceback.
             own = type(error)(*error.args)

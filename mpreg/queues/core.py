@@ -13,11 +13,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.lowlevel
-from attrs import define, field, frozen
+import msgspec
+from attrs import define, field
 
 from mpreg.actors.parking import loop_clock
 from mpreg.errors import CorruptDataError, LeaseLostError, QueueDeletedError
@@ -45,6 +46,9 @@ from mpreg.queues.selection import GONE, UNREAD, Choice, Found, choose
 from mpreg.queues.state import Lease, QueueState, SubscriptionState, dead_letter_key
 from mpreg.queues.storage import QueueStorage, measure
 
+if TYPE_CHECKING:
+    from mpreg.queues.line import Line
+
 __all__ = ["HandOut", "Outgoing", "QueueCore"]
 
 #: Events and messages after which the state is saved: what a restart reads at most, beside it.
@@ -53,8 +57,7 @@ SNAPSHOT_AFTER_CHANGES: Final = 4_096
 log: Final = logging.getLogger("mpreg.queues")
 
 
-@frozen
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Messages on their way into one lane."""
 
     lane: int
@@ -76,6 +79,8 @@ class HandOut:
     committed: bool = False
     abandoned: bool = False
     """Its receiver was cancelled: nobody will see these messages."""
+    told: Callable[[bool], None] | None = None
+    """Told whether the attempts are on disk."""
 
 
 @define(eq=False)
@@ -123,8 +128,8 @@ class QueueCore:
     """What a restart would have to read, since the last snapshot."""
     events_end: int = 0
     """The offset after the last event that the state knows."""
-    _waiting: dict[str, Callable[[int], None]] = field(factory=dict)
-    """By subscription, how to wake those who wait for messages."""
+    lines: dict[str, Line] = field(factory=dict)
+    """By subscription, those who wait for messages."""
     _memory: dict[Place, tuple[MessageRecord, int]] = field(factory=dict)
     """The messages of a queue that is not stored."""
     _moving: set[str] = field(factory=set)
@@ -152,6 +157,8 @@ class QueueCore:
 
     def check_open(self) -> None:
         """Raises what the queue was closed with."""
+        if self.failure is None and not self.deleting:
+            return
         if (refusal := self._refusal()) is not None:
             # Of its own for each caller: a traceback must not grow with every one.
             raise type(refusal)(*refusal.args) from refusal.__cause__
@@ -176,26 +183,17 @@ class QueueCore:
         """Everybody who waits, and everybody who comes, gets this."""
         if self.failure is None:
             self.failure = failure
-        self.wake_all()
+        for line in self.lines.values():
+            line.call_all()
         self.room.wake_all()
         self.bodies.forget(self.storage.incarnation)
 
     # --- waiting ---
 
-    def on_messages(self, subscription: str, wake: Callable[[int], None] | None) -> None:
-        """From now on ``wake`` is told how many there may be; None: nobody waits any more."""
-        if wake is None:
-            self._waiting.pop(subscription, None)
-        else:
-            self._waiting[subscription] = wake
-
-    def wake(self, subscription: str, count: int) -> None:
-        if (wake := self._waiting.get(subscription)) is not None:
-            wake(count)
-
-    def wake_all(self, count: int | None = None) -> None:
-        for wake in self._waiting.values():
-            wake(2**31 if count is None else count)
+    def wake(self, subscription: str) -> None:
+        """There may be a message for it."""
+        if (line := self.lines.get(subscription)) is not None:
+            line.call_first()
 
     async def change(self, event: Event, then: Callable[[bool], None] | None = None) -> None:
         """`write` in a transaction of its own, or at once where nothing is stored."""
@@ -307,7 +305,8 @@ class QueueCore:
             else:
                 self._memory[number, offset] = body
             offset += 1
-        self.wake_all(len(sized))
+        for line in self.lines.values():
+            line.call_first()
         self.changed(len(sized))
 
     def forget_deduplicating(self, key: tuple[Transaction, bytes]) -> None:
@@ -400,36 +399,44 @@ class QueueCore:
         lanes = self.state.lanes.values()
         return any(subscription.cursor(one.number).candidate(one.end) is not None for one in lanes)
 
-    async def hand_out(self, hand_out: HandOut) -> None:
-        """Write the delivery attempts of what was chosen.
+    async def hand_out(self, hand_outs: Sequence[HandOut]) -> None:
+        """Write the delivery attempts of what was chosen, of one subscription, in one event.
 
-        Where it raises, nobody sees the messages: they are given back, at once or when a write
-        that is still on its way is done.
+        Where it raises, nobody sees the first one's messages: they are given back, at once or when
+        a write that is still on its way is done. The others are told.
         """
+        name = hand_outs[0].subscription.name
         event = HandedOut(
-            hand_out.subscription.name,
+            name,
             [
                 (delivery.lane, delivery.offset, delivery.attempt + 1, delivery.size)
+                for hand_out in hand_outs
                 for delivery, _ in hand_out.deliveries
             ],
         )
         # With it, so that a crash does not count what was given back unseen and is now seen.
-        name = hand_out.subscription.name
-        released = self.take_released(name)
+        released = self.take_released(name) if self.released else []
         first = Released(name, released) if released else None
-        self.begin_noting(name, released)
+        if released:
+            self.begin_noting(name, released)
 
         def then(committed: bool) -> None:
-            self.end_noting(name, released, committed)
-            self._handed_out(hand_out, committed)
+            if released:
+                self.end_noting(name, released, committed)
+            for hand_out in hand_outs:
+                self._handed_out(hand_out, committed)
 
         try:
             await self.write_alone(event, then, known=first)
         except BaseException:
-            hand_out.abandoned = True
-            if hand_out.committed:
-                self.release(self.leases(hand_out), unseen=True)
+            self.abandon(hand_outs[0])
             raise
+
+    def abandon(self, hand_out: HandOut) -> None:
+        """Nobody will see these messages."""
+        hand_out.abandoned = True
+        if hand_out.committed:
+            self.release(self.leases(hand_out), unseen=True)
 
     def begin_noting(self, subscription: str, places: Iterable[Place]) -> None:
         """It is being written that these were given back unseen: a snapshot that is made meanwhile
@@ -456,7 +463,7 @@ class QueueCore:
         deliveries = [one for one, _ in hand_out.deliveries if subscription.holds(one)]
         for delivery in deliveries:
             subscription.cursor(delivery.lane).make_ready(delivery)
-        self.wake(subscription.name, len(deliveries))
+        self.wake(subscription.name)
 
     def _handed_out(self, hand_out: HandOut, committed: bool) -> None:
         subscription = hand_out.subscription
@@ -473,6 +480,8 @@ class QueueCore:
                 self.alarm(self)
         else:
             self._keep_back(hand_out)
+        if hand_out.told is not None:
+            hand_out.told(committed)
 
     def hand_out_from_memory(self, hand_out: HandOut) -> None:
         """What is not stored is done with when it is handed out."""
@@ -543,7 +552,7 @@ class QueueCore:
             self.alarm(self)
         else:
             subscription.cursor(delivery.lane).make_ready(delivery)
-            self.wake(subscription.name, 1)
+            self.wake(subscription.name)
 
     def returned(self, lease: Lease, delay_seconds: float, reason: str) -> Returned:
         delivery = lease.delivery
@@ -579,7 +588,7 @@ class QueueCore:
                 delivery.forgiven += 1
                 self.released.append((lease.subscription.name, (delivery.lane, delivery.offset)))
                 self.ask_for_upkeep()
-            self.wake(lease.subscription.name, 1)
+            self.wake(lease.subscription.name)
 
     def let_run(self, lease: Lease) -> None:
         """A lease that was held until it is told to end: from now on it ends by itself."""
@@ -653,7 +662,7 @@ class QueueCore:
                     delivery.state = DeliveryState.DYING
                     self.dying.append((subscription, delivery))
             if ended:
-                self.wake(subscription.name, len(ended))
+                self.wake(subscription.name)
                 # They may have expired meanwhile, and perhaps nobody receives.
                 self.sweeping = self.sweeping or self.expiring
         if self.sweep_due <= now:

@@ -11,6 +11,7 @@ import enum
 import heapq
 from collections.abc import Iterable
 
+import msgspec
 from attrs import define, field
 
 from mpreg.queues.intervals import IntervalSet
@@ -34,9 +35,11 @@ class DeliveryState(enum.Enum):
     """To become a dead letter. Followed by nothing, or READY where writing it failed."""
 
 
-@define(eq=False)
-class Delivery:
-    """One message that a subscription has looked at and not finished."""
+class Delivery(msgspec.Struct, eq=False, gc=False):
+    """One message that a subscription has looked at and not finished.
+
+    A msgspec struct, because one is made for every message that is handed out.
+    """
 
     lane: int
     offset: int

@@ -64,7 +64,7 @@ class MessageRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return self.expires_at is not None and self.expires_at <= wall
 
 
-class HandedOut(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class HandedOut(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """Delivery attempts, on disk before the messages are handed out."""
 
     subscription: str
@@ -72,14 +72,14 @@ class HandedOut(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """(lane, offset, attempt, size in bytes) of each."""
 
 
-class Settled(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Settled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """Acknowledged."""
 
     subscription: str
     places: list[Place]
 
 
-class Returned(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Returned(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """Not done; to be tried again."""
 
     subscription: str
@@ -90,14 +90,14 @@ class Returned(msgspec.Struct, frozen=True, array_like=True, tag=3):
     reason: str
 
 
-class Released(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Released(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """Given back unseen: these attempts do not count against ``max_deliveries``."""
 
     subscription: str
     places: list[Place]
 
 
-class Died(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class Died(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     """Became a dead letter."""
 
     subscription: str
@@ -105,13 +105,13 @@ class Died(msgspec.Struct, frozen=True, array_like=True, tag=5):
     died_at: float
 
 
-class DeadLettersRemoved(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class DeadLettersRemoved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     """Sent on, purged, or dropped for their number or age."""
 
     keys: list[str]
 
 
-class SubscriptionChanged(msgspec.Struct, frozen=True, array_like=True, tag=7):
+class SubscriptionChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
     """Created, or given another pattern. Where it starts only counts when it is new."""
 
     name: str
@@ -120,22 +120,22 @@ class SubscriptionChanged(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """By lane, the first offset that it gets; None: whatever is not finished."""
 
 
-class SubscriptionDeleted(msgspec.Struct, frozen=True, array_like=True, tag=8):
+class SubscriptionDeleted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
     name: str
 
 
-class Purged(msgspec.Struct, frozen=True, array_like=True, tag=9):
+class Purged(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
     ends: dict[int, int]
     """By lane: everything below is gone."""
 
 
-class LaneOpened(msgspec.Struct, frozen=True, array_like=True, tag=10):
+class LaneOpened(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
     """A priority was used for the first time."""
 
     lane: int
 
 
-class Kept(msgspec.Struct, frozen=True, array_like=True, tag=11):
+class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
     """Unfinished messages were copied out of their log, and the log was truncated behind them."""
 
     lane: int
@@ -143,7 +143,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, tag=11):
     first: int
 
 
-class Configured(msgspec.Struct, frozen=True, array_like=True, tag=12):
+class Configured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
     """From here on a quorum is so many; what was finished before stays so."""
 
     required_acknowledgments: int

@@ -40,7 +40,8 @@ class Room:
         """`take` where there is room, and nobody waits for it."""
         if self._line or not self._fits(count, size):
             return False
-        self._add(count, size)
+        self._count += count
+        self._size += size
         return True
 
     async def take(self, count: int, size: int, wait_seconds: float | None) -> None:
@@ -73,8 +74,10 @@ class Room:
 
     def give_back(self, count: int, size: int) -> None:
         """What was taken is in the queue now, or will not come."""
-        self._add(-count, -size)
-        self.admit()
+        self._count -= count
+        self._size -= size
+        if self._line:
+            self.admit()
 
     def admit(self) -> None:
         """Let in those in line for whom there is room, first come, first served."""

@@ -13,7 +13,8 @@ import heapq
 import itertools
 from collections.abc import Iterator, Sequence
 
-from attrs import define, field, frozen
+import msgspec
+from attrs import define, field
 
 from mpreg.queues.configuration import DeliveryGuarantee, QueueConfiguration
 from mpreg.queues.cursor import Cursor, Delivery, DeliveryState
@@ -407,6 +408,9 @@ class QueueState:
         if not self.subscriptions:
             # It is held for those to come.
             return False
+        if len(self.subscriptions) == 1 and not self.is_quorum:
+            # The one that has just finished it.
+            return True
         cursors = (subscription.cursor(lane) for subscription in self.subscriptions.values())
         if self.is_quorum:
             needed = self.required_acknowledgments
@@ -491,8 +495,7 @@ class QueueState:
         lane.forget_bytes()
 
 
-@frozen
-class Lease:
+class Lease(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A delivery as its holder has it: right for as long as nobody else has got the message."""
 
     subscription: SubscriptionState
