@@ -15,7 +15,7 @@ from mpreg.queues.records import Event, decode_event
 from mpreg.testing import FaultInjector, SimulatedBackend, SimulatedDisk, Simulation
 from tests.simulation.scenario import make_config
 
-__all__ = ["Lives", "cancelled_once_sent", "keep_up", "manager_of"]
+__all__ = ["Lives", "cancelled_once_sent", "forget_bodies", "keep_up", "manager_of"]
 
 #: Somebody who runs in a circle is soon found.
 STEPS_MAX = 200_000
@@ -64,6 +64,12 @@ class Lives:
 
 def manager_of(queue: MessageQueue) -> MessageQueueManager:
     return MessageQueueManager(queue._core.registry)
+
+
+def forget_bodies(queue: MessageQueue) -> None:
+    """From now on its messages are on disk only."""
+    queue._core.bodies.forget(queue._core.storage.incarnation)
+    assert queue._core.bodies.bytes == 0
 
 
 async def keep_up(queue: MessageQueue) -> None:

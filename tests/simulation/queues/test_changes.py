@@ -23,7 +23,13 @@ from mpreg.queues import (
 from mpreg.queues.keeper import SAVED_AT_CLOSE_MIN
 from mpreg.queues.records import Configured
 from mpreg.testing import FaultInjector, FaultPlan
-from tests.simulation.queues.lives import Lives, cancelled_once_sent, keep_up, manager_of
+from tests.simulation.queues.lives import (
+    Lives,
+    cancelled_once_sent,
+    forget_bodies,
+    keep_up,
+    manager_of,
+)
 from tests.simulation.scenario import SCHEDULES
 
 Call = Callable[[], Awaitable[object]]
@@ -320,7 +326,7 @@ def test_the_bytes_of_a_queue_hold_while_they_are_counted_anew() -> None:
                 tasks.start_soon(outcome, lambda: queue.send(bytes(100), wait_seconds=None), let_in)
             await anyio.sleep(1)
             # From memory it would be over at once.
-            queue._core.bodies.forget(queue._core.storage.incarnation)
+            forget_bodies(queue)
             tasks.start_soon(queue.delete_subscription, "idle")
             tasks.start_soon(acknowledge)
             for _ in range(300):

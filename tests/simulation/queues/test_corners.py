@@ -16,7 +16,7 @@ from mpreg.queues import (
     QueueType,
 )
 from mpreg.queues.records import Event, HandedOut, Kept, LaneOpened
-from tests.simulation.queues.lives import Lives, keep_up
+from tests.simulation.queues.lives import Lives, forget_bodies, keep_up
 from tests.simulation.scenario import SCHEDULES
 
 
@@ -125,7 +125,7 @@ def test_a_message_may_be_acknowledged_while_it_is_copied_out_of_its_log() -> No
         old = await queue.receive()
         await queue.send_many(range(20))
         await queue.ack(await queue.receive_many(20))
-        queue._core.bodies.forget(queue.name)
+        forget_bodies(queue)
         queue._core.ask_for_upkeep()
         assert old is not None
         await old.ack()
