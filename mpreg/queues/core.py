@@ -452,9 +452,15 @@ class QueueCore:
                 self.released.append((subscription, place))
 
     def take_released(self, subscription: str) -> list[Place]:
-        taken = [place for name, place in self.released if name == subscription]
-        if taken:
-            self.released = [one for one in self.released if one[0] != subscription]
+        """Some, or all, of what is to be noted of a subscription; none: there is no more."""
+        taken: list[Place] = []
+        left: list[tuple[str, Place]] = []
+        for one in self.released:
+            if one[0] == subscription and len(taken) < self.storage.limits.places // 2:
+                taken.append(one[1])
+            else:
+                left.append(one)
+        self.released = left
         return taken
 
     def _keep_back(self, hand_out: HandOut) -> None:

@@ -116,12 +116,16 @@ async def list_dead_letters(
 async def remove_dead_letters(core: QueueCore, keys: Iterable[str]) -> int:
     """Remove them for good; how many there were."""
     removed = 0
-    bytes_max = core.storage.limits.batch // 2
-    for some in batches(keys, len, count_max=MOVED_PER_BATCH, bytes_max=bytes_max):
+    bytes_max = core.storage.limits.keys
+    for some in batches(keys, _size, count_max=MOVED_PER_BATCH, bytes_max=bytes_max):
         batch = core.begin_moving(some)
         await move_dead_letters(core, batch)
         removed += len(batch)
     return removed
+
+
+def _size(key: str) -> int:
+    return len(key.encode())
 
 
 async def move_dead_letters(

@@ -98,6 +98,8 @@ class MessageQueueManager:
     """
 
     def __init__(self, registry: PersistenceRegistry) -> None:
+        """Raises `ConfigurationError` where the registry's ``value_bytes_max`` is below 4 KiB, or
+        its ``batch_bytes_max`` below 16 KiB: a queue could not write of its own messages."""
         self._registry = registry
         self._queues = registry.subsystem("queues", lambda: _Queues(registry))
 
@@ -203,6 +205,9 @@ class MessageQueueManager:
         )
         queues.keeper.add(core, restored.saved)
         core.reconcile()
+        if configuration.required_acknowledgments != core.state.required_acknowledgments:
+            # The event that says so was damaged.
+            await core.change(Configured(configuration.required_acknowledgments))
         queues.open[name] = found = _Open(stored, core, MessageQueue(core))
         return found
 

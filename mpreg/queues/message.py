@@ -155,14 +155,20 @@ async def settle_all(messages: list[Message], transaction: Transaction | None) -
     by_subscription: dict[str, list[Lease]] = {}
     for lease in leases:
         by_subscription.setdefault(lease.subscription.name, []).append(lease)
+    places_max = core.storage.limits.places
+    groups = [
+        group[start : start + places_max]
+        for group in by_subscription.values()
+        for start in range(0, len(group), places_max)
+    ]
     if transaction is not None:
-        for group in by_subscription.values():
+        for group in groups:
             core.settle(group, _acknowledged(group), transaction)
-    elif len(by_subscription) == 1:
+    elif len(groups) == 1:
         await core.settle_alone(leases, _acknowledged(leases))
     else:
         async with core.registry.transaction() as own:
-            for group in by_subscription.values():
+            for group in groups:
                 core.settle(group, _acknowledged(group), own)
 
 

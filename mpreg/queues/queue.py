@@ -452,24 +452,24 @@ class MessageQueue:
         found = await list_dead_letters(self._core, names=names)
         moved = 0
         whole = [letter for letter in found if letter.record.message is not None]
-        for batch in batches(
-            whole,
-            _letter_bytes,
-            count_max=MOVED_PER_BATCH,
-            bytes_max=min(self._core.storage.limits.batch, target._core.storage.limits.batch),
+        limits = self._core.storage.limits
+        for some in batches(
+            whole, _letter_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.batch
         ):
-            # Those that somebody else is moving, or has moved meanwhile, are not sent twice.
-            keys = self._core.begin_moving(letter.key for letter in batch)
-            await self._redrive([one for one in batch if one.key in keys], keys, target)
-            moved += len(keys)
+            for batch in batches(
+                some, _key_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.keys
+            ):
+                moved += await self._redrive(batch, target)
         return moved
 
-    async def _redrive(
-        self, letters: list[DeadLetter], keys: set[str], target: MessageQueue
-    ) -> None:
+    async def _redrive(self, letters: list[DeadLetter], target: MessageQueue) -> int:
+        # Those that somebody else is moving, or has moved meanwhile, are not sent twice.
+        keys = self._core.begin_moving(letter.key for letter in letters)
         by_lane: dict[int, list[MessageRecord]] = {}
         is_priority = target.configuration.queue_type is QueueType.PRIORITY
         for letter in letters:
+            if letter.key not in keys:
+                continue
             lane = letter.priority if is_priority else 0
             by_lane.setdefault(lane, []).append(target._renewed(letter))
 
@@ -478,6 +478,7 @@ class MessageQueue:
                 await target._send(_outgoing(lane, records), 0.0, transaction, None)
 
         await move_dead_letters(self._core, keys, send)
+        return len(keys)
 
     def _renewed(self, letter: DeadLetter) -> MessageRecord:
         """A dead letter's message as it is sent to this queue: its time begins anew."""
@@ -550,7 +551,11 @@ def _outgoing(lane: int, records: list[MessageRecord]) -> Outgoing:
 def _letter_bytes(letter: DeadLetter) -> int:
     """What it takes to send it again and remove it."""
     message = letter.record.message
-    return len(letter.key) + (0 if message is None else len(encode(message)))
+    return 2 * _key_bytes(letter) + (0 if message is None else len(encode(message)))
+
+
+def _key_bytes(letter: DeadLetter) -> int:
+    return len(letter.key.encode())
 
 
 def _letter_name(letter: DeadLetter | str) -> str:

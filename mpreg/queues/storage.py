@@ -78,6 +78,7 @@ class SharedStores:
     """The namespaces that all queues of a registry share."""
 
     registry: PersistenceRegistry
+    limits: SizeLimits = field(init=False)
     configurations: KeyValueStore = field(init=False)
     deleted: KeyValueStore = field(init=False)
     kept: KeyValueStore = field(init=False)
@@ -85,6 +86,7 @@ class SharedStores:
     deduplication: KeyValueStore = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.limits = SizeLimits.of(self.registry.config)
         stores = self.registry.reserved(_KIND)
         self.configurations = stores.key_value_store("configurations")
         self.deleted = stores.key_value_store("deleted")
@@ -159,13 +161,11 @@ class QueueStorage:
     name: str
     incarnation: str
     events: LogStore = field(init=False)
-    limits: SizeLimits = field(init=False)
     _lanes: dict[int, LogStore] = field(factory=dict)
     _prefix: bytes = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         stores = self.shared.registry.reserved(_KIND)
-        self.limits = SizeLimits.of(self.shared.registry.config)
         self.events = stores.log_store(f"{self.incarnation}/events")
         encoded = encode_name(self.incarnation)
         self._prefix = _LENGTH.pack(len(encoded)) + encoded
@@ -181,6 +181,10 @@ class QueueStorage:
         return [
             stores.snapshot_store(f"{self.incarnation}/{slot}") for slot in range(SNAPSHOT_SLOTS)
         ]
+
+    @property
+    def limits(self) -> SizeLimits:
+        return self.shared.limits
 
     # --- messages ---
 

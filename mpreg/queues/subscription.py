@@ -139,7 +139,10 @@ class Subscription:
             core.check_open()
         while True:
             state = self._checked_state()
-            wanted = count + min(line.wanted, SERVED_MAX) if core.stored else count
+            wanted = count
+            if core.stored:
+                limit = core.storage.limits.places // 2
+                wanted = min(count + min(line.wanted, SERVED_MAX), limit)
             choice = core.choose(state, wanted)
             if choice.deliveries or choice.unread is None:
                 break

@@ -26,8 +26,16 @@ from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.core import SNAPSHOT_AFTER_CHANGES, QueueCore
 from mpreg.queues.core import log as logger
 from mpreg.queues.cursor import Delivery, DeliveryState
-from mpreg.queues.records import DeadLettersRemoved, Kept, MessageRecord, Released, encode
+from mpreg.queues.records import (
+    DeadLettersRemoved,
+    Kept,
+    MessageRecord,
+    Place,
+    Released,
+    encode,
+)
 from mpreg.queues.selection import UNREAD
+from mpreg.queues.sizes import batches
 from mpreg.queues.snapshot import encode_snapshot
 from mpreg.queues.state import Lane, SubscriptionState
 from mpreg.queues.truncation import Truncation, plan_truncation
@@ -119,14 +127,18 @@ def next_due(core: QueueCore) -> float:
 
 async def _write_released(core: QueueCore) -> None:
     for name in {name for name, _ in core.released}:
-        places = core.take_released(name)
-        if (subscription := core.state.subscriptions.get(name)) is None or subscription.deleting:
-            continue
-        # Where it fails, it is noted again to be written: the transaction's end tells.
-        async with core.registry.transaction() as transaction:
-            core.begin_noting(name, places)
-            noted = partial(core.end_noting, name, places)
-            core.write(Released(name, places), transaction, noted, known=True)
+        while places := core.take_released(name):
+            await _write_released_of(core, name, places)
+
+
+async def _write_released_of(core: QueueCore, name: str, places: list[Place]) -> None:
+    if (subscription := core.state.subscriptions.get(name)) is None or subscription.deleting:
+        return
+    # Where it fails, it is noted again to be written: the transaction's end tells.
+    async with core.registry.transaction() as transaction:
+        core.begin_noting(name, places)
+        noted = partial(core.end_noting, name, places)
+        core.write(Released(name, places), transaction, noted, known=True)
 
 
 async def _bury(core: QueueCore) -> None:
@@ -184,12 +196,18 @@ async def _let_die(core: QueueCore, subscription: SubscriptionState, delivery: D
 
 
 async def _drop_dead_letters(core: QueueCore) -> None:
-    while drop := _superfluous(core.state.dead, core.configuration, core.wall()):
+    while superfluous := _superfluous(core.state.dead, core.configuration, core.wall()):
+        bytes_max = core.storage.limits.keys
+        drop = next(batches(superfluous, _size, count_max=DROPPED_PER_BATCH, bytes_max=bytes_max))
         async with core.registry.transaction() as transaction:
             for key in drop:
                 core.storage.delete_dead_letter(key, transaction)
             core.write(DeadLettersRemoved(drop), transaction)
         logger.warning("queue %r: %d dead letters dropped", core.name, len(drop))
+
+
+def _size(key: str) -> int:
+    return len(key.encode())
 
 
 def _superfluous(dead: dict[str, float], limits: QueueConfiguration, wall: float) -> list[str]:
@@ -276,8 +294,10 @@ def _first_unfinished(subscription: SubscriptionState | None, lane: Lane) -> int
 async def _drop_kept(core: QueueCore) -> None:
     for lane in list(core.state.lanes.values()):
         finished = [offset for offset in lane.kept if offset in lane.finished]
-        for start in range(0, len(finished), DROPPED_PER_BATCH):
-            dropped = finished[start : start + DROPPED_PER_BATCH]
+        bytes_max = core.storage.limits.batch
+        for dropped in batches(
+            finished, lambda _: 0, count_max=DROPPED_PER_BATCH, bytes_max=bytes_max
+        ):
             async with core.registry.transaction() as transaction:
                 for offset in dropped:
                     core.storage.drop_kept((lane.number, offset), transaction)

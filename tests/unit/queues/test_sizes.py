@@ -9,40 +9,65 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpreg.errors import ConfigurationError
 from mpreg.persistence import PersistenceConfig
-from mpreg.queues.records import DeadLetterRecord, MessageRecord, encode, encode_letter
-from mpreg.queues.sizes import LETTER_BYTES, OPERATIONS_BYTES, SizeLimits, batches
+from mpreg.queues.records import (
+    DeadLetterRecord,
+    HandedOut,
+    MessageRecord,
+    encode,
+    encode_letter,
+)
+from mpreg.queues.sizes import (
+    BATCH_BYTES_MIN,
+    LETTER_BYTES,
+    OPERATION_BYTES,
+    OPERATIONS_BYTES,
+    VALUE_BYTES_MIN,
+    SizeLimits,
+    batches,
+)
 
 # --- batches ---
 
 
-@given(st.lists(st.integers(0, 40)), st.integers(1, 6), st.integers(0, 50))
+@given(st.lists(st.integers(0, 40)), st.integers(1, 6), st.integers(0, 700))
 def test_batches_keep_the_order_lose_nothing_and_stay_within_both_bounds(
     sizes: list[int], count_max: int, bytes_max: int
 ) -> None:
     items = list(enumerate(sizes))
     found = list(batches(items, lambda item: item[1], count_max=count_max, bytes_max=bytes_max))
     assert [item for batch in found for item in batch] == items
-    totals = [sum(size for _, size in batch) for batch in found]
+    totals = [sum(OPERATION_BYTES + size for _, size in batch) for batch in found]
     for batch, total in zip(found, totals, strict=True):
         assert 1 <= len(batch) <= count_max
         assert total <= bytes_max or len(batch) == 1
     # And they are no smaller than they must be.
     for batch, total, (following, *_) in zip(found, totals, found[1:], strict=False):
-        assert len(batch) == count_max or total + following[1] > bytes_max
+        assert len(batch) == count_max or total + OPERATION_BYTES + following[1] > bytes_max
 
 
 def test_batches_are_made_as_they_are_asked_for() -> None:
-    found = batches(itertools.count(), lambda _: 1, count_max=3, bytes_max=100)
+    found = batches(itertools.count(), lambda _: 1, count_max=3, bytes_max=10_000)
     assert [next(found), next(found)] == [[0, 1, 2], [3, 4, 5]]
 
 
 # --- limits ---
 
-SIZES = st.one_of(st.integers(1, 20_000), st.integers(1, 1 << 28))
+SIZES = st.one_of(st.integers(BATCH_BYTES_MIN, 40_000), st.integers(BATCH_BYTES_MIN, 1 << 28))
 
 
-@given(SIZES, SIZES)
+@pytest.mark.parametrize(
+    ("value", "batch"),
+    [(VALUE_BYTES_MIN - 1, BATCH_BYTES_MIN), (VALUE_BYTES_MIN, BATCH_BYTES_MIN - 1)],
+)
+def test_a_queue_does_not_begin_where_nothing_fits(value: int, batch: int) -> None:
+    config = PersistenceConfig(backend="memory", value_bytes_max=value, batch_bytes_max=batch)
+    with pytest.raises(ConfigurationError, match="a queue needs"):
+        SizeLimits.of(config)
+
+
+@given(SIZES | st.integers(VALUE_BYTES_MIN, 20_000), SIZES)
 def test_whatever_is_taken_in_also_fits_with_what_is_written_beside_it(
     one: int, other: int
 ) -> None:
@@ -57,6 +82,10 @@ def test_whatever_is_taken_in_also_fits_with_what_is_written_beside_it(
     assert limits.letter + beside + OPERATIONS_BYTES <= config.batch_bytes_max
     assert 4 * limits.subscription_name <= beside
     assert limits.batch <= config.batch_bytes_max
+    assert limits.message >= VALUE_BYTES_MIN // 2
+    # Each place of an event: two offsets, an attempt and a size, with what goes around them.
+    event = HandedOut("", [(255, 2**62, 2**62, 2**31)] * limits.places)
+    assert len(encode(event)) + limits.subscription_name <= config.value_bytes_max
 
 
 def test_by_default_a_message_is_almost_as_large_as_a_value() -> None:
