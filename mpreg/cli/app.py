@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from mpreg import __version__
+from mpreg.cli import maintenance
 from mpreg.cli.loops import loop_option
 
 __all__ = ["mpreg"]
@@ -100,3 +101,13 @@ def demo_worker(data_dir: Path, processes: int, loop: str) -> None:
     from mpreg.cli.demo.worker import run_worker
 
     sys.exit(run_worker(data_dir, processes, loop))
+
+
+for command in (
+    maintenance.verify,
+    maintenance.backup,
+    maintenance.restore,
+    maintenance.export,
+    maintenance.import_,
+):
+    mpreg.add_command(command)

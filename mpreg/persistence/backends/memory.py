@@ -88,12 +88,15 @@ class MemoryState:
             self._set(key, entry)
         for log in plan.deleted:
             self._logs.pop(log, None)
-        for log, _offset, data in plan.records:
-            self._logs.setdefault(log, _Log()).records.append(data)
+        # First, since a log may go on beyond where it ended: its new records follow that.
         for log, first_offset in plan.truncated.items():
-            found = self._logs[log]
+            found = self._logs.setdefault(log, _Log())
             del found.records[: first_offset - found.first_offset]
             found.first_offset = first_offset
+        for log, offset, data in plan.records:
+            found = self._logs.setdefault(log, _Log())
+            if offset >= found.first_offset:
+                found.records.append(data)
 
     def _set(self, entry_key: EntryKey, entry: NewEntry | None) -> None:
         namespace, key = entry_key

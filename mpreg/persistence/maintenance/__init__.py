@@ -6,19 +6,28 @@ server uses a read-only connection, and what changes a directory first takes its
 """
 
 from mpreg.persistence.maintenance.backup import BackupReport, backup
+from mpreg.persistence.maintenance.export import ExportReport, export_lines
 from mpreg.persistence.maintenance.findings import Finding, FindingKind, VerificationReport
+from mpreg.persistence.maintenance.importing import ImportReport, import_into, import_lines
+from mpreg.persistence.maintenance.repair import repair
 from mpreg.persistence.maintenance.restore import RestoreReport, restore
 from mpreg.persistence.maintenance.verify import verify
 from mpreg.persistence.maintenance.worker import Progress
 
 __all__ = [
     "BackupReport",
+    "ExportReport",
     "Finding",
     "FindingKind",
+    "ImportReport",
     "Progress",
     "RestoreReport",
     "VerificationReport",
     "backup",
+    "export_lines",
+    "import_into",
+    "import_lines",
+    "repair",
     "restore",
     "verify",
 ]

@@ -42,8 +42,8 @@ def read_set_aside(data_dir: Path) -> SetAside:
         for item in _lines(path):
             if item.get("kind") == "record" and type(item.get("offset")) is int:
                 log = item.get("log_name")
-                if isinstance(log, str):
-                    found.add(base64.b64decode(log), item["offset"])
+                if isinstance(log, dict) and isinstance(log.get("base64"), str):
+                    found.add(base64.b64decode(log["base64"]), item["offset"])
     return found
 
 

@@ -49,6 +49,7 @@ _ENTRIES: Final = (
     "WHERE namespace_id = ? ORDER BY key"
 )
 _LOGS: Final = "SELECT id, name, first_offset FROM logs ORDER BY id"
+_LOG_NAME: Final = "SELECT name FROM logs WHERE id = ?"
 _LOG_ID: Final = "SELECT id FROM logs WHERE id = ?"
 _NEXT_LOG: Final = "SELECT min(log_id) FROM records WHERE log_id > ?"
 _FIRST_LOG: Final = "SELECT min(log_id) FROM records"
@@ -130,6 +131,12 @@ class SqliteSource:
         """(id, name) of those that have entries; name None where the id is nobody's."""
         for id in self._distinct(_FIRST_NAMESPACE, _NEXT_NAMESPACE):
             yield id, self._one(_NAMESPACE_NAME, (id,))
+
+    def name_of_namespace(self, id: Any) -> Any:
+        return self._one(_NAMESPACE_NAME, (id,))
+
+    def name_of_log(self, id: Any) -> Any:
+        return self._one(_LOG_NAME, (id,))
 
     def namespace_id(self, name: bytes) -> Any:
         """As the writer and readers find it."""
