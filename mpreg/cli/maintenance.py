@@ -1,4 +1,4 @@
-"""``mpreg verify``, ``backup``, ``restore``, ``export`` and ``import``: options, and what is run."""
+"""``verify``, ``backup``, ``restore``, ``export`` and ``import``: options, and what is run."""
 
 from __future__ import annotations
 
@@ -138,8 +138,8 @@ def export(file: Path, data_dir: Path, as_json: bool, loop: str) -> None:
     All lines are one state, also while a server has the store open. FILE appears when it is
     complete. The report goes to the standard error.
 
-    Exit code: 0 when it is complete, 1 when something is damaged, 2 when it could not be done; for 1
-    and 2 what was written cannot be imported. 130 when interrupted.
+    Exit code: 0 when it is complete, 1 when something is damaged, 2 when it could not be done; what
+    was written cannot be imported then. 130 when interrupted.
     """
     from mpreg.cli.maintenance_runs import run_export
 
