@@ -21,6 +21,7 @@ from mpreg.actors import Ack
 from mpreg.codec import VALUE_DEPTH_MAX, decode_name
 from mpreg.persistence import PersistenceConfig, PersistenceRegistry, RegistryStatistics
 from mpreg.persistence.backends.sqlite import schema
+from mpreg.persistence.maintenance import FindingKind
 from mpreg.queues import (
     DeliveryGuarantee,
     MessageQueueManager,
@@ -330,3 +331,11 @@ def test_the_pragmas_are_those_of_the_code() -> None:
         for name in names
     }
     assert said == in_the_code | from_settings
+
+
+def test_the_kinds_of_findings_are_those_of_the_code() -> None:
+    said = {
+        row["kind"].strip("`"): row["is damage"] == "yes"
+        for row in PAGES["docs/reference/maintenance.md"].table("## What verify finds")
+    }
+    assert said == {kind.value: kind.is_damage for kind in FindingKind}
