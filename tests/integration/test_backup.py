@@ -113,6 +113,8 @@ async def test_a_damaged_backup_of_an_unchanged_store_is_made_anew(
     database(destination).write_bytes(content)
     assert not (await backup(data_dir, destination)).unchanged
     assert (await backup(data_dir, destination)).unchanged
+    database(destination).unlink()
+    assert not (await backup(data_dir, destination)).unchanged
 
 
 async def test_a_damaged_store_does_not_replace_a_sound_backup_unless_asked(

@@ -108,7 +108,7 @@ def _offsets_in(finding: Finding) -> range:
 
 def checked(manifest: Manifest, chunks: dict[tuple[int, int], bytes]) -> list[FindingKind]:
     check = SnapshotCheck(b"s", manifest, frozenset({99}))
-    found = []
+    found: list[Finding] = []
     for place, chunk in sorted(chunks.items()):
         found += check.follow(encode_key(CHUNK_KEY.pack(*place)), chunk, intact=True)
     found += check.finish()

@@ -23,6 +23,7 @@ from mpreg.errors import (
     CorruptDataError,
     DataDirectoryError,
     InvalidArgumentError,
+    PersistenceError,
 )
 from mpreg.persistence.backends.sqlite.failures import translate
 from mpreg.persistence.data_directory import DATABASE_NAME
@@ -135,8 +136,7 @@ class _Backup:
                 meta = _numbers(source)
                 if previous is not None and self._is_of(previous, meta):
                     source.connection.rollback()
-                    report = self._verified(self.destination, control)
-                    if report.sound and self._is_whole(previous, control):
+                    if (report := self._still_good(previous, control)) is not None:
                         return self._report(previous, report, unchanged=True)
                     source.connection.execute("BEGIN")
                     meta = _numbers(source)
@@ -165,8 +165,15 @@ class _Backup:
         made_of = (previous.generation, previous.commit_sequence, previous.last_version)
         return made_of == meta and previous.source == str(self.data_dir)
 
-    def _is_whole(self, previous: BackupManifest, control: Control) -> bool:
-        return file_digest(self.destination / DATABASE_NAME, control) == previous.sha256
+    def _still_good(self, previous: BackupManifest, control: Control) -> VerificationReport | None:
+        """The verification of the backup that is there; None where it is to be made anew."""
+        try:
+            report = self._verified(self.destination, control)
+            with file_errors(self.destination):
+                digest = file_digest(self.destination / DATABASE_NAME, control)
+        except PersistenceError:
+            return None
+        return report if report.sound and digest == previous.sha256 else None
 
     def _copy(self, source: SqliteSource, staging: Staging, control: Control) -> None:
         copy = staging.path / DATABASE_NAME

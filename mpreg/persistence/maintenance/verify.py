@@ -41,6 +41,7 @@ from mpreg.persistence.maintenance.source import (
     database_in,
     open_source,
 )
+from mpreg.persistence.maintenance.staging import file_errors
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
 
 __all__ = ["Examination", "examine_database", "verify"]
@@ -72,7 +73,9 @@ async def verify(
 
     def work(control: Control) -> VerificationReport:
         path = database_in(directory)
-        return examine_database(path, control, full=full, set_aside=read_set_aside(directory))
+        with file_errors(directory):
+            set_aside = read_set_aside(directory)
+        return examine_database(path, control, full=full, set_aside=set_aside)
 
     return await run_stoppable(work, on_progress)
 
