@@ -269,11 +269,9 @@ class QueueStorage:
     # --- deleting ---
 
     async def remove_keys(self) -> None:
-        """All that is not in a log."""
+        """Copies of messages, dead letters and ids."""
         for store in (self.shared.kept, self.shared.dead_letters, self.shared.deduplication):
             await self._remove_keys(store)
-        for snapshot in self.snapshots():
-            await snapshot.delete()
 
     async def _remove_keys(self, store: KeyValueStore) -> None:
         # Only the keys are kept in memory, and nothing is read while it is changed.
