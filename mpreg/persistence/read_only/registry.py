@@ -31,7 +31,7 @@ from mpreg.persistence.backends.sqlite.read_only import ReadOnlyReader
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.engine import collapsed_groups
-from mpreg.persistence.kv_store import KeyValueStore
+from mpreg.persistence.kv_store import Entry, KeyValueStore
 from mpreg.persistence.log_store import LogStore
 from mpreg.persistence.paging import OnDamaged, Page, Paged
 from mpreg.persistence.read_only.directory import FoundDirectory, Holder
@@ -168,6 +168,27 @@ class ReadOnlyRegistry:
             return page.found, page.next_after  # type: ignore[return-value]
 
         return Paged(read_page, b"", _stored_log, on_damaged)
+
+    def scan(
+        self,
+        namespace: str | StoredName,
+        prefix: str | bytes | None = None,
+        *,
+        after: str | bytes | None = None,
+        on_damaged: OnDamaged | None = None,
+    ) -> AsyncIterator[Entry]:
+        """`KeyValueStore.scan`, going on after a key that one was left at."""
+        store = self.key_value_store(namespace)
+        return store._scan_after(prefix, after, on_damaged)
+
+    async def describe_snapshot(self, name: str | StoredName) -> tuple[int, int] | None:
+        """(version, size in bytes) of a snapshot, without reading it; None where there is none.
+
+        Raises:
+            CorruptDataError: its manifest is damaged.
+        """
+        found = await self.snapshot_store(name)._read_manifest()
+        return None if found is None else (found[0], found[1].size_bytes)
 
     async def count_keys(self, namespace: str | StoredName, up_to: int | None = None) -> KeyCount:
         """Count the keys of a namespace, in small steps; with ``up_to`` not more than these.
