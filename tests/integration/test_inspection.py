@@ -28,6 +28,7 @@ ROWS: Final = {
     "entry": "key version expires_at size_bytes format value",
     "record": "offset size_bytes format value",
     "snapshot": "name reserved version size_bytes",
+    "snapshot shown": "name version size_bytes format value",
     "queue": "name queue_type delivery_guarantee pending delayed dead size sent acknowledged "
     "redelivered expired",
     "queue shown": "name pending delayed dead size sent acknowledged redelivered expired "
@@ -116,6 +117,7 @@ def test_the_fields_of_json_are_stable(filled: Path) -> None:
     rows(filled, "inspect", "key", "sessions", "ann", kind="entry")
     rows(filled, "inspect", "records", "audit", kind="record")
     rows(filled, "inspect", "snapshots", "--all", kind="snapshot")
+    rows(filled, "inspect", "snapshot", "images", kind="snapshot shown")
     rows(filled, "inspect", "queues", kind="queue")
     rows(filled, "queue", "list", kind="queue")
     rows(filled, "queue", "show", "jobs", kind="queue shown")
