@@ -74,7 +74,7 @@ def test_the_exit_codes_are_those_of_the_code() -> None:
     assert said == {
         exits.OK,
         exits.REFUSED,
-        2,
+        exits.USAGE,
         exits.DAMAGED,
         exits.DISK,
         exits.INTERRUPTED,

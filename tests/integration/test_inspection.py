@@ -214,6 +214,20 @@ def test_what_is_not_there_is_told_and_is_exit_code_1(filled: Path, command: Any
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("inspect", "keys", ""),
+        ("inspect", "key", "sessions", "no hex", "--hex"),
+        ("inspect", "keys", "sessions", "--limit", "0"),
+        ("inspect", "records", "audit", "--from", "-1"),
+        ("queue", "none"),
+    ],
+)
+def test_what_makes_no_sense_is_exit_code_2(filled: Path, command: Any) -> None:
+    assert run(filled, *command).exit_code == 2
+
+
 READERS: Final = [
     ("stats",),
     ("inspect", "namespaces"),

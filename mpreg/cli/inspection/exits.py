@@ -13,6 +13,7 @@ import click
 from mpreg.errors import (
     CorruptDataError,
     DataDirectoryLockedError,
+    InvalidArgumentError,
     MpregError,
     ReaderStoppedError,
     StorageFullError,
@@ -20,12 +21,13 @@ from mpreg.errors import (
     WriterStoppedError,
 )
 
-__all__ = ["DAMAGED", "DISK", "INTERRUPTED", "NotFoundError", "OK", "REFUSED", "told"]
+__all__ = ["DAMAGED", "DISK", "INTERRUPTED", "NotFoundError", "OK", "REFUSED", "USAGE", "told"]
 
 OK: Final = 0
 REFUSED: Final = 1
 """Not found, or not done: the error says which."""
-# 2 is click's own: a command line that makes no sense.
+USAGE: Final = 2
+"""A command line that makes no sense; click's own code for it."""
 DAMAGED: Final = 3
 DISK: Final = 4
 INTERRUPTED: Final = 130
@@ -74,7 +76,8 @@ def _text(error: Exception) -> str:
 
 
 def _advice(error: MpregError) -> Iterator[str]:
-    yield f"State of the data: {error.data_state}."
+    if not isinstance(error, InvalidArgumentError):
+        yield f"State of the data: {error.data_state}."
     if isinstance(error, DataDirectoryLockedError):
         yield (
             "This command writes, and only one process may. Stop that one and run this again, or "
@@ -94,4 +97,4 @@ def _code(error: MpregError) -> int:
         return DAMAGED
     if isinstance(error, StorageIOError | StorageFullError):
         return DISK
-    return REFUSED
+    return USAGE if isinstance(error, InvalidArgumentError) else REFUSED
