@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from mpreg import __version__
+from mpreg.cli.inspection.commands import inspect, queue, stats
 from mpreg.cli.loops import loop_option
 
 __all__ = ["mpreg"]
@@ -18,6 +19,10 @@ __all__ = ["mpreg"]
 @click.version_option(__version__, prog_name="mpreg")
 def mpreg() -> None:
     """Durable state for async Python servers: one directory, one writer, honest acks."""
+
+
+for command in (stats, inspect, queue):
+    mpreg.add_command(command)
 
 
 @mpreg.command()
