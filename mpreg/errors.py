@@ -19,6 +19,7 @@
         ├── TransactionStateError     a transaction used outside its block
         ├── WriterStoppedError        the writer is gone                      not written
         ├── ReaderStoppedError        the reader is gone                      nothing was read
+        ├── ReadOnlyError             a write to what was opened to be read   not written
         ├── BatchRejectedError        one batch of a group was refused        not written
         │   ├── VersionConflictError  expected_version did not match
         │   └── OffsetOutOfRangeError an offset beyond the end of its log
@@ -29,6 +30,7 @@
         ├── CorruptDataError          stored bytes are not what was written
         ├── DataDirectoryError        the directory cannot be used
         │   ├── DataDirectoryLockedError   another process holds it
+        │   ├── DataDirectoryMissingError  there is none, or no store in it
         │   └── ForeignDatabaseError       the file there is not mpreg's
         └── SchemaVersionError        written by a newer mpreg
 
@@ -51,6 +53,7 @@ __all__ = [
     "CorruptDataError",
     "DataDirectoryError",
     "DataDirectoryLockedError",
+    "DataDirectoryMissingError",
     "ForeignDatabaseError",
     "InvalidArgumentError",
     "LeaseLostError",
@@ -63,6 +66,7 @@ __all__ = [
     "QueueError",
     "QueueFullError",
     "QueueNotFoundError",
+    "ReadOnlyError",
     "ReaderStoppedError",
     "SchemaVersionError",
     "StorageFullError",
@@ -175,6 +179,12 @@ class WriterStoppedError(PersistenceError):
 
 class ReaderStoppedError(PersistenceError):
     """The reader is not running and will not run again: closed, or its supervisor gave up."""
+
+
+class ReadOnlyError(PersistenceError):
+    """A write to a directory that was opened to be read only. Nothing was written."""
+
+    data_state = "not written"
 
 
 class BatchRejectedError(PersistenceError):
@@ -306,6 +316,10 @@ class DataDirectoryLockedError(DataDirectoryError):
 
     def __reduce__(self) -> tuple[type[DataDirectoryLockedError], tuple[Path, int | None]]:
         return (type(self), (self.path, self.pid))
+
+
+class DataDirectoryMissingError(DataDirectoryError):
+    """There is no such directory, or no store in it, and it was to be read: nothing was made."""
 
 
 class ForeignDatabaseError(DataDirectoryError):

@@ -10,6 +10,7 @@ import click
 
 from mpreg import __version__
 from mpreg.cli import maintenance
+from mpreg.cli.inspection.commands import inspect, queue, stats
 from mpreg.cli.loops import loop_option
 
 __all__ = ["mpreg"]
@@ -104,6 +105,9 @@ def demo_worker(data_dir: Path, processes: int, loop: str) -> None:
 
 
 for command in (
+    stats,
+    inspect,
+    queue,
     maintenance.verify,
     maintenance.backup,
     maintenance.restore,

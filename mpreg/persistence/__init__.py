@@ -9,6 +9,7 @@ from mpreg.errors import (
     CorruptDataError,
     DataDirectoryError,
     DataDirectoryLockedError,
+    DataDirectoryMissingError,
     ForeignDatabaseError,
     InvalidArgumentError,
     MailboxFullError,
@@ -16,6 +17,7 @@ from mpreg.errors import (
     OffsetOutOfRangeError,
     PersistenceError,
     ReaderStoppedError,
+    ReadOnlyError,
     SchemaVersionError,
     StorageFullError,
     StorageIOError,
@@ -28,6 +30,15 @@ from mpreg.persistence.batch import Durability, WriteBatch
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.kv_store import Entry, KeyValueStore
 from mpreg.persistence.log_store import LogRecord, LogStore
+from mpreg.persistence.read_only import (
+    DirectoryStatistics,
+    Holder,
+    KeyCount,
+    ReadOnlyRegistry,
+    StoredLog,
+    StoredName,
+    open_read_only,
+)
 from mpreg.persistence.registry import PersistenceRegistry
 from mpreg.persistence.snapshot_store import Snapshot, SnapshotStore
 from mpreg.persistence.statistics import RegistryStatistics
@@ -42,10 +53,14 @@ __all__ = [
     "CorruptDataError",
     "DataDirectoryError",
     "DataDirectoryLockedError",
+    "DataDirectoryMissingError",
+    "DirectoryStatistics",
     "Durability",
     "Entry",
     "ForeignDatabaseError",
+    "Holder",
     "InvalidArgumentError",
+    "KeyCount",
     "KeyValueStore",
     "LogRecord",
     "LogStore",
@@ -55,6 +70,8 @@ __all__ = [
     "PersistenceConfig",
     "PersistenceError",
     "PersistenceRegistry",
+    "ReadOnlyError",
+    "ReadOnlyRegistry",
     "ReaderStoppedError",
     "RegistryStatistics",
     "SchemaVersionError",
@@ -62,10 +79,13 @@ __all__ = [
     "SnapshotStore",
     "StorageFullError",
     "StorageIOError",
+    "StoredLog",
+    "StoredName",
     "Transaction",
     "TransactionStateError",
     "ValueTooLargeError",
     "VersionConflictError",
     "WriteBatch",
     "WriterStoppedError",
+    "open_read_only",
 ]

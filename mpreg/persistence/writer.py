@@ -110,6 +110,8 @@ class Writer:
             await self._commit(
                 CommitGroup(self.counters.commit_sequence + 1, self._clock.wall(), tuple(batches))
             )
+            # It may be large, and the next one may be long in coming.
+            del batches
 
     async def close(self) -> None:
         await self._backend.close()

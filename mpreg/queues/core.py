@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -36,7 +35,6 @@ from mpreg.queues.records import (
     LaneOpened,
     MessageRecord,
     Place,
-    Released,
     Returned,
     Settled,
     encode,
@@ -106,10 +104,8 @@ class QueueCore:
     """Whether its deletion is being written: what came after that would be in no queue."""
     dying: list[tuple[SubscriptionState, Delivery]] = field(factory=list)
     """To become dead letters."""
-    released: list[tuple[str, Place]] = field(factory=list)
+    released: dict[tuple[str, Place], None] = field(factory=dict)
     """Given back unseen, and not yet written so."""
-    noting: Counter[tuple[str, Place]] = field(factory=Counter)
-    """What is being written of that now, and how often."""
     dirty: bool = False
     """Whether there is upkeep to be done."""
     sweep_due: float = math.inf
@@ -163,6 +159,11 @@ class QueueCore:
             # Of its own for each caller: a traceback must not grow with every one.
             raise type(refusal)(*refusal.args) from refusal.__cause__
 
+    def raise_failure(self) -> None:
+        """`check_open` for who may wait until it is known whether a deletion happens."""
+        if self.failure is not None:
+            self.check_open()
+
     def _refusal(self) -> Exception | None:
         if self.failure is None and self.deleting:
             return QueueDeletedError(f"queue {self.name!r} is being deleted; nothing was changed")
@@ -195,17 +196,30 @@ class QueueCore:
         if (line := self.lines.get(subscription)) is not None:
             line.call_first()
 
-    async def change(self, event: Event, then: Callable[[bool], None] | None = None) -> None:
-        """`write` in a transaction of its own, or at once where nothing is stored."""
+    async def change(self, event: Event, then: Callable[[bool], None]) -> None:
+        """`write` in a transaction of its own, or at once where nothing is stored.
+
+        ``then`` is told exactly once, whatever happens.
+        """
+        try:
+            encode(event)
+            if not self.stored:
+                await anyio.lowlevel.checkpoint()
+                self.check_open()
+        except BaseException:
+            then(False)
+            raise
         if self.stored:
             async with self.registry.transaction() as transaction:
                 self.write(event, transaction, then)
-            return
-        await anyio.lowlevel.checkpoint()
-        self.check_open()
-        self.state.apply(event)
-        if then is not None:
+        else:
+            self.state.apply(event)
             then(True)
+
+    def wake_all(self) -> None:
+        """There may be a message for every subscription."""
+        for line in self.lines.values():
+            line.call_first()
 
     def forget_finished(self) -> None:
         """After much was finished at once."""
@@ -305,8 +319,7 @@ class QueueCore:
             else:
                 self._memory[number, offset] = body
             offset += 1
-        for line in self.lines.values():
-            line.call_first()
+        self.wake_all()
         self.changed(len(sized))
 
     def forget_deduplicating(self, key: tuple[Transaction, bytes]) -> None:
@@ -399,37 +412,39 @@ class QueueCore:
         lanes = self.state.lanes.values()
         return any(subscription.cursor(one.number).candidate(one.end) is not None for one in lanes)
 
-    async def hand_out(self, hand_outs: Sequence[HandOut]) -> None:
+    async def hand_out(self, own: HandOut, others: Sequence[HandOut]) -> None:
         """Write the delivery attempts of what was chosen, of one subscription, in one event.
 
-        Where it raises, nobody sees the first one's messages: they are given back, at once or when
-        a write that is still on its way is done. The others are told.
+        Where it raises, nobody sees one's own messages: they are given back, at once or when a
+        write that is still on its way is done. The others are told.
         """
-        name = hand_outs[0].subscription.name
+        name, hand_outs = own.subscription.name, (own, *others)
         event = HandedOut(
             name,
             [
-                (delivery.lane, delivery.offset, delivery.attempt + 1, delivery.size)
+                (
+                    delivery.lane,
+                    delivery.offset,
+                    delivery.attempt + 1,
+                    delivery.forgiven,
+                    delivery.size,
+                )
                 for hand_out in hand_outs
                 for delivery, _ in hand_out.deliveries
             ],
         )
-        # With it, so that a crash does not count what was given back unseen and is now seen.
-        released = self.take_released(name) if self.released else []
-        first = Released(name, released) if released else None
-        if released:
-            self.begin_noting(name, released)
 
         def then(committed: bool) -> None:
-            if released:
-                self.end_noting(name, released, committed)
+            if committed and self.released:
+                for lane, offset, *_ in event.deliveries:
+                    self.released.pop((name, (lane, offset)), None)
             for hand_out in hand_outs:
                 self._handed_out(hand_out, committed)
 
         try:
-            await self.write_alone(event, then, known=first)
+            await self.write_alone(event, then)
         except BaseException:
-            self.abandon(hand_outs[0])
+            self.abandon(own)
             raise
 
     def abandon(self, hand_out: HandOut) -> None:
@@ -437,31 +452,6 @@ class QueueCore:
         hand_out.abandoned = True
         if hand_out.committed:
             self.release(self.leases(hand_out), unseen=True)
-
-    def begin_noting(self, subscription: str, places: Iterable[Place]) -> None:
-        """It is being written that these were given back unseen: a snapshot that is made meanwhile
-        must not know it, or it would count twice."""
-        self.noting.update((subscription, place) for place in places)
-
-    def end_noting(self, subscription: str, places: Iterable[Place], committed: bool) -> None:
-        for place in places:
-            self.noting[subscription, place] -= 1
-            if not self.noting[subscription, place]:
-                del self.noting[subscription, place]
-            if not committed:
-                self.released.append((subscription, place))
-
-    def take_released(self, subscription: str) -> list[Place]:
-        """Some, or all, of what is to be noted of a subscription; none: there is no more."""
-        taken: list[Place] = []
-        left: list[tuple[str, Place]] = []
-        for one in self.released:
-            if one[0] == subscription and len(taken) < self.storage.limits.places // 2:
-                taken.append(one[1])
-            else:
-                left.append(one)
-        self.released = left
-        return taken
 
     def _keep_back(self, hand_out: HandOut) -> None:
         """It was not handed out after all: as if it had not been chosen."""
@@ -592,7 +582,7 @@ class QueueCore:
             lease.subscription.cursor(delivery.lane).make_ready(delivery)
             if unseen:
                 delivery.forgiven += 1
-                self.released.append((lease.subscription.name, (delivery.lane, delivery.offset)))
+                self.released[lease.subscription.name, (delivery.lane, delivery.offset)] = None
                 self.ask_for_upkeep()
             self.wake(lease.subscription.name)
 
@@ -687,55 +677,43 @@ class QueueCore:
         self, subscription: SubscriptionState, transaction: Transaction
     ) -> None:
         """What is written of its messages must not reach another one of the same name."""
-        transaction.require(partial(self._check_subscription, subscription))
+        transaction.require(self._check_subscription, subscription)
 
     def write(
         self,
         event: Event,
         transaction: Transaction,
         then: Callable[[bool], None] | None = None,
-        *,
-        known: bool = False,
     ) -> None:
         """Add an event, which the state takes in when the transaction is committed.
 
-        ``then`` is told after that whether it was. ``known``: the state has taken it in already.
+        ``then`` is told after that whether it was.
         """
         self.require_not_deleted(transaction)
         ack = self.storage.events.append_nowait(encode(event), transaction=transaction)
 
         def settled(committed: bool) -> None:
-            self._written(event, ack.value if committed else None, known=known)
+            if committed:
+                self._written(event, ack.value)
             if then is not None:
                 then(committed)
 
         transaction.on_settled(settled)
 
-    async def write_alone(
-        self, event: Event, then: Callable[[bool], None], *, known: Event | None = None
-    ) -> None:
-        """`write` in a transaction of its own; ``then`` is told also where it cannot be sent.
-
-        ``known``: an event before it, which the state has taken in already.
-        """
-        records = (encode(event),) if known is None else (encode(known), encode(event))
+    async def write_alone(self, event: Event, then: Callable[[bool], None]) -> None:
+        """`write` in a transaction of its own; ``then`` is told also where it cannot be sent."""
 
         def settled(results: Sequence[object] | None) -> None:
             if results is not None:
-                (first,) = results
-                assert isinstance(first, int)
-                self._written(event, first + len(records) - 1, known=False)
+                self._written(event, results[0])
             then(results is not None)
 
-        await self.storage.events.append_followed(records, settled)
+        await self.storage.events.append_followed((encode(event),), settled)
 
-    def _written(self, event: Event, offset: object, *, known: bool) -> None:
-        if offset is None:
-            return
+    def _written(self, event: Event, offset: object) -> None:
         assert isinstance(offset, int)
         self.events_end = offset + 1
-        if not known:
-            self.state.apply(event)
+        self.state.apply(event)
         if type(event) is Died:
             self._has_died()
         self.changed()

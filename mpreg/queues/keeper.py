@@ -20,7 +20,7 @@ from mpreg.errors import MpregError, QueueDeletedError, WriterStoppedError
 from mpreg.persistence import PersistenceRegistry
 from mpreg.queues.core import QueueCore
 from mpreg.queues.core import log as logger
-from mpreg.queues.upkeep import ENDING, Saved, keep_up, next_due, save
+from mpreg.queues.upkeep import ENDING, Saved, keep_up, next_due, save, write_released
 
 __all__ = ["Keeper"]
 
@@ -31,6 +31,10 @@ SAVE_SECONDS_MAX = 1.0
 #: Before upkeep that failed is tried again: twice as long each time.
 RETRY_SECONDS = 1.0
 RETRY_SECONDS_MAX = 60.0
+
+
+#: Up to here, and twice the number of queues, alarms that were overtaken are just kept.
+ALARMS_MIN = 64
 
 
 class _State(enum.Enum):
@@ -64,7 +68,8 @@ class Keeper:
     _untidy: bool = True
     """Whether something of deleted queues may be left: a process before may have ended in it."""
     _asked: anyio.Event = field(factory=anyio.Event)
-    """Set when one of these two has got something in it."""
+    """Set when there is something dirty."""
+    _asked_to_tidy: anyio.Event = field(factory=anyio.Event)
     _working: anyio.Lock = field(factory=anyio.Lock)
     """Held while one queue's upkeep is done."""
     _state: _State = _State.NEW
@@ -101,7 +106,7 @@ class Keeper:
     def tidy_up(self) -> None:
         """Something of a deleted queue may be left."""
         self._untidy = True
-        self._asked.set()
+        self._asked_to_tidy.set()
 
     def alarm(self, core: QueueCore) -> None:
         """A queue's next time may have come nearer, or it may have upkeep to be done."""
@@ -115,6 +120,9 @@ class Keeper:
 
     def _arm(self, core: QueueCore, kept: _Kept, due: float) -> None:
         core.armed = due
+        if len(self._alarms) > ALARMS_MIN + 2 * len(self._queues):
+            self._alarms = [one for one in self._alarms if _counts(one)]
+            heapq.heapify(self._alarms)
         if not self._alarms or due < self._alarms[0][0]:
             self._earlier.set()
         heapq.heappush(self._alarms, (due, next(self._numbers), kept))
@@ -125,6 +133,7 @@ class Keeper:
         try:
             async with anyio.create_task_group() as task_group:
                 task_group.start_soon(self._keep_time)
+                task_group.start_soon(self._keep_tidy)
                 await self._keep_up()
         finally:
             self._state = _State.ENDED
@@ -134,7 +143,12 @@ class Keeper:
                 await self._save_all()
 
     async def _save_all(self) -> None:
-        """So that the next start reads a snapshot, and no events. Nothing depends on it."""
+        """So that what was given back unseen does not count after the next start, which reads a
+        snapshot and no events. No promise depends on it."""
+        for core in self._queues:
+            core.inbox.empty()
+            if core.stored:
+                await write_released(core)
         kept = [(core, kept.saved) for core, kept in self._queues.items()]
         for core, saved in sorted(kept, key=lambda one: -one[0].changes):
             if core.changes >= SAVED_AT_CLOSE_MIN:
@@ -160,20 +174,33 @@ class Keeper:
 
     async def _keep_up(self) -> None:
         while True:
-            while self._untidy or self._dirty:
-                if self._untidy:
-                    await self._tidy_up()
+            while self._dirty:
                 async with self._working:
                     await self._keep_next_up()
             self._asked = anyio.Event()
             await self._asked.wait()
 
-    async def _tidy_up(self) -> None:
-        self._untidy = False
-        try:
-            await self._tidy()
-        except ENDING:
-            await anyio.sleep_forever()
+    async def _keep_tidy(self) -> None:
+        seconds = RETRY_SECONDS
+        while True:
+            self._asked_to_tidy = anyio.Event()
+            if not self._untidy:
+                await self._asked_to_tidy.wait()
+            self._untidy = False
+            try:
+                await self.pause()
+                await self._tidy()
+            except ENDING:
+                await anyio.sleep_forever()
+            except MpregError as error:
+                logger.error(
+                    "what deleted queues have left is removed in %.0f s: %s", seconds, error
+                )
+                self._untidy = True
+                await anyio.sleep(seconds)
+                seconds = min(2 * seconds, RETRY_SECONDS_MAX)
+            else:
+                seconds = RETRY_SECONDS
 
     async def _keep_next_up(self) -> None:
         if not self._dirty:
@@ -202,6 +229,11 @@ class Keeper:
         core.retry_due = anyio.current_time() + seconds
         kept.retry_seconds = min(2 * seconds, RETRY_SECONDS_MAX)
         self.alarm(core)
+
+
+def _counts(alarm: tuple[float, int, _Kept]) -> bool:
+    due, _, kept = alarm
+    return kept.core is not None and due == kept.core.armed
 
 
 def _closed() -> WriterStoppedError:

@@ -2,7 +2,7 @@
 
 When there may be messages, the first one is *called*: it looks, and takes for the others in line
 what there is beyond its own, so that the attempts of all are one write. They are *served*, and
-sleep until that is on disk.
+sleep until that is on disk. Who comes while others wait serves these first, and itself last.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ class Waiter:
         hand_out.told = self._told
 
     def _told(self, committed: bool) -> None:
+        assert self.served is not None
+        # Else each keeps the other alive.
+        self.served.told = None
         self.committed = committed
         self.wake()
 
@@ -55,31 +58,40 @@ class Waiter:
 class Line:
     _abandon: Callable[[HandOut], None]
     """Told where one that was served will not take it."""
-    wanted: int = 0
-    """How many messages all in line take together."""
+    _wanted: int = 0
+    """How many messages all in ``_waiting`` take together."""
     _waiting: OrderedDict[Waiter, None] = field(factory=OrderedDict)
     _called: Waiter | None = None
     """The one that was called, until it runs: what comes meanwhile is for it to find, too."""
 
-    async def wait(self, count: int, deadline: float | None, *, held: bool) -> Waiter:
+    @property
+    def wanted(self) -> int:
+        """How many messages all take together, with the one that was called."""
+        return self._wanted + (0 if self._called is None else self._called.count)
+
+    async def wait(
+        self, count: int, deadline: float | None, *, held: bool, front: bool = False
+    ) -> Waiter:
         """Return when called or served, or (`Waiter.is_over`) at the deadline.
 
-        Cancelled: what it was called for is left to the next one, and what it was served is given
-        back.
+        ``front``: it was the first one already. Cancelled: what it was called for is left to the
+        next one, and what it was served is given back.
         """
         waiter = Waiter(count, held)
         self._waiting[waiter] = None
-        self.wanted += count
+        self._wanted += count
+        if front:
+            self._waiting.move_to_end(waiter, last=False)
         try:
             if deadline is None:
                 await waiter.place
             else:
                 with anyio.move_on_at(deadline):
                     await waiter.place
-                if waiter.served is not None and waiter.committed is None:
-                    # It came in time; only its attempt is not on disk yet.
-                    waiter.place = new_place()
-                    await waiter.place
+            if waiter.served is not None and waiter.committed is None:
+                # It came in time; only its attempt is not on disk yet.
+                waiter.place = new_place()
+                await waiter.place
         except BaseException:
             self._leave(waiter)
             raise
@@ -99,12 +111,14 @@ class Line:
         for waiter in list(self._waiting):
             self._call(waiter)
 
-    def next_within(self, count: int) -> Waiter | None:
-        """Take the first one out, to be served some of so many messages."""
-        if not count or not self._waiting:
-            return None
-        waiter = next(iter(self._waiting))
-        self._remove(waiter)
+    def pop(self) -> Waiter | None:
+        """Take the first one out, to be served."""
+        if (waiter := self._called) is not None:
+            self._called = None
+            waiter.called = False
+        elif self._waiting:
+            waiter = next(iter(self._waiting))
+            self._remove(waiter)
         return waiter
 
     def _call(self, waiter: Waiter) -> None:
@@ -115,7 +129,7 @@ class Line:
     def _remove(self, waiter: Waiter) -> None:
         if waiter in self._waiting:
             del self._waiting[waiter]
-            self.wanted -= waiter.count
+            self._wanted -= waiter.count
 
     def _leave(self, waiter: Waiter) -> None:
         self._remove(waiter)

@@ -9,16 +9,21 @@ from weakref import WeakValueDictionary
 import anyio
 from attrs import define, field
 
-from mpreg.errors import InvalidArgumentError, QueueDeletedError, QueueNotFoundError
+from mpreg.errors import (
+    InvalidArgumentError,
+    MpregError,
+    QueueDeletedError,
+    QueueNotFoundError,
+)
 from mpreg.persistence import PersistenceRegistry
 from mpreg.queues.bodies import Bodies
 from mpreg.queues.configuration import DeliveryGuarantee, QueueConfiguration, StoredQueue
 from mpreg.queues.core import QueueCore
 from mpreg.queues.keeper import Keeper
 from mpreg.queues.queue import MessageQueue
-from mpreg.queues.records import Configured
+from mpreg.queues.records import Configured, encode
 from mpreg.queues.removal import Removal
-from mpreg.queues.restoring import restore
+from mpreg.queues.restoring import Restored, restore
 from mpreg.queues.storage import QueueStorage, SharedStores, checked_queue_name
 
 __all__ = ["MessageQueueManager"]
@@ -32,7 +37,10 @@ class _Open:
     core: QueueCore
     queue: MessageQueue
     decided: anyio.Event = field(factory=anyio.Event)
-    """Set when it is known whether a deletion under way has happened."""
+    """Set while no deletion or change of its configuration is under way."""
+
+    def __attrs_post_init__(self) -> None:
+        self.decided.set()
 
 
 @define(eq=False)
@@ -85,6 +93,8 @@ class _Deletion:
             queues.keeper.forget(core)
             if self._is_left:
                 queues.keeper.tidy_up()
+        else:
+            core.wake_all()
 
 
 class MessageQueueManager:
@@ -145,6 +155,7 @@ class MessageQueueManager:
 
         Raises:
             QueueNotFoundError: there is none.
+            CorruptDataError: its stored configuration is damaged.
         """
         checked_queue_name(name)
         queues = self._queues
@@ -159,6 +170,9 @@ class MessageQueueManager:
         try:
             await queues.keeper.pause()
             await queues.removal.remove(found.core.storage)
+        except MpregError:
+            # It is deleted. What is left of it is removed as soon as that works.
+            deletion.leave_the_rest()
         except BaseException:
             deletion.leave_the_rest()
             raise
@@ -175,8 +189,10 @@ class MessageQueueManager:
         return found
 
     async def _find(self, name: str) -> _Open | None:
+        self._queues.keeper.start()
         while (found := self._queues.open.get(name)) is not None:
-            if not found.core.deleting:
+            # A call that was cancelled may have something on its way.
+            if found.decided.is_set():
                 return found
             await found.decided.wait()
         stored = await self._queues.stores.find(name)
@@ -189,10 +205,10 @@ class MessageQueueManager:
 
     async def _open(self, name: str, stored: StoredQueue) -> _Open:
         queues = self._queues
-        queues.keeper.start()
         configuration = QueueConfiguration.from_mapping(stored.configuration)
         storage = QueueStorage(queues.stores, name, stored.incarnation)
         restored = await restore(storage, configuration, self._registry.clock.wall())
+        events_end = await self._confirm(storage, configuration, restored)
         core = QueueCore(
             self._registry,
             storage,
@@ -200,16 +216,25 @@ class MessageQueueManager:
             queues.bodies,
             await self._id_maker(),
             queues.keeper.alarm,
-            events_end=restored.events_end,
+            events_end=events_end,
             changes=restored.changes,
         )
         queues.keeper.add(core, restored.saved)
         core.reconcile()
-        if configuration.required_acknowledgments != core.state.required_acknowledgments:
-            # The event that says so was damaged.
-            await core.change(Configured(configuration.required_acknowledgments))
         queues.open[name] = found = _Open(stored, core, MessageQueue(core))
         return found
+
+    async def _confirm(
+        self, storage: QueueStorage, configuration: QueueConfiguration, restored: Restored
+    ) -> int:
+        """Write what the state must know of its configuration where the event that said so was
+        lost to damage; return the offset after the last event."""
+        event = Configured(configuration.required_acknowledgments)
+        if event.required_acknowledgments == restored.state.required_acknowledgments:
+            return restored.events_end
+        offset = await storage.events.append(encode(event))
+        restored.state.apply(event)
+        return offset + 1
 
     async def _reconfigure(self, found: _Open, configuration: QueueConfiguration | None) -> None:
         core = found.core
@@ -221,7 +246,10 @@ class MessageQueueManager:
             await core.measure()
         stored = StoredQueue(found.stored.incarnation, configuration.encode())
 
+        decided = anyio.Event()
+
         def settled(committed: bool) -> None:
+            decided.set()
             if committed:
                 found.stored = stored
                 core.configure(configuration)
@@ -232,6 +260,7 @@ class MessageQueueManager:
             if configuration.required_acknowledgments != core.state.required_acknowledgments:
                 core.write(Configured(configuration.required_acknowledgments), transaction)
             transaction.on_settled(settled)
+            found.decided = decided
         await core.measure()
 
     async def _id_maker(self) -> Callable[[], str]:

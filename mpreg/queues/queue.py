@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import anyio
@@ -35,6 +35,7 @@ from mpreg.queues.dead_letters import (
 )
 from mpreg.queues.message import Message, checked_seconds, settle_all
 from mpreg.queues.records import (
+    Event,
     MessageRecord,
     Purged,
     SubscriptionChanged,
@@ -78,6 +79,11 @@ class MessageQueue:
     _subscriptions: dict[str, Subscription] = field(factory=dict)
     _changing: anyio.Lock = field(factory=anyio.Lock)
     """Held while subscriptions are made, changed or deleted."""
+    _decided: anyio.Event = field(factory=anyio.Event)
+    """Set while no such change is under way."""
+
+    def __attrs_post_init__(self) -> None:
+        self._decided.set()
 
     @property
     def name(self) -> str:
@@ -348,17 +354,18 @@ class MessageQueue:
         pattern = None if topic_pattern is None else TopicPattern(topic_pattern)
         core = self._core
         async with self._changing:
+            await self._decided.wait()
             core.check_open()
             state = core.state.subscriptions.get(name)
-            # Where its deletion is on its way, this comes after it.
-            if state is None or state.deleting:
+            if state is None:
                 starts = self._starts(start)
             elif state.pattern == pattern or topic_pattern is None:
                 return self._cursor(name)
             else:
                 starts = None
-            await core.change(
-                SubscriptionChanged(name, None if pattern is None else pattern.text, starts)
+            await self._change(
+                SubscriptionChanged(name, None if pattern is None else pattern.text, starts),
+                lambda _: None,
             )
             return self._cursor(name)
 
@@ -370,6 +377,7 @@ class MessageQueue:
         """
         core = self._core
         async with self._changing:
+            await self._decided.wait()
             core.check_open()
             subscription = self._cursor(name)
             if name == DEFAULT_SUBSCRIPTION:
@@ -383,9 +391,22 @@ class MessageQueue:
                     self._subscriptions.pop(name, None)
                     subscription._end()
                     core.forget_finished()
+                else:
+                    core.wake(name)
 
-            await core.change(SubscriptionDeleted(name), then)
+            await self._change(SubscriptionDeleted(name), then)
             await core.measure()
+
+    async def _change(self, event: Event, then: Callable[[bool], None]) -> None:
+        """Write what becomes of a subscription. Cancelled while that is under way, the next change
+        waits until it is known whether this one has happened."""
+        decided = self._decided = anyio.Event()
+
+        def settled(committed: bool) -> None:
+            decided.set()
+            then(committed)
+
+        await self._core.change(event, settled)
 
     def _starts(self, start: str | int) -> dict[int, int] | None:
         lanes = self._core.state.lanes

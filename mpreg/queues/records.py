@@ -68,8 +68,8 @@ class HandedOut(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """Delivery attempts, on disk before the messages are handed out."""
 
     subscription: str
-    deliveries: list[tuple[int, int, int, int]]
-    """(lane, offset, attempt, size in bytes) of each."""
+    deliveries: list[tuple[int, int, int, int, int]]
+    """(lane, offset, attempt, attempts forgiven until then, size in bytes) of each."""
 
 
 class Settled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -94,7 +94,9 @@ class Released(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """Given back unseen: these attempts do not count against ``max_deliveries``."""
 
     subscription: str
-    places: list[Place]
+    forgiven: list[tuple[int, int, int]]
+    """(lane, offset, attempts forgiven until now) of each: it only grows, so it does no harm where
+    a later event, or a snapshot, knows it already."""
 
 
 class Died(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):

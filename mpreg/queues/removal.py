@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 from attrs import define, field
 
-from mpreg.errors import MpregError
+from mpreg.errors import CorruptDataError, MpregError
 from mpreg.persistence import LogStore
 from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.core import log as logger
@@ -36,15 +36,19 @@ class Removal:
             for number in restored.state.lanes:
                 await _remove_log(storage.lane(number))
             await storage.remove_keys()
-            # The events last: they tell which lanes there are.
+            # These late: they tell which lanes there are. Snapshots without events do, too.
             await _remove_log(storage.events)
+            for snapshot in storage.snapshots():
+                await snapshot.delete()
             await self._stores.forget_deleted(storage.incarnation)
 
     async def remove_left_over(self) -> None:
         """Finish deletions that were interrupted, here or in a process before.
 
-        Raises `upkeep.ENDING`; another failure is logged, and tried again after the next start.
+        One that fails does not keep the others from being finished. Raises what the stores raise,
+        to be tried again; what is damaged is logged, and waits for the next start.
         """
+        failure: MpregError | None = None
         for name, incarnation in await self._stores.deleted_queues():
             try:
                 await self.remove(QueueStorage(self._stores, name, incarnation))
@@ -52,6 +56,10 @@ class Removal:
                 raise
             except MpregError as error:
                 logger.error("queue %r was deleted; its space is not free yet: %s", name, error)
+                if not isinstance(error, CorruptDataError):
+                    failure = error
+        if failure is not None:
+            raise failure
 
 
 async def _remove_log(log: LogStore) -> None:

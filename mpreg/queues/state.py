@@ -276,11 +276,12 @@ class QueueState:
 
     def _hand_out(self, event: HandedOut) -> None:
         subscription = self._subscribe(event.subscription)
-        for lane, offset, attempt, size in event.deliveries:
+        for lane, offset, attempt, forgiven, size in event.deliveries:
             delivery = subscription.cursor(lane).ensure(lane, offset)
             if delivery is not None:
-                self.redelivered += attempt - delivery.forgiven > 1
+                self.redelivered += attempt - forgiven > 1
                 delivery.attempt, delivery.size = attempt, size
+                delivery.forgiven = max(delivery.forgiven, forgiven)
                 subscription.cursor(lane).make_ready(delivery)
 
     def _settle(self, event: Settled) -> None:
@@ -305,9 +306,9 @@ class QueueState:
 
     def _release(self, event: Released) -> None:
         subscription = self._subscribe(event.subscription)
-        for place in event.places:
-            if (delivery := subscription.find(place)) is not None:
-                delivery.forgiven += 1
+        for lane, offset, forgiven in event.forgiven:
+            if (delivery := subscription.find((lane, offset))) is not None:
+                delivery.forgiven = max(delivery.forgiven, forgiven)
 
     def _bury(self, event: Died) -> None:
         lane, offset = event.place

@@ -102,7 +102,7 @@ class Subscription:
 
     def _checked_state(self) -> SubscriptionState:
         state = self._state
-        if state.deleting or not self._core.state.has(state):
+        if not self._core.state.has(state):
             raise QueueNotFoundError(
                 f"subscription {self.name!r} of queue {self._core.name!r} was deleted"
             )
@@ -112,59 +112,72 @@ class Subscription:
         """Messages with their leases, ``held`` ones until they are told to end."""
         core = self._core
         deadline = None if wait_seconds is None else anyio.current_time() + wait_seconds
+        is_first = False
         while True:
-            core.check_open()
+            core.raise_failure()
             try:
-                messages = await self._try_to_take(count, held=held)
+                messages = await self._try_to_take(count, held=held, is_first=is_first)
             except BaseException:
                 # Perhaps it was called for messages that it does not take: somebody else may.
                 self._line.call_first()
                 raise
             if messages:
                 return messages
-            waiter = await self._line.wait(count, deadline, held=held)
+            waiter = await self._line.wait(count, deadline, held=held, front=is_first)
             if waiter.is_over:
                 return []
             if waiter.committed:
                 assert waiter.served is not None
                 return self._messages(waiter.served)
             # Called, or what it was served did not come to be: it looks itself.
+            is_first = True
 
-    async def _try_to_take(self, count: int, *, held: bool) -> list[Message]:
-        """Those that are there now, also for the others in line."""
+    async def _try_to_take(self, count: int, *, held: bool, is_first: bool) -> list[Message]:
+        """Those that are there now, also for the others in line, before or after itself."""
         core, line = self._core, self._line
+        places_max = core.storage.limits.places // 2
+        count = min(count, places_max)
         if not core.stored:
             # Before anything is taken, because it could not be given back.
             await anyio.lowlevel.checkpoint()
-            core.check_open()
+            core.raise_failure()
         while True:
             state = self._checked_state()
-            wanted = count
-            if core.stored:
-                limit = core.storage.limits.places // 2
-                wanted = min(count + min(line.wanted, SERVED_MAX), limit)
+            if state.deleting or core.deleting:
+                # It will be known soon whether there is anything to be had.
+                return []
+            others = min(line.wanted, SERVED_MAX, places_max - count) if core.stored else 0
+            wanted = count + others
             choice = core.choose(state, wanted)
             if choice.deliveries or choice.unread is None:
                 break
             await core.read(choice.unread)
-            core.check_open()
+            core.raise_failure()
         if not choice.deliveries:
             return []
-        own = HandOut(state, choice.deliveries[:count], held)
-        hand_outs = [own, *self._serve(state, choice.deliveries[count:])]
+        if not core.stored:
+            own = HandOut(state, choice.deliveries, held)
+            core.hand_out_from_memory(own)
+            if core.has_more(state):
+                line.call_first()
+            return self._messages(own)
+        split = count if is_first else others
+        first, second = choice.deliveries[:split], choice.deliveries[split:]
+        mine, theirs = (first, second) if is_first else (second, first)
+        own, served = HandOut(state, mine, held), list(self._serve(state, theirs))
         is_all = len(choice.deliveries) < wanted and choice.unread is None
         if not is_all and line.wanted and core.has_more(state):
             line.call_first()
-        if core.stored:
-            await core.hand_out(hand_outs)
-        else:
-            core.hand_out_from_memory(own)
+        await core.hand_out(own, served)
         return self._messages(own)
 
     def _serve(
         self, state: SubscriptionState, deliveries: list[tuple[Delivery, MessageRecord]]
     ) -> Iterator[HandOut]:
-        while (waiter := self._line.next_within(len(deliveries))) is not None:
+        """Give them to those in line, who take as many together, the first one first."""
+        while deliveries:
+            waiter = self._line.pop()
+            assert waiter is not None
             hand_out = HandOut(state, deliveries[: waiter.count], waiter.held)
             deliveries = deliveries[waiter.count :]
             waiter.serve(hand_out)

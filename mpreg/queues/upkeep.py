@@ -40,10 +40,9 @@ from mpreg.queues.snapshot import encode_snapshot
 from mpreg.queues.state import Lane, SubscriptionState
 from mpreg.queues.truncation import Truncation, plan_truncation
 
-__all__ = ["Saved", "keep_up", "next_due", "save"]
+__all__ = ["ENDING", "Saved", "keep_up", "next_due", "save", "write_released"]
 
-#: A sweep after this many sends with a ``deduplication_id``, so that the window's ids do not
-#: outgrow their time by more than a few hundred.
+#: Ids that are out of their window, removed in one step.
 SWEPT_PER_UPKEEP = 1_024
 
 #: Dead letters dropped in one transaction.
@@ -92,7 +91,7 @@ async def keep_up(core: QueueCore, saved: Saved) -> list[MpregError]:
     steps: list[Callable[[], Awaitable[None]]] = [partial(_sweep, core)]
     if core.stored:
         steps += [
-            partial(_write_released, core),
+            partial(write_released, core),
             partial(_bury, core),
             partial(_drop_dead_letters, core),
             partial(_drop_kept, core),
@@ -125,20 +124,39 @@ def next_due(core: QueueCore) -> float:
 # --- deliveries ---
 
 
-async def _write_released(core: QueueCore) -> None:
-    for name in {name for name, _ in core.released}:
-        while places := core.take_released(name):
-            await _write_released_of(core, name, places)
+async def write_released(core: QueueCore) -> None:
+    """Note what was given back unseen."""
+    by_subscription: dict[str, list[Place]] = {}
+    for name, place in core.released:
+        by_subscription.setdefault(name, []).append(place)
+    for name, places in by_subscription.items():
+        for some in batches(
+            places, lambda _: 0, count_max=core.storage.limits.places, bytes_max=1 << 30
+        ):
+            await _write_released_of(core, name, some)
 
 
 async def _write_released_of(core: QueueCore, name: str, places: list[Place]) -> None:
-    if (subscription := core.state.subscriptions.get(name)) is None or subscription.deleting:
+    noted = [(name, place) for place in places if (name, place) in core.released]
+    for one in noted:
+        del core.released[one]
+    subscription = core.state.subscriptions.get(name)
+    if subscription is None or subscription.deleting:
         return
-    # Where it fails, it is noted again to be written: the transaction's end tells.
+    forgiven = [
+        (*place, delivery.forgiven)
+        for _, place in noted
+        if (delivery := subscription.find(place)) is not None
+    ]
+    if not forgiven:
+        return
+
+    def then(committed: bool) -> None:
+        if not committed:
+            core.released.update(dict.fromkeys(noted))
+
     async with core.registry.transaction() as transaction:
-        core.begin_noting(name, places)
-        noted = partial(core.end_noting, name, places)
-        core.write(Released(name, places), transaction, noted, known=True)
+        core.write(Released(name, forgiven), transaction, then)
 
 
 async def _bury(core: QueueCore) -> None:
@@ -323,35 +341,24 @@ async def _give_space_back(core: QueueCore) -> None:
 
 async def save(core: QueueCore, saved: Saved) -> None:
     """Save the state, and drop the events that are not needed any more."""
-    # What the snapshot knows must not be written after it.
-    core.released.clear()
+    # The snapshot knows it.
+    released, core.released = core.released, {}
     changes, end = core.changes, core.events_end
-    data = _encode(core, end)
+    data = encode_snapshot(core.state, end)
     slot = saved.oldest
     # While it is being replaced it is nothing to rely on.
     saved.ends[slot] = None
-    await saved.slots[slot].save(data)
+    try:
+        await saved.slots[slot].save(data)
+    except BaseException:
+        core.released |= released
+        raise
     saved.ends[slot] = end
     saved.newest = slot
     core.changes -= changes
     needed_from = saved.events_needed_from
     if needed_from is not None:
         await _truncate_events(core, needed_from)
-
-
-def _encode(core: QueueCore, end: int) -> bytes:
-    """The state after all events below ``end``, without what is known of later ones already."""
-    known = []
-    for (name, place), count in core.noting.items():
-        subscription = core.state.subscriptions.get(name)
-        if subscription is not None and (delivery := subscription.find(place)) is not None:
-            delivery.forgiven -= count
-            known.append((delivery, count))
-    try:
-        return encode_snapshot(core.state, end)
-    finally:
-        for delivery, count in known:
-            delivery.forgiven += count
 
 
 async def _truncate_events(core: QueueCore, before: int) -> None:

@@ -53,7 +53,8 @@ def _public(module: ModuleType) -> dict[str, type]:
     return {
         name: getattr(module, name)
         for name in module.__all__
-        if not issubclass(getattr(module, name), errors.MpregError)
+        if isinstance(found := getattr(module, name), type)
+        and not issubclass(found, errors.MpregError)
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -469,3 +470,29 @@ def test_what_is_not_stored_is_not_kept_in_memory_when_its_subscription_is_delet
         assert (other.statistics().size, other.statistics().bytes) == (0, 0)
 
     Lives().live(life)
+
+
+def test_what_was_forgiven_stays_so_though_its_note_was_lost() -> None:
+    async def life(queue: MessageQueue) -> None:
+        await queue.send("x")
+        consumer = queue.consume(1)
+        await anext(consumer)
+        consumer._ahead, consumer._current = deque([consumer._current]), None  # type: ignore[list-item]
+        consumer.close()
+        # As if a snapshot were under way that never comes to be: nobody will write it.
+        queue._core.released.clear()
+        queue._core.dirty = False
+        message = await queue.receive()
+        assert message is not None
+        assert message.attempt == 1
+        await message.nack(0.0)
+
+    async def restarted(queue: MessageQueue) -> None:
+        message = await queue.receive()
+        assert message is not None
+        assert message.attempt == 2
+        await message.nack()
+        (letter,) = await queue.dead_letters()
+        assert letter.attempts == 2
+
+    Lives(QueueConfiguration(max_deliveries=2)).live(life, restarted)

@@ -126,7 +126,7 @@ def test_released_with_small_values() -> None:
         message = await queue.receive(10.0)
         assert message is not None
         await anyio.sleep(10)
-        assert not queue._core.noting
+        assert not queue._core.released
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mpreg.queues.core.SNAPSHOT_AFTER_CHANGES", 100_000)

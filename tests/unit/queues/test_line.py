@@ -87,7 +87,7 @@ def test_at_the_deadline_nobody_has_come() -> None:
 def test_what_was_served_in_time_is_waited_for(committed: bool) -> None:
     async def story(scene: Scene) -> None:
         await scene.add("a", seconds=1.0)
-        waiter = scene.line.next_within(5)
+        waiter = scene.line.pop()
         assert waiter is not None
         served = hand_out()
         waiter.serve(served)
@@ -106,7 +106,7 @@ def test_what_was_served_in_time_is_waited_for(committed: bool) -> None:
 def test_one_that_is_cancelled_abandons_what_it_was_served() -> None:
     async def story(scene: Scene) -> None:
         await scene.add("a", seconds=1.0)
-        waiter = scene.line.next_within(1)
+        waiter = scene.line.pop()
         assert waiter is not None
         served = hand_out()
         waiter.serve(served)
@@ -140,7 +140,7 @@ def test_all_are_called_at_the_end() -> None:
         scene.line.call_all()
         await anyio.wait_all_tasks_blocked()
         assert [one.called for one in scene.seen.values()] == [True] * 3
-        assert scene.line.wanted == 0
-        assert scene.line.next_within(1) is None
+        assert scene.line.wanted == sum(one.count for one in scene.line._waiting)
+        assert scene.line.pop() is None
 
     play(story)

@@ -84,7 +84,7 @@ def test_whatever_is_taken_in_also_fits_with_what_is_written_beside_it(
     assert limits.batch <= config.batch_bytes_max
     assert limits.message >= VALUE_BYTES_MIN // 2
     # Each place of an event: two offsets, an attempt and a size, with what goes around them.
-    event = HandedOut("", [(255, 2**62, 2**62, 2**31)] * limits.places)
+    event = HandedOut("", [(255, 2**62, 2**62, 2**62, 2**31)] * limits.places)
     assert len(encode(event)) + limits.subscription_name <= config.value_bytes_max
 
 

@@ -1,0 +1,1 @@
+"""What is in a data directory: ``mpreg stats``, ``mpreg inspect`` and ``mpreg queue``."""
