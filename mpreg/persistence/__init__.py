@@ -2,6 +2,7 @@
 
 from mpreg.actors import Ack
 from mpreg.errors import (
+    AckedDataLostError,
     BatchRejectedError,
     CommitFailedError,
     CommitUnknownError,
@@ -35,6 +36,7 @@ from mpreg.persistence.transaction import Transaction
 
 __all__ = [
     "Ack",
+    "AckedDataLostError",
     "BatchRejectedError",
     "CommitFailedError",
     "CommitUnknownError",

@@ -22,7 +22,7 @@ is over), what it does goes on or not, nobody waits for it, and the backend can 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeAlias
 
 from attrs import frozen
@@ -32,7 +32,9 @@ from mpreg.persistence.commit_group import BatchOutcome, CommitGroup, LogBounds
 
 __all__ = [
     "BackendStatistics",
+    "CheckFound",
     "CommitInDoubtError",
+    "FoundState",
     "GetEntry",
     "GetLogBounds",
     "OpenedState",
@@ -49,6 +51,7 @@ __all__ = [
     "StorageReader",
     "StoredEntry",
     "StoredRecord",
+    "check_nothing",
 ]
 
 
@@ -58,6 +61,27 @@ PAGE_BYTES_MAX: Final = 1 << 20
 
 READ_BYTES_MAX: Final = 16 << 20
 """Bound of the answers of one call of `StorageReader.read`; a single answer may be larger."""
+
+
+@frozen
+class FoundState:
+    """What is on disk, before anything is done to it."""
+
+    commit_sequence: int
+    """Of the last group that opening the store would find committed."""
+    generation: int
+    """Of the last writer that opened it."""
+
+
+CheckFound: TypeAlias = Callable[[FoundState | None], int]
+"""Judges what is on disk; None: there is no store, and one would be made. Returns the generation
+that the new writer's must be above, which may be higher than what was found: the disk may have lost
+the last one. Where it raises, the store is not to be opened. Called on any thread."""
+
+
+def check_nothing(_found: FoundState | None) -> int:
+    """A `CheckFound` for whoever has nothing to compare with."""
+    return 0
 
 
 @frozen
@@ -96,8 +120,11 @@ class CommitInDoubtError(Exception):
 class StorageBackend(Protocol):
     """The writer's side of a store."""
 
-    async def open(self) -> OpenedState:
+    async def open(self, check: CheckFound = check_nothing) -> OpenedState:
         """Open, or create. Whatever a crash left is settled before it returns.
+
+        ``check`` is told once what is there, before anything is made, moved or cut off. Where it
+        raises, that comes out, nothing stays open, and what is stored is as it was.
 
         All that it reports as committed is durable when it returns, also what was committed by a
         writer whose fsync failed. A writer of a lower generation that still runs somewhere cannot

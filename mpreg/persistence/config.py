@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 from attrs import field, frozen
@@ -27,6 +28,12 @@ def _path(value: object) -> Path | None:
     if not isinstance(value, str | PathLike):
         raise ConfigurationError(f"data_dir: a path is expected, not {value!r}")
     return Path(value)
+
+
+def _acceptance(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is None or (isinstance(value, str) and re.fullmatch(r"\d+/\d+-\d+", value)):
+        return
+    raise found(attribute.name, "what AckedDataLostError says, like '7/51-100',", value)
 
 
 @frozen(kw_only=True)
@@ -83,6 +90,13 @@ class PersistenceConfig:
     With Python's own 0.005 an event loop that is never idle keeps the commit's thread from the
     interpreter lock, and an ack waits for seconds. It only ever lowers what is set, and puts it
     back at close."""
+
+    accounting_interval_seconds: float = field(default=1.0, validator=seconds(zero=False))
+    """How far the file that says what was acknowledged may lag behind the acks."""
+
+    accept_acked_data_loss: str | None = field(default=None, validator=_acceptance)
+    """The loss with which the store may be opened, as `AckedDataLostError.acceptance` says it. It
+    names one loss; another one is refused again."""
 
     restarts_max: int = field(default=8, validator=whole_number(0))
     """Restarts of the writer, and of the reader, within ``restart_window_seconds`` before their

@@ -11,10 +11,11 @@ from typing import Final
 
 from mpreg.errors import DataDirectoryError, DataDirectoryLockedError
 
-__all__ = ["DATABASE_NAME", "LOCK_NAME", "DataDirectory", "sync_directory"]
+__all__ = ["ACKED_NAME", "DATABASE_NAME", "LOCK_NAME", "DataDirectory", "sync_directory"]
 
 DATABASE_NAME: Final = "mpreg.db"
 LOCK_NAME: Final = "LOCK"
+ACKED_NAME: Final = "ACKED"
 
 
 class DataDirectory:
@@ -42,6 +43,10 @@ class DataDirectory:
     @property
     def database(self) -> Path:
         return self.path / DATABASE_NAME
+
+    @property
+    def acked(self) -> Path:
+        return self.path / ACKED_NAME
 
     def acquire(self) -> Callable[[], None]:
         """Make the directory (0700) where it is missing, and lock it. Returns what lets go of it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -13,6 +13,8 @@ from anyio.abc import TaskGroup
 from mpreg.actors import Supervisor
 from mpreg.clock import Clock
 from mpreg.errors import ReaderStoppedError, WriterStoppedError
+from mpreg.persistence.accounting import Accounting
+from mpreg.persistence.acked_file import AckedFile
 from mpreg.persistence.backend import StorageBackend
 from mpreg.persistence.backends.memory import MemoryBackend
 from mpreg.persistence.backends.sqlite import SqliteBackend, SqliteOptions
@@ -27,6 +29,9 @@ from mpreg.persistence.writer import GroupLimits, Writer
 __all__ = ["Engine", "collapsed_groups"]
 
 _log = logging.getLogger("mpreg.persistence")
+
+#: What writing down the last acks may take at the end.
+FINISH_SECONDS_MAX: Final = 5.0
 
 
 class Engine:
@@ -43,12 +48,14 @@ class Engine:
         self._background: TaskGroup | None = None
         self._directory = _directory(config, backend)
         self._backend = backend or _make_backend(config, self._directory)
+        self._accounting = _make_accounting(config, self._directory)
         gateway.new_mailboxes()
         self._writer = Writer(
             gateway.writes,
             self._backend,
             clock,
             GroupLimits(batches_max=config.group_batches_max, bytes_max=config.group_bytes_max),
+            self._accounting,
         )
         self._writes = Supervisor(
             self._writer,
@@ -77,18 +84,24 @@ class Engine:
             stack.enter_context(lowered_switch_interval(self._config.switch_interval_seconds))
             if self._directory is not None:
                 stack.callback(self._directory.acquire())
-            async with anyio.create_task_group() as task_group:
-                await task_group.start(self._writes.run)
-                # The reader inside: the last connection to be closed tidies up the files, and a
-                # read-only one cannot.
-                async with anyio.create_task_group() as inner_task_group:
-                    await inner_task_group.start(self._reads.run)
-                    # Innermost: what runs on the stores ends before they do.
-                    async with anyio.create_task_group() as self._background:
-                        yield
-                        self._background.cancel_scope.cancel()
-                    self._reads.stop()
-                self._writes.stop()
+            try:
+                async with anyio.create_task_group() as task_group:
+                    await task_group.start(self._writes.run)
+                    # The reader inside: the last connection to be closed tidies up the files, and
+                    # a read-only one cannot.
+                    async with anyio.create_task_group() as inner_task_group:
+                        await inner_task_group.start(self._reads.run)
+                        # Innermost: what runs on the stores ends before they do.
+                        async with anyio.create_task_group() as self._background:
+                            self._background.start_soon(self._accounting.run)
+                            yield
+                            self._background.cancel_scope.cancel()
+                        self._reads.stop()
+                    self._writes.stop()
+            finally:
+                # The last acks were given meanwhile. A device that hangs must not keep it for ever.
+                with anyio.move_on_after(FINISH_SECONDS_MAX, shield=True):
+                    await self._accounting.finish()
 
     def start_soon(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a task for as long as the engine runs. Only while it runs."""
@@ -140,6 +153,17 @@ def _make_backend(config: PersistenceConfig, directory: DataDirectory | None) ->
             busy_timeout_seconds=config.busy_timeout_seconds,
         ),
         hold=directory.hold,
+    )
+
+
+def _make_accounting(config: PersistenceConfig, directory: DataDirectory | None) -> Accounting:
+    if directory is None:
+        return Accounting()
+    return Accounting(
+        AckedFile(directory.acked),
+        config.accept_acked_data_loss,
+        config.accounting_interval_seconds,
+        directory.hold,
     )
 
 

@@ -16,6 +16,7 @@ from mpreg.errors import (
     StorageFullError,
     WriterStoppedError,
 )
+from mpreg.persistence.accounting import Accounting
 from mpreg.persistence.backend import CommitInDoubtError, StorageBackend
 from mpreg.persistence.batch import Durability, WriteBatch
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
@@ -78,13 +79,14 @@ class Writer:
     _backend: StorageBackend
     _clock: Clock
     _limits: GroupLimits
+    _accounting: Accounting = field(factory=Accounting)
     counters: WriterCounters = field(factory=WriterCounters)
     _in_doubt: _InDoubt | None = None
     _started: bool = False
 
     async def start(self) -> None:
         try:
-            opened = await self._backend.open()
+            opened = await self._backend.open(self._accounting.check)
         except StorageFullError as error:
             # It may last: what waits is told now. The group in doubt has to wait all the same.
             self._fail(self._mailbox.drain(), error)
@@ -92,6 +94,7 @@ class Writer:
         self.counters.generation = opened.generation
         try:
             self._settle(opened.commit_sequence)
+            await self._accounting.opened(opened)
         except BaseException:
             await self._backend.close()
             raise
@@ -170,6 +173,7 @@ class Writer:
             counters.commit_sequence = group.sequence
             if group.durability is Durability.DURABLE:
                 counters.durable_sequence = group.sequence
+                self._accounting.acked(group.sequence)
         group.resolve(outcomes)
 
     def _fail(self, batches: Sequence[WriteBatch], error: CommitFailedError) -> None:

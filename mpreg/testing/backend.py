@@ -11,10 +11,13 @@ import anyio.lowlevel
 from mpreg.errors import CommitFailedError, CorruptDataError, StorageFullError, StorageIOError
 from mpreg.persistence.backend import (
     BackendStatistics,
+    CheckFound,
     CommitInDoubtError,
+    FoundState,
     OpenedState,
     ReadQuery,
     ReadResult,
+    check_nothing,
 )
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup, CommitPlan, plan_group
@@ -66,13 +69,15 @@ class SimulatedBackend(_Process):
         self._full_until = float("-inf")
         self._fsyncs = 0
 
-    async def open(self) -> OpenedState:
+    async def open(self, check: CheckFound = check_nothing) -> OpenedState:
         if self._generation is not None:
             self._complain("open, and opened again")
         await self._work()
         if self.faults.strikes(Fault.OPEN_FAILS):
             raise StorageIOError("simulated: the disk failed while the store was opened")
-        self.disk.generation += 1
+        disk = self.disk
+        found = FoundState(disk.sequence, disk.generation) if disk.generation else None
+        disk.generation = max(disk.generation, check(found)) + 1
         self.disk.publish()
         self.disk.sync()
         self._generation = self.disk.generation

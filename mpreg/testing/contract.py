@@ -31,6 +31,7 @@ from mpreg.persistence.backend import (
     PAGE_BYTES_MAX,
     PAGE_ITEMS_MAX,
     CommitInDoubtError,
+    FoundState,
     GetEntry,
     GetLogBounds,
     OpenedState,
@@ -245,6 +246,52 @@ class StorageBackendContract:
             async with self.opened(tmp_path, store.backend) as again:
                 generations.append(again.opened.generation)
         assert generations == sorted(set(generations))
+
+    async def test_the_check_is_told_what_is_there_before_the_store_is_opened(
+        self, tmp_path: Path
+    ) -> None:
+        told: list[FoundState | None] = []
+
+        def check(found: FoundState | None) -> int:
+            told.append(found)
+            return 0
+
+        backend = self.make_backend(tmp_path)
+        first = await backend.open(check)
+        sequence = first.commit_sequence + 1
+        await backend.commit(CommitGroup(sequence, 0.0, (make_batch(Put(b"n", b"key", b"")),)))
+        await backend.close()
+        second = await backend.open(check)
+        await backend.close()
+        assert told == [None, FoundState(sequence, first.generation)]
+        assert second.generation == first.generation + 1
+
+    async def test_where_the_check_raises_nothing_is_changed_and_nothing_stays_open(
+        self, tmp_path: Path
+    ) -> None:
+        def refuse(found: FoundState | None) -> int:
+            raise CorruptDataError("refused")
+
+        backend = self.make_backend(tmp_path)
+        with pytest.raises(CorruptDataError, match="refused"):
+            await backend.open(refuse)
+        assert (await backend.open()).commit_sequence == 0
+        await backend.commit(CommitGroup(1, 0.0, (make_batch(Put(b"n", b"key", b"")),)))
+        await backend.close()
+        with pytest.raises(CorruptDataError, match="refused"):
+            await backend.open(refuse)
+        opened = await backend.open()
+        await backend.close()
+        assert (opened.commit_sequence, opened.generation) == (1, 2)
+
+    async def test_the_generation_is_above_the_one_that_the_check_names(
+        self, tmp_path: Path
+    ) -> None:
+        backend = self.make_backend(tmp_path)
+        for least, expected in ((40, 41), (7, 42)):
+            opened = await backend.open(lambda found, least=least: least)  # type: ignore[misc]
+            await backend.close()
+            assert opened.generation == expected
 
     async def test_closing_twice_or_before_opening_does_nothing(self, tmp_path: Path) -> None:
         backend = self.make_backend(tmp_path)

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 import anyio
 import anyio.lowlevel
 
-from mpreg.persistence.backend import BackendStatistics, OpenedState
+from mpreg.persistence.backend import (
+    BackendStatistics,
+    CheckFound,
+    OpenedState,
+    check_nothing,
+)
 from mpreg.persistence.backends.memory import MemoryBackend, MemoryReader
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 
@@ -84,9 +89,9 @@ class RecordingBackend:
         calls, self._calls = self._calls, []
         return calls
 
-    async def open(self) -> OpenedState:
+    async def open(self, check: CheckFound = check_nothing) -> OpenedState:
         self._calls.append("open")
-        return await self._memory.open()
+        return await self._memory.open(check)
 
     async def commit(self, group: CommitGroup) -> Sequence[BatchOutcome]:
         self._held = HeldCommit(group)

@@ -12,6 +12,8 @@ from attrs import define, field
 
 from mpreg.actors import Ack
 from mpreg.persistence import Durability, StorageIOError, WriteBatch
+from mpreg.persistence.acked_file import AckedFile
+from mpreg.persistence.acked_record import BLOCK_BYTES, AckedRecord, missing_sequences
 from mpreg.persistence.backend import (
     CommitInDoubtError,
     ReadRecords,
@@ -21,7 +23,7 @@ from mpreg.persistence.backend import (
     StoredEntry,
     StoredRecord,
 )
-from mpreg.persistence.backends.sqlite.files import create_database
+from mpreg.persistence.backends.sqlite.files import create_database, look_at
 from mpreg.persistence.backends.sqlite.read_session import ReadSession
 from mpreg.persistence.backends.sqlite.write_session import SqliteOptions, WriteSession
 from mpreg.persistence.batch import operation_bytes
@@ -113,6 +115,74 @@ def found_after(disk: Disk, directory: Path) -> tuple[int, State]:
     finally:
         reader.close()
         session.close()
+
+
+class Notes:
+    """The file that says what was acknowledged, on the same disk as the store."""
+
+    def __init__(self, directory: Path, disk: Disk) -> None:
+        self._path = directory / "ACKED"
+        self._file = AckedFile(self._path)
+        self._disk = disk
+
+    def write(self, record: AckedRecord) -> None:
+        before = self._path.read_bytes() if self._path.exists() else b""
+        self._file.write(record)
+        after = self._path.read_bytes()
+        if not before:
+            # It gets its name once it is complete.
+            self._disk.durable["ACKED"] = after
+            return
+        for start in range(0, len(after), BLOCK_BYTES):
+            block = after[start : start + BLOCK_BYTES]
+            if block != before[start : start + BLOCK_BYTES]:
+                self._disk.events.append(Write("ACKED", start, block))
+        self._disk.events.append(Sync("ACKED"))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_power_cut_at_any_moment_is_no_reason_to_miss_acknowledged_data(
+    tmp_path: Path, seed: int
+) -> None:
+    luck = random.Random(seed)
+    path, disk = begin(tmp_path / "d")
+    with driven_by(disk, path.parent), closing(WriteSession.open(path, OPTIONS)) as session:
+        notes = Notes(path.parent, disk)
+        notes.write(AckedRecord(1, 0, 0))
+        first = len(disk.events)
+        story = Story(tmp_path, disk, session, luck)
+        for _ in range(40):
+            story.commit(luck.choice([DURABLE, DURABLE, RELAXED]))
+            if luck.random() < 0.5:
+                notes.write(AckedRecord(1, 0, promised(disk, None)))
+        last = len(disk.events)
+    noted = 0
+    for number, at in enumerate(sorted(luck.sample(range(first, last + 1), 50))):
+        left = disk.cut(luck, at).put_into(tmp_path / f"cut{number}")
+        record = AckedFile(left / "ACKED").read()
+        assert record is not None, "a torn slot leaves the other one"
+        assert missing_sequences(record, look_at(left / "mpreg.db")) is None
+        noted = max(noted, record.sequence)
+    assert noted > 20
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_disk_that_lied_about_a_sync_is_found_out(tmp_path: Path, seed: int) -> None:
+    """It said that the WAL was synced and lost it: so the test above can fail."""
+    luck = random.Random(seed)
+    path, disk = begin(tmp_path / "d")
+    with driven_by(disk, path.parent), closing(WriteSession.open(path, OPTIONS)) as session:
+        notes = Notes(path.parent, disk)
+        notes.write(AckedRecord(1, 0, 0))
+        story = Story(tmp_path, disk, session, luck)
+        for _ in range(luck.randint(1, 6)):
+            story.commit(DURABLE)
+        notes.write(AckedRecord(1, 0, story.sequence))
+        disk.events = [event for event in disk.events if event != Sync("mpreg.db-wal")]
+        left = disk.cut(luck, keeps=False).put_into(tmp_path / "cut")
+    record = AckedFile(left / "ACKED").read()
+    assert record is not None
+    assert missing_sequences(record, look_at(left / "mpreg.db")) == (1, story.sequence)
 
 
 def promised(disk: Disk, at: int | None, word: str = "durable") -> int:

@@ -16,6 +16,8 @@ from mpreg.persistence.backend import (
     PAGE_BYTES_MAX,
     PAGE_ITEMS_MAX,
     BackendStatistics,
+    CheckFound,
+    FoundState,
     GetEntry,
     GetLogBounds,
     OpenedState,
@@ -27,6 +29,7 @@ from mpreg.persistence.backend import (
     ScanPage,
     StoredEntry,
     StoredRecord,
+    check_nothing,
 )
 from mpreg.persistence.commit_group import (
     BatchOutcome,
@@ -156,9 +159,10 @@ class MemoryBackend:
         self._sequence = 0
         self._generation = 0
 
-    async def open(self) -> OpenedState:
+    async def open(self, check: CheckFound = check_nothing) -> OpenedState:
         await anyio.lowlevel.checkpoint()
-        self._generation += 1
+        found = FoundState(self._sequence, self._generation) if self._generation else None
+        self._generation = max(self._generation, check(found)) + 1
         return OpenedState(self._sequence, self._generation)
 
     async def commit(self, group: CommitGroup) -> Sequence[BatchOutcome]:

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mpreg.errors import CorruptDataError
-from mpreg.persistence.backend import BackendStatistics, OpenedState, ReadQuery, ReadResult
+from mpreg.persistence.backend import (
+    BackendStatistics,
+    CheckFound,
+    OpenedState,
+    ReadQuery,
+    ReadResult,
+    check_nothing,
+)
 from mpreg.persistence.backends.sqlite.connection import ConnectionThread, start_thread
 from mpreg.persistence.backends.sqlite.read_session import ReadSession
 from mpreg.persistence.backends.sqlite.write_session import SqliteOptions, WriteSession
@@ -47,15 +54,17 @@ class SqliteBackend:
         self._fsyncs_before = 0
         self._opened_before = False
 
-    async def open(self) -> OpenedState:
-        self._thread, self._session = await start_thread(self._open_session)
+    async def open(self, check: CheckFound = check_nothing) -> OpenedState:
+        self._thread, self._session = await start_thread(lambda: self._open_session(check))
         self._opened_before = True
         return self._session.opened
 
-    def _open_session(self) -> WriteSession:
+    def _open_session(self, check: CheckFound) -> WriteSession:
         self._release = self._hold()
         try:
-            return WriteSession.open(self._path, self._options, again=self._opened_before)
+            return WriteSession.open(
+                self._path, self._options, again=self._opened_before, check=check
+            )
         except BaseException:
             self._release()
             raise

@@ -9,11 +9,17 @@ from pathlib import Path
 
 from attrs import frozen
 
-from mpreg.errors import CommitFailedError, CorruptDataError, StorageFullError, StorageIOError
-from mpreg.persistence.backend import CommitInDoubtError, OpenedState
+from mpreg.errors import CommitFailedError, StorageFullError, StorageIOError
+from mpreg.persistence.backend import CheckFound, CommitInDoubtError, OpenedState, check_nothing
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_full, is_transient, translate
-from mpreg.persistence.backends.sqlite.files import ensure_database, rewrite_wal
+from mpreg.persistence.backends.sqlite.files import (
+    create_database,
+    look_at,
+    look_into,
+    read_meta,
+    rewrite_wal,
+)
 from mpreg.persistence.backends.sqlite.tables import Added, Tables
 from mpreg.persistence.backends.sqlite.wal_room import WalRoom, pages_at_most
 from mpreg.persistence.batch import Durability
@@ -68,18 +74,29 @@ class WriteSession:
     # --- opening ---
 
     @classmethod
-    def open(cls, path: Path, options: SqliteOptions, *, again: bool = False) -> WriteSession:
+    def open(
+        cls,
+        path: Path,
+        options: SqliteOptions,
+        *,
+        again: bool = False,
+        check: CheckFound = check_nothing,
+    ) -> WriteSession:
         """Connect, creating the database where there is none. See `StorageBackend.open`.
+
+        ``check`` is told what is there before anything is done to it.
 
         ``again``: this process has opened it before and may have other connections to it. The file
         is not looked at then: to close it would drop the locks that they hold on it, and another
         program that came by could take itself for the only one, and remove the WAL.
         """
         try:
-            if not again:
-                ensure_database(path)
-            elif not path.exists():
+            if again and not path.exists():
                 raise StorageIOError("the database is gone", path)
+            found = look_into(path) if again else look_at(path)
+            generation_min = check(found)
+            if found is None:
+                create_database(path)
         except sqlite3.Error as error:
             raise translate(error, path) from error
         except OSError as error:
@@ -91,7 +108,7 @@ class WriteSession:
         try:
             session._configure(options)
             session._make_durable()
-            session._take_over()
+            session._take_over(generation_min)
         except BaseException as error:
             session.let_go()
             if isinstance(error, sqlite3.Error):
@@ -140,20 +157,13 @@ class WriteSession:
                 self._path,
             )
 
-    def _take_over(self) -> None:
+    def _take_over(self, generation_min: int) -> None:
         """Commit a new generation: proves that the store can be written, fences older writers."""
         execute = self.connection.execute
         execute("BEGIN IMMEDIATE")
-        meta = execute(schema.READ_META).fetchone()
-        if meta is None or not all(type(number) is int for number in meta):
-            raise CorruptDataError(
-                "the row with the store's own numbers is missing or damaged; restore the file from "
-                "a backup",
-                self._path,
-            )
-        found, self._sequence, last_version = meta
+        found, self._sequence, last_version = read_meta(self.connection, self._path)
         self._tables.committed(Added(last_version))
-        self._generation = found + 1
+        self._generation = max(found, generation_min) + 1
         execute(schema.NEW_GENERATION, (self._generation, found)).fetchall()
         execute("COMMIT")
         self.fsyncs += 1
