@@ -69,7 +69,7 @@ class PersistenceRegistry:
     Either ``async with PersistenceRegistry(config) as registry``, or, in a server's own nursery,
     ``registry = await task_group.start(PersistenceRegistry(config).serve)``. Both raise, when they
     begin: `DataDirectoryLockedError`, `DataDirectoryError`, `ForeignDatabaseError`,
-    `SchemaVersionError`, `CorruptDataError`, `StorageIOError`.
+    `SchemaVersionError`, `CorruptDataError`, `AckedDataLostError`, `StorageIOError`.
 
     It stops when the block ends or the nursery is cancelled: nothing more is taken, what was
     accepted is committed and acked within ``grace_seconds``, then the files are closed. Who cannot
