@@ -65,6 +65,7 @@ class Accounting:
     _was_read: bool = False
     _is_due: bool = False
     _due: anyio.Event = field(factory=anyio.Event)
+    _hurry: anyio.Event = field(factory=anyio.Event)
 
     # --- at open ---
 
@@ -169,6 +170,10 @@ class Accounting:
         self._known = evolve(self._known, sequence=sequence)
         self._set_due()
 
+    def checkpointed(self) -> None:
+        """What was acknowledged is in the store proper now: not to be waited with any longer."""
+        self._hurry.set()
+
     def _set_due(self) -> None:
         if not self._is_due:
             self._is_due = True
@@ -181,7 +186,11 @@ class Accounting:
         """
         while True:
             await self._due.wait()
-            await anyio.sleep(RETRY_SECONDS if self._failing else self._interval_seconds)
+            self._hurry = anyio.Event()
+            with anyio.move_on_after(self._interval_seconds):
+                await self._hurry.wait()
+            if self._failing:
+                await anyio.sleep(RETRY_SECONDS)
             await self.record()
 
     async def record(self) -> None:

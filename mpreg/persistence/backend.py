@@ -11,6 +11,10 @@ of the backend, and readers outlive a backend that is closed and opened again.
 **Ownership.** What is passed in and out belongs to the receiver and is not changed afterwards by
 either side. Bytes are immutable.
 
+**Housekeeping.** What a backend has to do beside commits it does in ``upkeep``, between them and
+one small step at a time. What cannot wait, since its own log would outgrow its bound, it asks for
+by ``upkeep_due``; everything else is asked of it.
+
 **One failed, all failed.** After any error but `CommitFailedError` a backend is unusable until it
 was closed and opened again: it must not try an fsync a second time on the same handle, because the
 operating system may report success for pages that it dropped.
@@ -33,10 +37,15 @@ from mpreg.persistence.commit_group import BatchOutcome, CommitGroup, LogBounds
 __all__ = [
     "BackendStatistics",
     "CheckFound",
+    "Checkpoint",
     "CommitInDoubtError",
     "FoundState",
     "GetEntry",
     "GetLogBounds",
+    "GiveBackSpace",
+    "ListNamespaces",
+    "NamespaceExpiry",
+    "NamespacesPage",
     "OpenedState",
     "PAGE_BYTES_MAX",
     "READ_BYTES_MAX",
@@ -45,12 +54,15 @@ __all__ = [
     "ReadRecords",
     "ReadResult",
     "RecordsPage",
+    "RefreshStatistics",
     "ScanEntries",
     "ScanPage",
     "StorageBackend",
     "StorageReader",
     "StoredEntry",
     "StoredRecord",
+    "UpkeepResult",
+    "UpkeepStep",
     "check_nothing",
 ]
 
@@ -103,6 +115,46 @@ class BackendStatistics:
     """Committed and not yet in the database file."""
 
 
+@frozen
+class Checkpoint:
+    """Move what is in the log into the store proper, so that the log can be used anew."""
+
+    truncate: bool = False
+    """Also give the log's own space back. May wait a moment for readers."""
+
+
+@frozen
+class GiveBackSpace:
+    """Give space that nothing uses any more back to the file system."""
+
+    pages_max: int
+    """How much of it at most, in pages of 4 KiB."""
+
+
+@frozen
+class RefreshStatistics:
+    """Count what helps to plan queries, where that has changed much. By samples, not all."""
+
+
+UpkeepStep: TypeAlias = Checkpoint | GiveBackSpace | RefreshStatistics
+
+
+@frozen(kw_only=True)
+class UpkeepResult:
+    """What a step found and did. A backend to which the step means nothing leaves all at zero."""
+
+    checkpoints: int = 0
+    """1 where the log was moved."""
+    log_pages: int = 0
+    """In the log, after the step."""
+    log_pages_left: int = 0
+    """Of these: not in the store proper yet, since a reader was in the way."""
+    free_bytes: int = 0
+    """Unused inside the store, after the step: what `GiveBackSpace` could give back."""
+    freed_bytes: int = 0
+    """Given back by this step."""
+
+
 class CommitInDoubtError(Exception):
     """A commit failed in a way that breaks the backend. Only the writer ever sees this one."""
 
@@ -145,6 +197,24 @@ class StorageBackend(Protocol):
         Raises:
             CommitFailedError, StorageFullError: rolled back as a whole; the next commit may work.
             CommitInDoubtError: broken.
+        """
+        ...
+
+    def upkeep_due(self) -> UpkeepStep | None:
+        """What should be done before the next group, if anything. Asked after every group: cheap.
+
+        Not asked for again at once where it was done in vain.
+        """
+        ...
+
+    async def upkeep(self, step: UpkeepStep) -> UpkeepResult:
+        """Do one step of housekeeping, in one thread hop. Readers see the same before and after.
+
+        It is as durable as a relaxed commit: a power cut may undo it, and nothing but it.
+
+        Raises:
+            CommitFailedError: not done, for a reason that may pass; commits go on.
+            StorageIOError, CorruptDataError: broken.
         """
         ...
 
@@ -215,6 +285,31 @@ class GetLogBounds:
 
 
 @frozen
+class ListNamespaces:
+    """The namespaces from a name on, in order, and when something expires in each:
+    `NamespacesPage`."""
+
+    start: bytes
+    after: float
+    """Expiries up to this instant do not count."""
+
+
+@frozen
+class NamespaceExpiry:
+    namespace: bytes
+    expires_at: float | None
+    """The earliest expiry after `ListNamespaces.after`; None where there is none."""
+
+
+@frozen
+class NamespacesPage:
+    """One page, bounded by count. A namespace may be empty."""
+
+    namespaces: tuple[NamespaceExpiry, ...]
+    next_start: bytes | None
+
+
+@frozen
 class ScanPage:
     """One page, bounded by count and bytes. A damaged entry stands in it as its error."""
 
@@ -231,8 +326,8 @@ class RecordsPage:
     next_start: int | None
 
 
-ReadQuery: TypeAlias = GetEntry | ScanEntries | ReadRecords | GetLogBounds
-ReadResult: TypeAlias = StoredEntry | ScanPage | RecordsPage | LogBounds | None
+ReadQuery: TypeAlias = GetEntry | ScanEntries | ReadRecords | GetLogBounds | ListNamespaces
+ReadResult: TypeAlias = StoredEntry | ScanPage | RecordsPage | LogBounds | NamespacesPage | None
 
 
 class StorageReader(Protocol):

@@ -124,6 +124,8 @@ class Engine:
             rejected=counters.rejected,
             failed=counters.failed,
             largest_group=counters.largest_group,
+            checkpoints=counters.checkpoints,
+            wal_pages_left=counters.wal_pages_left,
             mailbox_depth=writes.mailbox.depth,
             mailbox_bytes=writes.mailbox.bytes,
             waiting_senders=writes.mailbox.waiting_senders,

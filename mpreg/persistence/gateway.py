@@ -15,11 +15,12 @@ from mpreg.errors import (
     ValueTooLargeError,
     WriterStoppedError,
 )
-from mpreg.persistence.backend import ReadQuery
+from mpreg.persistence.backend import ReadQuery, UpkeepResult, UpkeepStep
 from mpreg.persistence.batch import Durability, Settled, WriteBatch, operation_bytes
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.operations import Operation
 from mpreg.persistence.reader import ReadRequest
+from mpreg.persistence.upkeep_command import UpkeepCommand, WriterMessage
 
 __all__ = ["READS_WAITING_MAX", "StoreGateway"]
 
@@ -36,7 +37,7 @@ class StoreGateway:
 
     config: PersistenceConfig
     clock: Clock
-    writes: Mailbox[WriteBatch] = field(init=False)
+    writes: Mailbox[WriterMessage] = field(init=False)
     reads: Mailbox[ReadRequest] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -110,6 +111,17 @@ class StoreGateway:
         batch = WriteBatch.of(tuple(operations), tuple(acks), durability, settled)
         self._checked(batch.size_bytes)
         await self.writes.send(batch)
+
+    async def keep_up(self, step: UpkeepStep) -> UpkeepResult:
+        """Have the writer do one step of housekeeping, and await it.
+
+        Raises:
+            CommitFailedError: not done, for a reason that may pass.
+            WriterStoppedError: not done.
+        """
+        command = UpkeepCommand(step, self.writes.new_ack())
+        await self.writes.send(command)
+        return await command.ack.wait()
 
     async def read(self, query: ReadQuery) -> Any:
         """Ask and await the answer. Cancelled: nothing is left behind."""

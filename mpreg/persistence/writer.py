@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Sequence
 
 import anyio
@@ -17,9 +19,17 @@ from mpreg.errors import (
     WriterStoppedError,
 )
 from mpreg.persistence.accounting import Accounting
-from mpreg.persistence.backend import CommitInDoubtError, StorageBackend
+from mpreg.persistence.backend import (
+    CommitInDoubtError,
+    StorageBackend,
+    UpkeepResult,
+    UpkeepStep,
+)
 from mpreg.persistence.batch import Durability, WriteBatch
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
+from mpreg.persistence.upkeep_command import UpkeepCommand, WriterMessage
+
+_log = logging.getLogger("mpreg.persistence")
 
 __all__ = ["GroupLimits", "Writer", "WriterCounters", "is_committed"]
 
@@ -49,6 +59,9 @@ class WriterCounters:
     failed: int = 0
     """Batches whose group was rolled back."""
     largest_group: int = 0
+    checkpoints: int = 0
+    wal_pages_left: int = 0
+    """That the last checkpoint could not move."""
 
 
 @frozen
@@ -75,13 +88,15 @@ class Writer:
     again, before anything that waits in the mailbox. Nobody waiting notices but by the delay.
     """
 
-    _mailbox: Mailbox[WriteBatch]
+    _mailbox: Mailbox[WriterMessage]
     _backend: StorageBackend
     _clock: Clock
     _limits: GroupLimits
     _accounting: Accounting = field(factory=Accounting)
     counters: WriterCounters = field(factory=WriterCounters)
     _in_doubt: _InDoubt | None = None
+    _commands: deque[UpkeepCommand] = field(factory=deque)
+    """Taken from the mailbox and not begun."""
     _started: bool = False
 
     async def start(self) -> None:
@@ -103,21 +118,61 @@ class Writer:
         if self._in_doubt is not None:
             await self._commit(self._in_doubt.group)
         while True:
+            await self._keep_up()
             try:
-                batches = await self._mailbox.receive_many(
+                messages = await self._mailbox.receive_many(
                     messages_max=self._limits.batches_max,
                     bytes_max=self._limits.bytes_max,
                 )
             except anyio.EndOfStream:
                 return
-            await self._commit(
-                CommitGroup(self.counters.commit_sequence + 1, self._clock.wall(), tuple(batches))
-            )
+            batches = tuple([one for one in messages if isinstance(one, WriteBatch)])
+            if len(batches) < len(messages):
+                self._commands.extend(one for one in messages if isinstance(one, UpkeepCommand))
+            if batches:
+                await self._commit(
+                    CommitGroup(self.counters.commit_sequence + 1, self._clock.wall(), batches)
+                )
+
+    async def _keep_up(self) -> None:
+        """Between two groups, when all callers of the first one have their answers."""
+        while True:
+            if (step := self._backend.upkeep_due()) is not None:
+                try:
+                    await self._take_step(step)
+                except CommitFailedError as error:
+                    _log.warning("%s", error)
+            elif self._commands:
+                await self._carry_out(self._commands.popleft())
+            else:
+                return
+
+    async def _carry_out(self, command: UpkeepCommand) -> None:
+        try:
+            result = await self._take_step(command.step)
+        except CommitFailedError as error:
+            command.fail(error)
+        except BaseException as error:
+            # Not again after a restart: it may be the cause.
+            command.fail(_not_kept_up(error))
+            raise
+        else:
+            command.ack.resolve(result)
+
+    async def _take_step(self, step: UpkeepStep) -> UpkeepResult:
+        result = await self._backend.upkeep(step)
+        if result.checkpoints:
+            self.counters.checkpoints += result.checkpoints
+            self.counters.wal_pages_left = result.log_pages_left
+            self._accounting.checkpointed()
+        return result
 
     async def close(self) -> None:
         await self._backend.close()
 
     def abandon(self, cause: Exception | None) -> None:
+        while self._commands:
+            self._commands.popleft().fail(_not_kept_up(cause))
         if (in_doubt := self._in_doubt) is None:
             return
         self._in_doubt = None
@@ -176,13 +231,13 @@ class Writer:
                 self._accounting.acked(group.sequence)
         group.resolve(outcomes)
 
-    def _fail(self, batches: Sequence[WriteBatch], error: CommitFailedError) -> None:
-        self.counters.failed += len(batches)
-        for batch in batches:
+    def _fail(self, messages: Sequence[WriterMessage], error: CommitFailedError) -> None:
+        for message in messages:
+            self.counters.failed += isinstance(message, WriteBatch)
             # One for each: tasks that raise the same exception would share its traceback.
             own = type(error)(*error.args)
             own.__cause__ = error.__cause__
-            batch.fail(own)
+            message.fail(own)
 
 
 def is_committed(on_disk: int, known: int | None, *, in_flight: bool) -> bool:
@@ -210,6 +265,12 @@ def is_committed(on_disk: int, known: int | None, *, in_flight: bool) -> bool:
 
 def _not_written() -> Exception:
     return WriterStoppedError("the writer stopped before it could commit this; not written")
+
+
+def _not_kept_up(cause: BaseException | None) -> Exception:
+    error = WriterStoppedError("the writer stopped before this step of upkeep was done")
+    error.__cause__ = cause
+    return error
 
 
 def _unknown() -> Exception:

@@ -17,6 +17,8 @@ from mpreg.persistence.backend import (
     OpenedState,
     ReadQuery,
     ReadResult,
+    UpkeepResult,
+    UpkeepStep,
     check_nothing,
 )
 from mpreg.persistence.batch import Durability
@@ -94,6 +96,24 @@ class SimulatedBackend(_Process):
             raise
         finally:
             self._busy = False
+
+    def upkeep_due(self) -> UpkeepStep | None:
+        return None
+
+    async def upkeep(self, step: UpkeepStep) -> UpkeepResult:
+        if self._generation is None or self._broken or self._busy:
+            self._complain("upkeep of a backend that is closed, broken or at work")
+        self._busy = True
+        try:
+            await self._work(self.faults.commit_seconds())
+        finally:
+            self._busy = False
+        if self.faults.strikes(Fault.UPKEEP_PUT_OFF):
+            raise CommitFailedError("simulated: the upkeep was put off")
+        if self.faults.strikes(Fault.UPKEEP_FAILS):
+            self._broken = True
+            raise StorageIOError("simulated: the disk failed during upkeep")
+        return UpkeepResult()
 
     async def close(self) -> None:
         if self._generation is None:

@@ -11,6 +11,8 @@ from mpreg.persistence.backend import (
     BackendStatistics,
     CheckFound,
     OpenedState,
+    UpkeepResult,
+    UpkeepStep,
     check_nothing,
 )
 from mpreg.persistence.backends.memory import MemoryBackend, MemoryReader
@@ -100,6 +102,13 @@ class RecordingBackend:
             return await self._held.wait(self._memory)
         finally:
             self._held = None
+
+    def upkeep_due(self) -> UpkeepStep | None:
+        return None
+
+    async def upkeep(self, step: UpkeepStep) -> UpkeepResult:
+        self._calls.append(f"upkeep {step}")
+        return await self._memory.upkeep(step)
 
     async def close(self) -> None:
         self._calls.append("close")

@@ -313,6 +313,7 @@ def test_the_pragmas_are_those_of_the_code() -> None:
     }
     in_the_code = {
         *(("writer", pragma.removeprefix("PRAGMA ")) for pragma in schema.WRITER_PRAGMAS),
+        *(("creation", pragma.removeprefix("PRAGMA ")) for pragma in schema.CREATION_PRAGMAS),
         *(("reader", pragma.removeprefix("PRAGMA ")) for pragma in schema.READER_PRAGMAS),
     }
     from_settings = {
@@ -323,7 +324,6 @@ def test_the_pragmas_are_those_of_the_code() -> None:
                 "cache_size",
                 "journal_size_limit",
                 "synchronous",
-                "wal_autocheckpoint",
             ),
             "reader": ("busy_timeout", "cache_size"),
         }.items()

@@ -19,6 +19,7 @@ from mpreg.persistence.acked_file import AckedFile
 from mpreg.persistence.acked_record import AckedRecord
 from mpreg.persistence.backend import FoundState, OpenedState
 from mpreg.persistence.operations import Append
+from mpreg.persistence.upkeep_command import WriterMessage
 from mpreg.persistence.writer import GroupLimits, Writer
 from mpreg.testing import FaultInjector, FaultPlan, SimulatedBackend, SimulatedDisk, Simulation
 from tests.simulation.scenario import SCHEDULES
@@ -90,6 +91,26 @@ def test_it_writes_at_most_once_an_interval_and_not_at_all_while_nothing_is_acke
     Simulation(0).run(scenario)
 
 
+def test_after_a_checkpoint_it_is_written_at_once(notebook: Notebook) -> None:
+    async def scenario() -> None:
+        accounting = notebook.accounting()
+        await opened(accounting, 0)
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(accounting.run)
+            await anyio.sleep(10)
+            accounting.checkpointed()
+            await anyio.sleep(10)
+            accounting.acked(1)
+            await anyio.sleep(0.5)
+            accounting.checkpointed()
+            await anyio.sleep(10)
+            task_group.cancel_scope.cancel()
+        assert [round(time, 1) for time in notebook.times] == [0.0, 20.5]
+        assert notebook.read() == AckedRecord(1, 0, 1)
+
+    Simulation(0).run(scenario)
+
+
 def test_what_was_acked_last_is_written_at_the_end(notebook: Notebook) -> None:
     async def scenario() -> None:
         accounting = notebook.accounting()
@@ -112,10 +133,10 @@ def test_where_it_cannot_be_written_it_is_tried_again(notebook: Notebook) -> Non
             task_group.start_soon(accounting.run)
             notebook.failure = OSError(errno.ENOSPC, "no room")
             accounting.acked(1)
-            await anyio.sleep(1 + 3.5 * RETRY_SECONDS)
+            await anyio.sleep(1 + 3.5 * (1 + RETRY_SECONDS))
             assert len(notebook.times) == 1 + 4
             notebook.failure = None
-            await anyio.sleep(RETRY_SECONDS)
+            await anyio.sleep(1 + RETRY_SECONDS)
             assert notebook.read() == AckedRecord(1, 0, 1)
             accounting.acked(2)
             await anyio.sleep(2)
@@ -135,7 +156,7 @@ def test_an_opening_that_cannot_be_written_down_is_tried_again(notebook: Noteboo
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(accounting.run)
             notebook.failure = None
-            await anyio.sleep(RETRY_SECONDS + 1)
+            await anyio.sleep(RETRY_SECONDS + 2)
             assert notebook.read() == AckedRecord(1, 5, 5)
             task_group.cancel_scope.cancel()
 
@@ -237,7 +258,7 @@ class _Machine:
 async def _live(machine: _Machine, acked: list[int]) -> None:
     """A writer and callers, until the power is cut."""
     luck = machine.simulation.stream("callers")
-    mailbox: Mailbox[WriteBatch] = Mailbox(messages_max=64, bytes_max=1 << 20)
+    mailbox: Mailbox[WriterMessage] = Mailbox(messages_max=64, bytes_max=1 << 20)
     plan = FaultPlan(commit_seconds_max=0.02)
     backend = SimulatedBackend(machine.disk, FaultInjector(plan, machine.simulation.stream("f")))
     accounting = machine.accounting(luck.choice([0.01, 0.1, 1.0]))

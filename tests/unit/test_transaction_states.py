@@ -10,7 +10,7 @@ import pytest
 from mpreg.clock import SystemClock
 from mpreg.errors import TransactionStateError, ValueTooLargeError, WriterStoppedError
 from mpreg.persistence import KeyValueStore, LogStore, PersistenceConfig, Transaction
-from mpreg.persistence.batch import Durability
+from mpreg.persistence.batch import Durability, WriteBatch
 from mpreg.persistence.gateway import StoreGateway
 
 pytestmark = pytest.mark.anyio
@@ -39,6 +39,7 @@ def begin(gateway: StoreGateway) -> Transaction:
 
 async def answer_one(gateway: StoreGateway) -> None:
     batch = await gateway.writes.receive()
+    assert isinstance(batch, WriteBatch)
     batch.succeed(tuple(range(1, len(batch.operations) + 1)))
 
 

@@ -5,6 +5,7 @@ Nothing survives the process. `MemoryState` is also what a backend with a journa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Sequence
 
 import anyio.lowlevel
@@ -20,6 +21,9 @@ from mpreg.persistence.backend import (
     FoundState,
     GetEntry,
     GetLogBounds,
+    ListNamespaces,
+    NamespaceExpiry,
+    NamespacesPage,
     OpenedState,
     ReadQuery,
     ReadRecords,
@@ -29,6 +33,8 @@ from mpreg.persistence.backend import (
     ScanPage,
     StoredEntry,
     StoredRecord,
+    UpkeepResult,
+    UpkeepStep,
     check_nothing,
 )
 from mpreg.persistence.commit_group import (
@@ -123,6 +129,19 @@ class MemoryState:
                 return self._read_records(query)
             case GetLogBounds():
                 return self.log_bounds(query.log)
+            case ListNamespaces():
+                return self._list_namespaces(query)
+
+    def _list_namespaces(self, query: ListNamespaces) -> NamespacesPage:
+        page: list[NamespaceExpiry] = []
+        for name in sorted(name for name in self._namespaces if name >= query.start):
+            if len(page) == PAGE_ITEMS_MAX:
+                return NamespacesPage(tuple(page), name)
+            expiries = self._expiries[name]
+            index = expiries.bisect_left((math.nextafter(query.after, math.inf), b""))
+            later = expiries[index][0] if index < len(expiries) else None
+            page.append(NamespaceExpiry(name, later))
+        return NamespacesPage(tuple(page), None)
 
     def _scan(self, query: ScanEntries) -> ScanPage:
         found = self._namespaces.get(query.namespace, SortedDict())
@@ -172,6 +191,13 @@ class MemoryBackend:
             self._state.carry_out(plan)
             self._sequence = group.sequence
         return plan.outcomes
+
+    def upkeep_due(self) -> UpkeepStep | None:
+        return None
+
+    async def upkeep(self, step: UpkeepStep) -> UpkeepResult:
+        await anyio.lowlevel.checkpoint()
+        return UpkeepResult()
 
     async def close(self) -> None:
         await anyio.lowlevel.checkpoint()

@@ -13,6 +13,8 @@ from mpreg.persistence.backend import (
     OpenedState,
     ReadQuery,
     ReadResult,
+    UpkeepResult,
+    UpkeepStep,
     check_nothing,
 )
 from mpreg.persistence.backends.sqlite.connection import ConnectionThread, start_thread
@@ -73,6 +75,14 @@ class SqliteBackend:
         assert self._thread is not None
         assert self._session is not None
         return await self._thread.run(self._session.commit, group)
+
+    def upkeep_due(self) -> UpkeepStep | None:
+        return None if self._session is None else self._session.upkeep_due
+
+    async def upkeep(self, step: UpkeepStep) -> UpkeepResult:
+        assert self._thread is not None
+        assert self._session is not None
+        return await self._thread.run(self._session.upkeep, step)
 
     async def close(self) -> None:
         thread, session = self._thread, self._session

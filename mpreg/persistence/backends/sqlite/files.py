@@ -12,6 +12,7 @@ from mpreg.persistence.backend import FoundState
 from mpreg.persistence.backends.sqlite.schema import (
     APPLICATION_ID,
     CREATE,
+    CREATION_PRAGMAS,
     READ_META,
     SCHEMA_VERSION,
 )
@@ -161,6 +162,8 @@ def create_database(path: Path) -> None:
     os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     connection = sqlite3.connect(unfinished, isolation_level=None)
     try:
+        for pragma in CREATION_PRAGMAS:
+            connection.execute(pragma)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN")
         for statement in CREATE:

@@ -16,6 +16,9 @@ from mpreg.persistence.backend import (
     READ_BYTES_MAX,
     GetEntry,
     GetLogBounds,
+    ListNamespaces,
+    NamespaceExpiry,
+    NamespacesPage,
     ReadQuery,
     ReadRecords,
     ReadResult,
@@ -117,6 +120,8 @@ class ReadSession:
             case GetLogBounds():
                 found = self._find_log(query.log)
                 return (0, 0) if found is None else found[1]
+            case ListNamespaces():
+                return self._list_namespaces(query)
 
     # --- entries ---
 
@@ -128,6 +133,16 @@ class ReadSession:
             return None
         self._namespace_ids[namespace] = found[0]
         return self._namespace_ids[namespace]
+
+    def _list_namespaces(self, query: ListNamespaces) -> NamespacesPage:
+        parameters = (query.after, query.start, PAGE_ITEMS_MAX + 1)
+        rows = self.connection.execute(schema.LIST_NAMESPACES, parameters).fetchall()
+        page = tuple(
+            # What is damaged can come back as another type.
+            NamespaceExpiry(name, expires_at if isinstance(expires_at, float) else None)
+            for name, expires_at in rows[:PAGE_ITEMS_MAX]
+        )
+        return NamespacesPage(page, rows[-1][0] if len(rows) > PAGE_ITEMS_MAX else None)
 
     def _get(self, query: GetEntry) -> StoredEntry | None:
         namespace_id = self._namespace_id(query.namespace)
