@@ -30,12 +30,14 @@ from benchmarks.queues.processes import Plan
 from benchmarks.queues.report import PARTS as QUEUE_PARTS
 from benchmarks.queues.report import compare_queues
 from benchmarks.responsiveness import Saturation, idleness, latencies_under_load
+from benchmarks.upkeep import PARTS as UPKEEP_PARTS
+from benchmarks.upkeep import measure_upkeep
 from benchmarks.workload import KEYS, OPERATIONS, Result, Run, prefill
 from mpreg.persistence import PersistenceConfig
 
 BASELINE = "bare sqlite3"
 Measurement = dict[str, Any]
-PARTS = ("puts", "gets", "saturated", "idle", *QUEUE_PARTS)
+PARTS = ("puts", "gets", "saturated", "idle", *UPKEEP_PARTS, *QUEUE_PARTS)
 DEFAULT_INTERVAL = PersistenceConfig(backend="memory").switch_interval_seconds
 
 
@@ -48,9 +50,9 @@ DEFAULT_INTERVAL = PersistenceConfig(backend="memory").switch_interval_seconds
 )
 @click.option(
     "--only",
-    type=click.Choice([*PARTS, "queues"]),
+    type=click.Choice([*PARTS, "queues", "upkeep"]),
     multiple=True,
-    help="Parts to run; default: all. queues: all parts about queues.",
+    help="Parts to run; default: all. queues, upkeep: all parts about these.",
 )
 @click.option("--short", is_flag=True, help="A smoke test: one round, a twentieth of everything.")
 @click.pass_context
@@ -70,6 +72,8 @@ def main(
     wanted = set(only or PARTS)
     if "queues" in wanted:
         wanted |= set(QUEUE_PARTS)
+    if "upkeep" in wanted:
+        wanted |= set(UPKEEP_PARTS)
     if short:
         rounds, keys, scale = 1, keys // 20, scale / 20
     print_machine()
@@ -87,6 +91,7 @@ def main(
             saturated(directory)
         if "idle" in wanted:
             idle(directory)
+        measure_upkeep(wanted, directory, scale)
         compare_queues(wanted, Plan(directory, rounds, scale))
 
 

@@ -26,8 +26,10 @@ from mpreg.errors import (
     WriterStoppedError,
 )
 from mpreg.persistence.batch import Durability, WriteBatch
+from mpreg.persistence.compactor import CompactionReport
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.kv_store import Entry, KeyValueStore
+from mpreg.persistence.log_retention import LogRetention
 from mpreg.persistence.log_store import LogRecord, LogStore
 from mpreg.persistence.registry import PersistenceRegistry
 from mpreg.persistence.snapshot_store import Snapshot, SnapshotStore
@@ -40,6 +42,7 @@ __all__ = [
     "BatchRejectedError",
     "CommitFailedError",
     "CommitUnknownError",
+    "CompactionReport",
     "ConfigurationError",
     "CorruptDataError",
     "DataDirectoryError",
@@ -50,6 +53,7 @@ __all__ = [
     "InvalidArgumentError",
     "KeyValueStore",
     "LogRecord",
+    "LogRetention",
     "LogStore",
     "MailboxFullError",
     "MpregError",

@@ -13,6 +13,7 @@ from attrs import field, frozen
 
 from mpreg.actors import RestartPolicy
 from mpreg.errors import ConfigurationError
+from mpreg.persistence.log_retention import LogRetention
 from mpreg.validation import found, refuse_unknown, seconds, whole_number
 
 __all__ = ["BACKENDS", "PersistenceConfig"]
@@ -34,6 +35,25 @@ def _acceptance(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is None or (isinstance(value, str) and re.fullmatch(r"\d+/\d+-\d+", value)):
         return
     raise found(attribute.name, "what AckedDataLostError says, like '7/51-100',", value)
+
+
+def _retention(settings: dict[str, Any]) -> LogRetention:
+    names = [attribute.name for attribute in attrs.fields(LogRetention)]
+    refuse_unknown(settings, names)
+    if "log" not in settings:
+        raise ConfigurationError("log_retention: 'log' is missing, the name of the log")
+    return LogRetention(**settings)
+
+
+def _retentions(value: object) -> tuple[LogRetention, ...]:
+    if isinstance(value, list | tuple):
+        made = tuple(_retention(one) if isinstance(one, dict) else one for one in value)
+        if all(isinstance(one, LogRetention) for one in made):
+            names = [one.log for one in made]
+            if len(set(names)) < len(names):
+                raise ConfigurationError("log_retention: a log is named twice")
+            return made
+    raise found("log_retention", "a list of LogRetention", value)
 
 
 @frozen(kw_only=True)
@@ -97,6 +117,19 @@ class PersistenceConfig:
     accept_acked_data_loss: str | None = field(default=None, validator=_acceptance)
     """The loss with which the store may be opened, as `AckedDataLostError.acceptance` says it. It
     names one loss; another one is refused again."""
+
+    upkeep_interval_seconds: float | None = field(
+        default=10.0, validator=seconds(zero=False, none=True)
+    )
+    """How long after a write upkeep looks what there is to do. None: only when
+    `PersistenceRegistry.compact` is called."""
+
+    free_bytes_max: int = field(default=64 * MIB, validator=whole_number(0))
+    """What may lie unused in the database, for later writes; the rest is given back to the file
+    system. Never more than half of what is in use."""
+
+    log_retention: tuple[LogRetention, ...] = field(default=(), converter=_retentions)
+    """How much is kept of which logs; of all others everything."""
 
     restarts_max: int = field(default=8, validator=whole_number(0))
     """Restarts of the writer, and of the reader, within ``restart_window_seconds`` before their

@@ -15,15 +15,19 @@ from mpreg.clock import Clock
 from mpreg.errors import ReaderStoppedError, WriterStoppedError
 from mpreg.persistence.accounting import Accounting
 from mpreg.persistence.acked_file import AckedFile
+from mpreg.persistence.activity import Activity
 from mpreg.persistence.backend import StorageBackend
 from mpreg.persistence.backends.memory import MemoryBackend
 from mpreg.persistence.backends.sqlite import SqliteBackend, SqliteOptions
+from mpreg.persistence.compactor import CompactionReport, Compactor
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.data_directory import DataDirectory
 from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.reader import Reader
+from mpreg.persistence.snapshot_store import SaveSlots
 from mpreg.persistence.statistics import RegistryStatistics
 from mpreg.persistence.switch_interval import lowered_switch_interval
+from mpreg.persistence.upkeep_policy import CheckpointWatch
 from mpreg.persistence.writer import GroupLimits, Writer
 
 __all__ = ["Engine", "collapsed_groups"]
@@ -43,12 +47,15 @@ class Engine:
         gateway: StoreGateway,
         clock: Clock,
         backend: StorageBackend | None,
+        save_slots: SaveSlots,
     ) -> None:
         self._config = config
         self._background: TaskGroup | None = None
         self._directory = _directory(config, backend)
         self._backend = backend or _make_backend(config, self._directory)
         self._accounting = _make_accounting(config, self._directory)
+        activity = Activity()
+        self._compactor = Compactor(gateway, save_slots, activity, self._backend.statistics)
         gateway.new_mailboxes()
         self._writer = Writer(
             gateway.writes,
@@ -56,6 +63,8 @@ class Engine:
             clock,
             GroupLimits(batches_max=config.group_batches_max, bytes_max=config.group_bytes_max),
             self._accounting,
+            activity,
+            CheckpointWatch(config.wal_checkpoint_pages),
         )
         self._writes = Supervisor(
             self._writer,
@@ -94,6 +103,7 @@ class Engine:
                         # Innermost: what runs on the stores ends before they do.
                         async with anyio.create_task_group() as self._background:
                             self._background.start_soon(self._accounting.run)
+                            self._background.start_soon(self._compactor.run)
                             yield
                             self._background.cancel_scope.cancel()
                         self._reads.stop()
@@ -107,6 +117,9 @@ class Engine:
         """Run a task for as long as the engine runs. Only while it runs."""
         assert self._background is not None
         self._background.start_soon(task)
+
+    async def compact(self) -> CompactionReport:
+        return await self._compactor.compact()
 
     def statistics(self) -> RegistryStatistics:
         counters = self._writer.counters

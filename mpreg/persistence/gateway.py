@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
@@ -39,6 +40,8 @@ class StoreGateway:
     clock: Clock
     writes: Mailbox[WriterMessage] = field(init=False)
     reads: Mailbox[ReadRequest] = field(init=False)
+    earliest_expiry: float = math.inf
+    """Nothing that upkeep does not know of expires before (wall clock)."""
 
     def __attrs_post_init__(self) -> None:
         self.new_mailboxes()

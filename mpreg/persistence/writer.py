@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Sequence
 
@@ -19,6 +20,7 @@ from mpreg.errors import (
     WriterStoppedError,
 )
 from mpreg.persistence.accounting import Accounting
+from mpreg.persistence.activity import Activity
 from mpreg.persistence.backend import (
     CommitInDoubtError,
     StorageBackend,
@@ -28,6 +30,7 @@ from mpreg.persistence.backend import (
 from mpreg.persistence.batch import Durability, WriteBatch
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 from mpreg.persistence.upkeep_command import UpkeepCommand, WriterMessage
+from mpreg.persistence.upkeep_policy import CheckpointWatch
 
 _log = logging.getLogger("mpreg.persistence")
 
@@ -93,6 +96,8 @@ class Writer:
     _clock: Clock
     _limits: GroupLimits
     _accounting: Accounting = field(factory=Accounting)
+    _activity: Activity = field(factory=Activity)
+    _watch: CheckpointWatch = field(factory=lambda: CheckpointWatch(sys.maxsize))
     counters: WriterCounters = field(factory=WriterCounters)
     _in_doubt: _InDoubt | None = None
     _commands: deque[UpkeepCommand] = field(factory=deque)
@@ -165,6 +170,8 @@ class Writer:
             self.counters.checkpoints += result.checkpoints
             self.counters.wal_pages_left = result.log_pages_left
             self._accounting.checkpointed()
+            if (said := self._watch.note(result.log_pages_left)) is not None:
+                _log.warning("%s", said)
         return result
 
     async def close(self) -> None:
@@ -222,6 +229,7 @@ class Writer:
         counters.rejected += len(outcomes) - len(accepted)
         if accepted:
             counters.commits += 1
+            self._activity.note()
             counters.batches += len(accepted)
             counters.operations += sum(accepted)
             counters.largest_group = max(counters.largest_group, len(accepted))

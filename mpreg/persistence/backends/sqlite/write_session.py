@@ -337,7 +337,7 @@ class WriteSession:
         (provided,) = self.connection.execute("PRAGMA auto_vacuum").fetchone()
         before = self._free_pages()
         if provided != INCREMENTAL or not before:
-            return UpkeepResult()
+            return UpkeepResult(free_bytes=before * PAGE_BYTES)
         self._set_synchronous(Durability.RELAXED)
         self.connection.execute(f"PRAGMA incremental_vacuum({pages_max})").fetchall()
         after = self._free_pages()
