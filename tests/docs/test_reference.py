@@ -19,7 +19,13 @@ import pytest
 from mpreg import errors, persistence, queues
 from mpreg.actors import Ack
 from mpreg.codec import VALUE_DEPTH_MAX, decode_name
-from mpreg.persistence import PersistenceConfig, PersistenceRegistry, RegistryStatistics
+from mpreg.persistence import (
+    CompactionReport,
+    LogRetention,
+    PersistenceConfig,
+    PersistenceRegistry,
+    RegistryStatistics,
+)
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.queues import (
     DeliveryGuarantee,
@@ -60,6 +66,8 @@ CLASSES: Final = {API.name: _public(persistence), QUEUES.name: _public(queues)}
 
 #: Classes whose members stand in a table.
 IN_TABLES: Final = {
+    CompactionReport,
+    LogRetention,
     PersistenceConfig,
     QueueConfiguration,
     QueueStatistics,
@@ -174,6 +182,12 @@ def test_the_settings_are_those_of_the_code_with_unit_and_default() -> None:
         attribute.name: (_unit(attribute.name), attribute.default)
         for attribute in attrs.fields(PersistenceConfig)
     }
+
+
+@pytest.mark.parametrize("kind", [CompactionReport, LogRetention])
+def test_the_fields_of_upkeeps_own_classes_are_those_of_the_code(kind: type) -> None:
+    fields = [attribute.name for attribute in attrs.fields(kind)]
+    assert _fields(API, f"## {kind.__name__}") == sorted(fields)
 
 
 def test_the_settings_of_a_queue_are_those_of_the_code() -> None:

@@ -221,6 +221,8 @@ class QueueStory:
         return PersistenceConfig(
             backend="memory",
             switch_interval_seconds=None,
+            # The store's own upkeep has stories of its own.
+            upkeep_interval_seconds=None,
             mailbox_batches_max=pick([1, 4, 1_000]),
             group_batches_max=pick([1, 3, 1_000]),
             grace_seconds=pick([0.0, 0.02, 20.0]),
