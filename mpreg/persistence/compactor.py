@@ -310,7 +310,7 @@ class Compactor:
             if _is_snapshot(one.namespace):
                 name = one.namespace.decode("utf-8", "replace")
                 store = SnapshotStore(self._gateway, self._save_slots, name, one.namespace)
-                tally.snapshot_chunks += await store.remove_leftovers()
+                tally.snapshot_chunks += await _resting(store.remove_leftovers())
 
     async def _tidy_up(self, tally: _Tally) -> None:
         """The write-ahead log, unused space, the planner's statistics."""
@@ -362,13 +362,18 @@ class Compactor:
         return result
 
     async def _paced(self, size: StepSize, step: Awaitable[T]) -> T:
-        """Do a step, note how long it took, and rest for as long."""
-        began = anyio.current_time()
-        result = await step
-        took = anyio.current_time() - began
-        size.took(took)
-        await anyio.sleep(took)
-        return result
+        """Do a step, and note how long it took."""
+        return await _resting(step, size.took)
+
+
+async def _resting(step: Awaitable[T], note_seconds: Callable[[float], None] = lambda _: None) -> T:
+    """Do a step, and rest for as long as it took."""
+    began = anyio.current_time()
+    result = await step
+    took = anyio.current_time() - began
+    note_seconds(took)
+    await anyio.sleep(took)
+    return result
 
 
 def _is_snapshot(namespace: bytes) -> bool:

@@ -15,7 +15,11 @@ __all__ = ["UpkeepCommand", "WriterMessage"]
 
 @frozen(eq=False)
 class UpkeepCommand:
-    """A message of the writer's mailbox, done after the group that was taken with it."""
+    """A message of the writer's mailbox, done after the group that was taken with it.
+
+    Answered with `CommitFailedError` where it was not done and may be asked for again, also where
+    the disk has failed in it; with `WriterStoppedError` where the writer is gone.
+    """
 
     step: UpkeepStep
     ack: Ack[UpkeepResult]

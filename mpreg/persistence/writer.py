@@ -157,8 +157,13 @@ class Writer:
             result = await self._take_step(command.step)
         except CommitFailedError as error:
             command.fail(error)
+        except Exception as error:
+            # Not again by itself after the restart: it may be the cause.
+            failed = CommitFailedError(f"a step of upkeep was interrupted: {error}")
+            failed.__cause__ = error
+            command.fail(failed)
+            raise
         except BaseException as error:
-            # Not again after a restart: it may be the cause.
             command.fail(_not_kept_up(error))
             raise
         else:

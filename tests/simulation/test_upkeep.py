@@ -223,10 +223,25 @@ async def test_a_step_asked_for_is_answered_also_where_the_disk_fails(
         with pytest.raises(CommitFailedError):
             await registry.compact()
         faults.order(Fault.UPKEEP_FAILS)
-        with anyio.fail_after(100), pytest.raises(WriterStoppedError, match="step of upkeep"):
+        with anyio.fail_after(100), pytest.raises(CommitFailedError, match="interrupted"):
             await registry.compact()
         await registry.compact()
         assert await registry.log_store("log").append(b"") == 0
+
+
+@every_schedule
+async def test_upkeep_goes_on_after_the_disk_has_failed_in_it(simulation: Simulation) -> None:
+    faults = FaultInjector()
+    backend = SimulatedBackend(SimulatedDisk(), faults)
+    config = make_config(upkeep_interval_seconds=1.0)
+    async with PersistenceRegistry(config, backend=backend, clock=simulation.clock) as registry:
+        store = registry.key_value_store("s")
+        for number in range(3):
+            faults.order(Fault.UPKEEP_FAILS)
+            await store.put(f"{number}", b"", ttl_seconds=5.0)
+            await anyio.sleep(100)
+            assert backend.disk.state.expired_entries(b"s", math.inf, 10, without=()) == []
+        assert (await registry.stats()).writer_restarts == 3
 
 
 @every_schedule
