@@ -86,7 +86,10 @@ def open_session(directory: Path) -> WriteSession:
 
 
 def open_plain(directory: Path) -> sqlite3.Connection:
-    return open_session(directory).connection
+    connection = open_session(directory).connection
+    # Nobody makes checkpoints between its commits.
+    connection.execute(f"PRAGMA wal_autocheckpoint = {options().wal_checkpoint_pages}")
+    return connection
 
 
 def prefill(directory: Path, keys: int) -> None:

@@ -29,12 +29,15 @@ from mpreg.persistence.acked_record import AckedRecord, missing_sequences
 from mpreg.persistence.backend import FoundState, OpenedState
 from mpreg.persistence.own_thread import run_in_own_thread
 
-__all__ = ["Accounting", "RETRY_SECONDS", "Work"]
+__all__ = ["Accounting", "RETRY_SECONDS", "WRITE_SECONDS_MAX", "Work"]
 
 _log = logging.getLogger("mpreg.persistence")
 
 RETRY_SECONDS: Final = 10.0
 """Before a write that failed is tried again, by itself."""
+
+WRITE_SECONDS_MAX: Final = 5.0
+"""How long a write is waited for. It goes on by itself, and keeps the directory locked."""
 
 Work: TypeAlias = Callable[[Callable[[], None]], Awaitable[None]]
 """Runs a blocking function away from the event loop."""
@@ -216,17 +219,22 @@ class Accounting:
             finally:
                 release()
 
+        error: Exception = TimeoutError(f"it takes more than {WRITE_SECONDS_MAX:g} seconds")
         try:
-            await self._work(write)
-        except (OSError, RuntimeError) as error:
+            # Shielded: the directory must not be locked any more when the registry has closed. But
+            # a device that hangs must not keep it for ever.
+            with anyio.move_on_after(WRITE_SECONDS_MAX, shield=True):
+                await self._work(write)
+                self._written = record
+                self._failing = False
+                return None
+        except (OSError, RuntimeError) as raised:
             # RuntimeError: the system has no thread to spare, and nothing was begun.
             release()
-            self._tell(error)
-            self._set_due()
-            return error
-        self._written = record
-        self._failing = False
-        return None
+            error = raised
+        self._tell(error)
+        self._set_due()
+        return error
 
     def _tell(self, error: Exception) -> None:
         if self._failing or self._file is None:

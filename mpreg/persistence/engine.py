@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from typing import Any, Final
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -33,9 +33,6 @@ from mpreg.persistence.writer import GroupLimits, Writer
 __all__ = ["Engine", "collapsed_groups"]
 
 _log = logging.getLogger("mpreg.persistence")
-
-#: What writing down the last acks may take at the end.
-FINISH_SECONDS_MAX: Final = 5.0
 
 
 class Engine:
@@ -109,9 +106,8 @@ class Engine:
                         self._reads.stop()
                     self._writes.stop()
             finally:
-                # The last acks were given meanwhile. A device that hangs must not keep it for ever.
-                with anyio.move_on_after(FINISH_SECONDS_MAX, shield=True):
-                    await self._accounting.finish()
+                # The last acks were given meanwhile.
+                await self._accounting.finish()
 
     def start_soon(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a task for as long as the engine runs. Only while it runs."""

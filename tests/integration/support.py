@@ -31,8 +31,14 @@ class TurnedClock:
 
 
 def config(data_dir: Path, **settings: Any) -> PersistenceConfig:
-    # Locks are taken at once or not at all here, and failures are told without long waits.
-    defaults = {"busy_timeout_seconds": 0.02, "backoff_initial_seconds": 0.001, "restarts_max": 2}
+    # Locks are taken at once or not at all here, failures are told without long waits, and nothing
+    # happens by itself.
+    defaults = {
+        "busy_timeout_seconds": 0.02,
+        "backoff_initial_seconds": 0.001,
+        "restarts_max": 2,
+        "upkeep_interval_seconds": None,
+    }
     return PersistenceConfig(data_dir=data_dir, **(defaults | settings))
 
 

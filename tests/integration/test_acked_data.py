@@ -22,7 +22,6 @@ from mpreg.persistence import (
     SchemaVersionError,
     StorageIOError,
     accounting,
-    engine,
 )
 from mpreg.persistence.acked_file import AckedFile
 from mpreg.persistence.acked_record import BLOCK_BYTES, AckedRecord
@@ -374,7 +373,7 @@ async def test_where_it_cannot_be_written_commits_go_on_and_it_is_told_once_and_
                 while failures < 3:
                     await anyio.sleep(0.005)
             assert await count(opened) == 20
-        assert acked(data_dir) == AckedRecord(1, 0, 0)
+            assert acked(data_dir) == AckedRecord(1, 0, 0)
         await _written(data_dir, 20)
     assert len([one for one in caplog.records if "ACKED" in one.getMessage()]) == 1
 
@@ -382,7 +381,7 @@ async def test_where_it_cannot_be_written_commits_go_on_and_it_is_told_once_and_
 async def test_a_device_that_hangs_does_not_keep_the_registry_from_closing(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "FINISH_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(accounting, "WRITE_SECONDS_MAX", 0.05)
     goes_on = threading.Event()
 
     def hang(_descriptor: int) -> None:

@@ -142,7 +142,15 @@ class Writer:
 async def main(data_dir: Path) -> None:
     say("starting")
     # A grace time longer than any guard: where an exit waits for it, that is seen.
-    config = PersistenceConfig(data_dir=data_dir, grace_seconds=600.0, wal_checkpoint_pages=256)
+    # Upkeep without a pause, and checkpoints all the time: kills are to fall into them too.
+    config = PersistenceConfig(
+        data_dir=data_dir,
+        grace_seconds=600.0,
+        wal_checkpoint_pages=256,
+        upkeep_interval_seconds=0.01,
+        accounting_interval_seconds=0.01,
+        free_bytes_max=0,
+    )
     async with PersistenceRegistry(config) as registry:
         await Writer(
             registry,

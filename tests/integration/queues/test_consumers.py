@@ -255,7 +255,8 @@ def test_consumers_without_work_rest() -> None:
                 task_group.start_soon(work, jobs, wait)
                 task_group.start_soon(work, audit, wait)
             await anyio.wait_all_tasks_blocked()
-            await anyio.sleep(10.0)
+            # What was written is followed by upkeep, some seconds later.
+            await anyio.sleep(100.0)
             steps, stats = simulation.steps, await registry.stats()
             await anyio.sleep(90_000.0)
             # The steps of this task itself: it has slept, and it asks.
