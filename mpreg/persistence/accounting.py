@@ -62,6 +62,8 @@ class Accounting:
 
     _known: AckedRecord | None = None
     """What is known to have been acknowledged; on disk perhaps a little less."""
+    _sequence: int = 0
+    """Of the last commit that has become durable since; only a number, since it changes often."""
     _written: AckedRecord | None = None
     _loss_accepted: bool = False
     _failing: bool = False
@@ -84,6 +86,7 @@ class Accounting:
         if not self._was_read:
             self._known = self._written = self._read(found)
             self._was_read = True
+        self._catch_up()
         if self._known is None:
             return 0
         missing = missing_sequences(self._known, found)
@@ -93,6 +96,10 @@ class Accounting:
                 None if found is None else found.commit_sequence,
             ))  # fmt: skip
         return self._known.generation
+
+    def _catch_up(self) -> None:
+        if self._known is not None and self._sequence > self._known.sequence:
+            self._known = evolve(self._known, sequence=self._sequence)
 
     @property
     def _directory(self) -> Path:
@@ -156,6 +163,7 @@ class Accounting:
         """
         if self._file is None:
             return
+        self._sequence = opened.commit_sequence
         self._known = AckedRecord(opened.generation, opened.commit_sequence, opened.commit_sequence)
         error = await self._write()
         if error is not None and self._loss_accepted:
@@ -168,10 +176,9 @@ class Accounting:
 
     def acked(self, sequence: int) -> None:
         """The commit has become durable, and all before it. Called for every such group."""
-        if self._known is None:
-            return
-        self._known = evolve(self._known, sequence=sequence)
-        self._set_due()
+        self._sequence = sequence
+        if not self._is_due and self._file is not None:
+            self._set_due()
 
     def checkpointed(self) -> None:
         """What was acknowledged is in the store proper now: not to be waited with any longer."""
@@ -208,6 +215,7 @@ class Accounting:
         await self._write()
 
     async def _write(self) -> Exception | None:
+        self._catch_up()
         file, record = self._file, self._known
         if file is None or record is None or record == self._written:
             return None
