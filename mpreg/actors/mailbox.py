@@ -30,7 +30,7 @@ class Message(Protocol):
 
     @property
     def size_bytes(self) -> int:
-        """What it counts against the mailbox's bound in bytes."""
+        """What it counts against the mailbox's bound in bytes. Only `Mailbox.grow` lets it grow."""
         ...
 
     def fail(self, error: Exception) -> None:
@@ -77,6 +77,7 @@ class Mailbox(Generic[M]):
         self._depth = 0
         self._bytes = 0
         self._sent = 0
+        self._last: M | None = None
         self._closed_by: Callable[[], Exception] | None = None
         self._new_place = place_maker()
 
@@ -118,6 +119,23 @@ class Mailbox(Generic[M]):
             await self._wait_for_room(size)
         self._put(message)
 
+    @property
+    def last(self) -> M | None:
+        """The message that was sent last, if it has not been taken yet."""
+        return self._last
+
+    def grow(self, message: M, size_bytes: int) -> bool:
+        """Take room for more in the message that was sent last, so that what is added to it is
+        where a message of its own would be. False where it was taken, where there is no room, and
+        where others wait for it: then nothing may be added.
+        """
+        if message is not self._last or self._waiters or self._closed_by is not None:
+            return False
+        if self._bytes + size_bytes > self._bytes_max:
+            return False
+        self._bytes += size_bytes
+        return True
+
     async def _wait_for_room(self, size: int) -> None:
         """Return with the room reserved, or raise with nothing reserved."""
         waiter = _Waiter(size)
@@ -141,6 +159,7 @@ class Mailbox(Generic[M]):
 
     def _put(self, message: M) -> None:
         self._sent += 1
+        self._last = message
         self._sender.send_nowait(message)
 
     def _reserve(self, size: int) -> bool:
@@ -178,7 +197,7 @@ class Mailbox(Generic[M]):
             anyio.EndOfStream: the mailbox is closed and everything in it was taken.
         """
         message = await self._receiver.receive()
-        self._release(message.size_bytes)
+        self._taken(message)
         return message
 
     def receive_nowait(self) -> M | None:
@@ -187,8 +206,13 @@ class Mailbox(Generic[M]):
             message = self._receiver.receive_nowait()
         except (anyio.WouldBlock, anyio.EndOfStream):
             return None
-        self._release(message.size_bytes)
+        self._taken(message)
         return message
+
+    def _taken(self, message: M) -> None:
+        if message is self._last:
+            self._last = None
+        self._release(message.size_bytes)
 
     async def receive_many(self, *, messages_max: int, bytes_max: int) -> list[M]:
         """Wait for one message, then take the rest that is there, up to the limits.
@@ -211,6 +235,8 @@ class Mailbox(Generic[M]):
                 size += message.size_bytes
         except (anyio.WouldBlock, anyio.EndOfStream):
             pass
+        if message is self._last:
+            self._last = None
         self._release(size - first_size, messages=len(messages) - 1)
         return messages
 

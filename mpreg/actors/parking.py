@@ -12,13 +12,25 @@ one that is woken first returns, and the cancellation meets the task at its next
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
+import anyio
 import sniffio
 import trio
 
-__all__ = ["NewPlace", "Place", "loop_clock", "new_place", "place_maker"]
+__all__ = [
+    "CallSoon",
+    "NewPlace",
+    "Place",
+    "call_soon_from_anywhere",
+    "is_being_cancelled",
+    "loop_clock",
+    "new_place",
+    "place_maker",
+]
 
 
 class Place(Protocol):
@@ -62,6 +74,43 @@ def loop_clock() -> Callable[[], float]:
     if sniffio.current_async_library() == "trio":
         return trio.current_time
     return asyncio.get_running_loop().time
+
+
+CallSoon: TypeAlias = Callable[[Callable[[], None]], None]
+
+
+def call_soon_from_anywhere() -> CallSoon:
+    """What has the running event loop call something in its next turn, from any thread, also in
+    the middle of anything else. Does nothing when that loop has ended."""
+    if sniffio.current_async_library() == "trio":
+        run_sync_soon = trio.lowlevel.current_trio_token().run_sync_soon
+
+        def call_soon_on_trio(what: Callable[[], None]) -> None:
+            with suppress(trio.RunFinishedError):
+                run_sync_soon(what)
+
+        return call_soon_on_trio
+    loop = asyncio.get_running_loop()
+
+    def call_soon_on_asyncio(what: Callable[[], None]) -> None:
+        if not loop.is_closed():
+            # It may be closed by now all the same.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(what)
+
+    return call_soon_on_asyncio
+
+
+def is_being_cancelled() -> bool:
+    """Whether the task that is running was cancelled, natively too; False where none is."""
+    try:
+        if sniffio.current_async_library() == "asyncio":
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                return True
+        return anyio.current_effective_deadline() == -math.inf
+    except (RuntimeError, sniffio.AsyncLibraryNotFoundError):
+        return False
 
 
 def _maker(library: str) -> NewPlace:

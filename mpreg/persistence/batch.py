@@ -14,7 +14,7 @@ from mpreg.persistence.operations import Append, Operation, OperationResult, Put
 
 _log = logging.getLogger("mpreg.persistence")
 
-__all__ = ["Durability", "Settled", "WriteBatch", "operation_bytes"]
+__all__ = ["AppendBatch", "Durability", "Settled", "WriteBatch", "copied", "operation_bytes"]
 
 Settled: TypeAlias = Callable[[Sequence[OperationResult] | None], None]
 """Told the results of a batch that was committed, or None where it was not: exactly once, in the
@@ -34,6 +34,31 @@ class Durability(enum.Enum):
     commit makes it durable too."""
 
 
+#: Records that callers join into one batch: enough that the cost of the batch is not felt.
+RECORDS_JOINED_MAX = 256
+
+
+def _tell(settled: Settled | None, results: Sequence[OperationResult] | None) -> None:
+    if settled is None:
+        return
+    try:
+        settled(results)
+    except Exception:  # noqa: BLE001
+        # A bug of a listener. It must not stop the writer, which would commit the group again.
+        _log.exception("what follows a commit has failed")
+
+
+def copied(error: Exception) -> Exception:
+    """An error of its own for one more task: those that raise the same share its traceback."""
+    try:
+        own = type(error)(*error.args)
+    except TypeError:
+        # It is made of something else than its text.
+        return error
+    own.__cause__ = error.__cause__
+    return own
+
+
 def operation_bytes(operation: Operation) -> int:
     """What an operation counts against every bound in bytes."""
     if type(operation) is Put:
@@ -45,14 +70,14 @@ def operation_bytes(operation: Operation) -> int:
     return size
 
 
-class WriteBatch(msgspec.Struct, frozen=True, eq=False):
+class WriteBatch(msgspec.Struct, eq=False):
     """One caller's operations, all or nothing: the message that the writer's mailbox carries.
 
     Each operation has its own ack; all are answered together.
     """
 
     operations: tuple[Operation, ...]
-    acks: tuple[Ack[Any], ...]
+    acks: Sequence[Ack[Any]]
     durability: Durability
     size_bytes: int
     """The sum of `operation_bytes`."""
@@ -70,6 +95,11 @@ class WriteBatch(msgspec.Struct, frozen=True, eq=False):
         """A batch whose size is counted here."""
         return cls(operations, acks, durability, sum(map(operation_bytes, operations)), settled)
 
+    @property
+    def asked(self) -> tuple[int, int]:
+        """How many callers have asked for it, and for how many operations."""
+        return 1, len(self.operations)
+
     def succeed(self, results: tuple[OperationResult, ...]) -> None:
         """Answer each operation with its own result."""
         if len(results) == 1:
@@ -77,25 +107,86 @@ class WriteBatch(msgspec.Struct, frozen=True, eq=False):
         else:
             for ack, result in zip(self.acks, results, strict=True):
                 ack.resolve(result)
-        self._tell(results)
+        _tell(self.settled, results)
 
     def fail(self, error: Exception) -> None:
         """Answer every operation with the error."""
         for ack in self.acks:
             ack.reject(error)
-        self._tell(None)
-
-    def _tell(self, results: Sequence[OperationResult] | None) -> None:
-        if self.settled is None:
-            return
-        try:
-            self.settled(results)
-        except Exception:  # noqa: BLE001
-            # A bug of a listener. It must not stop the writer, which would commit the group again.
-            _log.exception("what follows a commit has failed")
+        _tell(self.settled, None)
 
     def __repr__(self) -> str:
         return (
             f"<WriteBatch of {len(self.operations)} operations, {self.size_bytes} bytes, "
             f"{self.durability.value}>"
         )
+
+
+class AppendBatch(WriteBatch, kw_only=True):
+    """Appends of many callers to one log, as one operation: far cheaper than one of each.
+
+    It grows until the writer takes it, and only while it is the last one in the mailbox: so every
+    record is where a batch of its own would have put it. Each caller gets the offset of its first
+    record, or its own copy of the error.
+    """
+
+    log: bytes
+    records: list[bytes]
+    acks: list[Ack[Any]]
+    firsts: list[int]
+    """By caller: the index of its first record."""
+    listeners: list[Settled | None]
+
+    @classmethod
+    def begin(
+        cls,
+        append: Append,
+        size_bytes: int,
+        durability: Durability,
+        ack: Ack[Any],
+        settled: Settled | None,
+    ) -> AppendBatch:
+        records = list(append.records)
+        return cls(
+            operations=(Append(append.log, records),),
+            durability=durability,
+            size_bytes=size_bytes,
+            log=append.log,
+            records=records,
+            acks=[ack],
+            firsts=[0],
+            listeners=[settled],
+        )
+
+    @property
+    def asked(self) -> tuple[int, int]:
+        return len(self.acks), len(self.acks)
+
+    def takes(self, append: Append, durability: Durability) -> bool:
+        return (
+            append.log == self.log
+            and durability is self.durability
+            and len(self.records) < RECORDS_JOINED_MAX
+        )
+
+    def join(self, append: Append, size_bytes: int, ack: Ack[Any], settled: Settled | None) -> None:
+        """One caller more, for whom there is room in the mailbox."""
+        self.firsts.append(len(self.records))
+        self.records.extend(append.records)
+        self.size_bytes += size_bytes
+        self.acks.append(ack)
+        self.listeners.append(settled)
+
+    def succeed(self, results: tuple[OperationResult, ...]) -> None:
+        (offset,) = results
+        for ack, first in zip(self.acks, self.firsts, strict=True):
+            ack.resolve(offset + first)
+        for settled, first in zip(self.listeners, self.firsts, strict=True):
+            if settled is not None:
+                _tell(settled, (offset + first,))
+
+    def fail(self, error: Exception) -> None:
+        for ack in self.acks:
+            ack.reject(copied(error))
+        for settled in self.listeners:
+            _tell(settled, None)

@@ -17,9 +17,15 @@ from mpreg.errors import (
     WriterStoppedError,
 )
 from mpreg.persistence.backend import ReadQuery, UpkeepResult, UpkeepStep
-from mpreg.persistence.batch import Durability, Settled, WriteBatch, operation_bytes
+from mpreg.persistence.batch import (
+    AppendBatch,
+    Durability,
+    Settled,
+    WriteBatch,
+    operation_bytes,
+)
 from mpreg.persistence.config import PersistenceConfig
-from mpreg.persistence.operations import Operation
+from mpreg.persistence.operations import Append, Operation
 from mpreg.persistence.reader import ReadRequest
 from mpreg.persistence.upkeep_command import UpkeepCommand, WriterMessage
 
@@ -74,6 +80,22 @@ class StoreGateway:
                 settled(None)
             raise
 
+    def _append_alone(
+        self, append: Append, durability: Durability, settled: Settled | None
+    ) -> Awaitable[int]:
+        """So that others may join it."""
+        try:
+            size = self._checked(operation_bytes(append))
+            ack: Ack[int] = self.writes.new_ack()
+            self.writes.send_nowait(AppendBatch.begin(append, size, durability, ack, settled))
+        except MailboxFullError:
+            return self._write_waiting_for_room(append, durability, settled)
+        except BaseException:
+            if settled is not None:
+                settled(None)
+            raise
+        return ack.wait()
+
     async def _write_waiting_for_room(
         self, operation: Operation, durability: Durability, settled: Settled | None
     ) -> Any:
@@ -99,6 +121,20 @@ class StoreGateway:
         )
         self.writes.send_nowait(batch)
         return ack
+
+    def append(
+        self, append: Append, durability: Durability, settled: Settled | None = None
+    ) -> Awaitable[int]:
+        """`write` for an append: together with those of others where it comes right after them."""
+        batch, writes = self.writes.last, self.writes
+        if type(batch) is AppendBatch and batch.takes(append, durability):
+            size = operation_bytes(append)
+            fits = batch.size_bytes + size <= self.config.batch_bytes_max
+            if fits and writes.grow(batch, size):
+                ack: Ack[int] = writes.new_ack()
+                batch.join(append, size, ack, settled)
+                return ack.wait()
+        return self._append_alone(append, durability, settled)
 
     async def write_batch(
         self,

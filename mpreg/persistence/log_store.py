@@ -42,8 +42,7 @@ class LogStore:
 
     async def append(self, data: bytes, *, durability: Durability = Durability.DURABLE) -> int:
         """Add a record and return its offset."""
-        offset: int = await self._gateway.write(self._append([data]), durability)
-        return offset
+        return await self._gateway.append(self._append([data]), durability)
 
     def append_followed(self, records: Sequence[bytes], settled: Settled) -> Awaitable[int]:
         """`append_many` for whoever keeps something in memory that must follow the log.
@@ -56,7 +55,7 @@ class LogStore:
         except BaseException:
             settled(None)
             raise
-        return self._gateway.write(operation, Durability.DURABLE, settled)
+        return self._gateway.append(operation, Durability.DURABLE, settled)
 
     def append_nowait(
         self,
@@ -76,8 +75,7 @@ class LogStore:
         Raises:
             InvalidArgumentError: there are none.
         """
-        offset: int = await self._gateway.write(self._append(records), durability)
-        return offset
+        return await self._gateway.append(self._append(records), durability)
 
     def append_many_nowait(
         self,
@@ -169,7 +167,10 @@ class LogStore:
 
     def _append(self, records: Iterable[bytes]) -> Append:
         limit = self._gateway.config.value_bytes_max
-        encoded = tuple([encode_bytes(record, limit) for record in records])
+        encoded = list(records)
+        for index, record in enumerate(encoded):
+            if type(record) is not bytes or len(record) > limit:
+                encoded[index] = encode_bytes(record, limit)
         if not encoded:
             raise InvalidArgumentError("there is no record to append")
         return Append(self._name, encoded)

@@ -7,6 +7,7 @@ lists (it holds only bytes and numbers, so it can be in no cycle).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -62,7 +63,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     """Add records at the end of a log. Its result is the offset of the first."""
 
     log: bytes
-    records: tuple[bytes, ...]
+    records: Sequence[bytes]
 
 
 class TruncateBefore(msgspec.Struct, frozen=True, gc=False):

@@ -33,7 +33,7 @@ class RegistryStatistics:
     failed: int
     """Batches whose group was rolled back."""
     largest_group: int
-    """Batches in the largest commit group."""
+    """Batches in the largest commit group; of appends that were joined, each caller's."""
     checkpoints: int
     """How often the write-ahead log was moved into the database."""
     wal_pages_left: int

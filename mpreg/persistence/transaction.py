@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -61,6 +61,7 @@ class Transaction:
         self._operations: list[Operation] = []
         self._acks: list[Ack[Any]] = []
         self._listeners: list[Callable[[bool], None]] = []
+        self._conditions: dict[tuple[Callable[..., None], tuple[Hashable, ...]], None] = {}
         self._state = _State.NEW
 
     @property
@@ -92,6 +93,20 @@ class Transaction:
         """
         self._check_open()
         self._listeners.append(listener)
+
+    def require(self, condition: Callable[..., None], *args: Hashable) -> None:
+        """Have ``condition(*args)`` called when the block ends, before anything is sent.
+
+        Where it raises, nothing is sent, and the block raises that. For what must still be so then
+        and is known in memory: that a queue added to was not deleted meanwhile, say. The same
+        condition is called once, however often it is required; and before a wait for room in the
+        mailbox, where there is one.
+
+        Raises:
+            TransactionStateError: outside the block; it will not be called.
+        """
+        self._check_open()
+        self._conditions[condition, args] = None
 
     def check_gateway(self, gateway: StoreGateway) -> None:
         """Raises `TransactionStateError` where it is of another registry."""
@@ -125,9 +140,11 @@ class Transaction:
             self._state = _State.ENDED
             self._tell(())
             return
-        # Before it waits for room: what another task added now would be in no batch.
-        self._state = _State.SENT
         try:
+            for condition, args in self._conditions:
+                condition(*args)
+            # Before it waits for room: what another task added now would be in no batch.
+            self._state = _State.SENT
             await self._gateway.write_batch(
                 self._operations, self._acks, self._durability, self._tell
             )

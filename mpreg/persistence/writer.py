@@ -138,6 +138,8 @@ class Writer:
                 await self._commit(
                     CommitGroup(self.counters.commit_sequence + 1, self._clock.wall(), batches)
                 )
+            # They may be large, and the next ones may be long in coming.
+            del batches, messages
 
     async def _keep_up(self) -> None:
         """Between two groups, when all callers of the first one have their answers."""
@@ -226,18 +228,21 @@ class Writer:
 
     def _answer(self, group: CommitGroup, outcomes: Sequence[BatchOutcome]) -> None:
         counters = self.counters
-        accepted = [
-            len(batch.operations)
-            for batch, outcome in zip(group.batches, outcomes, strict=True)
-            if isinstance(outcome, tuple)
-        ]
-        counters.rejected += len(outcomes) - len(accepted)
-        if accepted:
+        batches = operations = rejected = 0
+        for batch, outcome in zip(group.batches, outcomes, strict=True):
+            asked = batch.asked
+            if isinstance(outcome, tuple):
+                batches += asked[0]
+                operations += asked[1]
+            else:
+                rejected += asked[0]
+        counters.rejected += rejected
+        if batches:
             counters.commits += 1
             self._activity.note()
-            counters.batches += len(accepted)
-            counters.operations += sum(accepted)
-            counters.largest_group = max(counters.largest_group, len(accepted))
+            counters.batches += batches
+            counters.operations += operations
+            counters.largest_group = max(counters.largest_group, batches)
             counters.commit_sequence = group.sequence
             if group.durability is Durability.DURABLE:
                 counters.durable_sequence = group.sequence
@@ -246,7 +251,8 @@ class Writer:
 
     def _fail(self, messages: Sequence[WriterMessage], error: CommitFailedError) -> None:
         for message in messages:
-            self.counters.failed += isinstance(message, WriteBatch)
+            if isinstance(message, WriteBatch):
+                self.counters.failed += message.asked[0]
             # One for each: tasks that raise the same exception would share its traceback.
             own = type(error)(*error.args)
             own.__cause__ = error.__cause__

@@ -24,34 +24,39 @@ Body: TypeAlias = tuple[MessageRecord, int] | CorruptDataError
 
 @define(eq=False)
 class Bodies:
-    """Bounded by bytes; the oldest goes first."""
+    """Bounded by bytes; the oldest goes first. Queues are named by their incarnations."""
 
     bytes_max: int = BODIES_BYTES_MAX
     bytes: int = 0
     _bodies: OrderedDict[tuple[str, Place], Body] = field(factory=OrderedDict)
+    _places: dict[str, set[Place]] = field(factory=dict)
+    """By queue."""
 
     def get(self, queue: str, place: Place) -> Body | None:
         return self._bodies.get((queue, place))
 
     def put(self, queue: str, place: Place, body: Body) -> None:
-        bodies = self._bodies
-        if (queue, place) in bodies:
-            self.pop(queue, place)
-        bodies[queue, place] = body
+        self.pop(queue, place)
+        self._bodies[queue, place] = body
+        self._places.setdefault(queue, set()).add(place)
         self.bytes += _size(body)
         while self.bytes > self.bytes_max and len(self._bodies) > 1:
-            _, oldest = self._bodies.popitem(last=False)
-            self.bytes -= _size(oldest)
+            self.pop(*next(iter(self._bodies)))
 
     def pop(self, queue: str, place: Place) -> None:
         """Forget one: it will hardly be asked for again."""
-        if (body := self._bodies.pop((queue, place), None)) is not None:
-            self.bytes -= _size(body)
+        if (body := self._bodies.pop((queue, place), None)) is None:
+            return
+        self.bytes -= _size(body)
+        places = self._places[queue]
+        places.remove(place)
+        if not places:
+            del self._places[queue]
 
     def forget(self, queue: str) -> None:
         """Forget all of a queue."""
-        for key in [key for key in self._bodies if key[0] == queue]:
-            self.pop(*key)
+        for place in self._places.pop(queue, ()):
+            self.bytes -= _size(self._bodies.pop((queue, place)))
 
 
 def _size(body: Body) -> int:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import anyio
 from attrs import define, field
 
+from mpreg.actors.parking import is_being_cancelled
 from mpreg.queues.core import QueueCore
-from mpreg.queues.cursor import DeliveryState
+from mpreg.queues.inbox import Dropped
 
 if TYPE_CHECKING:
     from mpreg.queues.message import Message
+    from mpreg.queues.state import Lease
     from mpreg.queues.subscription import Subscription
 
 __all__ = ["Consumer"]
@@ -47,7 +47,7 @@ class Consumer:
         self._let_lease_run()
         self._core.check_open()
         if not self._ahead:
-            self._ahead.extend(await self._subscription.take(self._prefetch, None, held=True))
+            self._ahead.extend(await self._subscription._take(self._prefetch, None, held=True))
         self._current = self._ahead.popleft()
         return self._current
 
@@ -67,34 +67,24 @@ class Consumer:
 
         Else that one keeps its lease, for ``lease_seconds`` from now.
         """
-        ahead, self._ahead = self._ahead, deque()
-        if ahead:
-            leases = [message.lease for message in ahead if message.lease is not None]
-            self._core.release(leases, unseen=True)
-        if give_back_current and self._current is not None and self._current.lease is not None:
-            self._core.release([self._current.lease], unseen=False)
+        self._core.release(self._leases_ahead(), unseen=True)
+        if give_back_current and self._current is not None and self._current._lease is not None:
+            self._core.release([self._current._lease], unseen=False)
         self._let_lease_run()
+
+    def _leases_ahead(self) -> list[Lease]:
+        ahead, self._ahead = self._ahead, deque()
+        return [message._lease for message in ahead if message._lease is not None]
 
     def _let_lease_run(self) -> None:
         """From now on the lease of the last message ends by itself."""
         current, self._current = self._current, None
-        if current is None or (lease := current.lease) is None:
-            return
-        delivery = lease.delivery
-        # Also while its ack is on its way: where that fails, it is leased again.
-        if (
-            delivery.state in (DeliveryState.LEASED, DeliveryState.SETTLING)
-            and delivery.attempt == lease.attempt
-            and delivery.due == math.inf
-        ):
-            self._core.extend(lease, self._core.configuration.lease_seconds)
+        if current is not None and current._lease is not None:
+            self._core.let_run(current._lease)
 
     def __del__(self) -> None:
         """A loop that was left: nobody else will ask for what was taken ahead."""
-        if self._ahead or self._current is not None:
-            try:
-                cancelled = anyio.current_effective_deadline() == -math.inf
-            except RuntimeError:
-                # Outside the event loop: the registry is gone, and its leases with it.
-                return
-            self.close(give_back_current=cancelled)
+        current = None if self._current is None else self._current._lease
+        if self._ahead or current is not None:
+            dropped = Dropped(self._leases_ahead(), current, is_being_cancelled())
+            self._core.inbox.put(dropped)

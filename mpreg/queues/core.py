@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
-from attrs import define, field, frozen
+import anyio.lowlevel
+import msgspec
+from attrs import define, field
 
 from mpreg.actors.parking import loop_clock
-from mpreg.errors import CorruptDataError, LeaseLostError
+from mpreg.errors import CorruptDataError, LeaseLostError, QueueDeletedError
 from mpreg.persistence import PersistenceRegistry, Transaction
 from mpreg.queues.bodies import Bodies
 from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.cursor import Delivery, DeliveryState
+from mpreg.queues.inbox import Dropped, Inbox
 from mpreg.queues.records import (
     DeadLetterRecord,
     DeadLettersRemoved,
@@ -33,17 +35,19 @@ from mpreg.queues.records import (
     LaneOpened,
     MessageRecord,
     Place,
-    Released,
     Returned,
     Settled,
     encode,
 )
 from mpreg.queues.room import Room
 from mpreg.queues.selection import GONE, UNREAD, Choice, Found, choose
-from mpreg.queues.state import QueueState, SubscriptionState, dead_letter_key
+from mpreg.queues.state import Lease, QueueState, SubscriptionState, dead_letter_key
 from mpreg.queues.storage import QueueStorage, measure
 
-__all__ = ["HandOut", "Lease", "Outgoing", "QueueCore"]
+if TYPE_CHECKING:
+    from mpreg.queues.line import Line
+
+__all__ = ["HandOut", "Outgoing", "QueueCore"]
 
 #: Events and messages after which the state is saved: what a restart reads at most, beside it.
 SNAPSHOT_AFTER_CHANGES: Final = 4_096
@@ -51,8 +55,7 @@ SNAPSHOT_AFTER_CHANGES: Final = 4_096
 log: Final = logging.getLogger("mpreg.queues")
 
 
-@frozen
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Messages on their way into one lane."""
 
     lane: int
@@ -61,15 +64,6 @@ class Outgoing:
 
     size: int
     """In bytes."""
-
-
-@frozen
-class Lease:
-    """A delivery as its holder has it: right for as long as nobody else has got the message."""
-
-    subscription: SubscriptionState
-    delivery: Delivery
-    attempt: int
 
 
 @define(eq=False)
@@ -83,6 +77,8 @@ class HandOut:
     committed: bool = False
     abandoned: bool = False
     """Its receiver was cancelled: nobody will see these messages."""
+    told: Callable[[bool], None] | None = None
+    """Told whether the attempts are on disk."""
 
 
 @define(eq=False)
@@ -101,14 +97,15 @@ class QueueCore:
     armed: float = math.inf
     """When the keeper looks at the queue next."""
     room: Room = field(init=False)
+    inbox: Inbox = field(init=False)
     failure: Exception | None = None
     """Why nothing can be done with the queue any more."""
+    deleting: bool = False
+    """Whether its deletion is being written: what came after that would be in no queue."""
     dying: list[tuple[SubscriptionState, Delivery]] = field(factory=list)
     """To become dead letters."""
-    released: list[tuple[str, Place]] = field(factory=list)
+    released: dict[tuple[str, Place], None] = field(factory=dict)
     """Given back unseen, and not yet written so."""
-    noting: Counter[tuple[str, Place]] = field(factory=Counter)
-    """What is being written of that now, and how often."""
     dirty: bool = False
     """Whether there is upkeep to be done."""
     sweep_due: float = math.inf
@@ -127,8 +124,8 @@ class QueueCore:
     """What a restart would have to read, since the last snapshot."""
     events_end: int = 0
     """The offset after the last event that the state knows."""
-    _waiting: dict[str, Callable[[int], None]] = field(factory=dict)
-    """By subscription, how to wake those who wait for messages."""
+    lines: dict[str, Line] = field(factory=dict)
+    """By subscription, those who wait for messages."""
     _memory: dict[Place, tuple[MessageRecord, int]] = field(factory=dict)
     """The messages of a queue that is not stored."""
     _moving: set[str] = field(factory=set)
@@ -139,8 +136,9 @@ class QueueCore:
     """Held while bytes are counted, and while a log is truncated."""
 
     def __attrs_post_init__(self) -> None:
-        self.room = Room(self.name, self.state, lambda: self.failure)
+        self.room = Room(self.name, self.state, self._refusal)
         self.stored = self.configuration.is_stored
+        self.inbox = Inbox(self._take_back)
 
     @property
     def name(self) -> str:
@@ -155,43 +153,94 @@ class QueueCore:
 
     def check_open(self) -> None:
         """Raises what the queue was closed with."""
-        if self.failure is not None:
+        if self.failure is None and not self.deleting:
+            return
+        if (refusal := self._refusal()) is not None:
             # Of its own for each caller: a traceback must not grow with every one.
-            raise type(self.failure)(*self.failure.args) from self.failure.__cause__
+            raise type(refusal)(*refusal.args) from refusal.__cause__
+
+    def raise_failure(self) -> None:
+        """`check_open` for who may wait until it is known whether a deletion happens."""
+        if self.failure is not None:
+            self.check_open()
+
+    def _refusal(self) -> Exception | None:
+        if self.failure is None and self.deleting:
+            return QueueDeletedError(f"queue {self.name!r} is being deleted; nothing was changed")
+        return self.failure
+
+    def _check_not_deleted(self) -> None:
+        if isinstance(self._refusal(), QueueDeletedError):
+            self.check_open()
+
+    def _check_subscription(self, subscription: SubscriptionState) -> None:
+        if subscription.deleting or not self.state.has(subscription):
+            raise LeaseLostError(
+                f"subscription {subscription.name!r} of queue {self.name!r} was deleted, and with "
+                "it the leases of its messages; nothing was changed"
+            )
 
     def close(self, failure: Exception) -> None:
         """Everybody who waits, and everybody who comes, gets this."""
         if self.failure is None:
             self.failure = failure
-        self.wake_all()
+        for line in self.lines.values():
+            line.call_all()
         self.room.wake_all()
-        self.bodies.forget(self.name)
+        self.bodies.forget(self.storage.incarnation)
 
     # --- waiting ---
 
-    def on_messages(self, subscription: str, wake: Callable[[int], None]) -> None:
-        self._waiting[subscription] = wake
+    def wake(self, subscription: str) -> None:
+        """There may be a message for it."""
+        if (line := self.lines.get(subscription)) is not None:
+            line.call_first()
 
-    def wake(self, subscription: str, count: int) -> None:
-        if (wake := self._waiting.get(subscription)) is not None:
-            wake(count)
+    async def change(self, event: Event, then: Callable[[bool], None]) -> None:
+        """`write` in a transaction of its own, or at once where nothing is stored.
 
-    def wake_all(self, count: int | None = None) -> None:
-        for wake in self._waiting.values():
-            wake(2**31 if count is None else count)
+        ``then`` is told exactly once, whatever happens.
+        """
+        try:
+            encode(event)
+            if not self.stored:
+                await anyio.lowlevel.checkpoint()
+                self.check_open()
+        except BaseException:
+            then(False)
+            raise
+        if self.stored:
+            async with self.registry.transaction() as transaction:
+                self.write(event, transaction, then)
+        else:
+            self.state.apply(event)
+            then(True)
+
+    def wake_all(self) -> None:
+        """There may be a message for every subscription."""
+        for line in self.lines.values():
+            line.call_first()
 
     def forget_finished(self) -> None:
         """After much was finished at once."""
-        self.bodies.forget(self.name)
+        self.room.admit()
+        # For what is now to be measured, dropped and truncated.
+        self.ask_for_upkeep()
+        self.bodies.forget(self.storage.incarnation)
         for place in list(self._memory):
             self.forget(place)
 
     async def measure(self) -> None:
         """Count the bytes of what is left, after much was finished at once."""
-        if self.configuration.is_stored:
+        if self.stored:
             async with self.counting:
                 for lane in list(self.state.lanes.values()):
                     await measure(self.storage, lane)
+        else:
+            for (number, offset), (_, size) in sorted(self._memory.items()):
+                self.state.lane(number).measure(offset, size)
+            for lane in self.state.lanes.values():
+                lane.measured_to = lane.end
         self.room.admit()
 
     def reconcile(self) -> None:
@@ -207,10 +256,7 @@ class QueueCore:
 
     def configure(self, configuration: QueueConfiguration) -> None:
         """From now on. What is finished with other settings is still to be measured."""
-        before = self.configuration.required_acknowledgments
         self.state.configuration = configuration
-        if configuration.required_acknowledgments < before:
-            self.state.count_again()
         if configuration.message_ttl_seconds is not None:
             self.sweeping = True
         self.room.admit()
@@ -239,6 +285,7 @@ class QueueCore:
     def add(self, outgoing: Outgoing, transaction: Transaction) -> None:
         """`send` in a transaction. Where it raises, the room is still to be given back."""
         self.registry.check_transaction(transaction)
+        self.require_not_deleted(transaction)
         if self.stored:
             if outgoing.lane not in self.state.lanes:
                 self.write(LaneOpened(outgoing.lane), transaction)
@@ -268,11 +315,11 @@ class QueueCore:
         offset = first
         for body in sized:
             if self.stored:
-                self.bodies.put(self.name, (number, offset), body)
+                self.bodies.put(self.storage.incarnation, (number, offset), body)
             else:
                 self._memory[number, offset] = body
             offset += 1
-        self.wake_all(len(sized))
+        self.wake_all()
         self.changed(len(sized))
 
     def forget_deduplicating(self, key: tuple[Transaction, bytes]) -> None:
@@ -284,7 +331,7 @@ class QueueCore:
     def look(self, place: Place) -> Found:
         if not self.stored:
             return self._memory.get(place, GONE)
-        if (body := self.bodies.get(self.name, place)) is not None:
+        if (body := self.bodies.get(self.storage.incarnation, place)) is not None:
             return body
         number, offset = place
         lane = self.state.lane(number)
@@ -307,9 +354,9 @@ class QueueCore:
             for read, record, size in reversed(ahead):
                 if isinstance(record, CorruptDataError):
                     log.error("%s: %s", self.storage.where(number, read), record)
-                    self.bodies.put(self.name, (number, read), record)
+                    self.bodies.put(self.storage.incarnation, (number, read), record)
                 elif read == offset or read not in lane.finished:
-                    self.bodies.put(self.name, (number, read), (record, size))
+                    self.bodies.put(self.storage.incarnation, (number, read), (record, size))
 
     async def _read_kept(self, place: Place) -> None:
         found = await self.storage.read_kept(*place)
@@ -320,7 +367,7 @@ class QueueCore:
             return
         if isinstance(found, CorruptDataError):
             log.error("%s", found)
-        self.bodies.put(self.name, place, found)
+        self.bodies.put(self.storage.incarnation, place, found)
 
     def leases(self, hand_out: HandOut) -> list[Lease]:
         subscription = hand_out.subscription
@@ -336,10 +383,11 @@ class QueueCore:
         """Drop a message from memory if nobody can ask for it any more."""
         number, offset = place
         if offset in self.state.lane(number).finished:
-            self.bodies.pop(self.name, place)
+            self.bodies.pop(self.storage.incarnation, place)
             self._memory.pop(place, None)
 
     def choose(self, subscription: SubscriptionState, count: int) -> Choice:
+        self.inbox.empty()
         choice = choose(
             self.state,
             subscription,
@@ -364,55 +412,46 @@ class QueueCore:
         lanes = self.state.lanes.values()
         return any(subscription.cursor(one.number).candidate(one.end) is not None for one in lanes)
 
-    async def hand_out(self, hand_out: HandOut) -> None:
-        """Write the delivery attempts of what was chosen.
+    async def hand_out(self, own: HandOut, others: Sequence[HandOut]) -> None:
+        """Write the delivery attempts of what was chosen, of one subscription, in one event.
 
-        Where it raises, nobody sees the messages: they are given back, at once or when a write
-        that is still on its way is done.
+        Where it raises, nobody sees one's own messages: they are given back, at once or when a
+        write that is still on its way is done. The others are told.
         """
+        name, hand_outs = own.subscription.name, (own, *others)
         event = HandedOut(
-            hand_out.subscription.name,
+            name,
             [
-                (delivery.lane, delivery.offset, delivery.attempt + 1, delivery.size)
+                (
+                    delivery.lane,
+                    delivery.offset,
+                    delivery.attempt + 1,
+                    delivery.forgiven,
+                    delivery.size,
+                )
+                for hand_out in hand_outs
                 for delivery, _ in hand_out.deliveries
             ],
         )
-        # With it, so that a crash does not count what was given back unseen and is now seen.
-        name = hand_out.subscription.name
-        released = self._take_released(name)
-        first = Released(name, released) if released else None
-        self.begin_noting(name, released)
 
         def then(committed: bool) -> None:
-            self.end_noting(name, released, committed)
-            self._handed_out(hand_out, committed)
+            if committed and self.released:
+                for lane, offset, *_ in event.deliveries:
+                    self.released.pop((name, (lane, offset)), None)
+            for hand_out in hand_outs:
+                self._handed_out(hand_out, committed)
 
         try:
-            await self.write_alone(event, then, known=first)
+            await self.write_alone(event, then)
         except BaseException:
-            hand_out.abandoned = True
-            if hand_out.committed:
-                self.release(self.leases(hand_out), unseen=True)
+            self.abandon(own)
             raise
 
-    def begin_noting(self, subscription: str, places: Iterable[Place]) -> None:
-        """It is being written that these were given back unseen: a snapshot that is made meanwhile
-        must not know it, or it would count twice."""
-        self.noting.update((subscription, place) for place in places)
-
-    def end_noting(self, subscription: str, places: Iterable[Place], committed: bool) -> None:
-        for place in places:
-            self.noting[subscription, place] -= 1
-            if not self.noting[subscription, place]:
-                del self.noting[subscription, place]
-            if not committed:
-                self.released.append((subscription, place))
-
-    def _take_released(self, subscription: str) -> list[Place]:
-        taken = [place for name, place in self.released if name == subscription]
-        if taken:
-            self.released = [one for one in self.released if one[0] != subscription]
-        return taken
+    def abandon(self, hand_out: HandOut) -> None:
+        """Nobody will see these messages."""
+        hand_out.abandoned = True
+        if hand_out.committed:
+            self.release(self.leases(hand_out), unseen=True)
 
     def _keep_back(self, hand_out: HandOut) -> None:
         """It was not handed out after all: as if it had not been chosen."""
@@ -420,7 +459,7 @@ class QueueCore:
         deliveries = [one for one, _ in hand_out.deliveries if subscription.holds(one)]
         for delivery in deliveries:
             subscription.cursor(delivery.lane).make_ready(delivery)
-        self.wake(subscription.name, len(deliveries))
+        self.wake(subscription.name)
 
     def _handed_out(self, hand_out: HandOut, committed: bool) -> None:
         subscription = hand_out.subscription
@@ -437,6 +476,8 @@ class QueueCore:
                 self.alarm(self)
         else:
             self._keep_back(hand_out)
+        if hand_out.told is not None:
+            hand_out.told(committed)
 
     def hand_out_from_memory(self, hand_out: HandOut) -> None:
         """What is not stored is done with when it is handed out."""
@@ -454,6 +495,8 @@ class QueueCore:
         delivery = lease.delivery
         if not lease.subscription.holds(delivery) or delivery.state is DeliveryState.DYING:
             why = "it is settled, or was removed"
+        elif lease.subscription.deleting:
+            why = "its subscription is being deleted"
         elif delivery.attempt != lease.attempt:
             why = f"it was handed out again (attempt {delivery.attempt})"
         elif delivery.state is DeliveryState.SETTLING:
@@ -475,6 +518,7 @@ class QueueCore:
 
     def settle(self, leases: Sequence[Lease], event: Event, transaction: Transaction) -> None:
         """`settle_alone` in a transaction."""
+        self.require_subscription(leases[0].subscription, transaction)
         self.write(event, transaction, partial(self._settled, leases))
         for lease in leases:
             lease.delivery.state = DeliveryState.SETTLING
@@ -504,7 +548,7 @@ class QueueCore:
             self.alarm(self)
         else:
             subscription.cursor(delivery.lane).make_ready(delivery)
-            self.wake(subscription.name, 1)
+            self.wake(subscription.name)
 
     def returned(self, lease: Lease, delay_seconds: float, reason: str) -> Returned:
         delivery = lease.delivery
@@ -527,11 +571,9 @@ class QueueCore:
         written some time later: a crash before it is on disk only makes it count.
         """
         for lease in leases:
+            if not lease.is_held:
+                continue
             delivery = lease.delivery
-            if delivery.state is not DeliveryState.LEASED or delivery.attempt != lease.attempt:
-                continue
-            if not lease.subscription.holds(delivery):
-                continue
             if not unseen and self.state.is_exhausted(delivery):
                 delivery.state = DeliveryState.DYING
                 self.dying.append((lease.subscription, delivery))
@@ -540,9 +582,27 @@ class QueueCore:
             lease.subscription.cursor(delivery.lane).make_ready(delivery)
             if unseen:
                 delivery.forgiven += 1
-                self.released.append((lease.subscription.name, (delivery.lane, delivery.offset)))
+                self.released[lease.subscription.name, (delivery.lane, delivery.offset)] = None
                 self.ask_for_upkeep()
-            self.wake(lease.subscription.name, 1)
+            self.wake(lease.subscription.name)
+
+    def let_run(self, lease: Lease) -> None:
+        """A lease that was held until it is told to end: from now on it ends by itself."""
+        delivery = lease.delivery
+        # Also while its ack is on its way: where that fails, it is leased again.
+        if (
+            delivery.state in (DeliveryState.LEASED, DeliveryState.SETTLING)
+            and delivery.attempt == lease.attempt
+            and delivery.due == math.inf
+        ):
+            self.extend(lease, self.configuration.lease_seconds)
+
+    def _take_back(self, dropped: Dropped) -> None:
+        self.release(dropped.ahead, unseen=True)
+        if dropped.current is not None:
+            if dropped.cancelled:
+                self.release([dropped.current], unseen=False)
+            self.let_run(dropped.current)
 
     # --- dead letters ---
 
@@ -598,7 +658,7 @@ class QueueCore:
                     delivery.state = DeliveryState.DYING
                     self.dying.append((subscription, delivery))
             if ended:
-                self.wake(subscription.name, len(ended))
+                self.wake(subscription.name)
                 # They may have expired meanwhile, and perhaps nobody receives.
                 self.sweeping = self.sweeping or self.expiring
         if self.sweep_due <= now:
@@ -609,52 +669,51 @@ class QueueCore:
 
     # --- writing ---
 
+    def require_not_deleted(self, transaction: Transaction) -> None:
+        """What is written must not come after the queue's deletion."""
+        transaction.require(self._check_not_deleted)
+
+    def require_subscription(
+        self, subscription: SubscriptionState, transaction: Transaction
+    ) -> None:
+        """What is written of its messages must not reach another one of the same name."""
+        transaction.require(self._check_subscription, subscription)
+
     def write(
         self,
         event: Event,
         transaction: Transaction,
         then: Callable[[bool], None] | None = None,
-        *,
-        known: bool = False,
     ) -> None:
         """Add an event, which the state takes in when the transaction is committed.
 
-        ``then`` is told after that whether it was. ``known``: the state has taken it in already.
+        ``then`` is told after that whether it was.
         """
+        self.require_not_deleted(transaction)
         ack = self.storage.events.append_nowait(encode(event), transaction=transaction)
 
         def settled(committed: bool) -> None:
-            self._written(event, ack.value if committed else None, known=known)
+            if committed:
+                self._written(event, ack.value)
             if then is not None:
                 then(committed)
 
         transaction.on_settled(settled)
 
-    async def write_alone(
-        self, event: Event, then: Callable[[bool], None], *, known: Event | None = None
-    ) -> None:
-        """`write` in a transaction of its own; ``then`` is told also where it cannot be sent.
-
-        ``known``: an event before it, which the state has taken in already.
-        """
-        records = (encode(event),) if known is None else (encode(known), encode(event))
+    async def write_alone(self, event: Event, then: Callable[[bool], None]) -> None:
+        """`write` in a transaction of its own; ``then`` is told also where it cannot be sent."""
 
         def settled(results: Sequence[object] | None) -> None:
             if results is not None:
-                (first,) = results
-                assert isinstance(first, int)
-                self._written(event, first + len(records) - 1, known=False)
+                self._written(event, results[0])
             then(results is not None)
 
-        await self.storage.events.append_followed(records, settled)
+        await self.storage.events.append_followed((encode(event),), settled)
 
-    def _written(self, event: Event, offset: object, *, known: bool) -> None:
-        if offset is None:
-            return
+    def _written(self, event: Event, offset: object) -> None:
         assert isinstance(offset, int)
         self.events_end = offset + 1
-        if not known:
-            self.state.apply(event)
+        self.state.apply(event)
         if type(event) is Died:
             self._has_died()
         self.changed()

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import enum
 import heapq
+from collections.abc import Iterable
 
+import msgspec
 from attrs import define, field
 
 from mpreg.queues.intervals import IntervalSet
@@ -33,9 +35,11 @@ class DeliveryState(enum.Enum):
     """To become a dead letter. Followed by nothing, or READY where writing it failed."""
 
 
-@define(eq=False)
-class Delivery:
-    """One message that a subscription has looked at and not finished."""
+class Delivery(msgspec.Struct, eq=False, gc=False):
+    """One message that a subscription has looked at and not finished.
+
+    A msgspec struct, because one is made for every message that is handed out.
+    """
 
     lane: int
     offset: int
@@ -112,7 +116,9 @@ class Cursor:
         self.done.add(offset)
         return 0 if delivery is None else delivery.size
 
-    def finish_below(self, end: int) -> None:
-        self.done.add_range(0, end)
-        for offset in [offset for offset in self.open if offset < end]:
+    def finish_ranges(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """All from a start up to its stop."""
+        for start, stop in ranges:
+            self.done.add_range(start, stop)
+        for offset in [offset for offset in self.open if offset in self.done]:
             del self.open[offset]

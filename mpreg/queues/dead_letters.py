@@ -14,6 +14,7 @@ from mpreg.persistence import Transaction
 from mpreg.queues.core import QueueCore
 from mpreg.queues.core import log as logger
 from mpreg.queues.records import DeadLetterRecord
+from mpreg.queues.sizes import batches
 
 __all__ = [
     "MOVED_PER_BATCH",
@@ -115,12 +116,16 @@ async def list_dead_letters(
 async def remove_dead_letters(core: QueueCore, keys: Iterable[str]) -> int:
     """Remove them for good; how many there were."""
     removed = 0
-    wanted = list(keys)
-    for start in range(0, len(wanted), MOVED_PER_BATCH):
-        batch = core.begin_moving(wanted[start : start + MOVED_PER_BATCH])
+    bytes_max = core.storage.limits.keys
+    for some in batches(keys, _size, count_max=MOVED_PER_BATCH, bytes_max=bytes_max):
+        batch = core.begin_moving(some)
         await move_dead_letters(core, batch)
         removed += len(batch)
     return removed
+
+
+def _size(key: str) -> int:
+    return len(key.encode())
 
 
 async def move_dead_letters(

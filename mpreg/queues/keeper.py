@@ -6,26 +6,21 @@ nothing to be done, both sleep: an idle queue costs nothing.
 
 from __future__ import annotations
 
+import enum
 import heapq
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 import anyio
 from attrs import define, field
 
-from mpreg.errors import (
-    CommitUnknownError,
-    MpregError,
-    QueueDeletedError,
-    ReaderStoppedError,
-    WriterStoppedError,
-)
+from mpreg.errors import MpregError, QueueDeletedError, WriterStoppedError
 from mpreg.persistence import PersistenceRegistry
 from mpreg.queues.core import QueueCore
 from mpreg.queues.core import log as logger
-from mpreg.queues.upkeep import Saved, keep_up, next_due, save
+from mpreg.queues.upkeep import ENDING, Saved, keep_up, next_due, save, write_released
 
 __all__ = ["Keeper"]
 
@@ -33,19 +28,36 @@ __all__ = ["Keeper"]
 SAVED_AT_CLOSE_MIN = 256
 SAVE_SECONDS_MAX = 1.0
 
-#: Before upkeep that failed is tried again.
+#: Before upkeep that failed is tried again: twice as long each time.
 RETRY_SECONDS = 1.0
+RETRY_SECONDS_MAX = 60.0
+
+
+#: Up to here, and twice the number of queues, alarms that were overtaken are just kept.
+ALARMS_MIN = 64
+
+
+class _State(enum.Enum):
+    NEW = "new"
+    """May be followed by RUNNING."""
+    RUNNING = "running"
+    """Followed by ENDED."""
+    ENDED = "ended"
 
 
 @define(eq=False)
 class _Kept:
-    core: QueueCore
+    core: QueueCore | None
+    """None: forgotten. An alarm may be set for it all the same, for years."""
     saved: Saved
+    retry_seconds: float = RETRY_SECONDS
 
 
 @define(eq=False)
 class Keeper:
     _registry: PersistenceRegistry
+    _tidy: Callable[[], Awaitable[None]]
+    """Removes what deleted queues have left."""
     _queues: dict[QueueCore, _Kept] = field(factory=dict)
     _alarms: list[tuple[float, int, _Kept]] = field(factory=list)
     _numbers: Iterator[int] = field(factory=itertools.count)
@@ -53,28 +65,48 @@ class Keeper:
     """Set when an alarm is due before those that were there."""
     _dirty: dict[QueueCore, None] = field(factory=dict)
     """Queues with upkeep to be done, in the order in which they asked."""
+    _untidy: bool = True
+    """Whether something of deleted queues may be left: a process before may have ended in it."""
     _asked: anyio.Event = field(factory=anyio.Event)
+    """Set when there is something dirty."""
+    _asked_to_tidy: anyio.Event = field(factory=anyio.Event)
     _working: anyio.Lock = field(factory=anyio.Lock)
     """Held while one queue's upkeep is done."""
-    _started: bool = False
+    _state: _State = _State.NEW
+
+    def start(self) -> None:
+        """Begin, unless it has begun.
+
+        Raises:
+            WriterStoppedError: the registry is not open (any more).
+        """
+        if self._state is _State.ENDED:
+            raise _closed()
+        if self._state is _State.NEW:
+            self._registry.start_soon(self._run)
+            self._state = _State.RUNNING
 
     def add(self, core: QueueCore, saved: Saved) -> None:
-        """Raises `WriterStoppedError` where the registry is not open."""
-        if not self._started:
-            self._registry.start_soon(self._run)
-            self._started = True
+        """From now on it is looked after. Raises what `start` raises."""
+        self.start()
         self._queues[core] = _Kept(core, saved)
         self.alarm(core)
 
     def forget(self, core: QueueCore) -> None:
         """Nothing is begun for the queue any more."""
-        self._queues.pop(core, None)
+        if (kept := self._queues.pop(core, None)) is not None:
+            kept.core = None
         self._dirty.pop(core, None)
 
     async def pause(self) -> None:
         """When this returns, what was begun for queues that were forgotten is over."""
         async with self._working:
             pass
+
+    def tidy_up(self) -> None:
+        """Something of a deleted queue may be left."""
+        self._untidy = True
+        self._asked_to_tidy.set()
 
     def alarm(self, core: QueueCore) -> None:
         """A queue's next time may have come nearer, or it may have upkeep to be done."""
@@ -84,10 +116,13 @@ class Keeper:
             self._dirty[core] = None
             self._asked.set()
         if (due := next_due(core)) < core.armed:
-            self._arm(kept, due)
+            self._arm(core, kept, due)
 
-    def _arm(self, kept: _Kept, due: float) -> None:
-        kept.core.armed = due
+    def _arm(self, core: QueueCore, kept: _Kept, due: float) -> None:
+        core.armed = due
+        if len(self._alarms) > ALARMS_MIN + 2 * len(self._queues):
+            self._alarms = [one for one in self._alarms if _counts(one)]
+            heapq.heapify(self._alarms)
         if not self._alarms or due < self._alarms[0][0]:
             self._earlier.set()
         heapq.heappush(self._alarms, (due, next(self._numbers), kept))
@@ -98,18 +133,26 @@ class Keeper:
         try:
             async with anyio.create_task_group() as task_group:
                 task_group.start_soon(self._keep_time)
+                task_group.start_soon(self._keep_tidy)
                 await self._keep_up()
         finally:
+            self._state = _State.ENDED
             for core in self._queues:
-                core.close(WriterStoppedError("the registry has closed, and its queues with it"))
+                core.close(_closed())
             with anyio.move_on_after(SAVE_SECONDS_MAX, shield=True), suppress(MpregError):
                 await self._save_all()
 
     async def _save_all(self) -> None:
-        """So that the next start reads a snapshot, and no events. Nothing depends on it."""
-        for kept in sorted(self._queues.values(), key=lambda kept: -kept.core.changes):
-            if kept.core.changes >= SAVED_AT_CLOSE_MIN:
-                await save(kept.core, kept.saved)
+        """So that what was given back unseen does not count after the next start, which reads a
+        snapshot and no events. No promise depends on it."""
+        for core in self._queues:
+            core.inbox.empty()
+            if core.stored:
+                await write_released(core)
+        kept = [(core, kept.saved) for core, kept in self._queues.items()]
+        for core, saved in sorted(kept, key=lambda one: -one[0].changes):
+            if core.changes >= SAVED_AT_CLOSE_MIN:
+                await save(core, saved)
 
     async def _keep_time(self) -> None:
         while True:
@@ -117,17 +160,17 @@ class Keeper:
             while self._alarms and self._alarms[0][0] <= now:
                 due, _, kept = heapq.heappop(self._alarms)
                 # An alarm that was overtaken by an earlier one has nothing to say any more.
-                if due == kept.core.armed and kept.core in self._queues:
-                    self._ring(kept, now)
+                if kept.core is not None and due == kept.core.armed:
+                    self._ring(kept.core, kept, now)
             self._earlier = anyio.Event()
             with anyio.move_on_at(self._alarms[0][0] if self._alarms else math.inf):
                 await self._earlier.wait()
 
-    def _ring(self, kept: _Kept, now: float) -> None:
-        kept.core.armed = math.inf
-        kept.core.tick(now)
-        if (due := next_due(kept.core)) < math.inf:
-            self._arm(kept, max(due, now))
+    def _ring(self, core: QueueCore, kept: _Kept, now: float) -> None:
+        core.armed = math.inf
+        core.tick(now)
+        if (due := next_due(core)) < math.inf:
+            self._arm(core, kept, max(due, now))
 
     async def _keep_up(self) -> None:
         while True:
@@ -137,19 +180,61 @@ class Keeper:
             self._asked = anyio.Event()
             await self._asked.wait()
 
+    async def _keep_tidy(self) -> None:
+        seconds = RETRY_SECONDS
+        while True:
+            self._asked_to_tidy = anyio.Event()
+            if not self._untidy:
+                await self._asked_to_tidy.wait()
+            self._untidy = False
+            try:
+                await self.pause()
+                await self._tidy()
+            except ENDING:
+                await anyio.sleep_forever()
+            except MpregError as error:
+                logger.error(
+                    "what deleted queues have left is removed in %.0f s: %s", seconds, error
+                )
+                self._untidy = True
+                await anyio.sleep(seconds)
+                seconds = min(2 * seconds, RETRY_SECONDS_MAX)
+            else:
+                seconds = RETRY_SECONDS
+
     async def _keep_next_up(self) -> None:
         if not self._dirty:
             return
         core = next(iter(self._dirty))
         del self._dirty[core]
+        kept = self._queues[core]
         try:
-            await keep_up(core, self._queues[core].saved)
-        except (WriterStoppedError, ReaderStoppedError, CommitUnknownError):
+            failures = await keep_up(core, kept.saved)
+        except QueueDeletedError:
+            return
+        except ENDING:
             # The registry is closing, and will cancel this task.
             await anyio.sleep_forever()
-        except QueueDeletedError:
-            pass
-        except MpregError as error:
-            logger.error("queue %r: upkeep failed, and is tried again: %s", core.name, error)
-            core.retry_due = anyio.current_time() + RETRY_SECONDS
-            self.alarm(core)
+        if not failures:
+            kept.retry_seconds = RETRY_SECONDS
+            return
+        seconds = kept.retry_seconds
+        for error in failures:
+            logger.error(
+                "queue %r: upkeep failed, and is tried again in %.0f s: %s",
+                core.name,
+                seconds,
+                error,
+            )
+        core.retry_due = anyio.current_time() + seconds
+        kept.retry_seconds = min(2 * seconds, RETRY_SECONDS_MAX)
+        self.alarm(core)
+
+
+def _counts(alarm: tuple[float, int, _Kept]) -> bool:
+    due, _, kept = alarm
+    return kept.core is not None and due == kept.core.armed
+
+
+def _closed() -> WriterStoppedError:
+    return WriterStoppedError("the registry has closed, and its queues with it")

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from weakref import WeakValueDictionary
 
 import anyio
 from attrs import define, field
 
-from mpreg.codec import decode_name
-from mpreg.errors import InvalidArgumentError, QueueDeletedError, QueueNotFoundError
+from mpreg.errors import (
+    InvalidArgumentError,
+    MpregError,
+    QueueDeletedError,
+    QueueNotFoundError,
+)
 from mpreg.persistence import PersistenceRegistry
 from mpreg.queues.bodies import Bodies
-from mpreg.queues.configuration import QueueConfiguration, StoredQueue
+from mpreg.queues.configuration import DeliveryGuarantee, QueueConfiguration, StoredQueue
 from mpreg.queues.core import QueueCore
 from mpreg.queues.keeper import Keeper
 from mpreg.queues.queue import MessageQueue
-from mpreg.queues.restoring import restore
+from mpreg.queues.records import Configured, encode
+from mpreg.queues.removal import Removal
+from mpreg.queues.restoring import Restored, restore
 from mpreg.queues.storage import QueueStorage, SharedStores, checked_queue_name
 
 __all__ = ["MessageQueueManager"]
@@ -29,6 +36,11 @@ class _Open:
     stored: StoredQueue
     core: QueueCore
     queue: MessageQueue
+    decided: anyio.Event = field(factory=anyio.Event)
+    """Set while no deletion or change of its configuration is under way."""
+
+    def __attrs_post_init__(self) -> None:
+        self.decided.set()
 
 
 @define(eq=False)
@@ -37,19 +49,52 @@ class _Queues:
 
     registry: PersistenceRegistry
     stores: SharedStores = field(init=False)
+    removal: Removal = field(init=False)
     keeper: Keeper = field(init=False)
     bodies: Bodies = field(factory=Bodies)
     open: dict[str, _Open] = field(factory=dict)
-    tidied: bool = False
-    """Whether what deletions have left that a process before did not finish was removed."""
-    left_over: set[str] = field(factory=set)
-    """What is left of deletions that were cancelled: their incarnations."""
-    changing: anyio.Lock = field(factory=anyio.Lock)
     make_id: Callable[[], str] | None = None
+    _changing: WeakValueDictionary[str, anyio.Lock] = field(factory=WeakValueDictionary)
 
     def __attrs_post_init__(self) -> None:
         self.stores = SharedStores(self.registry)
-        self.keeper = Keeper(self.registry)
+        self.removal = Removal(self.stores)
+        self.keeper = Keeper(self.registry, self.removal.remove_left_over)
+
+    def changing(self, name: str) -> anyio.Lock:
+        """Held while the queue of this name is made, opened, changed or deleted."""
+        return self._changing.setdefault(name, anyio.Lock())
+
+
+@define(eq=False)
+class _Deletion:
+    _queues: _Queues
+    _found: _Open
+    _is_left: bool = False
+    """Whether its caller will not remove what the queue has."""
+
+    async def write(self) -> None:
+        self._found.core.deleting, self._found.decided = True, anyio.Event()
+        core = self._found.core
+        await self._queues.stores.mark_deleted(core.name, self._found.stored, self._settled)
+
+    def leave_the_rest(self) -> None:
+        self._is_left = True
+        self._queues.keeper.tidy_up()
+
+    def _settled(self, committed: bool) -> None:
+        """Told also where whoever asked for it was cancelled meanwhile."""
+        core, queues = self._found.core, self._queues
+        core.deleting = False
+        self._found.decided.set()
+        if committed:
+            core.close(QueueDeletedError(f"queue {core.name!r} was deleted"))
+            del queues.open[core.name]
+            queues.keeper.forget(core)
+            if self._is_left:
+                queues.keeper.tidy_up()
+        else:
+            core.wake_all()
 
 
 class MessageQueueManager:
@@ -63,6 +108,8 @@ class MessageQueueManager:
     """
 
     def __init__(self, registry: PersistenceRegistry) -> None:
+        """Raises `ConfigurationError` where the registry's ``value_bytes_max`` is below 4 KiB, or
+        its ``batch_bytes_max`` below 16 KiB: a queue could not write of its own messages."""
         self._registry = registry
         self._queues = registry.subsystem("queues", lambda: _Queues(registry))
 
@@ -83,15 +130,9 @@ class MessageQueueManager:
         checked_queue_name(name)
         if configuration is not None and not isinstance(configuration, QueueConfiguration):
             raise InvalidArgumentError(f"not a QueueConfiguration: {configuration!r:.80}")
-        queues = self._queues
-        async with queues.changing:
-            if (found := queues.open.get(name)) is None:
-                stored = await queues.stores.find(name)
-                if stored is None:
-                    settings = configuration or QueueConfiguration()
-                    stored = StoredQueue((await self._id_maker())(), settings.encode())
-                    await queues.stores.put(name, stored)
-                found = await self._open(name, stored)
+        async with self._queues.changing(name):
+            while (found := await self._find(name)) is None:
+                await self._make(name, configuration or QueueConfiguration())
             await self._reconfigure(found, configuration)
             return found.queue
 
@@ -103,37 +144,38 @@ class MessageQueueManager:
             CorruptDataError: its stored configuration is damaged.
         """
         checked_queue_name(name)
-        queues = self._queues
-        async with queues.changing:
-            return (await self._find(name)).queue
+        async with self._queues.changing(name):
+            return (await self._get(name)).queue
 
     async def delete_queue(self, name: str) -> None:
         """Delete a queue with everything in it, and give its space back in small steps.
 
         Whoever waits for its messages gets `QueueDeletedError`. Cancelled: it is deleted, or not;
-        once it is, what is left of it is removed when a queue is next opened.
+        once it is, what is left of it is removed in the background.
 
         Raises:
             QueueNotFoundError: there is none.
+            CorruptDataError: its stored configuration is damaged.
         """
         checked_queue_name(name)
         queues = self._queues
-        async with queues.changing:
-            found = await self._find(name)
-            core = found.core
-
-            def settled(committed: bool) -> None:
-                # Told also where whoever asked for it was cancelled meanwhile.
-                if committed and queues.open.get(name) is found:
-                    core.close(QueueDeletedError(f"queue {name!r} was deleted"))
-                    del queues.open[name]
-                    queues.keeper.forget(core)
-                    queues.left_over.add(found.stored.incarnation)
-
-            await queues.stores.mark_deleted(name, found.stored, settled)
+        async with queues.changing(name):
+            found = await self._get(name)
+            deletion = _Deletion(queues, found)
+            try:
+                await deletion.write()
+            except BaseException:
+                deletion.leave_the_rest()
+                raise
+        try:
             await queues.keeper.pause()
-            await core.storage.remove_everything(list(core.state.lanes))
-            queues.left_over.discard(found.stored.incarnation)
+            await queues.removal.remove(found.core.storage)
+        except MpregError:
+            # It is deleted. What is left of it is removed as soon as that works.
+            deletion.leave_the_rest()
+        except BaseException:
+            deletion.leave_the_rest()
+            raise
 
     async def queue_names(self) -> list[str]:
         """The names of all queues, in order."""
@@ -141,22 +183,32 @@ class MessageQueueManager:
 
     # --- opening ---
 
-    async def _find(self, name: str) -> _Open:
-        if (found := self._queues.open.get(name)) is not None:
-            return found
-        if (stored := await self._queues.stores.find(name)) is None:
+    async def _get(self, name: str) -> _Open:
+        if (found := await self._find(name)) is None:
             raise QueueNotFoundError(f"there is no queue {name!r}")
-        return await self._open(name, stored)
+        return found
+
+    async def _find(self, name: str) -> _Open | None:
+        self._queues.keeper.start()
+        while (found := self._queues.open.get(name)) is not None:
+            # A call that was cancelled may have something on its way.
+            if found.decided.is_set():
+                return found
+            await found.decided.wait()
+        stored = await self._queues.stores.find(name)
+        return None if stored is None else await self._open(name, stored)
+
+    async def _make(self, name: str, configuration: QueueConfiguration) -> None:
+        stored = StoredQueue((await self._id_maker())(), configuration.encode())
+        # Where there is one by now, a call that was cancelled has made it.
+        await self._queues.stores.create(name, stored, _first_event(configuration))
 
     async def _open(self, name: str, stored: StoredQueue) -> _Open:
         queues = self._queues
-        if queues.left_over or not queues.tidied:
-            queues.left_over.clear()
-            await self._remove_deleted()
-            queues.tidied = True
         configuration = QueueConfiguration.from_mapping(stored.configuration)
         storage = QueueStorage(queues.stores, name, stored.incarnation)
         restored = await restore(storage, configuration, self._registry.clock.wall())
+        events_end = await self._confirm(storage, configuration, restored)
         core = QueueCore(
             self._registry,
             storage,
@@ -164,7 +216,7 @@ class MessageQueueManager:
             queues.bodies,
             await self._id_maker(),
             queues.keeper.alarm,
-            events_end=restored.events_end,
+            events_end=events_end,
             changes=restored.changes,
         )
         queues.keeper.add(core, restored.saved)
@@ -172,31 +224,57 @@ class MessageQueueManager:
         queues.open[name] = found = _Open(stored, core, MessageQueue(core))
         return found
 
+    async def _confirm(
+        self, storage: QueueStorage, configuration: QueueConfiguration, restored: Restored
+    ) -> int:
+        """Write what the state must know of its configuration where the event that said so was
+        lost to damage; return the offset after the last event."""
+        event = Configured(configuration.required_acknowledgments)
+        if event.required_acknowledgments == restored.state.required_acknowledgments:
+            return restored.events_end
+        offset = await storage.events.append(encode(event))
+        restored.state.apply(event)
+        return offset + 1
+
     async def _reconfigure(self, found: _Open, configuration: QueueConfiguration | None) -> None:
         core = found.core
         if configuration is None or configuration == core.configuration:
             return
         configuration.check_change(core.configuration)
+        if configuration.max_bytes is not None:
+            # Before it is held against what there is.
+            await core.measure()
         stored = StoredQueue(found.stored.incarnation, configuration.encode())
-        await self._queues.stores.put(core.name, stored)
-        found.stored = stored
-        core.configure(configuration)
-        await core.measure()
 
-    async def _remove_deleted(self) -> None:
-        """Finish deletions that were interrupted."""
-        stores = self._queues.stores
-        await self._queues.keeper.pause()
-        deleted = [entry async for entry in stores.deleted.scan(on_damaged=lambda _: None)]
-        for entry in deleted:
-            storage = QueueStorage(stores, decode_name(entry.value), str(entry.key))
-            restored = await restore(storage, QueueConfiguration(), self._registry.clock.wall())
-            await storage.remove_everything(list(restored.state.lanes))
+        decided = anyio.Event()
+
+        def settled(committed: bool) -> None:
+            decided.set()
+            if committed:
+                found.stored = stored
+                core.configure(configuration)
+
+        async with self._registry.transaction() as transaction:
+            core.require_not_deleted(transaction)
+            self._queues.stores.put(core.name, stored, transaction)
+            if configuration.required_acknowledgments != core.state.required_acknowledgments:
+                core.write(Configured(configuration.required_acknowledgments), transaction)
+            transaction.on_settled(settled)
+            found.decided = decided
+        await core.measure()
 
     async def _id_maker(self) -> Callable[[], str]:
         """Ids that no other process gives: each has a generation of its own."""
         if self._queues.make_id is None:
             generation = (await self._registry.stats()).generation
             numbers = itertools.count()
-            self._queues.make_id = lambda: f"{generation:x}-{next(numbers):x}"
+            # Another task may have come first meanwhile.
+            if self._queues.make_id is None:
+                self._queues.make_id = lambda: f"{generation:x}-{next(numbers):x}"
         return self._queues.make_id
+
+
+def _first_event(configuration: QueueConfiguration) -> Configured | None:
+    if configuration.delivery_guarantee is DeliveryGuarantee.QUORUM:
+        return Configured(configuration.required_acknowledgments)
+    return None

@@ -8,8 +8,9 @@ from mpreg.codec import decode_value
 from mpreg.errors import InvalidArgumentError
 from mpreg.persistence import Transaction
 from mpreg.queues.configuration import DELAY_SECONDS_MAX
-from mpreg.queues.core import Lease, QueueCore
+from mpreg.queues.core import QueueCore
 from mpreg.queues.records import Event, MessageRecord, Settled
+from mpreg.queues.state import Lease
 
 __all__ = ["Message", "checked_seconds", "settle_all"]
 
@@ -25,7 +26,7 @@ class Message:
     nothing.
     """
 
-    __slots__ = ("_core", "_record", "attempt", "lease", "priority", "subscription")
+    __slots__ = ("_core", "_lease", "_record", "attempt", "priority", "subscription")
 
     def __init__(
         self,
@@ -37,15 +38,12 @@ class Message:
     ) -> None:
         self._core = core
         self._record = record
-        self.lease = lease
+        self._lease = lease
         self.attempt = 1 if lease is None else lease.attempt - lease.delivery.forgiven
         """1 for the first delivery; counted on disk before the message is handed out. Deliveries
         that were given back before anybody saw them do not count."""
         self.priority = priority
         self.subscription = subscription
-
-    def belongs_to(self, core: QueueCore) -> bool:
-        return self._core is core
 
     @property
     def id(self) -> str:
@@ -97,7 +95,7 @@ class Message:
             raise InvalidArgumentError(f"a reason is str, not {type(reason).__name__}")
         if delay_seconds is not None:
             checked_seconds("delay_seconds", delay_seconds)
-        if (lease := self.lease) is None:
+        if (lease := self._lease) is None:
             return
         core = self._core
         core.check_open()
@@ -120,7 +118,7 @@ class Message:
             event = core.let_die(lease.subscription, delivery, self._record, cause, transaction)
         else:
             if delay_seconds is None:
-                delay_seconds = core.configuration.retry_delay(delivery.attempt)
+                delay_seconds = core.configuration.retry_delay(self.attempt)
             event = core.returned(lease, delay_seconds, reason)
         core.settle([lease], event, transaction)
 
@@ -134,12 +132,12 @@ class Message:
         """
         if lease_seconds is not None:
             checked_seconds("lease_seconds", lease_seconds)
-        if self.lease is None:
+        if self._lease is None:
             return
         self._core.check_open()
-        self._core.check_lease(self.lease)
+        self._core.check_lease(self._lease)
         seconds = self._core.configuration.lease_seconds if lease_seconds is None else lease_seconds
-        self._core.extend(self.lease, seconds)
+        self._core.extend(self._lease, seconds)
 
     def __repr__(self) -> str:
         return f"<Message {self.id} of {self._core.name!r}, attempt {self.attempt}>"
@@ -147,7 +145,7 @@ class Message:
 
 async def settle_all(messages: list[Message], transaction: Transaction | None) -> None:
     """Acknowledge messages of one queue, all or none."""
-    leases = [message.lease for message in messages if message.lease is not None]
+    leases = [message._lease for message in messages if message._lease is not None]
     if not leases:
         return
     core = messages[0]._core
@@ -157,14 +155,20 @@ async def settle_all(messages: list[Message], transaction: Transaction | None) -
     by_subscription: dict[str, list[Lease]] = {}
     for lease in leases:
         by_subscription.setdefault(lease.subscription.name, []).append(lease)
+    places_max = core.storage.limits.places
+    groups = [
+        group[start : start + places_max]
+        for group in by_subscription.values()
+        for start in range(0, len(group), places_max)
+    ]
     if transaction is not None:
-        for group in by_subscription.values():
+        for group in groups:
             core.settle(group, _acknowledged(group), transaction)
-    elif len(by_subscription) == 1:
+    elif len(groups) == 1:
         await core.settle_alone(leases, _acknowledged(leases))
     else:
         async with core.registry.transaction() as own:
-            for group in by_subscription.values():
+            for group in groups:
                 core.settle(group, _acknowledged(group), own)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import anyio
@@ -35,6 +35,7 @@ from mpreg.queues.dead_letters import (
 )
 from mpreg.queues.message import Message, checked_seconds, settle_all
 from mpreg.queues.records import (
+    Event,
     MessageRecord,
     Purged,
     SubscriptionChanged,
@@ -42,6 +43,7 @@ from mpreg.queues.records import (
     checked_headers,
     encode,
 )
+from mpreg.queues.sizes import batches
 from mpreg.queues.state import DEFAULT_SUBSCRIPTION
 from mpreg.queues.statistics import QueueStatistics, count_queue
 from mpreg.queues.subscription import Subscription
@@ -77,6 +79,11 @@ class MessageQueue:
     _subscriptions: dict[str, Subscription] = field(factory=dict)
     _changing: anyio.Lock = field(factory=anyio.Lock)
     """Held while subscriptions are made, changed or deleted."""
+    _decided: anyio.Event = field(factory=anyio.Event)
+    """Set while no such change is under way."""
+
+    def __attrs_post_init__(self) -> None:
+        self._decided.set()
 
     @property
     def name(self) -> str:
@@ -117,7 +124,7 @@ class MessageQueue:
         Raises:
             QueueFullError: nothing was sent, and nothing remembered of it.
         """
-        encoded_id = None if deduplication_id is None else _checked_id(deduplication_id)
+        encoded_id = None if deduplication_id is None else self._checked_id(deduplication_id)
         outgoing = self._outgoing([payload], topic, priority, delay_seconds, ttl_seconds, headers)
         record = outgoing.records[0]
         if encoded_id is None:
@@ -188,7 +195,7 @@ class MessageQueue:
             ttl_seconds = checked_seconds("ttl_seconds", ttl_seconds)
         sent_at = core.wall()
         expires_at = None if ttl_seconds is None else sent_at + ttl_seconds
-        bytes_max = core.registry.config.value_bytes_max
+        bytes_max = core.storage.limits.message
         records = [
             MessageRecord(
                 id=core.make_id(),
@@ -204,9 +211,26 @@ class MessageQueue:
         outgoing = _outgoing(self._checked_priority(priority), records)
         if outgoing.size > bytes_max and (size := max(map(len, outgoing.encoded))) > bytes_max:
             raise ValueTooLargeError(
-                f"a message of {size} bytes with its topic and headers; at most {bytes_max}"
+                f"a message of {size} bytes with its topic and headers; at most {bytes_max}, so "
+                "that value_bytes_max also holds it as a dead letter"
             )
         return outgoing
+
+    def _checked_id(self, deduplication_id: str) -> bytes:
+        if not isinstance(deduplication_id, str):
+            raise InvalidArgumentError(f"a deduplication_id is str, not {deduplication_id!r:.80}")
+        if not self._core.stored:
+            raise InvalidArgumentError(
+                f"deduplication_id: queue {self.name!r} stores nothing (fire_and_forget), so a "
+                "message that was lost with the process would never be sent again"
+            )
+        encoded = encode_key(deduplication_id)
+        size = len(encoded) - 1
+        if size > DEDUPLICATION_ID_BYTES_MAX:
+            raise ValueTooLargeError(
+                f"a deduplication_id of {size} bytes; at most {DEDUPLICATION_ID_BYTES_MAX}"
+            )
+        return encoded
 
     def _checked_priority(self, priority: int) -> int:
         if isinstance(priority, bool) or not isinstance(priority, int):
@@ -262,7 +286,7 @@ class MessageQueue:
                 core.deduplicating[key] = outgoing.records[0].id
                 transaction.on_settled(lambda _: core.forget_deduplicating(key))
                 core.deduplicated += 1
-                if core.deduplicated == SWEEP_AFTER_SENDS:
+                if core.deduplicated >= SWEEP_AFTER_SENDS and not core.dirty:
                     core.ask_for_upkeep()
             core.add(outgoing, transaction)
         except BaseException:
@@ -304,7 +328,7 @@ class MessageQueue:
         """
         messages = list(messages)
         for message in messages:
-            if not message.belongs_to(self._core):
+            if message._core is not self._core:
                 raise InvalidArgumentError(f"{message!r} is not of queue {self.name!r}")
         if len(set(map(id, messages))) != len(messages):
             raise InvalidArgumentError("a message is named twice")
@@ -326,10 +350,11 @@ class MessageQueue:
         ``start``, for a new one: ``"earliest"`` (all that is not finished), ``"latest"`` (what is
         sent from now on) or an offset (only where there are no priorities).
         """
-        _check_name(name)
+        _check_name(name, self._core.storage.limits.subscription_name)
         pattern = None if topic_pattern is None else TopicPattern(topic_pattern)
         core = self._core
         async with self._changing:
+            await self._decided.wait()
             core.check_open()
             state = core.state.subscriptions.get(name)
             if state is None:
@@ -338,12 +363,10 @@ class MessageQueue:
                 return self._cursor(name)
             else:
                 starts = None
-            event = SubscriptionChanged(name, None if pattern is None else pattern.text, starts)
-            if core.configuration.is_stored:
-                async with core.registry.transaction() as transaction:
-                    core.write(event, transaction)
-            else:
-                core.state.apply(event)
+            await self._change(
+                SubscriptionChanged(name, None if pattern is None else pattern.text, starts),
+                lambda _: None,
+            )
             return self._cursor(name)
 
     async def delete_subscription(self, name: str) -> None:
@@ -354,18 +377,36 @@ class MessageQueue:
         """
         core = self._core
         async with self._changing:
+            await self._decided.wait()
             core.check_open()
-            self._cursor(name)
+            subscription = self._cursor(name)
             if name == DEFAULT_SUBSCRIPTION:
                 raise InvalidArgumentError("the queue's own subscription cannot be deleted")
-            event = SubscriptionDeleted(name)
-            if core.configuration.is_stored:
-                async with core.registry.transaction() as transaction:
-                    core.write(event, transaction)
-            else:
-                core.state.apply(event)
-            core.wake(name, 2**31)
+            state = core.state.subscriptions[name]
+            state.deleting = True
+
+            def then(committed: bool) -> None:
+                state.deleting = False
+                if committed:
+                    self._subscriptions.pop(name, None)
+                    subscription._end()
+                    core.forget_finished()
+                else:
+                    core.wake(name)
+
+            await self._change(SubscriptionDeleted(name), then)
             await core.measure()
+
+    async def _change(self, event: Event, then: Callable[[bool], None]) -> None:
+        """Write what becomes of a subscription. Cancelled while that is under way, the next change
+        waits until it is known whether this one has happened."""
+        decided = self._decided = anyio.Event()
+
+        def settled(committed: bool) -> None:
+            decided.set()
+            then(committed)
+
+        await self._core.change(event, settled)
 
     def _starts(self, start: str | int) -> dict[int, int] | None:
         lanes = self._core.state.lanes
@@ -379,6 +420,11 @@ class MessageQueue:
                     "start: an offset means nothing in a queue with priorities; "
                     "use 'earliest' or 'latest'"
                 )
+            if start > (end := lanes[0].end):
+                raise InvalidArgumentError(
+                    f"start: offset {start} is beyond the next message's, {end}; use 'latest' for "
+                    "what is sent from now on"
+                )
             return {0: start}
         raise InvalidArgumentError(f"start is 'earliest', 'latest' or an offset, not {start!r}")
 
@@ -390,7 +436,8 @@ class MessageQueue:
                 f"make it with `await queue.subscription({name!r})`"
             )
         if name not in self._subscriptions:
-            self._subscriptions[name] = Subscription(self._core, name)
+            state = self._core.state.subscriptions[name]
+            self._subscriptions[name] = Subscription(self._core, name, state)
         return self._subscriptions[name]
 
     def _default(self) -> Subscription:
@@ -426,20 +473,24 @@ class MessageQueue:
         found = await list_dead_letters(self._core, names=names)
         moved = 0
         whole = [letter for letter in found if letter.record.message is not None]
-        for start in range(0, len(whole), MOVED_PER_BATCH):
-            batch = whole[start : start + MOVED_PER_BATCH]
-            # Those that somebody else is moving, or has moved meanwhile, are not sent twice.
-            keys = self._core.begin_moving(letter.key for letter in batch)
-            await self._redrive([one for one in batch if one.key in keys], keys, target)
-            moved += len(keys)
+        limits = self._core.storage.limits
+        for some in batches(
+            whole, _letter_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.batch
+        ):
+            for batch in batches(
+                some, _key_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.keys
+            ):
+                moved += await self._redrive(batch, target)
         return moved
 
-    async def _redrive(
-        self, letters: list[DeadLetter], keys: set[str], target: MessageQueue
-    ) -> None:
+    async def _redrive(self, letters: list[DeadLetter], target: MessageQueue) -> int:
+        # Those that somebody else is moving, or has moved meanwhile, are not sent twice.
+        keys = self._core.begin_moving(letter.key for letter in letters)
         by_lane: dict[int, list[MessageRecord]] = {}
         is_priority = target.configuration.queue_type is QueueType.PRIORITY
         for letter in letters:
+            if letter.key not in keys:
+                continue
             lane = letter.priority if is_priority else 0
             by_lane.setdefault(lane, []).append(target._renewed(letter))
 
@@ -448,6 +499,7 @@ class MessageQueue:
                 await target._send(_outgoing(lane, records), 0.0, transaction, None)
 
         await move_dead_letters(self._core, keys, send)
+        return len(keys)
 
     def _renewed(self, letter: DeadLetter) -> MessageRecord:
         """A dead letter's message as it is sent to this queue: its time begins anew."""
@@ -491,21 +543,20 @@ class MessageQueue:
         core = self._core
         ends = {number: lane.end for number, lane in core.state.lanes.items()}
         size = core.state.size
-        event = Purged(ends)
-        if core.configuration.is_stored:
-            async with core.registry.transaction() as transaction:
-                core.write(event, transaction)
-        else:
-            core.state.apply(event)
-        core.forget_finished()
+
+        def then(committed: bool) -> None:
+            if committed:
+                core.forget_finished()
+
+        await core.change(Purged(ends), then)
         await core.measure()
-        core.ask_for_upkeep()
         return size
 
     # --- watching ---
 
     def statistics(self) -> QueueStatistics:
         """Counts as they are now; cheap."""
+        self._core.inbox.empty()
         return count_queue(self._core.state)
 
     def __repr__(self) -> str:
@@ -518,6 +569,16 @@ def _outgoing(lane: int, records: list[MessageRecord]) -> Outgoing:
     return Outgoing(lane, records, encoded, sum(map(len, encoded)))
 
 
+def _letter_bytes(letter: DeadLetter) -> int:
+    """What it takes to send it again and remove it."""
+    message = letter.record.message
+    return 2 * _key_bytes(letter) + (0 if message is None else len(encode(message)))
+
+
+def _key_bytes(letter: DeadLetter) -> int:
+    return len(letter.key.encode())
+
+
 def _letter_name(letter: DeadLetter | str) -> str:
     if isinstance(letter, DeadLetter):
         return letter.key
@@ -526,21 +587,11 @@ def _letter_name(letter: DeadLetter | str) -> str:
     raise InvalidArgumentError(f"a dead letter, its key or its message's id, not {letter!r:.80}")
 
 
-def _checked_id(deduplication_id: str) -> bytes:
-    if not isinstance(deduplication_id, str):
-        raise InvalidArgumentError(f"a deduplication_id is str, not {deduplication_id!r:.80}")
-    encoded = encode_key(deduplication_id)
-    size = len(encoded) - 1
-    if size > DEDUPLICATION_ID_BYTES_MAX:
-        raise ValueTooLargeError(
-            f"a deduplication_id of {size} bytes; at most {DEDUPLICATION_ID_BYTES_MAX}"
-        )
-    return encoded
-
-
-def _check_name(name: object) -> None:
+def _check_name(name: object, bytes_max: int) -> None:
     if not isinstance(name, str) or not 0 < len(name) <= SUBSCRIPTION_NAME_CHARACTERS_MAX:
         raise InvalidArgumentError(
             f"a subscription's name is a str of 1 to {SUBSCRIPTION_NAME_CHARACTERS_MAX} "
             f"characters, not {name!r:.80}"
         )
+    if (size := len(name.encode(errors="replace"))) > bytes_max:
+        raise ValueTooLargeError(f"a subscription's name of {size} bytes; at most {bytes_max}")

@@ -13,6 +13,7 @@ import msgspec
 from mpreg.errors import CorruptDataError, InvalidArgumentError
 
 __all__ = [
+    "Configured",
     "DeadLetterRecord",
     "DeadLettersRemoved",
     "Died",
@@ -32,6 +33,7 @@ __all__ = [
     "decode_event",
     "decode_message",
     "encode",
+    "encode_letter",
 ]
 
 HEADERS_MAX: Final = 256
@@ -62,22 +64,22 @@ class MessageRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return self.expires_at is not None and self.expires_at <= wall
 
 
-class HandedOut(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class HandedOut(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """Delivery attempts, on disk before the messages are handed out."""
 
     subscription: str
-    deliveries: list[tuple[int, int, int, int]]
-    """(lane, offset, attempt, size in bytes) of each."""
+    deliveries: list[tuple[int, int, int, int, int]]
+    """(lane, offset, attempt, attempts forgiven until then, size in bytes) of each."""
 
 
-class Settled(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Settled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """Acknowledged."""
 
     subscription: str
     places: list[Place]
 
 
-class Returned(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Returned(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """Not done; to be tried again."""
 
     subscription: str
@@ -88,14 +90,16 @@ class Returned(msgspec.Struct, frozen=True, array_like=True, tag=3):
     reason: str
 
 
-class Released(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Released(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """Given back unseen: these attempts do not count against ``max_deliveries``."""
 
     subscription: str
-    places: list[Place]
+    forgiven: list[tuple[int, int, int]]
+    """(lane, offset, attempts forgiven until now) of each: it only grows, so it does no harm where
+    a later event, or a snapshot, knows it already."""
 
 
-class Died(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class Died(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     """Became a dead letter."""
 
     subscription: str
@@ -103,13 +107,13 @@ class Died(msgspec.Struct, frozen=True, array_like=True, tag=5):
     died_at: float
 
 
-class DeadLettersRemoved(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class DeadLettersRemoved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     """Sent on, purged, or dropped for their number or age."""
 
     keys: list[str]
 
 
-class SubscriptionChanged(msgspec.Struct, frozen=True, array_like=True, tag=7):
+class SubscriptionChanged(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
     """Created, or given another pattern. Where it starts only counts when it is new."""
 
     name: str
@@ -118,27 +122,33 @@ class SubscriptionChanged(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """By lane, the first offset that it gets; None: whatever is not finished."""
 
 
-class SubscriptionDeleted(msgspec.Struct, frozen=True, array_like=True, tag=8):
+class SubscriptionDeleted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
     name: str
 
 
-class Purged(msgspec.Struct, frozen=True, array_like=True, tag=9):
+class Purged(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
     ends: dict[int, int]
     """By lane: everything below is gone."""
 
 
-class LaneOpened(msgspec.Struct, frozen=True, array_like=True, tag=10):
+class LaneOpened(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
     """A priority was used for the first time."""
 
     lane: int
 
 
-class Kept(msgspec.Struct, frozen=True, array_like=True, tag=11):
+class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
     """Unfinished messages were copied out of their log, and the log was truncated behind them."""
 
     lane: int
     offsets: list[int]
     first: int
+
+
+class Configured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
+    """From here on a quorum is so many; what was finished before stays so."""
+
+    required_acknowledgments: int
 
 
 Event: TypeAlias = (
@@ -153,6 +163,7 @@ Event: TypeAlias = (
     | Purged
     | LaneOpened
     | Kept
+    | Configured
 )
 
 
@@ -181,6 +192,17 @@ def encode(record: Event | MessageRecord | DeadLetterRecord) -> bytes:
         return _encoder.encode(record)
     except UnicodeEncodeError as error:
         raise InvalidArgumentError(f"a str that is no text: {error}") from error
+
+
+def encode_letter(letter: DeadLetterRecord, bytes_max: int) -> bytes:
+    """Within so many bytes, if its texts can be cut so far."""
+    for text in ("last_error", "reason"):
+        encoded = encode(letter)
+        if (over := len(encoded) - bytes_max) <= 0:
+            return encoded
+        kept = getattr(letter, text).encode()[:-over]
+        letter = msgspec.structs.replace(letter, **{text: kept.decode(errors="ignore")})
+    return encode(letter)
 
 
 def decode_message(data: bytes, where: str) -> MessageRecord:

@@ -57,7 +57,7 @@ async def restore(
     unknown = sum(lane.end - max(lane.measured_to, lane.first) for lane in state.lanes.values())
     if configuration.max_bytes is not None:
         # Else upkeep does it: nobody has to wait for it.
-        for lane in state.lanes.values():
+        for lane in list(state.lanes.values()):
             await measure(storage, lane)
     state.lose_leases(wall, anyio.current_time())
     return Restored(state, end, end - start + unknown, saved)

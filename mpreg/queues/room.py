@@ -40,7 +40,8 @@ class Room:
         """`take` where there is room, and nobody waits for it."""
         if self._line or not self._fits(count, size):
             return False
-        self._add(count, size)
+        self._count += count
+        self._size += size
         return True
 
     async def take(self, count: int, size: int, wait_seconds: float | None) -> None:
@@ -49,7 +50,8 @@ class Room:
         Cancelled while waiting: nothing was taken.
 
         Raises:
-            QueueFullError: there was none for ``wait_seconds`` (None: for ever).
+            QueueFullError: there was none for ``wait_seconds`` (None: for ever), or there will
+                never be.
         """
         if self.take_nowait(count, size):
             return
@@ -72,18 +74,22 @@ class Room:
 
     def give_back(self, count: int, size: int) -> None:
         """What was taken is in the queue now, or will not come."""
-        self._add(-count, -size)
-        self.admit()
+        self._count -= count
+        self._size -= size
+        if self._line:
+            self.admit()
 
     def admit(self) -> None:
         """Let in those in line for whom there is room, first come, first served."""
         while self._line:
             waiter = next(iter(self._line))
-            if not self._fits(waiter.count, waiter.size):
-                return
+            # A bound may have been lowered meanwhile below what this one asks for.
+            if self._could_fit(waiter.count, waiter.size):
+                if not self._fits(waiter.count, waiter.size):
+                    return
+                self._add(waiter.count, waiter.size)
+                waiter.granted = True
             del self._line[waiter]
-            self._add(waiter.count, waiter.size)
-            waiter.granted = True
             waiter.event.set()
 
     def wake_all(self) -> None:

@@ -41,7 +41,7 @@ class _Lane(msgspec.Struct, array_like=True, frozen=True):
     number: int
     finished: list[tuple[int, int]]
     kept: list[int]
-    bytes: int
+    measured: int
     measured_to: int
 
 
@@ -54,6 +54,7 @@ class _Snapshot(msgspec.Struct, array_like=True, frozen=True):
     expired: int
     redelivered: int
     deleted_subscriptions: list[str]
+    required_acknowledgments: int
 
 
 def encode_snapshot(state: QueueState, events_end: int) -> bytes:
@@ -68,6 +69,7 @@ def encode_snapshot(state: QueueState, events_end: int) -> bytes:
             state.expired,
             state.redelivered,
             list(state.deleted_subscriptions),
+            state.required_acknowledgments,
         )
     )
 
@@ -92,12 +94,17 @@ def decode_snapshot(
     state.expired = found.expired
     state.redelivered = found.redelivered
     state.deleted_subscriptions = dict.fromkeys(found.deleted_subscriptions)
+    state.required_acknowledgments = found.required_acknowledgments
     return state, found.events_end
 
 
 def _encode_lane(lane: Lane) -> _Lane:
     return _Lane(
-        lane.number, list(lane.finished.ranges()), sorted(lane.kept), lane.bytes, lane.measured_to
+        lane.number,
+        list(lane.finished.ranges()),
+        sorted(lane.kept),
+        lane.measured,
+        lane.measured_to,
     )
 
 
@@ -106,7 +113,7 @@ def _decode_lane(lane: _Lane) -> Lane:
         lane.number,
         finished=IntervalSet(lane.finished),
         kept=set(lane.kept),
-        bytes=lane.bytes,
+        measured=lane.measured,
         measured_to=lane.measured_to,
     )
 

@@ -13,12 +13,14 @@ import heapq
 import itertools
 from collections.abc import Iterator, Sequence
 
+import msgspec
 from attrs import define, field
 
 from mpreg.queues.configuration import DeliveryGuarantee, QueueConfiguration
 from mpreg.queues.cursor import Cursor, Delivery, DeliveryState
 from mpreg.queues.intervals import IntervalSet, covered_at_least
 from mpreg.queues.records import (
+    Configured,
     DeadLettersRemoved,
     Died,
     Event,
@@ -36,7 +38,14 @@ from mpreg.queues.records import (
 )
 from mpreg.queues.topics import TopicPattern
 
-__all__ = ["DEFAULT_SUBSCRIPTION", "Lane", "QueueState", "SubscriptionState", "dead_letter_key"]
+__all__ = [
+    "DEFAULT_SUBSCRIPTION",
+    "Lane",
+    "Lease",
+    "QueueState",
+    "SubscriptionState",
+    "dead_letter_key",
+]
 
 DEFAULT_SUBSCRIPTION = "default"
 
@@ -60,27 +69,41 @@ class Lane:
     """Messages that nobody can ask for any more."""
     kept: set[int] = field(factory=set)
     """Offsets below ``first`` whose messages were copied out of the log."""
-    bytes: int = 0
-    """Of the messages below ``measured_to`` that are not finished."""
+    measured: int = 0
+    """The bytes of the messages below ``measured_to`` that are not finished."""
     measured_to: int = 0
+    _bytes_most: int = 0
+    """What all of them have at most, while they are measured again."""
 
     @property
     def size(self) -> int:
         """Messages that are not finished."""
         return self.end - self.finished.count()
 
+    @property
+    def is_measured(self) -> bool:
+        return self.measured_to >= self.end
+
+    @property
+    def bytes(self) -> int:
+        """Of the messages that are not finished: never less than they have."""
+        return self.measured if self.is_measured else max(self._bytes_most, self.measured)
+
     def append(self, count: int, size: int) -> None:
         """Messages were sent."""
-        if self.measured_to == self.end:
-            self.bytes += size
+        if self.is_measured:
+            self.measured += size
             self.measured_to += count
+        else:
+            self._bytes_most += size
         self.end += count
 
     def finish(self, offset: int, size: int) -> None:
         if offset not in self.finished:
             self.finished.add(offset)
+            self._bytes_most -= size
             if offset < self.measured_to:
-                self.bytes -= size
+                self.measured -= size
 
     def measure(self, offset: int, size: int) -> None:
         """Count one more message, in the order of the offsets; one that is counted is left."""
@@ -88,11 +111,12 @@ class Lane:
             return
         self.measured_to = offset + 1
         if offset not in self.finished:
-            self.bytes += size
+            self.measured += size
 
-    def forget_bytes(self, measured_to: int) -> None:
-        """What is above is to be measured again."""
-        self.bytes = 0
+    def forget_bytes(self, measured_to: int = 0) -> None:
+        """What is above is to be measured again; what is below is finished."""
+        self._bytes_most = self.bytes
+        self.measured = 0
         self.measured_to = measured_to
 
 
@@ -102,6 +126,8 @@ class SubscriptionState:
     pattern: TopicPattern | None = None
     cursors: dict[int, Cursor] = field(factory=dict)
     """By lane."""
+    deleting: bool = False
+    """Whether its deletion is being written: nothing more is written of its messages."""
     _deadlines: list[tuple[float, int, Delivery]] = field(factory=list)
     _clear_at: int = CLEAR_DEADLINES_AT
     """How many deadlines there are when those that do not count any more are thrown out."""
@@ -169,6 +195,8 @@ class SubscriptionState:
 @define(eq=False)
 class QueueState:
     configuration: QueueConfiguration
+    required_acknowledgments: int = field(init=False)
+    """For a quorum. As the events say: what was finished under an earlier configuration is."""
     lanes: dict[int, Lane] = field(factory=dict)
     """By priority; 0 is always there."""
     subscriptions: dict[str, SubscriptionState] = field(factory=dict)
@@ -181,6 +209,7 @@ class QueueState:
     redelivered: int = 0
 
     def __attrs_post_init__(self) -> None:
+        self.required_acknowledgments = self.configuration.required_acknowledgments
         self.lanes.setdefault(0, Lane(0))
         guarantee = self.configuration.delivery_guarantee
         if guarantee in (DeliveryGuarantee.AT_LEAST_ONCE, DeliveryGuarantee.FIRE_AND_FORGET):
@@ -203,6 +232,10 @@ class QueueState:
         if (lane := self.lanes.get(number)) is None:
             lane = self.lanes[number] = Lane(number)
         return lane
+
+    def has(self, subscription: SubscriptionState) -> bool:
+        """Whether it is still that of its name."""
+        return self.subscriptions.get(subscription.name) is subscription
 
     def is_exhausted(self, delivery: Delivery) -> bool:
         return delivery.attempt - delivery.forgiven >= self.configuration.max_deliveries
@@ -232,6 +265,8 @@ class QueueState:
                 self._delete_subscription(event)
             case Purged():
                 self._purge(event)
+            case Configured():
+                self._configure(event)
             case LaneOpened():
                 self.lane(event.lane)
             case Kept():
@@ -241,11 +276,12 @@ class QueueState:
 
     def _hand_out(self, event: HandedOut) -> None:
         subscription = self._subscribe(event.subscription)
-        for lane, offset, attempt, size in event.deliveries:
+        for lane, offset, attempt, forgiven, size in event.deliveries:
             delivery = subscription.cursor(lane).ensure(lane, offset)
             if delivery is not None:
-                self.redelivered += attempt - delivery.forgiven > 1
+                self.redelivered += attempt - forgiven > 1
                 delivery.attempt, delivery.size = attempt, size
+                delivery.forgiven = max(delivery.forgiven, forgiven)
                 subscription.cursor(lane).make_ready(delivery)
 
     def _settle(self, event: Settled) -> None:
@@ -270,9 +306,9 @@ class QueueState:
 
     def _release(self, event: Released) -> None:
         subscription = self._subscribe(event.subscription)
-        for place in event.places:
-            if (delivery := subscription.find(place)) is not None:
-                delivery.forgiven += 1
+        for lane, offset, forgiven in event.forgiven:
+            if (delivery := subscription.find((lane, offset))) is not None:
+                delivery.forgiven = max(delivery.forgiven, forgiven)
 
     def _bury(self, event: Died) -> None:
         lane, offset = event.place
@@ -286,7 +322,13 @@ class QueueState:
             lane.finished.add_range(0, end)
             lane.forget_bytes(end)
             for subscription in self.subscriptions.values():
-                subscription.cursor(number).finish_below(end)
+                subscription.cursor(number).finish_ranges([(0, end)])
+
+    def _configure(self, event: Configured) -> None:
+        before = self.required_acknowledgments
+        self.required_acknowledgments = event.required_acknowledgments
+        if self.required_acknowledgments < before:
+            self._count_again()
 
     # --- subscriptions ---
 
@@ -322,9 +364,9 @@ class QueueState:
         deleted[event.name] = None
         if len(deleted) > DELETED_SUBSCRIPTIONS_MAX:
             del deleted[next(iter(deleted))]
-        self.count_again()
+        self._count_again()
 
-    def count_again(self) -> None:
+    def _count_again(self) -> None:
         """Finish what is finished now that the subscriptions, or what is asked of them, changed.
 
         What was finished stays finished.
@@ -332,12 +374,12 @@ class QueueState:
         for lane in self.lanes.values():
             for start, stop in self._agreed(lane.number).ranges():
                 lane.finished.add_range(start, stop)
-            lane.forget_bytes(0)
+            lane.forget_bytes()
 
     def _agreed(self, lane: int) -> IntervalSet:
         cursors = [subscription.cursor(lane) for subscription in self.subscriptions.values()]
         if self.is_quorum:
-            needed = self.configuration.required_acknowledgments
+            needed = self.required_acknowledgments
             return covered_at_least(needed, [cursor.acknowledged for cursor in cursors])
         return covered_at_least(max(1, len(cursors)), [cursor.done for cursor in cursors])
 
@@ -367,9 +409,12 @@ class QueueState:
         if not self.subscriptions:
             # It is held for those to come.
             return False
+        if len(self.subscriptions) == 1 and not self.is_quorum:
+            # The one that has just finished it.
+            return True
         cursors = (subscription.cursor(lane) for subscription in self.subscriptions.values())
         if self.is_quorum:
-            needed = self.configuration.required_acknowledgments
+            needed = self.required_acknowledgments
             return sum(offset in cursor.acknowledged for cursor in cursors) >= needed
         return all(offset in cursor.done for cursor in cursors)
 
@@ -433,27 +478,40 @@ class QueueState:
         """
         lane = self.lane(number)
         lane.first, lane.end = first, end
+        gone = list(IntervalSet((one, one + 1) for one in lane.kept).missing(0, first))
         finished = lane.finished.count()
-        for start, stop in list(lane.finished.missing(0, first)):
-            for offset in range(start, stop):
-                if offset not in lane.kept:
-                    lane.finished.add(offset)
+        for start, stop in gone:
+            lane.finished.add_range(start, stop)
         if lane.finished.count() > finished:
             # They may be in the bytes of a snapshot.
-            lane.forget_bytes(0)
+            lane.forget_bytes()
         for subscription in self.subscriptions.values():
-            done = subscription.cursor(number).done
-            for start, stop in list(done.missing(0, first)):
-                for offset in range(start, stop):
-                    if offset not in lane.kept:
-                        subscription.cursor(number).finish(offset)
+            subscription.cursor(number).finish_ranges(gone)
 
     def lose_kept(self, place: Place) -> None:
         """A message that was to be kept is not there: it was finished before the restart."""
         lane = self.lane(place[0])
         lane.kept.discard(place[1])
         lane.finished.add(place[1])
-        lane.forget_bytes(0)
+        lane.forget_bytes()
+
+
+class Lease(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """A delivery as its holder has it: right for as long as nobody else has got the message."""
+
+    subscription: SubscriptionState
+    delivery: Delivery
+    attempt: int
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is right, and nothing is being written of it."""
+        delivery = self.delivery
+        return (
+            delivery.state is DeliveryState.LEASED
+            and delivery.attempt == self.attempt
+            and self.subscription.holds(delivery)
+        )
 
 
 def dead_letter_key(place: Place, subscription: str) -> str:

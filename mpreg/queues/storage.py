@@ -18,14 +18,14 @@ All of them are reserved names: no user's log or namespace can be one of them.
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Final
 
 import msgspec
 from attrs import define, field
 
-from mpreg.codec import encode_name
-from mpreg.errors import CorruptDataError, ValueTooLargeError
+from mpreg.codec import decode_name, encode_name
+from mpreg.errors import CorruptDataError, ValueTooLargeError, VersionConflictError
 from mpreg.persistence import (
     KeyValueStore,
     LogRecord,
@@ -37,11 +37,14 @@ from mpreg.persistence import (
 from mpreg.queues.configuration import StoredQueue
 from mpreg.queues.records import (
     DeadLetterRecord,
+    Event,
     MessageRecord,
     Place,
     decode_message,
     encode,
+    encode_letter,
 )
+from mpreg.queues.sizes import SizeLimits, batches
 from mpreg.queues.state import Lane
 
 __all__ = ["QueueStorage", "SharedStores", "checked_queue_name", "measure"]
@@ -54,7 +57,7 @@ QUEUE_NAME_BYTES_MAX: Final = 900
 READ_AHEAD_RECORDS: Final = 256
 READ_AHEAD_BYTES: Final = 1 << 20
 
-#: Records removed in one transaction, so that nobody's write waits long behind it.
+#: Keys removed in one transaction, so that nobody's write waits long behind it.
 REMOVED_PER_BATCH: Final = 2_048
 
 _KIND: Final = "queues"
@@ -75,6 +78,7 @@ class SharedStores:
     """The namespaces that all queues of a registry share."""
 
     registry: PersistenceRegistry
+    limits: SizeLimits = field(init=False)
     configurations: KeyValueStore = field(init=False)
     deleted: KeyValueStore = field(init=False)
     kept: KeyValueStore = field(init=False)
@@ -82,6 +86,7 @@ class SharedStores:
     deduplication: KeyValueStore = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.limits = SizeLimits.of(self.registry.config)
         stores = self.registry.reserved(_KIND)
         self.configurations = stores.key_value_store("configurations")
         self.deleted = stores.key_value_store("deleted")
@@ -101,8 +106,24 @@ class SharedStores:
                 f"not a configuration: {error}", None, f"queue {name!r}"
             ) from error
 
-    async def put(self, name: str, queue: StoredQueue) -> None:
-        await self.configurations.put(name, msgspec.json.encode(queue))
+    def put(self, name: str, queue: StoredQueue, transaction: Transaction) -> None:
+        encoded = msgspec.json.encode(queue)
+        self.configurations.put_nowait(name, encoded, transaction=transaction)
+
+    async def create(self, name: str, queue: StoredQueue, first: Event | None) -> bool:
+        """Make a queue, with its first event; False where there is one meanwhile."""
+        try:
+            async with self.registry.transaction() as transaction:
+                encoded = msgspec.json.encode(queue)
+                self.configurations.put_nowait(
+                    name, encoded, expected_version=0, transaction=transaction
+                )
+                if first is not None:
+                    events = QueueStorage(self, name, queue.incarnation).events
+                    events.append_nowait(encode(first), transaction=transaction)
+        except VersionConflictError:
+            return False
+        return True
 
     async def names(self) -> list[str]:
         return [
@@ -118,6 +139,18 @@ class SharedStores:
             self.configurations.delete_nowait(name, transaction=transaction)
             encoded = encode_name(name)
             self.deleted.put_nowait(queue.incarnation, encoded, transaction=transaction)
+
+    async def deleted_queues(self) -> list[tuple[str, str]]:
+        """(name, incarnation) of those of which something may be left."""
+        found = self.deleted.scan(on_damaged=lambda _: None)
+        return [(decode_name(entry.value), str(entry.key)) async for entry in found]
+
+    async def is_deleted(self, incarnation: str) -> bool:
+        return await self.deleted.get(incarnation) is not None
+
+    async def forget_deleted(self, incarnation: str) -> None:
+        """Nothing of it is left."""
+        await self.deleted.delete(incarnation)
 
 
 @define(eq=False)
@@ -148,6 +181,10 @@ class QueueStorage:
         return [
             stores.snapshot_store(f"{self.incarnation}/{slot}") for slot in range(SNAPSHOT_SLOTS)
         ]
+
+    @property
+    def limits(self) -> SizeLimits:
+        return self.shared.limits
 
     # --- messages ---
 
@@ -205,7 +242,9 @@ class QueueStorage:
 
     def put_dead_letter(self, key: str, letter: DeadLetterRecord, transaction: Transaction) -> None:
         self.shared.dead_letters.put_nowait(
-            self.key(key.encode()), encode(letter), transaction=transaction
+            self.key(key.encode()),
+            encode_letter(letter, self.limits.letter),
+            transaction=transaction,
         )
 
     def delete_dead_letter(self, key: str, transaction: Transaction) -> None:
@@ -229,31 +268,19 @@ class QueueStorage:
 
     # --- deleting ---
 
-    async def remove_everything(self, lanes: Iterable[int]) -> None:
-        """Give all space back, in steps. May be done again after having been interrupted."""
-        for number in lanes:
-            await _remove_log(self.lane(number))
+    async def remove_keys(self) -> None:
+        """Copies of messages, dead letters and ids."""
         for store in (self.shared.kept, self.shared.dead_letters, self.shared.deduplication):
             await self._remove_keys(store)
-        for snapshot in self.snapshots():
-            await snapshot.delete()
-        # The events late: they tell which lanes there are.
-        await _remove_log(self.events)
-        await self.shared.deleted.delete(self.incarnation)
 
     async def _remove_keys(self, store: KeyValueStore) -> None:
-        keys: list[str | bytes] = []
-        async for entry in store.scan(prefix=self._prefix, on_damaged=lambda _: None):
-            keys.append(entry.key)
-            if len(keys) == REMOVED_PER_BATCH:
-                await self._delete(store, keys)
-                keys.clear()
-        await self._delete(store, keys)
-
-    async def _delete(self, store: KeyValueStore, keys: list[str | bytes]) -> None:
-        async with self.shared.registry.transaction() as transaction:
-            for key in keys:
-                store.delete_nowait(key, transaction=transaction)
+        # Only the keys are kept in memory, and nothing is read while it is changed.
+        found = store.scan(prefix=self._prefix, on_damaged=lambda _: None)
+        keys = [entry.key async for entry in found]
+        for some in batches(keys, len, count_max=REMOVED_PER_BATCH, bytes_max=self.limits.batch):
+            async with self.shared.registry.transaction() as transaction:
+                for key in some:
+                    store.delete_nowait(key, transaction=transaction)
 
     # --- names ---
 
@@ -286,13 +313,6 @@ async def measure(storage: QueueStorage, lane: Lane) -> None:
 async def _size_of_kept(storage: QueueStorage, lane: Lane, offset: int) -> int:
     found = await storage.read_kept(lane.number, offset)
     return found[1] if isinstance(found, tuple) else 0
-
-
-async def _remove_log(log: LogStore) -> None:
-    first, end = await log.first_offset(), await log.next_offset()
-    while end - first > REMOVED_PER_BATCH:
-        first = await log.truncate_before(first + REMOVED_PER_BATCH)
-    await log.delete()
 
 
 def _missing(

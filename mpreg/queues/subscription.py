@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Final
 
 import anyio
@@ -12,7 +12,10 @@ from attrs import define, field
 from mpreg.errors import InvalidArgumentError, QueueNotFoundError
 from mpreg.queues.consumer import Consumer
 from mpreg.queues.core import HandOut, QueueCore
+from mpreg.queues.cursor import Delivery
+from mpreg.queues.line import Line
 from mpreg.queues.message import Message, checked_seconds
+from mpreg.queues.records import MessageRecord
 from mpreg.queues.state import SubscriptionState
 from mpreg.queues.statistics import SubscriptionStatistics, count_subscription
 
@@ -20,16 +23,8 @@ __all__ = ["RECEIVE_MESSAGES_MAX", "Subscription"]
 
 RECEIVE_MESSAGES_MAX: Final = 10_000
 
-
-@define(eq=False)
-class _Waiter:
-    """Somebody who waits for messages."""
-
-    count: int
-    """How many it takes at most."""
-    announced: int = 0
-    """How many it was woken for."""
-    event: anyio.Event = field(factory=anyio.Event)
+#: Messages handed out to others in line in the write of the one that was called.
+SERVED_MAX: Final = 1_024
 
 
 @define(eq=False)
@@ -41,13 +36,11 @@ class Subscription:
 
     _core: QueueCore
     name: str
-    _line: OrderedDict[_Waiter, None] = field(factory=OrderedDict)
-    """Those who wait for messages, the first come first."""
-    _woken: _Waiter | None = None
-    """The last one that was woken, until it runs."""
+    _state: SubscriptionState
+    _line: Line = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._core.on_messages(self.name, self._wake)
+        self._line = self._core.lines[self.name] = Line(self._core.abandon)
 
     async def receive(self, wait_seconds: float | None = None) -> Message | None:
         """The next message; None where there was none for ``wait_seconds``. None waits for ever.
@@ -74,7 +67,7 @@ class Subscription:
         _check_count("messages_max", messages_max)
         if wait_seconds is not None:
             checked_seconds("wait_seconds", wait_seconds)
-        return await self.take(messages_max, wait_seconds, held=False)
+        return await self._take(messages_max, wait_seconds, held=False)
 
     def consume(self, prefetch: int = 1) -> Consumer:
         """An async iterator over the messages, without end::
@@ -96,112 +89,111 @@ class Subscription:
 
     def statistics(self) -> SubscriptionStatistics:
         """Counts as they are now."""
-        return count_subscription(self._core.state, self._state)
+        self._core.inbox.empty()
+        return count_subscription(self._core.state, self._checked_state())
+
+    def _end(self) -> None:
+        """It was deleted: nothing will ever come, also where another one gets its name."""
+        if self._core.lines.get(self.name) is self._line:
+            del self._core.lines[self.name]
+        self._line.call_all()
 
     # --- taking messages ---
 
-    @property
-    def _state(self) -> SubscriptionState:
-        state = self._core.state.subscriptions.get(self.name)
-        if state is None:
+    def _checked_state(self) -> SubscriptionState:
+        state = self._state
+        if not self._core.state.has(state):
             raise QueueNotFoundError(
-                f"queue {self._core.name!r} has no subscription {self.name!r} any more"
+                f"subscription {self.name!r} of queue {self._core.name!r} was deleted"
             )
         return state
 
-    async def take(self, count: int, wait_seconds: float | None, *, held: bool) -> list[Message]:
+    async def _take(self, count: int, wait_seconds: float | None, *, held: bool) -> list[Message]:
         """Messages with their leases, ``held`` ones until they are told to end."""
         core = self._core
         deadline = None if wait_seconds is None else anyio.current_time() + wait_seconds
+        is_first = False
         while True:
-            core.check_open()
+            core.raise_failure()
             try:
-                messages = await self._try_to_take(count, held=held)
+                messages = await self._try_to_take(count, held=held, is_first=is_first)
             except BaseException:
-                # Perhaps it was woken for messages that it does not take: somebody else may.
-                self._wake(1)
+                # Perhaps it was called for messages that it does not take: somebody else may.
+                self._line.call_first()
                 raise
             if messages:
                 return messages
-            if deadline is None:
-                await self._wait(count)
-            else:
-                with anyio.move_on_at(deadline) as scope:
-                    await self._wait(count)
-                if scope.cancelled_caught:
-                    return []
+            waiter = await self._line.wait(count, deadline, held=held, front=is_first)
+            if waiter.is_over:
+                return []
+            if waiter.committed:
+                assert waiter.served is not None
+                return self._messages(waiter.served)
+            # Called, or what it was served did not come to be: it looks itself.
+            is_first = True
 
-    async def _try_to_take(self, count: int, *, held: bool) -> list[Message]:
-        core = self._core
+    async def _try_to_take(self, count: int, *, held: bool, is_first: bool) -> list[Message]:
+        """Those that are there now, also for the others in line, before or after itself."""
+        core, line = self._core, self._line
+        places_max = core.storage.limits.places // 2
+        count = min(count, places_max)
         if not core.stored:
             # Before anything is taken, because it could not be given back.
             await anyio.lowlevel.checkpoint()
-            core.check_open()
+            core.raise_failure()
         while True:
-            state = self._state
-            choice = core.choose(state, count)
+            state = self._checked_state()
+            if state.deleting or core.deleting:
+                # It will be known soon whether there is anything to be had.
+                return []
+            others = min(line.wanted, SERVED_MAX, places_max - count) if core.stored else 0
+            wanted = count + others
+            choice = core.choose(state, wanted)
             if choice.deliveries or choice.unread is None:
                 break
             await core.read(choice.unread)
-            core.check_open()
+            core.raise_failure()
         if not choice.deliveries:
             return []
-        is_all = len(choice.deliveries) < count and choice.unread is None
-        if not is_all and self._line and core.has_more(state):
-            # More than this one takes.
-            self._wake(1)
-        hand_out = HandOut(state, choice.deliveries, held)
         if not core.stored:
-            core.hand_out_from_memory(hand_out)
+            own = HandOut(state, choice.deliveries, held)
+            core.hand_out_from_memory(own)
+            if core.has_more(state):
+                line.call_first()
+            return self._messages(own)
+        split = count if is_first else others
+        first, second = choice.deliveries[:split], choice.deliveries[split:]
+        mine, theirs = (first, second) if is_first else (second, first)
+        own, served = HandOut(state, mine, held), list(self._serve(state, theirs))
+        is_all = len(choice.deliveries) < wanted and choice.unread is None
+        if not is_all and line.wanted and core.has_more(state):
+            line.call_first()
+        await core.hand_out(own, served)
+        return self._messages(own)
+
+    def _serve(
+        self, state: SubscriptionState, deliveries: list[tuple[Delivery, MessageRecord]]
+    ) -> Iterator[HandOut]:
+        """Give them to those in line, who take as many together, the first one first."""
+        while deliveries:
+            waiter = self._line.pop()
+            assert waiter is not None
+            hand_out = HandOut(state, deliveries[: waiter.count], waiter.held)
+            deliveries = deliveries[waiter.count :]
+            waiter.serve(hand_out)
+            yield hand_out
+
+    def _messages(self, hand_out: HandOut) -> list[Message]:
+        core = self._core
+        if not core.stored:
             return [
                 Message(core, record, None, delivery.lane, self.name)
-                for delivery, record in choice.deliveries
+                for delivery, record in hand_out.deliveries
             ]
-        await core.hand_out(hand_out)
         return [
             Message(core, record, lease, lease.delivery.lane, self.name)
-            for lease, (_, record) in zip(core.leases(hand_out), choice.deliveries, strict=True)
+            for lease, (_, record) in zip(core.leases(hand_out), hand_out.deliveries, strict=True)
         ]
-
-    # --- waiting ---
-
-    async def _wait(self, count: int) -> None:
-        """Return when there may be messages for this one."""
-        waiter = _Waiter(count)
-        self._line[waiter] = None
-        try:
-            await waiter.event.wait()
-        except BaseException:
-            if waiter in self._line:
-                del self._line[waiter]
-            else:
-                # Woken for messages that it will not take: somebody else may.
-                self._forget(waiter)
-                self._wake(waiter.announced)
-            raise
-        self._forget(waiter)
-
-    def _wake(self, messages: int) -> None:
-        """Wake as many as can take so many messages, the first come first.
-
-        Messages that come while one is woken, and has not run yet, are for that one, too, as far
-        as it takes them: so those who take many at a time do so.
-        """
-        while messages > 0:
-            waiter = self._woken
-            if waiter is None or waiter.announced >= waiter.count:
-                if not self._line:
-                    return
-                waiter, _ = self._line.popitem(last=False)
-                waiter.event.set()
-                self._woken = waiter
-            announced = min(messages, waiter.count - waiter.announced)
-            waiter.announced += announced
-            messages -= announced
-
-    def _forget(self, waiter: _Waiter) -> None:
-        if self._woken is waiter:
-            self._woken = None
 
     def __repr__(self) -> str:
         return f"<Subscription {self.name!r} of queue {self._core.name!r}>"

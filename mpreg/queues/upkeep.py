@@ -7,25 +7,42 @@ next time, or after the next start.
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Final
 
 import anyio
 
+from mpreg.errors import (
+    CommitUnknownError,
+    LeaseLostError,
+    MpregError,
+    QueueDeletedError,
+    ReaderStoppedError,
+    WriterStoppedError,
+)
 from mpreg.persistence import SnapshotStore
 from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.core import SNAPSHOT_AFTER_CHANGES, QueueCore
 from mpreg.queues.core import log as logger
 from mpreg.queues.cursor import Delivery, DeliveryState
-from mpreg.queues.records import DeadLettersRemoved, Kept, MessageRecord, Released
+from mpreg.queues.records import (
+    DeadLettersRemoved,
+    Kept,
+    MessageRecord,
+    Place,
+    Released,
+    encode,
+)
 from mpreg.queues.selection import UNREAD
+from mpreg.queues.sizes import batches
 from mpreg.queues.snapshot import encode_snapshot
 from mpreg.queues.state import Lane, SubscriptionState
 from mpreg.queues.truncation import Truncation, plan_truncation
 
-__all__ = ["Saved", "keep_up", "next_due", "save"]
+__all__ = ["ENDING", "Saved", "keep_up", "next_due", "save", "write_released"]
 
-#: A sweep after this many sends with a ``deduplication_id``, so that the window's ids do not
-#: outgrow their time by more than a few hundred.
+#: Ids that are out of their window, removed in one step.
 SWEPT_PER_UPKEEP = 1_024
 
 #: Dead letters dropped in one transaction.
@@ -36,6 +53,10 @@ COPIED_BYTES_MAX = 8 << 20
 
 #: The least time between two sweeps for messages that have expired.
 SWEEP_SECONDS_MIN = 1.0
+
+
+#: After these there is nothing more to be done, and nothing to be tried again.
+ENDING: Final = (WriterStoppedError, ReaderStoppedError, CommitUnknownError, QueueDeletedError)
 
 
 class Saved:
@@ -58,27 +79,35 @@ class Saved:
         return None if None in self.ends else min(end for end in self.ends if end is not None)
 
 
-async def keep_up(core: QueueCore, saved: Saved) -> None:
-    """Do what there is to do.
+async def keep_up(core: QueueCore, saved: Saved) -> list[MpregError]:
+    """Do what there is to do; return what has failed, to be asked for again. One step that fails
+    does not keep the others from being made.
 
-    Raises what the stores raise; what was not done is to be asked for again.
+    Raises:
+        WriterStoppedError, ReaderStoppedError, CommitUnknownError: the registry is closing.
+        QueueDeletedError: nothing is to be done any more.
     """
     core.dirty = False
-    await _sweep(core)
-    if not core.configuration.is_stored:
-        return
-    await _write_released(core)
-    await _bury(core)
-    await _drop_dead_letters(core)
-    await _drop_kept(core)
-    if any(lane.measured_to < lane.end for lane in core.state.lanes.values()):
-        await core.measure()
-    if core.changes >= SNAPSHOT_AFTER_CHANGES:
-        await save(core, saved)
-    for lane in list(core.state.lanes.values()):
-        while (truncation := plan_truncation(lane)) is not None:
-            if not await _truncate(core, lane, truncation):
-                break
+    steps: list[Callable[[], Awaitable[None]]] = [partial(_sweep, core)]
+    if core.stored:
+        steps += [
+            partial(write_released, core),
+            partial(_bury, core),
+            partial(_drop_dead_letters, core),
+            partial(_drop_kept, core),
+            partial(_measure, core),
+            partial(_save_if_worth_it, core, saved),
+            partial(_give_space_back, core),
+        ]
+    failures: list[MpregError] = []
+    for step in steps:
+        try:
+            await step()
+        except ENDING:
+            raise
+        except MpregError as error:
+            failures.append(error)
+    return failures
 
 
 def next_due(core: QueueCore) -> float:
@@ -95,24 +124,65 @@ def next_due(core: QueueCore) -> float:
 # --- deliveries ---
 
 
-async def _write_released(core: QueueCore) -> None:
-    released, core.released = core.released, []
-    by_subscription: dict[str, list[tuple[int, int]]] = {}
-    for name, place in released:
+async def write_released(core: QueueCore) -> None:
+    """Note what was given back unseen."""
+    by_subscription: dict[str, list[Place]] = {}
+    for name, place in core.released:
         by_subscription.setdefault(name, []).append(place)
     for name, places in by_subscription.items():
-        async with core.registry.transaction() as transaction:
-            core.begin_noting(name, places)
-            noted = partial(core.end_noting, name, places)
-            core.write(Released(name, places), transaction, noted, known=True)
+        for some in batches(
+            places, lambda _: 0, count_max=core.storage.limits.places, bytes_max=1 << 30
+        ):
+            await _write_released_of(core, name, some)
+
+
+async def _write_released_of(core: QueueCore, name: str, places: list[Place]) -> None:
+    noted = [(name, place) for place in places if (name, place) in core.released]
+    for one in noted:
+        del core.released[one]
+    subscription = core.state.subscriptions.get(name)
+    if subscription is None or subscription.deleting:
+        return
+    forgiven = [
+        (*place, delivery.forgiven)
+        for _, place in noted
+        if (delivery := subscription.find(place)) is not None
+    ]
+    if not forgiven:
+        return
+
+    def then(committed: bool) -> None:
+        if not committed:
+            core.released.update(dict.fromkeys(noted))
+
+    async with core.registry.transaction() as transaction:
+        core.write(Released(name, forgiven), transaction, then)
 
 
 async def _bury(core: QueueCore) -> None:
-    while core.dying:
-        subscription, delivery = core.dying[-1]
-        if delivery.state is DeliveryState.DYING and subscription.holds(delivery):
-            await _let_die(core, subscription, delivery)
-        core.dying.remove((subscription, delivery))
+    failed: list[tuple[SubscriptionState, Delivery]] = []
+    failure: MpregError | None = None
+    try:
+        while core.dying:
+            subscription, delivery = dying = core.dying.pop()
+            # Taken back where it is not known to be buried, also by a cancellation.
+            failed.append(dying)
+            try:
+                if delivery.state is DeliveryState.DYING and subscription.holds(delivery):
+                    await _let_die(core, subscription, delivery)
+            except ENDING:
+                raise
+            except LeaseLostError:
+                # Its subscription was deleted meanwhile.
+                failed.pop()
+            except MpregError as error:
+                failure = error
+            else:
+                failed.pop()
+    finally:
+        core.dying += failed
+    if failure is not None:
+        raise failure
 
 
 async def _let_die(core: QueueCore, subscription: SubscriptionState, delivery: Delivery) -> None:
@@ -128,6 +198,7 @@ async def _let_die(core: QueueCore, subscription: SubscriptionState, delivery: D
         reason = f"used up its {core.configuration.max_deliveries} deliveries"
         delivery.reason = delivery.reason or "its lease ran out"
     async with core.registry.transaction() as transaction:
+        core.require_subscription(subscription, transaction)
         died = core.let_die(subscription, delivery, record, reason, transaction)
         core.write(died, transaction, lambda _: core.room.admit())
     logger.warning(
@@ -143,12 +214,18 @@ async def _let_die(core: QueueCore, subscription: SubscriptionState, delivery: D
 
 
 async def _drop_dead_letters(core: QueueCore) -> None:
-    while drop := _superfluous(core.state.dead, core.configuration, core.wall()):
+    while superfluous := _superfluous(core.state.dead, core.configuration, core.wall()):
+        bytes_max = core.storage.limits.keys
+        drop = next(batches(superfluous, _size, count_max=DROPPED_PER_BATCH, bytes_max=bytes_max))
         async with core.registry.transaction() as transaction:
             for key in drop:
                 core.storage.delete_dead_letter(key, transaction)
             core.write(DeadLettersRemoved(drop), transaction)
         logger.warning("queue %r: %d dead letters dropped", core.name, len(drop))
+
+
+def _size(key: str) -> int:
+    return len(key.encode())
 
 
 def _superfluous(dead: dict[str, float], limits: QueueConfiguration, wall: float) -> list[str]:
@@ -171,15 +248,21 @@ def _superfluous(dead: dict[str, float], limits: QueueConfiguration, wall: float
 
 async def _sweep(core: QueueCore) -> None:
     """Drop expired messages from the front, and ids whose window is over."""
-    if core.deduplicated:
-        core.deduplicated = 0
-        while await core.storage.shared.deduplication.sweep_expired(SWEPT_PER_UPKEEP) == (
-            SWEPT_PER_UPKEEP
-        ):
+    if sent := core.deduplicated:
+        deduplication = core.storage.shared.deduplication
+        while await deduplication.sweep_expired(SWEPT_PER_UPKEEP) == SWEPT_PER_UPKEEP:
             pass
-    if not core.sweeping:
-        return
-    core.sweeping = False
+        core.deduplicated -= sent
+    if core.sweeping:
+        core.sweeping = False
+        try:
+            await _sweep_messages(core)
+        except BaseException:
+            core.sweeping = True
+            raise
+
+
+async def _sweep_messages(core: QueueCore) -> None:
     subscriptions: list[SubscriptionState | None] = list(core.state.subscriptions.values())
     if core.state.is_quorum or not subscriptions:
         # What no subscription will come to (again), and no quorum has agreed on.
@@ -218,7 +301,8 @@ async def _sweep_lane(core: QueueCore, subscription: SubscriptionState | None, l
 def _first_unfinished(subscription: SubscriptionState | None, lane: Lane) -> int | None:
     if subscription is not None:
         return subscription.cursor(lane.number).candidate(lane.end)
-    offset = lane.finished.first_missing(lane.first)
+    # From the very first on: what was copied out of the log is below its first offset.
+    offset = lane.finished.first_missing()
     return offset if offset < lane.end else None
 
 
@@ -228,45 +312,53 @@ def _first_unfinished(subscription: SubscriptionState | None, lane: Lane) -> int
 async def _drop_kept(core: QueueCore) -> None:
     for lane in list(core.state.lanes.values()):
         finished = [offset for offset in lane.kept if offset in lane.finished]
-        for start in range(0, len(finished), DROPPED_PER_BATCH):
-            dropped = finished[start : start + DROPPED_PER_BATCH]
+        bytes_max = core.storage.limits.batch
+        for dropped in batches(
+            finished, lambda _: 0, count_max=DROPPED_PER_BATCH, bytes_max=bytes_max
+        ):
             async with core.registry.transaction() as transaction:
                 for offset in dropped:
                     core.storage.drop_kept((lane.number, offset), transaction)
             lane.kept.difference_update(dropped)
 
 
+async def _measure(core: QueueCore) -> None:
+    if not all(lane.is_measured for lane in core.state.lanes.values()):
+        await core.measure()
+
+
+async def _save_if_worth_it(core: QueueCore, saved: Saved) -> None:
+    if core.changes >= SNAPSHOT_AFTER_CHANGES:
+        await save(core, saved)
+
+
+async def _give_space_back(core: QueueCore) -> None:
+    for lane in list(core.state.lanes.values()):
+        while (truncation := plan_truncation(lane)) is not None:
+            if not await _truncate(core, lane, truncation):
+                break
+
+
 async def save(core: QueueCore, saved: Saved) -> None:
     """Save the state, and drop the events that are not needed any more."""
-    # What the snapshot knows must not be written after it.
-    core.released.clear()
+    # The snapshot knows it.
+    released, core.released = core.released, {}
     changes, end = core.changes, core.events_end
-    data = _encode(core, end)
+    data = encode_snapshot(core.state, end)
     slot = saved.oldest
     # While it is being replaced it is nothing to rely on.
     saved.ends[slot] = None
-    await saved.slots[slot].save(data)
+    try:
+        await saved.slots[slot].save(data)
+    except BaseException:
+        core.released |= released
+        raise
     saved.ends[slot] = end
     saved.newest = slot
     core.changes -= changes
     needed_from = saved.events_needed_from
     if needed_from is not None:
         await _truncate_events(core, needed_from)
-
-
-def _encode(core: QueueCore, end: int) -> bytes:
-    """The state after all events below ``end``, without what is known of later ones already."""
-    known = []
-    for (name, place), count in core.noting.items():
-        subscription = core.state.subscriptions.get(name)
-        if subscription is not None and (delivery := subscription.find(place)) is not None:
-            delivery.forgiven -= count
-            known.append((delivery, count))
-    try:
-        return encode_snapshot(core.state, end)
-    finally:
-        for delivery, count in known:
-            delivery.forgiven += count
 
 
 async def _truncate_events(core: QueueCore, before: int) -> None:
@@ -287,8 +379,8 @@ async def _truncate(core: QueueCore, lane: Lane, truncation: Truncation) -> bool
             # Damaged. It stays where it is until a consumer comes to it and it is set aside.
             before = offset
             break
-        size += len(record.payload)
-        if size > COPIED_BYTES_MAX and keep:
+        size += len(encode(record))
+        if size > min(COPIED_BYTES_MAX, core.storage.limits.batch) and keep:
             before = offset
             break
         keep[offset] = record

@@ -364,3 +364,60 @@ async def test_statistics_count_what_was_sent() -> None:
     assert (statistics.depth, statistics.bytes, statistics.sent) == (1, 5, 2)
     box.drain()
     box.dispose()
+
+
+async def test_the_last_message_may_grow_until_it_is_taken() -> None:
+    box = mailbox(bytes_max=10)
+    first, last = Note("first", 2), Note("last", 3)
+    assert not box.grow(first, 1)
+    box.send_nowait(first)
+    box.send_nowait(last)
+    assert box.last is last
+    assert not box.grow(first, 1)
+    assert box.grow(last, 4)
+    last.size_bytes += 4
+    assert box.statistics().bytes == 9
+    # There is no room for more than that.
+    assert not box.grow(last, 2)
+    assert box.receive_nowait() is first
+    assert await box.receive_many(messages_max=5, bytes_max=100) == [last]
+    assert not box.grow(last, 1)
+    assert box.statistics().bytes == 0
+    assert box.statistics().depth == 0
+    box.dispose()
+
+
+async def test_nothing_grows_while_others_wait_for_room_or_the_mailbox_is_closed() -> None:
+    box = mailbox(messages_max=1)
+    note = Note("note")
+    box.send_nowait(note)
+    async with anyio.create_task_group() as task_group:
+        senders = Senders(box, task_group)
+        await senders.send("waits")
+        assert not box.grow(note, 1)
+        await senders.cancel("waits")
+    assert box.grow(note, 1)
+    note.size_bytes += 1
+    box.close()
+    assert not box.grow(note, 1)
+    assert box.drain() == [note]
+    assert box.statistics().bytes == 0
+    box.dispose()
+
+
+async def test_a_message_on_its_way_to_who_waits_for_it_may_still_grow() -> None:
+    box = mailbox()
+    note = Note("note")
+    async with anyio.create_task_group() as task_group:
+
+        async def receive() -> None:
+            assert await box.receive() is note
+
+        task_group.start_soon(receive)
+        await anyio.wait_all_tasks_blocked()
+        box.send_nowait(note)
+        assert box.grow(note, 5)
+        note.size_bytes += 5
+    assert box.last is None
+    assert box.statistics().bytes == 0
+    box.dispose()

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from functools import partial
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 import sniffio
 import trio
 import trio.testing
 
 from mpreg.actors import Ack
-from mpreg.actors.parking import NewPlace, new_place, place_maker
+from mpreg.actors.parking import (
+    NewPlace,
+    call_soon_from_anywhere,
+    is_being_cancelled,
+    new_place,
+    place_maker,
+)
 from mpreg.testing import Simulation
 
 pytestmark = pytest.mark.anyio
@@ -286,3 +294,128 @@ def test_a_crash_ends_whoever_waits() -> None:
     assert simulation.crashed
     assert waiters[0].ended
     assert waits_on(waiters[0].ack) == 0
+
+
+# --- calls from anywhere ---
+
+
+async def test_what_is_called_from_anywhere_is_called_in_the_event_loop_and_in_order() -> None:
+    call_soon = call_soon_from_anywhere()
+    called: list[tuple[int, int]] = []
+    done = anyio.Event()
+
+    def ask(number: int) -> None:
+        call_soon(lambda: called.append((number, threading.get_ident())))
+
+    ask(0)
+    assert called == [], "in the next turn, not at once"
+    await anyio.to_thread.run_sync(ask, 1)
+    await anyio.to_thread.run_sync(call_soon, done.set)
+    with anyio.fail_after(20):
+        await done.wait()
+    here = threading.get_ident()
+    assert called == [(0, here), (1, here)]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_when_the_event_loop_has_ended_nothing_is_called_any_more(backend: str) -> None:
+    called: list[int] = []
+
+    async def main() -> Callable[[Callable[[], None]], None]:
+        return call_soon_from_anywhere()
+
+    call_soon = anyio.run(main, backend=backend)
+    call_soon(lambda: called.append(1))
+    thread = threading.Thread(target=call_soon, args=(lambda: called.append(2),))
+    thread.start()
+    thread.join()
+    assert called == []
+
+
+def test_an_event_loop_that_ends_between_two_looks_at_it_is_no_error() -> None:
+    class Closing(asyncio.SelectorEventLoop):
+        """It says that it is open, and then is not."""
+
+        lies = False
+
+        def is_closed(self) -> bool:
+            return super().is_closed() and not self.lies
+
+    async def main() -> Callable[[Callable[[], None]], None]:
+        return call_soon_from_anywhere()
+
+    loop = Closing()
+    call_soon = loop.run_until_complete(main())
+    loop.close()
+    loop.lies = True
+    call_soon(lambda: None)
+    loop.lies = False
+
+
+# --- who is being cancelled ---
+
+
+async def test_a_task_whose_scope_is_cancelled_is_being_cancelled() -> None:
+    assert not is_being_cancelled()
+    with anyio.CancelScope() as scope:
+        assert not is_being_cancelled()
+        scope.cancel()
+        assert is_being_cancelled()
+        with anyio.CancelScope(shield=True):
+            assert not is_being_cancelled()
+        with pytest.raises(anyio.get_cancelled_exc_class()):
+            await anyio.lowlevel.checkpoint()
+        assert is_being_cancelled()
+    assert not is_being_cancelled()
+
+
+async def test_a_deadline_is_not_yet_a_cancellation() -> None:
+    with anyio.move_on_after(1_000.0):
+        assert not is_being_cancelled()
+
+
+def test_a_task_that_asyncio_cancels_by_itself_is_being_cancelled() -> None:
+    found: list[bool] = []
+
+    async def work() -> None:
+        found.append(is_being_cancelled())
+        try:
+            await asyncio.sleep(1_000)
+        finally:
+            found.append(is_being_cancelled())
+
+    async def main() -> None:
+        task = asyncio.ensure_future(work())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        found.append(is_being_cancelled())
+
+    asyncio.run(main())
+    assert found == [False, True, False]
+
+
+async def test_where_no_task_runs_nobody_is_being_cancelled() -> None:
+    found: list[bool] = []
+    done = anyio.Event()
+
+    def look() -> None:
+        found.append(is_being_cancelled())
+        done.set()
+
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        call_soon_from_anywhere()(look)
+    await done.wait()
+    with anyio.fail_after(20):
+        while len(found) < 2:
+            await anyio.lowlevel.checkpoint()
+    assert found == [False, False]
+
+
+def test_without_an_event_loop_nobody_is_being_cancelled() -> None:
+    assert not is_being_cancelled()

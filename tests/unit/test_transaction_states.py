@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mpreg.clock import SystemClock
@@ -189,3 +190,123 @@ async def test_a_writer_that_is_gone_is_told_by_the_block(
     with pytest.raises(TransactionStateError) as caught:
         await ack
     assert isinstance(caught.value.__cause__, WriterStoppedError)
+
+
+# --- conditions ---
+
+
+async def test_where_a_condition_does_not_hold_nothing_is_sent(
+    gateway: StoreGateway, store: KeyValueStore
+) -> None:
+    told: list[bool] = []
+
+    def refuse() -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):  # noqa: PT012
+        async with begin(gateway) as transaction:
+            transaction.on_settled(told.append)
+            transaction.require(refuse)
+            ack = store.put_nowait("a", b"1", transaction=transaction)
+            assert told == []
+    assert gateway.writes.statistics().sent == 0
+    assert told == [False]
+    with pytest.raises(TransactionStateError, match="nothing was written") as caught:
+        await ack
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(TransactionStateError, match="ended without being sent"):
+        store.put_nowait("b", b"1", transaction=transaction)
+
+
+async def test_conditions_are_looked_at_in_their_order_and_right_before_the_batch_is_sent(
+    gateway: StoreGateway, store: KeyValueStore
+) -> None:
+    seen: list[tuple[str, bool, int]] = []
+
+    def condition(name: str) -> None:
+        seen.append((name, transaction.is_open, gateway.writes.statistics().sent))
+
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(answer_one, gateway)
+        async with begin(gateway) as transaction:
+            transaction.require(lambda: condition("first"))
+            store.put_nowait("a", b"1", transaction=transaction)
+            transaction.require(lambda: condition("second"))
+            await anyio.lowlevel.checkpoint()
+            assert seen == []
+    assert seen == [("first", True, 0), ("second", True, 0)]
+    assert gateway.writes.statistics().sent == 1
+
+
+async def test_the_first_condition_that_does_not_hold_is_the_last_one_looked_at(
+    gateway: StoreGateway, store: KeyValueStore
+) -> None:
+    seen: list[int] = []
+
+    def refuse(number: int) -> None:
+        seen.append(number)
+        raise KeyError(number)
+
+    with pytest.raises(KeyError, match="1"):  # noqa: PT012
+        async with begin(gateway) as transaction:
+            store.put_nowait("a", b"1", transaction=transaction)
+            transaction.require(lambda: seen.append(0))
+            transaction.require(lambda: refuse(1))
+            transaction.require(lambda: refuse(2))
+    assert seen == [0, 1]
+
+
+async def test_between_a_condition_and_the_sending_no_other_task_runs(
+    gateway: StoreGateway, store: KeyValueStore
+) -> None:
+    """Else what it has found out may be wrong by then."""
+    events: list[str] = []
+
+    async def others() -> None:
+        while gateway.writes.statistics().sent == 0:
+            events.append("another task")
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(others)
+        task_group.start_soon(answer_one, gateway)
+        async with begin(gateway) as transaction:
+            store.put_nowait("a", b"1", transaction=transaction)
+            while not events:
+                await anyio.lowlevel.checkpoint()
+            transaction.require(lambda: events.append("condition"))
+    assert "another task" in events
+    assert events[-1] == "condition"
+
+
+async def test_a_condition_for_a_block_that_sends_nothing_is_not_looked_at(
+    gateway: StoreGateway, store: KeyValueStore
+) -> None:
+    def refuse() -> None:
+        raise AssertionError("looked at")
+
+    async with begin(gateway) as transaction:
+        transaction.require(refuse)
+    with pytest.raises(KeyError):  # noqa: PT012
+        async with begin(gateway) as transaction:
+            store.put_nowait("a", b"1", transaction=transaction)
+            transaction.require(refuse)
+            raise KeyError
+    assert gateway.writes.statistics().sent == 0
+
+
+async def test_a_condition_outside_the_block_is_refused(
+    gateway: StoreGateway, store: KeyValueStore
+) -> None:
+    def refuse() -> None:
+        raise AssertionError("looked at")
+
+    new = begin(gateway)
+    with pytest.raises(TransactionStateError, match="not entered"):
+        new.require(refuse)
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(answer_one, gateway)
+        async with new as transaction:
+            store.put_nowait("a", b"1", transaction=transaction)
+    with pytest.raises(TransactionStateError, match="is sent"):
+        transaction.require(refuse)

@@ -499,9 +499,7 @@ async def test_a_deletion_cancelled_while_it_is_written_is_one_and_is_completed(
         with anyio.fail_after(20), pytest.raises(QueueDeletedError):  # noqa: PT012
             while True:
                 await jobs.receive_many(1_000)
-        await queues.delete_queue("other")
-        await queues.create_queue("other")
-        assert stored(data_dir) == empty
+        await until(lambda: stored(data_dir) == empty)
 
 
 async def test_a_deletion_interrupted_by_a_crash_is_completed_by_the_next_process(
@@ -525,21 +523,37 @@ async def test_a_deletion_interrupted_by_a_crash_is_completed_by_the_next_proces
             with pytest.raises(QueueNotFoundError):
                 await queues.get_queue("jobs")
             await queues.get_queue("other")
-            assert stored(copy) == empty
+            await until(lambda copy=copy: stored(copy) == empty)  # type: ignore[misc]
             jobs = await queues.create_queue("jobs")
             assert await jobs.receive(wait_seconds=0) is None
 
 
-async def test_what_a_transaction_sends_to_a_queue_deleted_meanwhile_does_not_come_back(
+async def test_a_transaction_that_sends_to_a_queue_deleted_meanwhile_is_refused(
     data_dir: Path,
 ) -> None:
     async with open_queues(data_dir) as (registry, queues):
-        jobs = await queues.create_queue("jobs")
-        async with registry.transaction() as transaction:
-            await jobs.send("late", transaction=transaction)
-            await queues.delete_queue("jobs")
-        jobs = await queues.create_queue("jobs")
+        empty = stored(data_dir)
+        old = await queues.create_queue("jobs")
+        await old.send("x")
+        message = await old.receive()
+        assert message is not None
+        keys = registry.key_value_store("keys")
+        with pytest.raises(QueueDeletedError):  # noqa: PT012
+            async with registry.transaction() as transaction:
+                await old.send("late", transaction=transaction)
+                await message.ack(transaction=transaction)
+                keys.put_nowait("k", b"", transaction=transaction)
+                await queues.delete_queue("jobs")
+                jobs = await queues.create_queue("jobs")
+                await jobs.send("new")
+        assert await keys.get("k") is None
+        message = await jobs.receive(wait_seconds=0)
+        assert message is not None
+        assert message.payload == "new"
+        await message.ack()
         assert await jobs.receive(wait_seconds=0) is None
+        await queues.delete_queue("jobs")
+        assert stored(data_dir) == empty
     async with open_queue(data_dir) as jobs:
         assert await jobs.receive(wait_seconds=0) is None
 

@@ -307,8 +307,8 @@ async def test_who_never_had_the_message_does_not_count_for_the_quorum(data_dir:
     async with open_queue(data_dir, quorum(2)) as jobs:
         a = await jobs.subscription("a")
         elsewhere = await jobs.subscription("elsewhere", "other.#")
-        behind = await jobs.subscription("behind", start=1)
         await jobs.send(0, topic="jobs")
+        behind = await jobs.subscription("behind", start=1)
         await jobs.send(1, topic="other")
         await finished(a, 1)
         # Both have passed it over, and neither has acknowledged it.

@@ -249,20 +249,80 @@ async def test_cancelled_just_when_it_was_woken_it_leaves_the_message_to_the_nex
             await anyio.wait_all_tasks_blocked()
             task_group.start_soon(second)
             await anyio.wait_all_tasks_blocked()
-            # In the same turn as the wake-up, which comes with the commit.
-            jobs._core.on_messages("default", wake_and_cancel(jobs, scope))
+            # In the same turn as the call, which comes with the commit.
+            cancel_when_called(jobs, scope)
             await jobs.send("x")
         assert got == [("second", "x")]
 
 
-def wake_and_cancel(jobs: MessageQueue, scope: anyio.CancelScope) -> Any:
-    wake = jobs._core._waiting["default"]
+def cancel_when_called(jobs: MessageQueue, scope: anyio.CancelScope) -> None:
+    line = jobs._core.lines["default"]
+    (waiter, *_) = line._waiting
+    wake = waiter.place.set_result
 
-    def both(count: int) -> None:
-        wake(count)
-        scope.cancel()
+    class Place:
+        def done(self) -> bool:
+            return False
 
-    return both
+        def set_result(self, result: None) -> None:
+            wake(result)
+            scope.cancel()
+
+    waiter.place = Place()  # type: ignore[assignment]
+
+
+async def test_one_that_is_called_takes_for_those_behind_it_in_one_write(data_dir: Path) -> None:
+    async with open_queues(data_dir) as (registry, queues):
+        jobs = await queues.create_queue("jobs")
+        got: dict[int, list[Any]] = {}
+
+        async def wait(number: int, count: int) -> None:
+            got[number] = payloads(await jobs.receive_many(count))
+
+        async with anyio.create_task_group() as task_group:
+            for number, count in enumerate((1, 3, 1, 2, 5)):
+                task_group.start_soon(wait, number, count)
+                await anyio.wait_all_tasks_blocked()
+            before = (await registry.stats()).operations
+            await jobs.send_many(range(8))
+        assert got == {0: [0], 1: [1, 2, 3], 2: [4], 3: [5, 6], 4: [7]}
+        # The send, and the attempts of all.
+        assert (await registry.stats()).operations == before + 2
+    async with open_queue(data_dir) as jobs:
+        assert [(await take(jobs)).attempt for _ in range(8)] == [2] * 8
+
+
+@pytest.mark.parametrize("cancelled", [0, 1, 2])
+async def test_one_of_those_served_together_that_is_cancelled_gives_its_own_back(
+    data_dir: Path, cancelled: int
+) -> None:
+    backend = GatedBackend(data_dir)
+    async with open_queue(data_dir, backend=backend) as jobs:
+        got: dict[int, Any] = {}
+        scopes = [anyio.CancelScope() for _ in range(3)]
+
+        async def wait(number: int) -> None:
+            with scopes[number]:
+                got[number] = (await take(jobs)).payload
+
+        async with anyio.create_task_group() as task_group:
+            for number in range(3):
+                task_group.start_soon(wait, number)
+                await anyio.wait_all_tasks_blocked()
+            backend.close_gate()
+            task_group.start_soon(jobs.send_many, range(3))
+            await backend.reached()
+            # The send is committed; the next commit, that of the attempts, waits.
+            backend.open_gate()
+            backend.close_gate()
+            await backend.reached()
+            scopes[cancelled].cancel()
+            await anyio.wait_all_tasks_blocked()
+            backend.open_gate()
+        assert got == {number: number for number in range(3) if number != cancelled}
+        message = await take(jobs)
+        assert (message.payload, message.attempt) == (cancelled, 1)
+        assert await jobs.receive(wait_seconds=0) is None
 
 
 async def test_cancelled_while_its_attempt_is_written_it_gives_the_message_back_uncounted(

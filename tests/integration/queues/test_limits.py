@@ -444,12 +444,12 @@ async def test_in_a_transaction_an_id_is_remembered_with_it_or_not_at_all(data_d
 async def test_a_send_refused_in_a_transaction_that_goes_on_leaves_no_trace_in_it(
     data_dir: Path,
 ) -> None:
-    async with open_queues(data_dir, value_bytes_max=1_024) as (registry, queues):
+    async with open_queues(data_dir, value_bytes_max=4_096) as (registry, queues):
         jobs = await queues.create_queue("jobs", QueueConfiguration(max_size=1))
         async with registry.transaction() as transaction:
             # The payload alone would fit.
             with pytest.raises(ValueTooLargeError):
-                await jobs.send(bytes(1_015), deduplication_id="a", transaction=transaction)
+                await jobs.send(bytes(3_060), deduplication_id="a", transaction=transaction)
         assert deduplication_rows(data_dir) == 0
         await jobs.send("x", deduplication_id="a")
         assert await finished(jobs, 1) == ["x"]

@@ -171,16 +171,17 @@ async def test_what_would_not_come_back_is_refused_with_nothing_sent(data_dir: P
 
 async def test_what_is_too_large_is_refused_with_nothing_sent(data_dir: Path) -> None:
     async with open_queue(data_dir, value_bytes_max=10_000, batch_bytes_max=30_000) as jobs:
-        with pytest.raises(ValueTooLargeError, match="at most 10000"):
-            await jobs.send(bytes(10_001))
-        with pytest.raises(ValueTooLargeError, match="at most 10000"):
-            await jobs.send(bytes(9_500), headers={"h": "x" * 1_000})
+        # A quarter, at most 4 KiB, is for what a dead letter has beside it.
+        with pytest.raises(ValueTooLargeError, match="at most 7500"):
+            await jobs.send(bytes(7_501))
+        with pytest.raises(ValueTooLargeError, match="at most 7500"):
+            await jobs.send(bytes(7_000), headers={"h": "x" * 1_000})
         with pytest.raises(ValueTooLargeError, match="30000"):
-            await jobs.send_many([bytes(9_000)] * 4)
+            await jobs.send_many([bytes(7_000)] * 5)
         assert jobs.statistics().sent == 0
-        await jobs.send(bytes(9_500))
-        await jobs.send_many([bytes(9_000)] * 3)
-        assert len((await take(jobs)).payload) == 9_500
+        await jobs.send(bytes(7_400))
+        await jobs.send_many([bytes(7_000)] * 3)
+        assert len((await take(jobs)).payload) == 7_400
 
 
 async def test_headers_and_topics_are_text_and_come_back_exactly(data_dir: Path) -> None:

@@ -87,16 +87,19 @@ async def test_a_subscription_starts_with_the_earliest_the_latest_or_an_offset(
         await jobs.send_many([0, 1, 2])
         latest = await jobs.subscription("latest", start="latest")
         offset = await jobs.subscription("offset", start=1)
-        ahead = await jobs.subscription("ahead", start=5)
+        end = await jobs.subscription("end", start=3)
+        with pytest.raises(InvalidArgumentError, match="beyond"):
+            await jobs.subscription("ahead", start=4)
         await jobs.send_many([3, 4, 5])
         assert await finished(await jobs.subscription("earliest"), 6) == [0, 1, 2, 3, 4, 5]
         assert await finished(latest, 3) == [3, 4, 5]
         assert await finished(offset, 1) == [1]
-        assert await finished(ahead, 1) == [5]
+        assert await finished(end, 3) == [3, 4, 5]
     async with open_queue(data_dir) as jobs:
         offset = await jobs.subscription("offset", start="latest")
         assert await finished(offset, 4) == [2, 3, 4, 5]
-        for name in ("latest", "ahead", "earliest"):
+        assert "ahead" not in jobs.statistics().subscriptions
+        for name in ("latest", "end", "earliest"):
             assert await (await jobs.subscription(name)).receive(wait_seconds=0) is None
 
 
@@ -218,9 +221,11 @@ async def test_what_was_under_way_for_a_deleted_subscription_does_not_bring_it_b
         jobs = await queues.create_queue("jobs", BROADCAST)
         a, b = await jobs.subscription("a"), await jobs.subscription("b")
         await jobs.send_many([0, 1])
-        async with registry.transaction() as transaction:
-            await (await take(b)).ack(transaction=transaction)
-            await jobs.delete_subscription("b")
+        message = await take(b)
+        with pytest.raises(LeaseLostError, match="subscription 'b'"):  # noqa: PT012
+            async with registry.transaction() as transaction:
+                await message.ack(transaction=transaction)
+                await jobs.delete_subscription("b")
         assert set(jobs.statistics().subscriptions) == {"a"}
         assert await finished(a, 1) == [0]
         assert jobs.statistics().size == 1
@@ -237,11 +242,16 @@ async def test_a_hand_out_under_way_does_not_bring_a_deleted_subscription_back(
         b = await jobs.subscription("b")
         await jobs.send("x")
         backend.close_gate()
+
+        async def receive() -> None:
+            with pytest.raises(QueueNotFoundError):
+                await b.receive(20)
+
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(jobs.delete_subscription, "b")
             await backend.reached()
-            # Its hand-out will be in the next commit, after the deletion.
-            task_group.start_soon(b.receive, 0)
+            # Its hand-out would be in the next commit, after the deletion.
+            task_group.start_soon(receive)
             await anyio.wait_all_tasks_blocked()
             backend.open_gate()
         assert jobs.statistics().subscriptions == {}
@@ -250,24 +260,29 @@ async def test_a_hand_out_under_way_does_not_bring_a_deleted_subscription_back(
         assert await finished(await jobs.subscription("c"), 1) == ["x"]
 
 
-async def test_a_subscription_made_again_begins_anew_and_is_the_same_for_all_who_have_it(
+async def test_a_subscription_made_again_begins_anew_and_has_nothing_of_the_one_before(
     data_dir: Path,
 ) -> None:
-    async with open_queue(data_dir) as jobs:
+    async with open_queues(data_dir) as (registry, queues):
+        jobs = await queues.create_queue("jobs")
         before = await jobs.subscription("audit", "a")
         await jobs.send("x", topic="a")
-        await finished(before, 1)
-        await jobs.delete_subscription("audit")
+        message = await take(before)
+        for settle in (message.ack, message.nack):
+            with pytest.raises(LeaseLostError):  # noqa: PT012
+                async with registry.transaction() as transaction:
+                    await settle(transaction=transaction)
+                    await jobs.delete_subscription("audit")
+                    again = await jobs.subscription("audit")
+                    message = await take(again)
+            assert again.statistics().in_flight == 1
+        await message.ack()
+        await jobs.send("y", topic="b")
+        with pytest.raises(QueueNotFoundError):
+            await before.receive(wait_seconds=0)
+        assert await finished(again, 1) == ["y"]
+    async with open_queue(data_dir) as jobs:
         again = await jobs.subscription("audit")
-        assert await finished(again, 1) == ["x"]
-        async with anyio.create_task_group() as task_group:
-
-            async def wait() -> None:
-                assert await finished(before, 1) == ["y"]
-
-            task_group.start_soon(wait)
-            await anyio.wait_all_tasks_blocked()
-            await jobs.send("y", topic="b")
         assert await again.receive(wait_seconds=0) is None
 
 

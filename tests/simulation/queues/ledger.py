@@ -63,8 +63,8 @@ class Outcomes:
 
 
 def place_of(message: Message) -> Place:
-    assert message.lease is not None
-    delivery = message.lease.delivery
+    assert message._lease is not None
+    delivery = message._lease.delivery
     return delivery.lane, delivery.offset
 
 
@@ -129,7 +129,7 @@ class Ledger:
 
     def see(self, message: Message, now: float) -> Seen:
         """A consumer has a message in its hands."""
-        assert message.lease is not None
+        assert message._lease is not None
         place = place_of(message)
         seen = (message.subscription, place)
         sent = self.sent[number_of(message.payload)]
@@ -147,7 +147,7 @@ class Ledger:
         if not before:
             self.first_seen[message.subscription].append(sent.number)
         self.attempts[seen] = message.attempt
-        self.holders[seen] = message.lease.delivery.due
+        self.holders[seen] = message._lease.delivery.due
         return seen
 
     def _identify(self, sent: Sent, place: Place, id: str, what: str) -> None:

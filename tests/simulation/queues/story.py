@@ -221,8 +221,6 @@ class QueueStory:
         return PersistenceConfig(
             backend="memory",
             switch_interval_seconds=None,
-            # The store's own upkeep has stories of its own.
-            upkeep_interval_seconds=None,
             mailbox_batches_max=pick([1, 4, 1_000]),
             group_batches_max=pick([1, 3, 1_000]),
             grace_seconds=pick([0.0, 0.02, 20.0]),
@@ -739,9 +737,9 @@ class _Consumer:
 
     async def _late(self, message: Message, seen: Seen) -> None:
         """Too late it is, unless nobody's clock runs: in a loop a lease lasts."""
-        assert message.lease is not None
+        assert message._lease is not None
         await anyio.sleep(self.process.story.configuration.lease_seconds + 0.1)
-        runs = message.lease.delivery.due < math.inf
+        runs = message._lease.delivery.due < math.inf
         if runs and self.process.story.random.random() < 0.5:
             assert await self._is_lost(message.extend(100.0)), "extended too late"
         fate = await self._settle([message], [seen], message.ack)
@@ -769,9 +767,9 @@ class _Consumer:
         for _ in range(2):
             if await self._is_lost(message.extend(seconds * 2)):
                 return
-            assert message.lease is not None
+            assert message._lease is not None
             if not story.crashed:
-                story.ledger.holders[seen] = message.lease.delivery.due
+                story.ledger.holders[seen] = message._lease.delivery.due
             await anyio.sleep(seconds)
         await self._settle([message], [seen], message.ack)
 

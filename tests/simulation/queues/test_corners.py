@@ -2,67 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import anyio
 import anyio.lowlevel
 import pytest
-from attrs import define, field
 
-from mpreg.persistence import PersistenceRegistry
 from mpreg.queues import (
     DeliveryGuarantee,
     MessageQueue,
-    MessageQueueManager,
     QueueConfiguration,
+    QueueNotFoundError,
     QueueType,
 )
-from mpreg.queues.records import Event, HandedOut, Kept, LaneOpened, decode_event
-from mpreg.testing import SimulatedBackend, SimulatedDisk, Simulation
-from tests.simulation.scenario import SCHEDULES, make_config
-
-#: Somebody who runs in a circle is soon found.
-STEPS_MAX = 200_000
-
-Life = Callable[[MessageQueue], Awaitable[None]]
-
-
-@define(eq=False)
-class Lives:
-    """Processes that end in peace, one after the other, with one queue on one disk."""
-
-    configuration: QueueConfiguration = field(factory=QueueConfiguration)
-    seed: int = 0
-    simulation: Simulation = field(init=False)
-    disk: SimulatedDisk = field(factory=SimulatedDisk, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.simulation = Simulation(self.seed, seconds_max=10_000, steps_max=STEPS_MAX)
-
-    def live(self, *lives: Life) -> None:
-        for life in lives:
-            self.simulation.run(self._live, life)
-
-    async def _live(self, life: Life) -> None:
-        backend = SimulatedBackend(self.disk)
-        clock = self.simulation.clock
-        async with PersistenceRegistry(make_config(), backend=backend, clock=clock) as registry:
-            queues = MessageQueueManager(registry)
-            await life(await queues.create_queue("jobs", self.configuration))
-
-    def damage(self, kind: type[Event]) -> None:
-        """Spoil the first event of a kind."""
-        for name, log in self.disk.state._logs.items():
-            for offset, data in enumerate(log.records):
-                if b"events" in name and isinstance(decode_event(data, ""), kind):
-                    log.records[offset] = b"\xc1"
-                    return
-        raise AssertionError(f"no {kind}")
-
-
-async def keep_up(queue: MessageQueue) -> None:
-    queue._core.ask_for_upkeep()
-    await anyio.sleep(1)
+from mpreg.queues.records import Event, HandedOut, Kept, LaneOpened
+from tests.simulation.queues.lives import Lives, forget_bodies, keep_up
+from tests.simulation.scenario import SCHEDULES
 
 
 async def keep_the_first(queue: MessageQueue, ttl_seconds: float | None = None) -> None:
@@ -86,16 +41,6 @@ def test_a_delayed_message_wakes_who_waits_for_it_after_a_restart() -> None:
             assert await queue.receive() is not None
 
     Lives().live(send, receive)
-
-
-def test_a_subscription_may_start_where_no_message_is_yet() -> None:
-    async def life(queue: MessageQueue) -> None:
-        await queue.subscription("later", start=10)
-        await queue.send(1, delay_seconds=5.0)
-        with anyio.fail_after(10):
-            assert await queue.receive() is not None
-
-    Lives().live(life)
 
 
 def test_what_has_expired_is_gone_though_no_quorum_agreed() -> None:
@@ -132,7 +77,8 @@ def test_a_deleted_subscription_does_not_come_back_with_what_was_under_way() -> 
 
         async def take() -> None:
             await anyio.lowlevel.checkpoint()
-            await gone.receive(1.0)
+            with suppress(QueueNotFoundError):
+                await gone.receive(1.0)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(queue.delete_subscription, "gone")
@@ -147,7 +93,7 @@ def test_a_deleted_subscription_does_not_come_back_with_what_was_under_way() -> 
 def test_a_small_message_is_found_before_one_that_fills_the_memory() -> None:
     async def send(queue: MessageQueue) -> None:
         await queue.send(b"small")
-        await queue.send(bytes(16_776_900))
+        await queue.send(bytes(16_772_900))
 
     async def receive(queue: MessageQueue) -> None:
         message = await queue.receive()
@@ -179,7 +125,7 @@ def test_a_message_may_be_acknowledged_while_it_is_copied_out_of_its_log() -> No
         old = await queue.receive()
         await queue.send_many(range(20))
         await queue.ack(await queue.receive_many(20))
-        queue._core.bodies.forget(queue.name)
+        forget_bodies(queue)
         queue._core.ask_for_upkeep()
         assert old is not None
         await old.ack()

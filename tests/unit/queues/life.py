@@ -255,7 +255,10 @@ class Life:
     def _hand_out(self, name: str, deliveries: list[Delivery]) -> None:
         sizes = {one: self.model.messages[one.lane, one.offset][1] for one in deliveries}
         self.write(
-            HandedOut(name, [(o.lane, o.offset, o.attempt + 1, sizes[o]) for o in deliveries])
+            HandedOut(
+                name,
+                [(o.lane, o.offset, o.attempt + 1, o.forgiven, sizes[o]) for o in deliveries],
+            )
         )
         until = self.now + self.random.choice([1.0, 10.0])
         for one in deliveries:
@@ -297,7 +300,7 @@ class Life:
             return
         name, one = lease
         self.state.subscriptions[name].cursor(one.lane).make_ready(one)
-        self.write(Released(name, [(one.lane, one.offset)]))
+        self.write(Released(name, [(one.lane, one.offset, one.forgiven + 1)]))
         told = self.model.told[name][one.lane, one.offset]
         told.held = False
         told.forgiven += 1

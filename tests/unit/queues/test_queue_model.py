@@ -375,7 +375,7 @@ class QueueModel(RuleBasedStateMachine):
         return message.subscription, one, told
 
     def is_of_this_process(self, message: Message) -> bool:
-        return message.belongs_to(self.queue._core)
+        return message._core is self.queue._core
 
     def drop_old_hands(self) -> None:
         self.hands = [hand for hand in self.hands if self.is_of_this_process(hand[0])]
