@@ -53,10 +53,11 @@ class Lives:
     def damage(self, kind: type[Event]) -> None:
         """Spoil the first event of a kind."""
         for name, log in self.disk.state._logs.items():
-            for offset, data in enumerate(log.records):
-                if b"events" in name and isinstance(decode_event(data, ""), kind):
-                    log.records[offset] = b"\xc1"
-                    return
+            for block in log._blocks:
+                for index, data in enumerate(block):
+                    if b"events" in name and isinstance(decode_event(data, ""), kind):
+                        block[index] = b"\xc1"
+                        return
         raise AssertionError(f"no {kind}")
 
 

@@ -1,0 +1,94 @@
+"""Opening a directory: made where there is none, read, taken over, tidied up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import frozen
+
+from mpreg.errors import CorruptDataError
+from mpreg.persistence.backends.file.control import Control
+from mpreg.persistence.backends.file.control_file import ControlFile
+from mpreg.persistence.backends.file.failures import translate, translated
+from mpreg.persistence.backends.file.files import FileSystem
+from mpreg.persistence.backends.file.format import FileHeader
+from mpreg.persistence.backends.file.journal import Journal, JournalBrokenError
+from mpreg.persistence.backends.file.loading import Loaded, load
+from mpreg.persistence.backends.file.names import Names
+from mpreg.persistence.data_directory import JOURNAL_NAME
+
+__all__ = ["OpenedJournal", "open_journal"]
+
+
+@frozen
+class OpenedJournal:
+    loaded: Loaded
+    generation: int
+    control: ControlFile
+    journal: Journal
+
+
+def open_journal(files: FileSystem, directory: Path, segment_bytes_max: int) -> OpenedJournal:
+    """Read what is there and take it over. All of it is on disk when this returns.
+
+    Nothing that is there is changed before all of it was read and found whole.
+
+    Raises:
+        ForeignDatabaseError, SchemaVersionError, CorruptDataError: left untouched.
+        StorageIOError, StorageFullError: the disk failed, or has no room for a copy of the last
+            segment.
+    """
+    with translated(directory):
+        names = _names(files, directory)
+        try:
+            control = _control(files, directory, names)
+            loaded = load(files, directory, names, control.content)
+            # First on disk: from here on an older writer is an older writer.
+            generation = loaded.generation + 1
+            control.write(Control(generation, control.content.durable_sequence))
+            journal = _take_over(files, directory, loaded, generation, segment_bytes_max)
+        except JournalBrokenError as error:
+            # Only told as what it is: while it is opened nothing has been promised yet.
+            raise translate(error.reason, directory) from error
+        try:
+            if control.content.durable_sequence != loaded.sequence:
+                control.write(Control(generation, loaded.sequence))
+            _tidy_up(files, directory, names)
+        except BaseException:
+            journal.close()
+            raise
+    return OpenedJournal(loaded, generation, control, journal)
+
+
+def _names(files: FileSystem, directory: Path) -> Names:
+    return Names.of(files.names(directory), JOURNAL_NAME)
+
+
+def _control(files: FileSystem, directory: Path, names: Names) -> ControlFile:
+    path = directory / JOURNAL_NAME
+    if not names.has_control:
+        if names.segments or names.snapshots:
+            raise CorruptDataError(
+                "the control file is missing, and there is a journal; nothing was changed: restore "
+                "the directory from a backup",
+                path=path,
+                where="byte 0",
+            )
+        ControlFile.create(files, path)
+    return ControlFile.read(files, path)
+
+
+def _take_over(
+    files: FileSystem, directory: Path, loaded: Loaded, generation: int, segment_bytes_max: int
+) -> Journal:
+    last = loaded.last_segment
+    if last is None:
+        header = FileHeader(loaded.sequence + 1, generation)
+        return Journal.begin(files, directory, header, segment_bytes_max)
+    return Journal.take_over(files, directory, last, generation, segment_bytes_max)
+
+
+def _tidy_up(files: FileSystem, directory: Path, names: Names) -> None:
+    """Remove what a crash has left. The names that stay are on disk: taking over synced them."""
+    for name in (*names.unfinished, *names.obsolete):
+        files.remove(directory / name)
