@@ -34,6 +34,7 @@ __all__ = [
     "encode_header",
     "encode_stamp",
     "fill_in_frame",
+    "salt_of",
 ]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -133,6 +134,15 @@ def decode_header(data: bytes, magic: bytes) -> FileHeader:
     return FileHeader(*_HEADER_REST.unpack_from(data, STAMP_BYTES))
 
 
+def salt_of(header: bytes) -> int:
+    """What the checksums of a file's frames start with: a frame of another file does not match.
+
+    The header's own checksum. Not one of all its bytes: a CRC-32 over bytes and their CRC-32 is the
+    same number for all of them.
+    """
+    return int(_CHECKSUM.unpack_from(header, HEADER_BYTES - _CHECKSUM.size)[0])
+
+
 # --- frames ---
 
 
@@ -173,7 +183,7 @@ class Frame:
 def fill_in_frame(frame: bytearray, salt: int, kind: int, sequence: int, synced: int) -> None:
     """Write the header of a frame whose payload stands after `FRAME_BYTES` in it already.
 
-    ``salt`` is the CRC-32 of the file's header: a frame of another file does not match here.
+    ``salt``: see `salt_of`. ``synced``: see `Frame`.
     """
     with memoryview(frame) as view:
         checksum = zlib.crc32(view[FRAME_BYTES:])

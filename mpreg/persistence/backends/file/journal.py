@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import zlib
 from pathlib import Path
 from typing import Final
 
@@ -12,12 +11,12 @@ from attrs import define, field
 from mpreg.persistence.backends.file.files import FileSystem
 from mpreg.persistence.backends.file.format import (
     FRAME_BYTES,
-    HEADER_BYTES,
     SEGMENT_MAGIC,
     FileHeader,
     FrameKind,
     encode_header,
     fill_in_frame,
+    salt_of,
 )
 from mpreg.persistence.backends.file.loading import LastSegment
 from mpreg.persistence.backends.file.names import UNFINISHED, segment_name
@@ -104,7 +103,7 @@ class Journal:
         file = files.create(path.with_name(path.name + UNFINISHED))
         try:
             files.write(file, last.content, 0)
-            salt = zlib.crc32(last.content[:HEADER_BYTES])
+            salt = salt_of(last.content)
             journal = cls(
                 path, last.first_sequence, last.commits, len(last.content), files, file, salt,
                 bytes_max,

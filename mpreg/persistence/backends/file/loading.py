@@ -26,6 +26,7 @@ from mpreg.persistence.backends.file.format import (
     FrameKind,
     decode_frame_header,
     decode_header,
+    salt_of,
 )
 from mpreg.persistence.backends.file.names import Names, segment_name, snapshot_name
 from mpreg.persistence.backends.file.payload import apply_payload, decode_end, decode_mark
@@ -128,7 +129,7 @@ def _load_snapshot(files: FileSystem, file: int, path: Path, loaded: Loaded) -> 
                 f"this is the snapshot of commit {header.sequence}, by its header", 16
             )
     loaded.generation = max(loaded.generation, header.generation)
-    at, salt, parts = HEADER_BYTES, zlib.crc32(start), 0
+    at, salt, parts = HEADER_BYTES, salt_of(start), 0
     while True:
         with reading(path, at):
             frame, payload = _read_frame(files, file, at, salt, size)

@@ -21,6 +21,7 @@ from mpreg.persistence.backends.file.format import (
     Frame,
     FrameKind,
     decode_frame_header,
+    salt_of,
 )
 
 __all__ = ["Segment", "scan_segment"]
@@ -53,7 +54,7 @@ def scan_segment(data: bytes, first_sequence: int, *, is_last: bool) -> Segment:
     Raises:
         DamageError: damaged, with the byte where that begins.
     """
-    salt = zlib.crc32(data[:HEADER_BYTES])
+    salt = salt_of(data)
     frames: list[Frame] = []
     last, end = first_sequence - 1, HEADER_BYTES
     with memoryview(data) as view:

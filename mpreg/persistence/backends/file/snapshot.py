@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import zlib
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +14,7 @@ from mpreg.persistence.backends.file.format import (
     FrameKind,
     encode_header,
     fill_in_frame,
+    salt_of,
 )
 from mpreg.persistence.backends.file.journal import put_in_place
 from mpreg.persistence.backends.file.names import UNFINISHED, snapshot_name
@@ -45,7 +45,7 @@ class SnapshotWriter:
         self._parts = 0
         self._frame = bytearray(FRAME_BYTES)
         start = encode_header(SNAPSHOT_MAGIC, header)
-        self._salt = zlib.crc32(start)
+        self._salt = salt_of(start)
         self._file = files.create(self._unfinished)
         try:
             self._write(start)
