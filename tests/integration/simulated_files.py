@@ -21,7 +21,7 @@ from tests.integration.simulated_disk import Truncate, Write
 __all__ = ["PowerCut", "SimulatedFiles", "failing_once"]
 
 
-class PowerCut(BaseException):  # noqa: N818
+class PowerCut(BaseException):
     """The machine is gone. No handler of errors is to take it for one."""
 
 

@@ -214,7 +214,7 @@ def test_a_newer_format_is_refused_with_both_versions(
 ) -> None:
     directory = tmp_path / "d"
     make(directory, 0, closed=True)
-    path = sorted(directory.glob(f"{prefix}*"))[-1]
+    path = max(directory.glob(f"{prefix}*"))
     content = path.read_bytes()
     path.write_bytes(encode_stamp(magic, FORMAT_VERSION + 6) + content[16:])
     before = content_of(directory)
@@ -258,9 +258,7 @@ async def test_a_directory_of_another_backend_is_refused_and_both_are_named(
         await opened.key_value_store("s").put("k", b"v")
     before = content_of(tmp_path)
     with pytest.raises(DataDirectoryError, match=f"the store of the {first} backend") as caught:
-        await PersistenceRegistry(
-            PersistenceConfig(data_dir=tmp_path, backend=second)
-        ).__aenter__()
+        await PersistenceRegistry(PersistenceConfig(data_dir=tmp_path, backend=second)).__aenter__()
     assert f"backend={second!r}" in str(caught.value)
     assert content_of(tmp_path) == before
 
