@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final, Protocol
 
 from attrs import define, field, frozen
-from sortedcontainers import SortedList
 
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.backend import (
@@ -29,6 +28,7 @@ from mpreg.persistence.backend import (
     StoredEntry,
     StoredRecord,
 )
+from mpreg.persistence.backends.sorted_blocks import SortedBlocks
 from mpreg.persistence.commit_group import Expired, LogBounds, NewEntry, NewRecord
 from mpreg.persistence.operations import EntryKey
 
@@ -90,13 +90,13 @@ class _Namespace:
 
     def __init__(self, *, loading: bool = False) -> None:
         self.entries: dict[bytes, bytes] = {}
-        self.keys: SortedList[bytes] | None = None if loading else SortedList()
-        self.expiries: SortedList[Expired] = SortedList()
+        self.keys: SortedBlocks[bytes] | None = None if loading else SortedBlocks()
+        self.expiries: SortedBlocks[Expired] = SortedBlocks()
         self.live_bytes = 0
 
-    def sort_keys(self) -> SortedList[bytes]:
+    def sort_keys(self) -> SortedBlocks[bytes]:
         if self.keys is None:
-            self.keys = SortedList(self.entries)
+            self.keys = SortedBlocks(self.entries)
         return self.keys
 
     def put(self, key: bytes, entry: NewEntry, before: bytes | None) -> None:
@@ -128,8 +128,9 @@ class _Namespace:
         self.expiries.remove((_NUMBER_AND_EXPIRY.unpack_from(packed)[1], key))
 
     def from_key(self, start: bytes, stop: bytes | None = None) -> Iterator[bytes]:
-        keys: Iterator[bytes] = self.sort_keys().irange(start, stop, inclusive=(True, False))
-        return keys
+        """Its keys in order. Not to be gone on with once the namespace has changed."""
+        keys = self.sort_keys().from_item(start)
+        return keys if stop is None else takewhile(lambda key: key < stop, keys)
 
 
 # --- logs ---
@@ -138,19 +139,24 @@ class _Namespace:
 class _Log:
     """Records in blocks: dropping the first of many costs little, and so does keeping a view."""
 
-    __slots__ = ("_base", "_blocks", "first_offset", "live_bytes", "next_offset")
+    __slots__ = ("_base", "_blocks", "_last", "first_offset", "live_bytes", "next_offset")
 
     def __init__(self, first_offset: int = 0) -> None:
         self.first_offset = self.next_offset = self._base = first_offset
-        self._blocks: list[list[bytes]] = []
+        self._blocks: list[list[bytes] | tuple[bytes, ...]] = []
+        """All but the last are full, and tuples: see `SortedBlocks` for why."""
+        self._last: list[bytes] = []
         self.live_bytes = ITEM_BYTES
 
     def append(self, offset: int, data: bytes) -> None:
         if offset != self.next_offset:
             raise ValueError(f"a record at offset {offset}, where {self.next_offset} comes next")
         if not (offset - self._base) % _BLOCK_RECORDS:
-            self._blocks.append([])
-        self._blocks[-1].append(data)
+            if self._blocks:
+                self._blocks[-1] = tuple(self._last)
+            self._last = []
+            self._blocks.append(self._last)
+        self._last.append(data)
         self.next_offset += 1
         self.live_bytes += len(data) + ITEM_BYTES
 
@@ -168,8 +174,12 @@ class _Log:
         del self._blocks[:blocks]
         self._base += blocks * _BLOCK_RECORDS
         if rest and self._blocks:
-            # A new list: views go on with the old one.
-            self._blocks[0] = [b""] * rest + self._blocks[0][rest:]
+            # A new block: views go on with the old one.
+            left = [b""] * rest + list(self._blocks[0][rest:])
+            if len(self._blocks) == 1:
+                self._blocks[0] = self._last = left
+            else:
+                self._blocks[0] = tuple(left)
 
     def view(self) -> _LogView:
         """The log as it is now. Later appends and truncations do not show in it."""
@@ -181,7 +191,7 @@ class _LogView:
     first_offset: int
     next_offset: int
     _base: int
-    _blocks: tuple[list[bytes], ...]
+    _blocks: tuple[list[bytes] | tuple[bytes, ...], ...]
 
     def records(self, start: int, stop: int) -> Iterator[bytes]:
         for offset in range(start, stop):

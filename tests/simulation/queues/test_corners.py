@@ -53,11 +53,10 @@ class Lives:
     def damage(self, kind: type[Event]) -> None:
         """Spoil the first event of a kind."""
         for name, log in self.disk.state._logs.items():
-            for block in log._blocks:
-                for index, data in enumerate(block):
-                    if b"events" in name and isinstance(decode_event(data, ""), kind):
-                        block[index] = b"\xc1"
-                        return
+            for index, data in enumerate(log._last):
+                if b"events" in name and isinstance(decode_event(data, ""), kind):
+                    log._last[index] = b"\xc1"
+                    return
         raise AssertionError(f"no {kind}")
 
 
