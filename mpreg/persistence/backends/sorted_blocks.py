@@ -40,7 +40,8 @@ class SortedBlocks(Generic[T]):
             return
         at = max(0, bisect_right(firsts, item) - 1)
         index = bisect_left(blocks[at], item)
-        block: tuple[T, ...] = (*blocks[at][:index], item, *blocks[at][index:])
+        # Adding tuples takes two thirds of the time of unpacking them.
+        block = blocks[at][:index] + (item,) + blocks[at][index:]  # noqa: RUF005
         if len(block) <= _BLOCK_ITEMS_MAX:
             blocks[at], firsts[at] = block, block[0]
             return
