@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import anyio.lowlevel
 
@@ -19,21 +18,17 @@ from mpreg.persistence.backend import (
 from mpreg.persistence.backends.answers import answer_bytes
 from mpreg.persistence.backends.file.files import FileSystem, OperatingSystem
 from mpreg.persistence.backends.file.session import FileOptions, FileSession
+from mpreg.persistence.backends.holding import (
+    Hold,
+    close_and_release,
+    hold_nothing,
+    open_held,
+)
 from mpreg.persistence.backends.state import MemoryState
 from mpreg.persistence.backends.worker_thread import WorkerThread, start_worker
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 
 __all__ = ["FileBackend", "FileReader"]
-
-Release: TypeAlias = Callable[[], None]
-
-
-def _release_nothing() -> None:
-    return
-
-
-def _hold_nothing() -> Release:
-    return _release_nothing
 
 
 class FileBackend:
@@ -48,18 +43,16 @@ class FileBackend:
         directory: Path,
         options: FileOptions,
         *,
-        hold: Callable[[], Release] | None = None,
+        hold: Hold | None = None,
         files: FileSystem | None = None,
     ) -> None:
-        """``hold`` keeps the data directory locked until what it returns is called: while there is
-        a session, also one that nobody waits for any more. Both are called on its thread."""
         self._directory = directory
         self._options = options
-        self._hold = hold or _hold_nothing
+        self._hold = hold or hold_nothing
         self._files = files or OperatingSystem()
         self._thread: WorkerThread | None = None
         self._session: FileSession | None = None
-        self._release: Release = _release_nothing
+        self._release = hold_nothing()
         self._before = BackendStatistics()
         self.state = MemoryState()
         """As readers see it; that of the last opening while it is closed."""
@@ -71,12 +64,10 @@ class FileBackend:
         return session.opened
 
     def _open_session(self) -> FileSession:
-        self._release = self._hold()
-        try:
-            return FileSession.open(self._directory, self._options, self._files)
-        except BaseException:
-            self._release()
-            raise
+        session, self._release = open_held(
+            self._hold, lambda: FileSession.open(self._directory, self._options, self._files)
+        )
+        return session
 
     async def commit(self, group: CommitGroup) -> Sequence[BatchOutcome]:
         assert self._thread is not None
@@ -92,16 +83,7 @@ class FileBackend:
             return
         self._before = self.statistics()
         self._thread = self._session = None
-        release = self._release
-
-        def close_session() -> None:
-            try:
-                # A session that somebody gave up waiting for may have a successor by now.
-                (session.let_go if thread.abandoned else session.close)()
-            finally:
-                release()
-
-        await thread.close(close_session)
+        await close_and_release(thread, session, self._release)
 
     def reader(self) -> FileReader:
         return FileReader(self)

@@ -47,12 +47,14 @@ class Segments:
     _written_at_open: int
     _snapshot: SnapshotWriter | None = None
     _obsolete: list[str] = field(factory=list)
+    _sealed_bytes: int = field(init=False)
     _full_at: int = field(init=False)
     """Where the journal's segment is to end."""
     _looked_at_open: bool = False
 
     def __attrs_post_init__(self) -> None:
         self._full_at = self._segment_bytes_max
+        self._sealed_bytes = sum(self._sealed.values())
 
     @classmethod
     def of(
@@ -66,7 +68,8 @@ class Segments:
 
     @property
     def journal_bytes(self) -> int:
-        return sum(self._sealed.values()) + self.journal.end
+        """Of the segments after the newest snapshot. Any thread."""
+        return self._sealed_bytes + self.journal.end
 
     # --- before a commit ---
 
@@ -102,6 +105,7 @@ class Segments:
             _log.warning("%s: no new segment, going on with this one: %s", old.path, error)
             return False
         self._sealed[old.first_sequence] = old.end
+        self._sealed_bytes += old.end
         self.journal = new
         self._full_at = self._segment_bytes_max
         old.close()
@@ -138,7 +142,7 @@ class Segments:
             self._obsolete.append(snapshot_name(self._snapshot_sequence))
         self._snapshot_sequence = snapshot.sequence
         for first in [first for first in self._sealed if first <= snapshot.sequence]:
-            del self._sealed[first]
+            self._sealed_bytes -= self._sealed.pop(first)
             self._obsolete.append(segment_name(first))
 
     def _remove(self, name: str) -> None:

@@ -91,7 +91,7 @@ class FileSession:
         with self._turn.taken():
             outcomes: Sequence[BatchOutcome] | None = None
             try:
-                self._refuse_if_fenced()
+                self._refuse_misplaced(group)
                 plan = plan_group(group, self.state)
                 if not plan.accepted:
                     return plan
@@ -127,7 +127,7 @@ class FileSession:
             ) from error
         return journal.end - before
 
-    def _refuse_if_fenced(self) -> None:
+    def _refuse_misplaced(self, group: CommitGroup) -> None:
         if self._broken:
             raise StorageIOError("the journal is unusable after a failure", self._directory)
         if self._turn.generation != self._generation:
@@ -135,6 +135,8 @@ class FileSession:
                 f"another writer has taken over from generation {self._generation}",
                 self._directory,
             )
+        if group.sequence != self._sequence + 1:
+            raise ValueError(f"commit {group.sequence} cannot follow commit {self._sequence}")
 
     def _failure(
         self, error: Exception, outcomes: Sequence[BatchOutcome] | None
