@@ -10,7 +10,7 @@ __all__ = ["SortedBlocks"]
 
 T = TypeVar("T", bytes, tuple[float, bytes])
 
-_BLOCK_ITEMS_MAX: Final = 128
+_BLOCK_ITEMS_MAX: Final = 64
 
 
 class SortedBlocks(Generic[T]):

@@ -7,7 +7,6 @@ readers may look at it at any time, and nobody needs a lock.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,8 +27,6 @@ from mpreg.persistence.batch import Durability
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup, CommitPlan, plan_group
 
 __all__ = ["FileOptions", "FileSession"]
-
-_log = logging.getLogger("mpreg.persistence")
 
 
 @frozen(kw_only=True)
