@@ -385,9 +385,11 @@ class FrozenState:
 
     def take_entries(self, bytes_max: int) -> list[tuple[EntryKey, bytes]]:
         """Some entries, packed; none where all were taken. About ``bytes_max`` of them."""
-        taken = self._kept
-        self._kept = []
-        size = sum(len(packed) for _, packed in taken)
+        taken: list[tuple[EntryKey, bytes]] = []
+        size = 0
+        while self._kept and size < bytes_max:
+            taken.append(self._kept.pop())
+            size += len(taken[-1][1]) + ITEM_BYTES
         while self._left and size < bytes_max:
             name, namespace = next(iter(self._left.items()))
             settled = self._settled[name]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from attrs import define, field, frozen
 
-from mpreg.errors import CorruptDataError
 from mpreg.persistence.backends.file.control import Control
 from mpreg.persistence.backends.file.failures import corrupt, reading, translated
 from mpreg.persistence.backends.file.files import FileSystem
@@ -92,8 +91,7 @@ def load(files: FileSystem, directory: Path, names: Names, control: Control) -> 
             _load_snapshot(files, file, path, loaded)
     segments = names.needed_segments
     if not segments and (names.snapshots or names.segments or control.durable_sequence):
-        missing = directory / segment_name(names.base + 1)
-        raise CorruptDataError("the journal is missing", path=missing)
+        raise corrupt(directory / segment_name(names.base + 1), 0, "the segment is missing")
     for first in segments:
         path = directory / segment_name(first)
         with _opened(files, path) as file, reading(path):

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from attrs import frozen
 
-from mpreg.errors import CorruptDataError
 from mpreg.persistence.backends.file.control import Control
 from mpreg.persistence.backends.file.control_file import ControlFile
-from mpreg.persistence.backends.file.failures import translate, translated
+from mpreg.persistence.backends.file.failures import corrupt, translate, translated
 from mpreg.persistence.backends.file.files import FileSystem
 from mpreg.persistence.backends.file.format import FileHeader
 from mpreg.persistence.backends.file.journal import Journal, JournalBrokenError
@@ -68,12 +67,7 @@ def _control(files: FileSystem, directory: Path, names: Names) -> ControlFile:
     path = directory / JOURNAL_NAME
     if not names.has_control:
         if names.segments or names.snapshots:
-            raise CorruptDataError(
-                "the control file is missing, and there is a journal; nothing was changed: restore "
-                "the directory from a backup",
-                path=path,
-                where="byte 0",
-            )
+            raise corrupt(path, 0, "the control file is missing, and there is a journal")
         ControlFile.create(files, path)
     return ControlFile.read(files, path)
 
