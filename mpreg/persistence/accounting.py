@@ -1,9 +1,10 @@
 """Whether the store has all that was acknowledged: asked before each opening, kept for the next.
 
-SQLite drops a damaged tail of its write-ahead log without a word, and a database that is gone is
-simply made anew; whoever was told that a write is durable would never learn of it. So the last
-sequence that was acknowledged as durable is also written to a small file of its own, and a store
-that ends before it is not opened until somebody has said that the loss is accepted.
+SQLite drops a damaged tail of its write-ahead log without a word; in the file backend's journal a
+last frame that was damaged looks like one that a crash has torn; and a store that is gone is simply
+made anew. Whoever was told that a write is durable would never learn of it. So the last sequence
+that was acknowledged as durable is also written to a small file of its own, and a store that ends
+before it is not opened until somebody has said that the loss is accepted.
 
 The file is a little behind, never ahead: it is written when commits have become durable, but not
 for each of them, and never by the writer itself. So it can only say that something is missing when
@@ -26,7 +27,7 @@ from attrs import define, evolve, field
 from mpreg.errors import AckedDataLostError, CorruptDataError, StorageIOError
 from mpreg.persistence.acked_file import AckedFile, DamagedFileError
 from mpreg.persistence.acked_record import AckedRecord, missing_sequences
-from mpreg.persistence.backend import FoundState, OpenedState
+from mpreg.persistence.backend import FoundState, OpenedState, check_nothing
 from mpreg.persistence.own_thread import run_in_own_thread
 
 __all__ = ["Accounting", "RETRY_SECONDS", "WRITE_SECONDS_MAX", "Work"]
@@ -79,7 +80,8 @@ class Accounting:
 
         Raises:
             AckedDataLostError: something is missing, and that was not accepted.
-            CorruptDataError: there is no store, and the file is damaged that says what it held.
+            CorruptDataError: there is no store, and the file is damaged that says what it held; or
+                the store says itself that its end is missing, and there is no account.
             SchemaVersionError: the file was written by a newer mpreg.
             StorageIOError: the file cannot be read.
         """
@@ -87,15 +89,17 @@ class Accounting:
             self._known = self._written = self._read(found)
             self._was_read = True
         self._catch_up()
-        if self._known is None:
-            return 0
-        missing = missing_sequences(self._known, found)
+        if self._file is None:
+            return check_nothing(found)
+        known = self._known
+        missing = missing_sequences(known, found)
         if missing is not None:
+            generation = max(one.generation for one in (known, found) if one is not None)
             self._judge(AckedDataLostError(
-                self._directory, *missing, self._known.generation,
+                self._directory, *missing, generation if known is None else known.generation,
                 None if found is None else found.commit_sequence,
             ))  # fmt: skip
-        return self._known.generation
+        return 0 if known is None else known.generation
 
     def _catch_up(self) -> None:
         if self._known is not None and self._sequence > self._known.sequence:

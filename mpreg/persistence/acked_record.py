@@ -98,19 +98,24 @@ def newest_slot(slots: Sequence[Slot | None]) -> int | None:
     return max(intact)[1] if intact else None
 
 
-def missing_sequences(record: AckedRecord, found: FoundState | None) -> tuple[int, int] | None:
+def missing_sequences(
+    record: AckedRecord | None, found: FoundState | None
+) -> tuple[int, int] | None:
     """The first and the last commit that was acknowledged and that the store does not have.
 
-    None where it has all of them. ``found`` is None where there is no store at all.
+    None where it has all of them. ``record`` is None where nothing is known of what was
+    acknowledged, and ``found`` where there is no store at all. A store may also know by itself that
+    its end is missing.
 
     A store that has never seen the record's writer cannot have what that one committed, whatever
     its own sequence: it is another copy, which went on by itself and counts the same numbers for
     other commits. It has what both have in common, at most up to where that writer began.
     """
-    if found is None:
-        held = 0
-    elif found.generation < record.generation:
-        held = min(found.commit_sequence, record.opened_sequence)
-    else:
-        held = found.commit_sequence
-    return (held + 1, record.sequence) if held < record.sequence else None
+    held = last = 0
+    if found is not None:
+        held, last = found.commit_sequence, found.lost_sequence
+    if record is not None:
+        if found is not None and found.generation < record.generation:
+            held = min(held, record.opened_sequence)
+        last = max(last, record.sequence)
+    return (held + 1, last) if held < last else None

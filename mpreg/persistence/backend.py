@@ -83,16 +83,23 @@ class FoundState:
     """Of the last group that opening the store would find committed."""
     generation: int
     """Of the last writer that opened it."""
+    lost_sequence: int = 0
+    """Where the store itself knows that its end is missing: the last commit that was on disk."""
+    lost: CorruptDataError | None = None
+    """What is to be told then."""
 
 
 CheckFound: TypeAlias = Callable[[FoundState | None], int]
 """Judges what is on disk; None: there is no store, and one would be made. Returns the generation
 that the new writer's must be above, which may be higher than what was found: the disk may have lost
-the last one. Where it raises, the store is not to be opened. Called on any thread."""
+the last one. Where it raises, the store is not to be opened. Where it does not, a loss that the
+store knows of is accepted. Called on any thread."""
 
 
-def check_nothing(_found: FoundState | None) -> int:
-    """A `CheckFound` for whoever has nothing to compare with."""
+def check_nothing(found: FoundState | None) -> int:
+    """A `CheckFound` for whoever has nothing to compare with, and accepts no loss."""
+    if found is not None and found.lost is not None:
+        raise found.lost
     return 0
 
 
@@ -113,14 +120,21 @@ class BackendStatistics:
     database_bytes: int = 0
     wal_bytes: int = 0
     """Committed and not yet in the database file."""
+    rewrite_bytes: int = 0
+    """About what a truncating checkpoint would have to write; 0 where it writes no more than what
+    is in the log."""
 
 
 @frozen
 class Checkpoint:
-    """Move what is in the log into the store proper, so that the log can be used anew."""
+    """Move what is in the log into the store proper, so that the log can be used anew.
+
+    Where that is more than one step, it is asked for again while it is `UpkeepResult.unfinished`.
+    """
 
     truncate: bool = False
-    """Also give the log's own space back. May wait a moment for readers."""
+    """Also where the log is short, and give the log's own space back. May wait a moment for
+    readers. Only the first of several steps says so."""
 
 
 @frozen
@@ -145,6 +159,8 @@ class UpkeepResult:
 
     checkpoints: int = 0
     """1 where the log was moved."""
+    unfinished: bool = False
+    """Whether a checkpoint is under way. It goes on with the commits, and with each step."""
     log_pages: int = 0
     """In the log, after the step."""
     log_pages_left: int = 0
@@ -152,7 +168,7 @@ class UpkeepResult:
     free_bytes: int = 0
     """Unused inside the store, after the step: what `GiveBackSpace` could give back."""
     freed_bytes: int = 0
-    """Given back by this step."""
+    """Given back by this step; below 0 where it took room, so that a later one can give back."""
 
 
 class CommitInDoubtError(Exception):

@@ -34,6 +34,7 @@ from mpreg.persistence.backend import (
     RecordsPage,
     RefreshStatistics,
     StoredRecord,
+    UpkeepResult,
 )
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.commit_group import LogBounds
@@ -167,7 +168,7 @@ class Compactor:
         if written:
             await self._tidy_up(tally)
         elif self._unsettled:
-            await self._settle()
+            await self._settle(tally)
         self._unsettled = written
 
     # --- on demand ---
@@ -187,7 +188,7 @@ class Compactor:
             expired_entries=tally.expired_entries,
             log_records=tally.log_records,
             snapshot_chunks=tally.snapshot_chunks,
-            freed_bytes=tally.freed_bytes,
+            freed_bytes=max(0, tally.freed_bytes),
             free_bytes=tally.free_bytes,
             database_bytes_before=before.database_bytes,
             database_bytes=after.database_bytes,
@@ -318,19 +319,28 @@ class Compactor:
         if now >= self._statistics_due:
             await self._gateway.keep_up(RefreshStatistics())
             self._statistics_due = now + STATISTICS_SECONDS
-        result = await self._gateway.keep_up(Checkpoint())
+        result = await self._checkpoint(tally)
         tally.free_bytes = result.free_bytes
         surplus = self._space.surplus(self._sizes().database_bytes, result.free_bytes)
         if surplus:
             await self._give_back(surplus, tally)
             # The file gets smaller when the log is moved.
-            await self._gateway.keep_up(Checkpoint())
+            await self._checkpoint(tally)
 
-    async def _settle(self) -> None:
+    async def _checkpoint(self, tally: _Tally, *, truncate: bool = False) -> UpkeepResult:
+        """All of one, step by step. Returns what the last step found."""
+        result = await self._gateway.keep_up(Checkpoint(truncate=truncate))
+        tally.freed_bytes += result.freed_bytes
+        while result.unfinished:
+            result = await _resting(self._gateway.keep_up(Checkpoint()))
+            tally.freed_bytes += result.freed_bytes
+        return result
+
+    async def _settle(self, tally: _Tally) -> None:
         """Nobody writes any more: the log's file may be cut where it is large beside the rest."""
         sizes = self._sizes()
-        if self._space.log_surplus(sizes.database_bytes, sizes.wal_bytes):
-            await self._gateway.keep_up(Checkpoint(truncate=True))
+        if self._space.log_surplus(sizes.database_bytes, sizes.wal_bytes, sizes.rewrite_bytes):
+            await self._checkpoint(tally, truncate=True)
 
     @property
     def _space(self) -> SpacePolicy:
@@ -348,11 +358,11 @@ class Compactor:
             surplus -= result.freed_bytes
 
     async def _give_back_all(self, tally: _Tally) -> None:
-        result = await self._gateway.keep_up(Checkpoint())
+        # First what is under way: it was begun before all the rest was removed.
+        result = await self._checkpoint(tally)
         tally.free_bytes = result.free_bytes
         await self._give_back(result.free_bytes, tally)
-        result = await self._gateway.keep_up(Checkpoint(truncate=True))
-        tally.freed_bytes += result.freed_bytes
+        await self._checkpoint(tally, truncate=True)
 
     # --- steps ---
 

@@ -18,7 +18,7 @@ from mpreg.validation import found, refuse_unknown, seconds, whole_number
 
 __all__ = ["BACKENDS", "PersistenceConfig"]
 
-BACKENDS: Final = ("sqlite", "memory")
+BACKENDS: Final = ("sqlite", "file", "memory")
 
 MIB: Final = 1 << 20
 
@@ -70,7 +70,8 @@ class PersistenceConfig:
     needs none."""
 
     backend: str = "sqlite"
-    """``"sqlite"``, or ``"memory"``: the same calls, and nothing survives the process."""
+    """``"sqlite"``; ``"file"``: an append-only journal, with all that is alive in memory; or
+    ``"memory"``: the same calls, and nothing survives the process."""
 
     grace_seconds: float = field(default=10.0, validator=seconds(zero=True))
     """How long a stop may take to commit and ack what was accepted before it."""
@@ -99,8 +100,13 @@ class PersistenceConfig:
     wal_checkpoint_pages: int = field(default=16_384, validator=whole_number(1))
     """Pages in the write-ahead log after which SQLite moves them into the database."""
 
+    journal_segment_bytes: int = field(default=16 * MIB, validator=whole_number(4_096))
+    """Of the file backend: bytes after which its journal goes on in a new file. Opening copies the
+    last one; after four of them, and as much as is alive, a snapshot is written."""
+
     busy_timeout_seconds: float = field(default=5.0, validator=seconds(zero=True))
-    """How long to wait where another program holds a lock on the database."""
+    """How long to wait where another program holds a lock on the database; in the file backend,
+    where a commit that was given up is still at work."""
 
     switch_interval_seconds: float | None = field(
         default=0.0001, validator=seconds(zero=False, none=True)

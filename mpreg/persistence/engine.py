@@ -17,6 +17,7 @@ from mpreg.persistence.accounting import Accounting
 from mpreg.persistence.acked_file import AckedFile
 from mpreg.persistence.activity import Activity
 from mpreg.persistence.backend import StorageBackend
+from mpreg.persistence.backends.file import FileBackend, FileOptions
 from mpreg.persistence.backends.memory import MemoryBackend
 from mpreg.persistence.backends.sqlite import SqliteBackend, SqliteOptions
 from mpreg.persistence.compactor import CompactionReport, Compactor
@@ -150,12 +151,18 @@ class Engine:
 def _directory(config: PersistenceConfig, backend: StorageBackend | None) -> DataDirectory | None:
     if backend is not None or config.data_dir is None or config.backend == "memory":
         return None
-    return DataDirectory(config.data_dir)
+    return DataDirectory(config.data_dir, backend=config.backend)
 
 
 def _make_backend(config: PersistenceConfig, directory: DataDirectory | None) -> StorageBackend:
     if directory is None:
         return MemoryBackend()
+    if config.backend == "file":
+        file_options = FileOptions(
+            journal_segment_bytes=config.journal_segment_bytes,
+            busy_timeout_seconds=config.busy_timeout_seconds,
+        )
+        return FileBackend(directory.path, file_options, hold=directory.hold)
     return SqliteBackend(
         directory.database,
         SqliteOptions(

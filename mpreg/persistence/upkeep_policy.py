@@ -49,8 +49,15 @@ class SpacePolicy:
         """How much to give back now, in bytes."""
         return self._above(free_bytes, max(0, database_bytes - free_bytes))
 
-    def log_surplus(self, database_bytes: int, log_bytes: int) -> int:
-        """The same for a log in which nothing is left that the database has not."""
+    def log_surplus(self, database_bytes: int, log_bytes: int, rewrite_bytes: int = 0) -> int:
+        """The same for a log in which nothing is left that the database has not.
+
+        ``rewrite_bytes``: what has to be written to be rid of it, where that is the whole database.
+        Then it is worth while where as much is given back.
+        """
+        if rewrite_bytes:
+            surplus = database_bytes + log_bytes - rewrite_bytes
+            return surplus if surplus >= max(rewrite_bytes, self.bytes_min) else 0
         return self._above(log_bytes, database_bytes)
 
     def _above(self, unused: int, used: int) -> int:

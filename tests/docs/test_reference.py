@@ -26,6 +26,8 @@ from mpreg.persistence import (
     PersistenceRegistry,
     RegistryStatistics,
 )
+from mpreg.persistence.backends.file.control import SLOT_OFFSETS
+from mpreg.persistence.backends.file.format import FRAME_BYTES, HEADER_BYTES
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.queues import (
     DeliveryGuarantee,
@@ -49,6 +51,7 @@ from tests.docs.pages import PAGES, Page
 API: Final = PAGES["docs/reference/api.md"]
 CONFIGURATION: Final = PAGES["docs/reference/configuration.md"]
 ERRORS: Final = PAGES["docs/reference/errors.md"]
+JOURNAL: Final = PAGES["docs/explanation/journal.md"]
 FILES: Final = PAGES["docs/reference/files-on-disk.md"]
 QUEUES: Final = PAGES["docs/reference/queues.md"]
 STATISTICS: Final = PAGES["docs/reference/statistics.md"]
@@ -317,6 +320,20 @@ def test_the_tables_and_indexes_are_those_of_the_code() -> None:
     (tables,) = [block.text for block in FILES.blocks if block.language == "sql"]
     shown = [_statement(one) for one in tables.split(";") if one.strip()]
     assert shown == [_statement(one) for one in schema.CREATE if "CREATE " in one]
+
+
+@pytest.mark.parametrize(
+    ("heading", "size"),
+    [("### The header of a file", HEADER_BYTES), ("### The header of a frame", FRAME_BYTES)],
+)
+def test_the_headers_of_the_journal_are_as_long_as_in_the_code(heading: str, size: int) -> None:
+    assert sum(int(row["bytes"]) for row in JOURNAL.table(heading)) == size
+    assert f"│ {size} " in JOURNAL.text
+
+
+def test_the_slots_of_the_control_file_are_where_the_code_has_them() -> None:
+    slots = JOURNAL.table("### The control file")[-1]["at byte"]
+    assert tuple(map(int, slots.split(", "))) == SLOT_OFFSETS
 
 
 def test_the_pragmas_are_those_of_the_code() -> None:

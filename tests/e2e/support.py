@@ -14,7 +14,7 @@ from typing import Final, Self
 
 import pytest
 
-__all__ = ["GUARD_SECONDS", "REPOSITORY", "Program", "on_both_loops"]
+__all__ = ["GUARD_SECONDS", "REPOSITORY", "Program", "on_both_backends", "on_both_loops"]
 
 REPOSITORY: Final = Path(__file__).parents[2]
 
@@ -22,6 +22,7 @@ REPOSITORY: Final = Path(__file__).parents[2]
 GUARD_SECONDS: Final = 60.0
 
 on_both_loops = pytest.mark.parametrize("loop", ["asyncio", "trio"])
+on_both_backends = pytest.mark.parametrize("backend", ["sqlite", "file"])
 
 
 class Program:

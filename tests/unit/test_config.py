@@ -45,7 +45,7 @@ def test_a_directory_of_another_type_is_refused(path: object) -> None:
 
 @pytest.mark.parametrize("backend", ["oracle", None, 3, ["sqlite"], "SQLITE"])
 def test_an_unknown_backend_is_refused_with_the_known_ones(backend: object) -> None:
-    with pytest.raises(ConfigurationError, match="'sqlite' or 'memory'"):
+    with pytest.raises(ConfigurationError, match="'sqlite' or 'file' or 'memory'"):
         PersistenceConfig.from_mapping({"data_dir": "data", "backend": backend})
 
 

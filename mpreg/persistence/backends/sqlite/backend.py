@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.backend import (
@@ -17,22 +16,18 @@ from mpreg.persistence.backend import (
     UpkeepStep,
     check_nothing,
 )
+from mpreg.persistence.backends.holding import (
+    Hold,
+    close_and_release,
+    hold_nothing,
+    open_held,
+)
 from mpreg.persistence.backends.sqlite.connection import ConnectionThread, start_thread
 from mpreg.persistence.backends.sqlite.read_session import ReadSession
 from mpreg.persistence.backends.sqlite.write_session import SqliteOptions, WriteSession
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 
 __all__ = ["SqliteBackend", "SqliteOptions", "SqliteReader"]
-
-Release: TypeAlias = Callable[[], None]
-
-
-def _release_nothing() -> None:
-    return
-
-
-def _hold_nothing() -> Release:
-    return _release_nothing
 
 
 class SqliteBackend:
@@ -42,17 +37,13 @@ class SqliteBackend:
     one connection checkpoints while another writes; with a single one that cannot happen.
     """
 
-    def __init__(
-        self, path: Path, options: SqliteOptions, *, hold: Callable[[], Release] | None = None
-    ) -> None:
-        """``hold`` keeps the data directory locked until what it returns is called: while there is
-        a connection, also one that nobody waits for any more. Both are called on its thread."""
+    def __init__(self, path: Path, options: SqliteOptions, *, hold: Hold | None = None) -> None:
         self._path = path
         self._options = options
-        self._hold = hold or _hold_nothing
+        self._hold = hold or hold_nothing
         self._thread: ConnectionThread | None = None
         self._session: WriteSession | None = None
-        self._release: Release = _release_nothing
+        self._release = hold_nothing()
         self._fsyncs_before = 0
         self._opened_before = False
 
@@ -62,14 +53,13 @@ class SqliteBackend:
         return self._session.opened
 
     def _open_session(self, check: CheckFound) -> WriteSession:
-        self._release = self._hold()
-        try:
-            return WriteSession.open(
+        session, self._release = open_held(
+            self._hold,
+            lambda: WriteSession.open(
                 self._path, self._options, again=self._opened_before, check=check
-            )
-        except BaseException:
-            self._release()
-            raise
+            ),
+        )
+        return session
 
     async def commit(self, group: CommitGroup) -> Sequence[BatchOutcome]:
         assert self._thread is not None
@@ -90,16 +80,7 @@ class SqliteBackend:
             return
         self._fsyncs_before += session.fsyncs
         self._thread = self._session = None
-        release = self._release
-
-        def close_session() -> None:
-            try:
-                # A session that somebody gave up waiting for may have a successor by now.
-                (session.let_go if thread.abandoned else session.close)()
-            finally:
-                release()
-
-        await thread.close(close_session)
+        await close_and_release(thread, session, self._release)
 
     def reader(self) -> SqliteReader:
         return SqliteReader(self._path, self._options)

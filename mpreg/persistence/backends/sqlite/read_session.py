@@ -28,6 +28,7 @@ from mpreg.persistence.backend import (
     StoredEntry,
     StoredRecord,
 )
+from mpreg.persistence.backends.answers import answer_bytes
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, translate
 from mpreg.persistence.backends.sqlite.tables import checked_bounds, is_intact
@@ -91,7 +92,7 @@ class ReadSession:
         size = 0
         for query in queries:
             answers.append(self._answer_or_error(query))
-            size += _answer_bytes(answers[-1])
+            size += answer_bytes(answers[-1])
             if size >= READ_BYTES_MAX:
                 break
         return answers
@@ -262,15 +263,3 @@ def _take_page(
         return page, None
     finally:
         rows.close()
-
-
-def _answer_bytes(answer: ReadResult | CorruptDataError) -> int:
-    match answer:
-        case StoredEntry():
-            return len(answer.value)
-        case ScanPage():
-            return sum(map(_answer_bytes, answer.entries))
-        case RecordsPage():
-            return sum(len(item.data) for item in answer.records if isinstance(item, StoredRecord))
-        case _:
-            return 0
