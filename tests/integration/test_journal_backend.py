@@ -75,6 +75,13 @@ def group(sequence: int, key: bytes, value: bytes = b"v") -> CommitGroup:
     return CommitGroup(sequence, 0.0, (make_batch(Put(b"n", key, value)),))
 
 
+async def commit(backend: FileBackend, group: CommitGroup) -> None:
+    """Commit, and do what is due then, as the writer does."""
+    await backend.commit(group)
+    if (step := backend.upkeep_due()) is not None:
+        await backend.upkeep(step)
+
+
 async def value_in(backend: FileBackend, key: bytes) -> bytes | None:
     (found,) = await backend.reader().read([GetEntry(b"n", key)])
     return found.value if isinstance(found, StoredEntry) else None
@@ -108,13 +115,13 @@ async def test_commits_go_on_while_a_snapshot_is_written(tmp_path: Path) -> None
     sequence, between = 0, 0
     while not backend.statistics().database_bytes:
         sequence += 1
-        await backend.commit(group(sequence, b"%d" % (sequence % 400), values.randbytes(3_000)))
+        await commit(backend, group(sequence, b"%d" % (sequence % 400), values.randbytes(3_000)))
         between += any(path.name.startswith("snapshot") for path in tmp_path.iterdir())
     assert between >= 4, "the snapshot took several commits"
     journal_bytes = backend.statistics().wal_bytes
     for _ in range(20):
         sequence += 1
-        await backend.commit(group(sequence, b"0"))
+        await commit(backend, group(sequence, b"0"))
     assert backend.statistics().wal_bytes <= journal_bytes + 20 * 200
     names = sorted(path.name for path in tmp_path.iterdir())
     assert sum(name.startswith("snapshot") for name in names) == 1
