@@ -8,8 +8,8 @@ from typing import Final
 import click
 import pytest
 
+from mpreg.cli import exits
 from mpreg.cli.app import mpreg
-from mpreg.cli.inspection import exits
 from tests.docs.pages import PAGES
 from tests.integration.test_inspection import ROWS
 
