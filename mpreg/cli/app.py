@@ -43,7 +43,12 @@ class _Root(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.obj = "--json" in args
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if not ctx.obj:
+                raise
+            tell_usage(error)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

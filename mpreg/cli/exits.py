@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 import click
 
@@ -105,7 +105,7 @@ def told(*, is_json: bool, instead: str | None = None) -> Iterator[None]:
         _tell(_of_the_system(error), is_json=is_json)
 
 
-def tell_usage(error: click.UsageError) -> None:
+def tell_usage(error: click.UsageError) -> NoReturn:
     """A command line that makes no sense, as an object."""
     ending = _Ending("UsageError", error.format_message(), None, [], USAGE, {})
     _tell(ending, is_json=True)
@@ -116,7 +116,7 @@ def safe(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _tell(ending: _Ending, *, is_json: bool) -> None:
+def _tell(ending: _Ending, *, is_json: bool) -> NoReturn:
     """Print it to standard error and exit."""
     if is_json:
         fields: dict[str, Any] = {"error": ending.error, "message": ending.message}

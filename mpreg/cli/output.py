@@ -57,9 +57,9 @@ class Output:
         """A row where standard output is for something else: to standard error."""
         click.echo(as_json(fields) if self.is_json else safe(text), err=True)
 
-    def progress(self) -> AbstractContextManager[OnProgress | None]:
+    def progress(self, what: str) -> AbstractContextManager[OnProgress | None]:
         """How far long work has come, for a person who looks on; None where nobody does."""
-        return progress_bar(is_shown=not self.is_json)
+        return progress_bar(what, is_shown=not self.is_json)
 
     def _style(self, text: str, **style: Any) -> str:
         return click.style(text, **style) if self.is_terminal else text

@@ -13,8 +13,11 @@ __all__ = ["OnProgress", "Progress", "progress_bar"]
 
 
 @contextmanager
-def progress_bar(*, is_shown: bool) -> Iterator[OnProgress | None]:
-    """Gives what is to be called with each step, from any thread; None where nobody looks on."""
+def progress_bar(what: str, *, is_shown: bool) -> Iterator[OnProgress | None]:
+    """Gives what is to be called with each step, from any thread; None where nobody looks on.
+
+    ``what`` is shown until the first step says more.
+    """
     if not is_shown or not sys.stderr.isatty():
         yield None
         return
@@ -30,7 +33,7 @@ def progress_bar(*, is_shown: bool) -> Iterator[OnProgress | None]:
         TimeElapsedColumn(),
     )
     with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task(what, total=None)
 
         def on_progress(progress: Progress) -> None:
             bar.update(

@@ -65,7 +65,7 @@ def line_of(text: str, *keys: str) -> int | None:
     before = 0
     for count in range(1, len(lines) + 1):
         try:
-            found = tomllib.loads("\n".join(lines[:count]))
+            found = tomllib.loads("\n".join(lines[:count]) + "\n")
         except tomllib.TOMLDecodeError:
             continue
         if _has(found, keys):

@@ -12,6 +12,7 @@ from mpreg.cli import exits
 from mpreg.cli.app import mpreg
 from tests.docs.pages import PAGES
 from tests.integration.test_inspection import ROWS
+from tests.unit.cli.test_maintenance import REPORTS
 
 CLI: Final = PAGES["docs/reference/cli.md"]
 
@@ -87,6 +88,7 @@ def test_the_fields_of_json_are_those_that_are_tested() -> None:
         "damaged item": "damaged",
         "redrive": "queue to redriven dead",
         "purge": "queue removed",
+        **REPORTS,
     }
 
 

@@ -68,7 +68,7 @@ def demo(
     One file cannot be read, on purpose, and ends as a dead letter. At the end it proves by recount
     that every other file was indexed exactly once and that nothing acknowledged was lost.
 
-    Exit code: 0 when that is so, 1 when it is not, 130 when interrupted.
+    The exit code is 0 when that is so, and 1 when it is not.
     """
     from mpreg.cli.demo.command import DemoOptions, run_demo
 

@@ -20,7 +20,7 @@ async def run_backup(
     bytes_per_second: float | None,
     allow_damaged: bool,
 ) -> None:
-    with output.progress() as on_progress:
+    with output.progress("copying") as on_progress:
         report = await backup(
             settings.data_dir,
             destination,

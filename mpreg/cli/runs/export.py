@@ -19,7 +19,7 @@ __all__ = ["run_export"]
 
 
 async def run_export(settings: Settings, output: Output, *, file: Path) -> None:
-    with output.progress() as on_progress, _written(file) as stream:
+    with output.progress("exporting") as on_progress, _written(file) as stream:
         report = await export_lines(settings.data_dir, stream.write, on_progress=on_progress)
     output.aside(
         report.as_mapping(),

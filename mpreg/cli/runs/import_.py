@@ -31,7 +31,7 @@ async def run_import(
     config = settings.config(backend=backend)
     if config.backend == "memory":
         raise InvalidArgumentError("a memory store would be gone at once; name another backend")
-    with output.progress() as on_progress, _opened(file) as stream:
+    with output.progress("importing") as on_progress, _opened(file) as stream:
         try:
             report = await import_lines(_lines_of(stream, on_progress), config)
         except InvalidArgumentError as error:

@@ -14,7 +14,7 @@ __all__ = ["run_restore"]
 async def run_restore(
     settings: Settings, output: Output, *, source: Path, overwrite: bool, allow_damaged: bool
 ) -> None:
-    with output.progress() as on_progress:
+    with output.progress("restoring") as on_progress:
         report = await restore(
             source,
             settings.data_dir,

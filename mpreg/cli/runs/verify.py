@@ -15,7 +15,7 @@ FINDINGS_SHOWN_MAX: Final = 100
 
 
 async def run_verify(settings: Settings, output: Output, *, is_full: bool, is_repair: bool) -> int:
-    with output.progress() as on_progress:
+    with output.progress("examining") as on_progress:
         if is_repair:
             report = await repair(settings.data_dir, on_progress=on_progress)
         else:

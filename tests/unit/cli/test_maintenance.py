@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Final
 
 import anyio
 import pytest
@@ -13,6 +14,16 @@ from mpreg.cli.app import mpreg
 from mpreg.persistence import PersistenceConfig, PersistenceRegistry
 from tests.integration.maintenance_support import filled
 from tests.integration.support import tamper
+
+#: What each report has. Programs are written against these names.
+REPORTS: Final = {
+    "verify": "path sound commit_sequence generation last_version entries records logs snapshots "
+    "bytes full damaged notices findings",
+    "backup": "path commit_sequence size_bytes unchanged verification",
+    "restore": "path commit_sequence size_bytes replaced",
+    "export": "lines entries records snapshots commit_sequence",
+    "import": "path entries records snapshots commit_sequence",
+}
 
 
 def run(*arguments: object, stdin: bytes | None = None) -> Result:
@@ -112,3 +123,15 @@ def test_a_damaged_store_leaves_no_export(data_dir: Path, tmp_path: Path) -> Non
     result = run("export", file, "--data-dir", data_dir)
     assert (result.exit_code, "offset 9" in result.output) == (3, True)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_the_fields_of_json_are_stable(data_dir: Path, tmp_path: Path) -> None:
+    place, file, at = tmp_path / "backup", tmp_path / "lines", ("--data-dir", data_dir)
+    found = {
+        "verify": run("verify", *at, "--json").stdout,
+        "backup": run("backup", place, *at, "--json").stdout,
+        "restore": run("restore", place, "--data-dir", tmp_path / "a", "--json").stdout,
+        "export": run("export", file, *at, "--json").stderr,
+        "import": run("import", file, "--data-dir", tmp_path / "b", "--json").stdout,
+    }
+    assert {name: " ".join(json.loads(line)) for name, line in found.items()} == REPORTS

@@ -93,7 +93,7 @@ async def _watched(
     output: Output, what: str, total: int, queue: MessageQueue, work: Callable[[], Awaitable[int]]
 ) -> int:
     """Do it, and say on a terminal how far it has come."""
-    with output.progress() as on_progress:
+    with output.progress(what) as on_progress:
         if on_progress is None:
             return await work()
         done: list[int] = []
