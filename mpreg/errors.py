@@ -113,7 +113,17 @@ class AckAlreadyResolvedError(ActorError):
 
 
 class ConfigurationError(MpregError, ValueError):
-    """A setting is unknown, of the wrong type, or impossible beside another one."""
+    """A setting is unknown, of the wrong type, or impossible beside another one.
+
+    ``setting`` is its name, where it is one alone.
+    """
+
+    def __init__(self, message: str, setting: str | None = None) -> None:
+        self.setting = setting
+        super().__init__(message, setting)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class QueueError(MpregError):

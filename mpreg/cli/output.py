@@ -8,13 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import IO, Any, Final
 
 import click
 from attrs import define
 
-from mpreg.cli.inspection.decoding import as_json
+from mpreg.cli.decoding import as_json
+from mpreg.cli.exits import safe
+from mpreg.cli.progress import OnProgress, progress_bar
 
 __all__ = ["Output", "opened_output"]
 
@@ -49,17 +51,21 @@ class Output:
 
     def note(self, text: str) -> None:
         """Beside the output: to standard error."""
-        click.echo(_safe(text), err=True)
+        click.echo(as_json({"note": text}) if self.is_json else safe(text), err=True)
+
+    def aside(self, fields: dict[str, Any], text: str) -> None:
+        """A row where standard output is for something else: to standard error."""
+        click.echo(as_json(fields) if self.is_json else safe(text), err=True)
+
+    def progress(self, what: str) -> AbstractContextManager[OnProgress | None]:
+        """How far long work has come, for a person who looks on; None where nobody does."""
+        return progress_bar(what, is_shown=not self.is_json)
 
     def _style(self, text: str, **style: Any) -> str:
         return click.style(text, **style) if self.is_terminal else text
 
     def _write(self, line: str) -> None:
-        self._stream.write(f"{_safe(line)}\n")
-
-
-def _safe(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+        self._stream.write(f"{safe(line)}\n")
 
 
 @contextmanager

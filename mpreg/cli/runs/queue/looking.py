@@ -1,44 +1,27 @@
-"""``mpreg queue``: what is in the queues, and the few things that are done to one by hand."""
+"""What is in the queues, from outside."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
-from typing import Any, Final
+from contextlib import aclosing
+from typing import Any
 
-import anyio
-import click
-
-from mpreg.cli.inspection.decoding import as_json, cut, plain, printable
-from mpreg.cli.inspection.exits import NotFoundError
-from mpreg.cli.inspection.output import Output
-from mpreg.cli.inspection.times import moment
+from mpreg.cli.decoding import as_json, cut, plain, printable
+from mpreg.cli.output import Output
+from mpreg.cli.settings import Settings
+from mpreg.cli.times import moment
 from mpreg.codec import decode_value
 from mpreg.errors import CorruptDataError
-from mpreg.persistence import (
-    PersistenceConfig,
-    PersistenceRegistry,
-    ReadOnlyRegistry,
-    open_read_only,
-)
-from mpreg.persistence.read_only import FoundDirectory
-from mpreg.queues import DeadLetter, MessageQueue, MessageQueueManager, QueueStatistics
+from mpreg.persistence import ReadOnlyRegistry, open_read_only
+from mpreg.queues import DeadLetter, QueueStatistics
 from mpreg.queues.records import MessageRecord
 from mpreg.queues.state import DEFAULT_SUBSCRIPTION
 from mpreg.queues.view import PendingMessage, QueueView, queue_names
 
-__all__ = ["list_queues", "peek", "purge", "redrive", "show_dead_letters", "show_queue"]
-
-PROGRESS_SECONDS: Final = 0.2
+__all__ = ["list_queues", "peek", "show_dead_letters", "show_queue"]
 
 
-# --- reading ---
-
-
-async def list_queues(data_dir: Path, output: Output) -> None:
-    async with open_read_only(data_dir) as registry:
+async def list_queues(settings: Settings, output: Output) -> None:
+    async with open_read_only(settings.data_dir) as registry:
         for name in await queue_names(registry):
             try:
                 view = await QueueView.open(registry, name)
@@ -56,8 +39,8 @@ async def list_queues(data_dir: Path, output: Output) -> None:
         await _tell_leases(registry, output)
 
 
-async def show_queue(data_dir: Path, name: str, output: Output) -> None:
-    async with open_read_only(data_dir) as registry:
+async def show_queue(settings: Settings, output: Output, *, name: str) -> None:
+    async with open_read_only(settings.data_dir) as registry:
         view = await QueueView.open(registry, name)
         counts = view.statistics()
         subscriptions = {
@@ -127,9 +110,9 @@ async def _tell_leases(registry: ReadOnlyRegistry, output: Output) -> None:
 
 
 async def peek(
-    data_dir: Path, name: str, output: Output, *, subscription: str | None, limit: int
+    settings: Settings, output: Output, *, name: str, subscription: str | None, limit: int
 ) -> None:
-    async with open_read_only(data_dir) as registry:
+    async with open_read_only(settings.data_dir) as registry:
         view = await QueueView.open(registry, name)
         _tell_damage(view, output)
         if subscription is None and DEFAULT_SUBSCRIPTION in view.patterns:
@@ -184,9 +167,9 @@ def _payload_text(record: MessageRecord) -> str:
 
 
 async def show_dead_letters(
-    data_dir: Path, name: str, output: Output, *, limit: int | None, after: str | None
+    settings: Settings, output: Output, *, name: str, limit: int | None, after: str | None
 ) -> None:
-    async with open_read_only(data_dir) as registry:
+    async with open_read_only(settings.data_dir) as registry:
         view = await QueueView.open(registry, name)
         _tell_damage(view, output)
         shown, last = 0, ""
@@ -223,88 +206,3 @@ def _show_letter(letter: DeadLetter, output: Output) -> None:
         f"{printable(letter.last_error or letter.reason)} {payload}"
     )
     output.row(fields, cut(text, output.width))
-
-
-# --- writing ---
-
-
-@asynccontextmanager
-async def _opened(data_dir: Path, *names: str) -> AsyncGenerator[list[MessageQueue], None]:
-    """The queues of a directory that is there: opening it must not make one."""
-    found = FoundDirectory.at(data_dir)
-    async with PersistenceRegistry(PersistenceConfig(data_dir=found.path)) as registry:
-        queues = MessageQueueManager(registry)
-        yield [await queues.get_queue(name) for name in names]
-
-
-async def redrive(
-    data_dir: Path, name: str, output: Output, *, to: str | None, ids: tuple[str, ...]
-) -> None:
-    names = (name,) if to is None else (name, to)
-    async with _opened(data_dir, *names) as queues:
-        source, target = queues[0], queues[-1]
-        total = len(ids) or source.statistics().dead
-        moved = await _watched(
-            "redriven", total, source, lambda: source.redrive(ids or None, to=target)
-        )
-        left = source.statistics().dead
-        output.row(
-            {"queue": name, "to": target.name, "redriven": moved, "dead": left},
-            f"{moved} dead letters sent again to {printable(target.name)!r}; {left} stay",
-        )
-        if ids and moved < len(set(ids)):
-            raise NotFoundError(
-                f"{len(set(ids)) - moved} of the dead letters named are not there, or their "
-                "messages are damaged"
-            )
-
-
-async def purge(
-    data_dir: Path, name: str, output: Output, *, messages: bool, dead_letters: bool, is_sure: bool
-) -> None:
-    async with _opened(data_dir, name) as (queue,):
-        counts = queue.statistics()
-        what = [
-            *([f"{counts.size} messages"] if messages else []),
-            *([f"{counts.dead} dead letters"] if dead_letters else []),
-        ]
-        # The directory is held meanwhile, so what was confirmed is what is removed.
-        if not is_sure and not _is_confirmed(f"Remove {' and '.join(what)} of {name!r} for good?"):
-            raise NotFoundError("not confirmed: nothing was removed (--yes confirms it)")
-        removed = await _watched(
-            "removed",
-            counts.dead,
-            queue,
-            lambda: queue.purge(messages=messages, dead_letters=dead_letters),
-        )
-        output.row({"queue": name, "removed": removed}, f"{removed} removed")
-
-
-def _is_confirmed(question: str) -> bool:
-    if not sys.stdin.isatty():
-        return False
-    return click.confirm(question, err=True)
-
-
-async def _watched(
-    what: str, total: int, queue: MessageQueue, work: Callable[[], Awaitable[int]]
-) -> int:
-    """Do it, and say on a terminal how far it has come."""
-    if not sys.stderr.isatty():
-        return await work()
-    async with anyio.create_task_group() as task_group:
-        task_group.start_soon(_progress, what, total, queue)
-        done = await work()
-        task_group.cancel_scope.cancel()
-    return done
-
-
-async def _progress(what: str, total: int, queue: MessageQueue) -> None:
-    before = queue.statistics().dead
-    try:
-        while True:
-            await anyio.sleep(PROGRESS_SECONDS)
-            done = before - queue.statistics().dead
-            click.echo(f"\r{done} of {total} {what}", nl=False, err=True)
-    finally:
-        click.echo("\r\x1b[K", nl=False, err=True)
