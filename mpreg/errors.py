@@ -19,6 +19,7 @@
         ├── TransactionStateError     a transaction used outside its block
         ├── WriterStoppedError        the writer is gone                      not written
         ├── ReaderStoppedError        the reader is gone                      nothing was read
+        ├── ReadOnlyError             a write to what was opened to be read   not written
         ├── BatchRejectedError        one batch of a group was refused        not written
         │   ├── VersionConflictError  expected_version did not match
         │   └── OffsetOutOfRangeError an offset beyond the end of its log
@@ -30,6 +31,7 @@
         ├── AckedDataLostError        the store has not all that was acked    acked data is missing
         ├── DataDirectoryError        the directory cannot be used
         │   ├── DataDirectoryLockedError   another process holds it
+        │   ├── DataDirectoryMissingError  there is none, or no store in it
         │   └── ForeignDatabaseError       the file there is not mpreg's
         └── SchemaVersionError        written by a newer mpreg
 
@@ -53,6 +55,7 @@ __all__ = [
     "CorruptDataError",
     "DataDirectoryError",
     "DataDirectoryLockedError",
+    "DataDirectoryMissingError",
     "ForeignDatabaseError",
     "InvalidArgumentError",
     "LeaseLostError",
@@ -65,6 +68,7 @@ __all__ = [
     "QueueError",
     "QueueFullError",
     "QueueNotFoundError",
+    "ReadOnlyError",
     "ReaderStoppedError",
     "SchemaVersionError",
     "StorageFullError",
@@ -111,7 +115,17 @@ class AckAlreadyResolvedError(ActorError):
 
 
 class ConfigurationError(MpregError, ValueError):
-    """A setting is unknown, of the wrong type, or impossible beside another one."""
+    """A setting is unknown, of the wrong type, or impossible beside another one.
+
+    ``setting`` is its name, where it is one alone.
+    """
+
+    def __init__(self, message: str, setting: str | None = None) -> None:
+        self.setting = setting
+        super().__init__(message, setting)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class QueueError(MpregError):
@@ -177,6 +191,12 @@ class WriterStoppedError(PersistenceError):
 
 class ReaderStoppedError(PersistenceError):
     """The reader is not running and will not run again: closed, or its supervisor gave up."""
+
+
+class ReadOnlyError(PersistenceError):
+    """A write to a directory that was opened to be read only. Nothing was written."""
+
+    data_state = "not written"
 
 
 class BatchRejectedError(PersistenceError):
@@ -364,6 +384,10 @@ class DataDirectoryLockedError(DataDirectoryError):
 
     def __reduce__(self) -> tuple[type[DataDirectoryLockedError], tuple[Path, int | None]]:
         return (type(self), (self.path, self.pid))
+
+
+class DataDirectoryMissingError(DataDirectoryError):
+    """There is no such directory, or no store in it, and it was to be read: nothing was made."""
 
 
 class ForeignDatabaseError(DataDirectoryError):

@@ -10,6 +10,7 @@ from mpreg.errors import (
     CorruptDataError,
     DataDirectoryError,
     DataDirectoryLockedError,
+    DataDirectoryMissingError,
     ForeignDatabaseError,
     InvalidArgumentError,
     MailboxFullError,
@@ -17,6 +18,7 @@ from mpreg.errors import (
     OffsetOutOfRangeError,
     PersistenceError,
     ReaderStoppedError,
+    ReadOnlyError,
     SchemaVersionError,
     StorageFullError,
     StorageIOError,
@@ -31,6 +33,15 @@ from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.kv_store import Entry, KeyValueStore
 from mpreg.persistence.log_retention import LogRetention
 from mpreg.persistence.log_store import LogRecord, LogStore
+from mpreg.persistence.read_only import (
+    DirectoryStatistics,
+    Holder,
+    KeyCount,
+    ReadOnlyRegistry,
+    StoredLog,
+    StoredName,
+    open_read_only,
+)
 from mpreg.persistence.registry import PersistenceRegistry
 from mpreg.persistence.snapshot_store import Snapshot, SnapshotStore
 from mpreg.persistence.statistics import RegistryStatistics
@@ -47,10 +58,14 @@ __all__ = [
     "CorruptDataError",
     "DataDirectoryError",
     "DataDirectoryLockedError",
+    "DataDirectoryMissingError",
+    "DirectoryStatistics",
     "Durability",
     "Entry",
     "ForeignDatabaseError",
+    "Holder",
     "InvalidArgumentError",
+    "KeyCount",
     "KeyValueStore",
     "LogRecord",
     "LogRetention",
@@ -61,6 +76,8 @@ __all__ = [
     "PersistenceConfig",
     "PersistenceError",
     "PersistenceRegistry",
+    "ReadOnlyError",
+    "ReadOnlyRegistry",
     "ReaderStoppedError",
     "RegistryStatistics",
     "SchemaVersionError",
@@ -68,10 +85,13 @@ __all__ = [
     "SnapshotStore",
     "StorageFullError",
     "StorageIOError",
+    "StoredLog",
+    "StoredName",
     "Transaction",
     "TransactionStateError",
     "ValueTooLargeError",
     "VersionConflictError",
     "WriteBatch",
     "WriterStoppedError",
+    "open_read_only",
 ]

@@ -127,7 +127,8 @@ class CommitPlan:
     entries: dict[EntryKey, NewEntry | None] = field(factory=dict)
     """Keys to set, and (None) to remove."""
     records: list[NewRecord] = field(factory=list)
-    """To be added. A record may lie below the new first offset of its log: leave it out then."""
+    """To be added. A record may lie below the new first offset of its log: leave it out then. A log
+    can also be truncated beyond its end: then none of the records that it had stays."""
     logs: dict[bytes, LogBounds] = field(factory=dict)
     """The bounds after the group, of every log that was looked at."""
     truncated: dict[bytes, int] = field(factory=dict)
@@ -201,7 +202,7 @@ class _Planner:
             self.bounds(operation.log)
         if isinstance(operation, TruncateBefore):
             _, next_offset = self.bounds(operation.log)
-            if operation.offset > next_offset:
+            if operation.offset > next_offset and not operation.beyond_end:
                 return OffsetOutOfRangeError(
                     decode_name(operation.log), operation.offset, next_offset
                 )
@@ -260,11 +261,11 @@ class _Planner:
     def truncate(self, truncate: TruncateBefore) -> int:
         first, next_offset = self.bounds(truncate.log)
         # The condition was held against the log before the batch; the batch may have deleted it.
-        offset = min(truncate.offset, next_offset)
+        offset = truncate.offset if truncate.beyond_end else min(truncate.offset, next_offset)
         if offset > first:
-            self.plan.rows_removed += offset - first
+            self.plan.rows_removed += min(offset, next_offset) - first
             first = self.plan.truncated[truncate.log] = offset
-            self.plan.logs[truncate.log] = (first, next_offset)
+            self.plan.logs[truncate.log] = (first, max(first, next_offset))
         return first
 
     def delete_log(self, delete: DeleteLog) -> int:

@@ -14,20 +14,25 @@ from attrs import field, frozen
 from mpreg.actors import RestartPolicy
 from mpreg.errors import ConfigurationError
 from mpreg.persistence.log_retention import LogRetention
+from mpreg.persistence.settings_file import SettingsFile
 from mpreg.validation import found, refuse_unknown, seconds, whole_number
 
-__all__ = ["BACKENDS", "PersistenceConfig"]
+__all__ = ["BACKENDS", "TABLE", "PersistenceConfig"]
 
 BACKENDS: Final = ("sqlite", "file", "memory")
 
 MIB: Final = 1 << 20
+
+#: Of a file of settings.
+TABLE: Final = "persistence"
+NONE: Final = "none"
 
 
 def _path(value: object) -> Path | None:
     if value is None:
         return None
     if not isinstance(value, str | PathLike):
-        raise ConfigurationError(f"data_dir: a path is expected, not {value!r}")
+        raise found("data_dir", "a path", value)
     return Path(value)
 
 
@@ -54,6 +59,12 @@ def _retentions(value: object) -> tuple[LogRetention, ...]:
                 raise ConfigurationError("log_retention: a log is named twice")
             return made
     raise found("log_retention", "a list of LogRetention", value)
+
+
+def _none(cls: type[attrs.AttrsInstance], name: str, value: object) -> object:
+    """TOML has no null."""
+    nullable = {one.name for one in attrs.fields(cls) if one.type == "float | None"}
+    return None if value == NONE and name in nullable else value
 
 
 @frozen(kw_only=True)
@@ -149,11 +160,14 @@ class PersistenceConfig:
         if self.backend not in BACKENDS:
             raise found("backend", " or ".join(map(repr, BACKENDS)), self.backend)
         if self.backend != "memory" and self.data_dir is None:
-            raise ConfigurationError(f"data_dir: the {self.backend} backend needs a directory")
+            raise ConfigurationError(
+                f"data_dir: the {self.backend} backend needs a directory", "data_dir"
+            )
         if self.value_bytes_max > self.batch_bytes_max:
             raise ConfigurationError(
                 f"value_bytes_max ({self.value_bytes_max}) is above batch_bytes_max "
-                f"({self.batch_bytes_max}): such a value could never be written"
+                f"({self.batch_bytes_max}): such a value could never be written",
+                "value_bytes_max",
             )
 
     @classmethod
@@ -161,6 +175,28 @@ class PersistenceConfig:
         """From a mapping of names to values, as a settings file has it."""
         refuse_unknown(settings, [attribute.name for attribute in attrs.fields(cls)])
         return cls(**settings)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_file(cls, path: str | PathLike[str], **changes: object) -> PersistenceConfig:
+        """From the table ``[persistence]`` of a TOML file; ``changes`` win over what it says.
+
+        ``data_dir`` is relative to the directory of the file. TOML has no null: what may be None
+        here is written as ``"none"`` there. Reads the file at once, without await.
+
+        Raises:
+            ConfigurationError: the file cannot be read, is no TOML, or has something in it that is
+                no setting or cannot be one; names the file, and the line where there is one.
+        """
+        file = SettingsFile.read(Path(path), TABLE)
+        written = {name: _none(cls, name, value) for name, value in file.settings.items()}
+        if "data_dir" in written and isinstance(written["data_dir"], str):
+            written["data_dir"] = file.path.parent / written["data_dir"]
+        try:
+            return cls.from_mapping({**written, **changes})
+        except ConfigurationError as error:
+            if error.setting in changes:
+                raise
+            raise file.error(str(error), error.setting) from error
 
     @property
     def restart_policy(self) -> RestartPolicy:

@@ -162,8 +162,16 @@ class KeyValueStore:
         A damaged entry raises `CorruptDataError`; with ``on_damaged`` it is given to that and
         passed over, and the rest is read.
         """
+        return self._scan_after(prefix, None, on_damaged)
+
+    def _scan_after(
+        self, prefix: str | bytes | None, after: str | bytes | None, on_damaged: OnDamaged | None
+    ) -> AsyncIterator[Entry]:
         start = b"" if prefix is None else encode_key(prefix)
         stop = prefix_end(start)
+        if after is not None:
+            # The first of all keys that are above it.
+            start = max(start, encode_key(after) + b"\x00")
 
         async def read_page(start: bytes) -> Page[StoredEntry, bytes]:
             page: ScanPage = await self._gateway.read(ScanEntries(self._name, start, stop))

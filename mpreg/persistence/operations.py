@@ -74,6 +74,9 @@ class TruncateBefore(msgspec.Struct, frozen=True, gc=False):
 
     log: bytes
     offset: int
+    beyond_end: bool = False
+    """Not refused there either: the log, also one never written, then goes on at ``offset``. For
+    making a log with offsets that were given elsewhere."""
 
 
 class DeleteLog(msgspec.Struct, frozen=True, gc=False):

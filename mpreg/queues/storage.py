@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncGenerator, Callable, Iterator
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 from attrs import define, field
@@ -30,10 +30,11 @@ from mpreg.persistence import (
     KeyValueStore,
     LogRecord,
     LogStore,
-    PersistenceRegistry,
+    PersistenceConfig,
     SnapshotStore,
     Transaction,
 )
+from mpreg.persistence.registry import ReservedStores
 from mpreg.queues.configuration import StoredQueue
 from mpreg.queues.records import (
     DeadLetterRecord,
@@ -47,7 +48,7 @@ from mpreg.queues.records import (
 from mpreg.queues.sizes import SizeLimits, batches
 from mpreg.queues.state import Lane
 
-__all__ = ["QueueStorage", "SharedStores", "checked_queue_name", "measure"]
+__all__ = ["QueueStorage", "SharedStores", "StoreSource", "checked_queue_name", "measure"]
 
 SNAPSHOT_SLOTS: Final = 2
 QUEUE_NAME_BYTES_MAX: Final = 900
@@ -73,11 +74,22 @@ def checked_queue_name(name: str) -> str:
     return name
 
 
+class StoreSource(Protocol):
+    """A registry, or a `mpreg.persistence.ReadOnlyRegistry`."""
+
+    @property
+    def config(self) -> PersistenceConfig: ...
+
+    def reserved(self, kind: str) -> ReservedStores: ...
+
+    def transaction(self) -> Transaction: ...
+
+
 @define(eq=False)
 class SharedStores:
     """The namespaces that all queues of a registry share."""
 
-    registry: PersistenceRegistry
+    registry: StoreSource
     limits: SizeLimits = field(init=False)
     configurations: KeyValueStore = field(init=False)
     deleted: KeyValueStore = field(init=False)

@@ -811,6 +811,27 @@ class StorageBackendContract:
             assert await store.do(TruncateBefore(b"new", 0)) == (0,)
             assert await store.records() == [(0, b"a")]
 
+    async def test_a_log_can_go_on_beyond_its_end_where_that_is_asked_for(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.opened(tmp_path) as store:
+            await store.do(Append(b"log", (b"a", b"b")))
+            outcomes = await store.commit(
+                make_batch(Append(b"log", (b"c",))),
+                make_batch(TruncateBefore(b"log", 7, beyond_end=True)),
+                make_batch(Append(b"log", (b"d", b"e"))),
+                make_batch(TruncateBefore(b"new", 5, beyond_end=True)),
+                make_batch(TruncateBefore(b"log", 3, beyond_end=True)),
+            )
+            assert list(outcomes) == [(2,), (7,), (7,), (5,), (7,)]
+            assert await store.bounds() == (7, 9)
+            assert await store.records() == [(7, b"d"), (8, b"e")]
+        async with self.opened(tmp_path, store.backend) as again:
+            assert await again.records() == [(7, b"d"), (8, b"e")]
+            assert await again.bounds(b"new") == (5, 5)
+            assert await again.do(Append(b"new", (b"f",))) == (5,)
+            assert await again.records(log=b"new") == [(5, b"f")]
+
     async def test_offsets_go_on_after_a_complete_truncation_and_reopening(
         self, tmp_path: Path
     ) -> None:

@@ -154,10 +154,12 @@ def _targets() -> set[str]:
 
 def _mpreg_problem(command: str, arguments: list[str]) -> str | None:
     target: click.Command = mpreg
-    if not arguments[0].startswith("-"):
-        if arguments[0] not in mpreg.commands:
+    for word in arguments:
+        if not isinstance(target, click.Group) or word.startswith("-"):
+            break
+        if word not in target.commands:
             return f"{command}: no such command"
-        target = mpreg.commands[arguments[0]]
+        target = target.commands[word]
     context = click.Context(target, help_option_names=["-h", "--help"])
     known = {option for parameter in target.get_params(context) for option in parameter.opts}
     unknown = [word for word in arguments if word.startswith("-") and word not in known]

@@ -29,6 +29,7 @@ from mpreg.persistence import (
 from mpreg.persistence.backends.file.control import SLOT_OFFSETS
 from mpreg.persistence.backends.file.format import FRAME_BYTES, HEADER_BYTES
 from mpreg.persistence.backends.sqlite import schema
+from mpreg.persistence.maintenance import FindingKind
 from mpreg.queues import (
     DeliveryGuarantee,
     MessageQueueManager,
@@ -61,7 +62,8 @@ def _public(module: ModuleType) -> dict[str, type]:
     return {
         name: getattr(module, name)
         for name in module.__all__
-        if not issubclass(getattr(module, name), errors.MpregError)
+        if isinstance(found := getattr(module, name), type)
+        and not issubclass(found, errors.MpregError)
     }
 
 
@@ -361,3 +363,11 @@ def test_the_pragmas_are_those_of_the_code() -> None:
         for name in names
     }
     assert said == in_the_code | from_settings
+
+
+def test_the_kinds_of_findings_are_those_of_the_code() -> None:
+    said = {
+        row["kind"].strip("`"): row["is damage"] == "yes"
+        for row in PAGES["docs/reference/maintenance.md"].table("## What verify finds")
+    }
+    assert said == {kind.value: kind.is_damage for kind in FindingKind}

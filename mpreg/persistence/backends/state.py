@@ -165,11 +165,10 @@ class _Log:
         self.live_bytes += len(data) + ITEM_BYTES
 
     def truncate(self, first_offset: int) -> None:
-        if first_offset > self.next_offset:
-            raise ValueError(
-                f"a log that ends at {self.next_offset} cannot begin at {first_offset}"
-            )
         if first_offset <= self.first_offset:
+            return
+        if first_offset >= self.next_offset:
+            self._go_on_at(first_offset)
             return
         gone = self.view().records(self.first_offset, first_offset)
         self.live_bytes -= sum(len(data) + ITEM_BYTES for data in gone)
@@ -184,6 +183,12 @@ class _Log:
                 self._blocks[0] = self._last = left
             else:
                 self._blocks[0] = tuple(left)
+
+    def _go_on_at(self, offset: int) -> None:
+        """Empty, and the next record has this offset."""
+        self.first_offset = self.next_offset = self._base = offset
+        self._blocks, self._last = [], []
+        self.live_bytes = ITEM_BYTES
 
     def view(self) -> _LogView:
         """The log as it is now. Later appends and truncations do not show in it."""
@@ -283,16 +288,21 @@ class MemoryState:
             self._change_logs(plan)
 
     def _change_logs(self, plan: Changes) -> None:
-        logs = self._logs
         for log in plan.deleted:
-            logs.pop(log, None)
-        for log, offset, data in plan.records:
-            found = logs.get(log)
-            if found is None:
-                found = logs[log] = _Log()
-            found.append(offset, data)
+            self._logs.pop(log, None)
+        # First, since a log may go on beyond where it ended: its new records follow that.
         for log, first_offset in plan.truncated.items():
-            logs[log].truncate(first_offset)
+            self._log(log).truncate(first_offset)
+        for log, offset, data in plan.records:
+            found = self._log(log)
+            if offset >= found.first_offset:
+                found.append(offset, data)
+
+    def _log(self, name: bytes) -> _Log:
+        found = self._logs.get(name)
+        if found is None:
+            found = self._logs[name] = _Log()
+        return found
 
     def start_log(self, log: bytes, first_offset: int) -> None:
         """Make a log that begins at an offset, as one does that was truncated."""

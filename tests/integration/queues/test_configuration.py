@@ -94,7 +94,8 @@ async def test_a_changed_configuration_is_applied_and_kept(data_dir: Path) -> No
             changed = QueueConfiguration(max_size=2, lease_seconds=0.05, max_deliveries=2)
             assert await queues.create_queue("jobs", changed) is jobs
         assert jobs.configuration == changed
-        assert [(await take(jobs)).attempt for _ in range(4)] == [1, 1, 2, 2]
+        # Which one comes first when a lease has ended is up to the machine.
+        assert sorted([(await take(jobs)).attempt for _ in range(4)]) == [1, 1, 2, 2]
         await until(lambda: jobs.statistics().dead == 2)
     async with open_queue(data_dir) as jobs:
         assert jobs.configuration == changed

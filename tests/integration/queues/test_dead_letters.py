@@ -130,9 +130,12 @@ async def test_a_wait_for_the_next_attempt_goes_on_over_a_restart(data_dir: Path
         await jobs.send_many(["x", "y"])
         await (await take(jobs)).nack(100.0, "later")
         await (await take(jobs)).nack(200.0, "later")
-    clock.now += 99.95
+    clock.now += 50.0
     async with open_queue(data_dir, clock=clock) as jobs:
         assert jobs.statistics().delayed == 2
+        assert await jobs.receive(wait_seconds=0) is None
+    clock.now += 49.95
+    async with open_queue(data_dir, clock=clock) as jobs:
         message = await take(jobs)
         assert (message.payload, message.attempt) == ("x", 2)
         assert jobs.statistics().delayed == 1

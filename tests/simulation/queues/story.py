@@ -639,18 +639,24 @@ class _Consumer:
         story = self.process.story
         left = story.random.randint(1, 12)
         consumer = self.subscription.consume(prefetch=story.random.randint(1, 6))
-        with anyio.move_on_after(math.inf if self.calm else 5.0):
-            async for message in consumer:
-                seen = self._see(message)
-                try:
-                    await self._handle(message, seen)
-                finally:
-                    if seen is not None:
-                        # Its lease ends some time after this, or now.
-                        story.ledger.holders.pop(seen, None)
-                left -= 1
-                if not left:
-                    break
+        try:
+            with anyio.move_on_after(math.inf if self.calm else 5.0):
+                async for message in consumer:
+                    seen = self._see(message)
+                    try:
+                        await self._handle(message, seen)
+                    finally:
+                        if seen is not None:
+                            # Its lease ends some time after this, or now.
+                            story.ledger.holders.pop(seen, None)
+                    left -= 1
+                    if not left:
+                        break
+        finally:
+            if self.calm:
+                # In the traceback of an error it would keep what it took ahead from its successor
+                # until the garbage collector comes.
+                consumer.close()
 
     # --- what becomes of a message ---
 

@@ -1,0 +1,262 @@
+"""A copy of a store that is in use, in one state, verified, complete or not there.
+
+The copy is made by SQLite's online backup from a read-only connection. It cannot write to the
+store and never checkpoints, so the writer's connection stays the only one that does; and it reads
+in one transaction, so the copy is the state at its beginning however much is written meanwhile.
+Without that transaction SQLite would begin anew at every commit of the writer, and never end.
+``VACUUM INTO`` would be as safe, but it can neither be slowed down nor stopped.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import define, field, frozen
+
+from mpreg.clock import Clock, SystemClock
+from mpreg.errors import (
+    CorruptDataError,
+    DataDirectoryError,
+    InvalidArgumentError,
+    PersistenceError,
+)
+from mpreg.persistence.backends.sqlite.failures import translate
+from mpreg.persistence.data_directory import DATABASE_NAME
+from mpreg.persistence.maintenance.findings import VerificationReport
+from mpreg.persistence.maintenance.manifest import (
+    MANIFEST_NAME,
+    BackupManifest,
+    file_digest,
+    read_manifest,
+    write_manifest,
+)
+from mpreg.persistence.maintenance.quarantine import SetAside, copy_quarantine, read_set_aside
+from mpreg.persistence.maintenance.source import (
+    DamagedRowsError,
+    SqliteSource,
+    database_in,
+    open_source,
+)
+from mpreg.persistence.maintenance.staging import Staging, file_errors, staged
+from mpreg.persistence.maintenance.verify import examine_database
+from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
+
+__all__ = ["BackupReport", "backup", "damage_in"]
+
+#: Copied between two looks at the throttle and at whether it is still wanted.
+STEP_BYTES: Final = 256 << 10
+
+
+@frozen(kw_only=True)
+class BackupReport:
+    """What a backup holds."""
+
+    path: Path
+    commit_sequence: int
+    """All groups up to this one are in it: every durable ack given before it was begun."""
+    size_bytes: int
+    unchanged: bool
+    """The backup that was there is of this very state already: it was verified and left alone."""
+    verification: VerificationReport
+
+    def as_mapping(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "path": str(self.path),
+            "commit_sequence": self.commit_sequence,
+            "size_bytes": self.size_bytes,
+            "unchanged": self.unchanged,
+            "verification": self.verification.as_mapping(),
+        }
+
+
+async def backup(
+    data_dir: str | PathLike[str],
+    destination: str | PathLike[str],
+    *,
+    bytes_per_second: float | None = None,
+    allow_damaged: bool = False,
+    clock: Clock | None = None,
+    on_progress: OnProgress | None = None,
+) -> BackupReport:
+    """Copy a store, in use or not, into the directory ``destination``.
+
+    The copy is written beside its place, synced, verified with every checksum, and then renamed:
+    ``destination`` is always a complete backup or what was there before. A backup that is there is
+    replaced; anything else is refused. Where it holds this very state already (same store, same
+    commit sequence), it is only verified: that is all that is incremental about it, a store that
+    has changed is copied as a whole.
+
+    ``bytes_per_second`` slows it down. While it copies, the store's WAL grows by what is written,
+    and is emptied by the first checkpoint afterwards: do not slow it down so much that the device
+    fills.
+
+    Cancelled, or failed: nothing is left of it. Killed: what is left is removed by the next one.
+
+    Raises:
+        DataDirectoryError: no store, ``destination`` is no backup, or another command writes to it.
+        CorruptDataError: the store is damaged, and with ``allow_damaged`` only where SQLite cannot
+            copy it at all. The backup that was there is still there.
+        StorageFullError, StorageIOError: not made.
+    """
+    if bytes_per_second is not None and not bytes_per_second > 0:
+        raise InvalidArgumentError(f"bytes_per_second must be above 0, not {bytes_per_second!r}")
+    work = _Backup(
+        Path(data_dir),
+        Path(destination),
+        bytes_per_second,
+        allow_damaged,
+        (clock or SystemClock()).wall,
+    )
+    return await run_stoppable(work.run, on_progress)
+
+
+@define
+class _Backup:
+    data_dir: Path
+    destination: Path
+    bytes_per_second: float | None
+    allow_damaged: bool
+    wall: Callable[[], float]
+    _set_aside: SetAside = field(factory=SetAside)
+
+    def run(self, control: Control) -> BackupReport:
+        self.data_dir, self.destination = self.data_dir.absolute(), self.destination.absolute()
+        database = database_in(self.data_dir)
+        with file_errors(self.data_dir):
+            self._set_aside = read_set_aside(self.data_dir)
+        with staged(self.destination) as staging:
+            previous = self._previous()
+            with open_source(database, control) as source:
+                meta = _numbers(source)
+                if previous is not None and self._is_of(previous, meta):
+                    source.connection.rollback()
+                    if (report := self._still_good(previous, control)) is not None:
+                        return self._report(previous, report, unchanged=True)
+                    source.connection.execute("BEGIN")
+                    meta = _numbers(source)
+                self._copy(source, staging, control)
+            return self._finish(staging, meta, control)
+
+    def _previous(self) -> BackupManifest | None:
+        """The backup that is at the destination. Raises `DataDirectoryError` for anything else."""
+        if not self.destination.exists():
+            return None
+        if self.destination.is_dir() and not any(self.destination.iterdir()):
+            return None
+        try:
+            return read_manifest(self.destination)
+        except CorruptDataError:
+            # A backup that nobody can restore: to be replaced.
+            return None
+        except DataDirectoryError as error:
+            raise DataDirectoryError(
+                self.destination,
+                f"there is something that is no backup (no {MANIFEST_NAME} in it); nothing was "
+                "changed: name another place",
+            ) from error
+
+    def _is_of(self, previous: BackupManifest, meta: tuple[int, int, int]) -> bool:
+        made_of = (previous.generation, previous.commit_sequence, previous.last_version)
+        return made_of == meta and previous.source == str(self.data_dir)
+
+    def _still_good(self, previous: BackupManifest, control: Control) -> VerificationReport | None:
+        """The verification of the backup that is there; None where it is to be made anew."""
+        try:
+            report = self._verified(self.destination, control)
+            with file_errors(self.destination):
+                digest = file_digest(self.destination / DATABASE_NAME, control)
+        except PersistenceError:
+            return None
+        return report if report.sound and digest == previous.sha256 else None
+
+    def _copy(self, source: SqliteSource, staging: Staging, control: Control) -> None:
+        copy = staging.path / DATABASE_NAME
+        with file_errors(copy):
+            copy.touch(mode=0o600)
+        pages, page_bytes = source.pages()
+        step_pages = max(1, STEP_BYTES // page_bytes)
+
+        def after_step(_status: int, remaining: int, total: int) -> None:
+            control.step("copying", (total - remaining) * page_bytes, total * page_bytes)
+            if self.bytes_per_second is not None and remaining:
+                control.pause(step_pages * page_bytes / self.bytes_per_second)
+
+        try:
+            with closing(sqlite3.connect(copy, isolation_level=None)) as target:
+                # Nothing reads it before it was synced as a whole.
+                target.execute("PRAGMA synchronous = OFF")
+                target.execute("PRAGMA journal_mode = OFF")
+                source.connection.backup(target, pages=step_pages, progress=after_step)
+        except sqlite3.Error as error:
+            control.step("copying", 0, pages * page_bytes)
+            raise translate(error, copy) from error
+
+    def _finish(
+        self, staging: Staging, meta: tuple[int, int, int], control: Control
+    ) -> BackupReport:
+        report = self._verified(staging.path, control)
+        if not report.sound and not self.allow_damaged:
+            raise damage_in(
+                report,
+                self.data_dir,
+                "no backup was made, and the one before, if any, is still there; see mpreg verify, "
+                "or ask for it with --allow-damaged",
+            )
+        copy = staging.path / DATABASE_NAME
+        generation, sequence, last_version = meta
+        with file_errors(copy):
+            manifest = BackupManifest(
+                source=str(self.data_dir),
+                made_at=self.wall(),
+                generation=generation,
+                commit_sequence=sequence,
+                last_version=last_version,
+                size_bytes=copy.stat().st_size,
+                sha256=file_digest(copy, control),
+                damaged=report.damaged,
+            )
+            write_manifest(staging.path, manifest)
+            copy_quarantine(self.data_dir, staging.path)
+            control.step("syncing", manifest.size_bytes, manifest.size_bytes)
+            staging.publish()
+        return self._report(manifest, report, unchanged=False)
+
+    def _verified(self, directory: Path, control: Control) -> VerificationReport:
+        return examine_database(
+            directory / DATABASE_NAME, control, immutable=True, set_aside=self._set_aside
+        )
+
+    def _report(
+        self, manifest: BackupManifest, report: VerificationReport, *, unchanged: bool
+    ) -> BackupReport:
+        return BackupReport(
+            path=self.destination,
+            commit_sequence=manifest.commit_sequence,
+            size_bytes=manifest.size_bytes,
+            unchanged=unchanged,
+            verification=report,
+        )
+
+
+def _numbers(source: SqliteSource) -> tuple[int, int, int]:
+    """(generation, commit sequence, last version); what is damaged counts as 0, and is told by the
+    verification of the copy."""
+    try:
+        meta = source.meta() or (0, 0, 0)
+    except DamagedRowsError:
+        meta = (0, 0, 0)
+    generation, sequence, last_version = (n if type(n) is int else 0 for n in meta)
+    return generation, sequence, last_version
+
+
+def damage_in(report: VerificationReport, path: Path, hint: str) -> CorruptDataError:
+    """The error where a store that must be sound is not."""
+    first = report.findings[0]
+    more = "" if report.damaged == 1 else f" (and {report.damaged - 1} more)"
+    return CorruptDataError(f"{first.message}{more}; {hint}", path, first.where)

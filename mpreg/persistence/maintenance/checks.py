@@ -1,0 +1,150 @@
+"""What is wrong with an item: plain functions of rows, no database in sight."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import Any, Final
+
+from attrs import define, field
+
+from mpreg.codec import checksum_record, decode_key, decode_name
+from mpreg.persistence.backends.sqlite.tables import is_intact
+from mpreg.persistence.maintenance.findings import Finding, FindingKind
+from mpreg.persistence.maintenance.source import EntryRow, RecordRow
+
+__all__ = [
+    "OffsetCheck",
+    "check_entry",
+    "check_meta",
+    "check_name",
+    "check_record",
+    "shown_key",
+    "shown_name",
+]
+
+_WRITES_MAX: Final = 2**63 - 1
+
+
+def shown_name(name: Any) -> str:
+    """A name as its owner knows it; one that is none as it is stored."""
+    try:
+        return repr(decode_name(name)) if isinstance(name, bytes) else repr(name)
+    except UnicodeDecodeError:
+        return repr(name)
+
+
+def shown_key(key: Any) -> str:
+    try:
+        return repr(decode_key(key)) if isinstance(key, bytes) else repr(key)
+    except UnicodeDecodeError:
+        return repr(key)
+
+
+def check_name(kind: FindingKind, name: Any) -> Finding | None:
+    """Whether a namespace's or log's name can be one."""
+    where = f"{kind.value} {shown_name(name)}"
+    if not isinstance(name, bytes) or not name:
+        return Finding(kind, where, "its name is not one")
+    try:
+        decode_name(name)
+    except UnicodeDecodeError:
+        return Finding(kind, where, "its name is damaged")
+    return None
+
+
+def check_entry(namespace: Any, row: EntryRow) -> Finding | None:
+    """An entry, given the name of its namespace; None: of nobody."""
+    where = f"namespace {shown_name(namespace)}, key {shown_key(row.key)}"
+    if not isinstance(namespace, bytes):
+        lost = f"entry of namespace number {row.namespace_id!r}, key {shown_key(row.key)}"
+        return Finding(FindingKind.ENTRY, lost, "no namespace has this number")
+    seed = zlib.crc32(namespace)
+    if not is_intact(seed, row.key, row.version, row.expires_at, row.value, row.checksum):
+        return Finding(FindingKind.ENTRY, where, "the stored entry does not match its checksum")
+    try:
+        decode_key(row.key)
+    except UnicodeDecodeError:
+        return Finding(FindingKind.ENTRY, where, "its key is damaged")
+    return None
+
+
+def check_record(log: bytes, row: RecordRow) -> Finding | None:
+    """A record, given the name of its log."""
+    intact = (
+        type(row.offset) is int
+        and isinstance(row.data, bytes)
+        and row.checksum == checksum_record(zlib.crc32(log), row.offset, row.data)
+    )
+    if intact:
+        return None
+    where = f"log {shown_name(log)}, offset {row.offset!r}"
+    return Finding(FindingKind.RECORD, where, "the stored record does not match its checksum")
+
+
+@define
+class OffsetCheck:
+    """Follows the offsets of one log, in order, from its first to its last."""
+
+    log: bytes
+    first: int
+    set_aside: frozenset[int] = frozenset()
+    """Offsets that a repair has put into quarantine."""
+    _expected: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._expected = self.first
+
+    def follow(self, offset: Any) -> Iterator[Finding]:
+        """The next offset that is stored."""
+        if type(offset) is not int:
+            return
+        if offset < self.first:
+            where = f"log {shown_name(self.log)}, offset {offset}"
+            message = f"stored below the log's first offset, {self.first}"
+            yield Finding(FindingKind.RECORD, where, message)
+            return
+        yield from self.skip_to(offset)
+        self._expected = offset + 1
+
+    def skip_to(self, offset: int) -> Iterator[Finding]:
+        """Where the next offset is to be ``offset``: what is missing before it."""
+        start = self._expected
+        # A damaged offset can be as large as any number: the known ones are counted, not the gap.
+        known = sorted(one for one in self.set_aside if start <= one < offset)
+        for one in known:
+            if start < one:
+                yield self._gap(start, one)
+            where = f"log {shown_name(self.log)}, offset {one}"
+            yield Finding(FindingKind.SET_ASIDE, where, "in quarantine since a repair")
+            start = one + 1
+        if start < offset:
+            yield self._gap(start, offset)
+
+    def _gap(self, start: int, stop: int) -> Finding:
+        where = f"log {shown_name(self.log)}, offsets {start} to {stop - 1}"
+        return Finding(FindingKind.GAP, where, "records are missing")
+
+
+def check_meta(
+    meta: tuple[Any, Any, Any] | None, *, highest_version: int, items: int
+) -> Iterator[Finding]:
+    """The store's own numbers, held against what is stored."""
+    if meta is None or not all(type(number) is int for number in meta):
+        yield Finding(FindingKind.META, "meta", "the row with the store's own numbers is damaged")
+        return
+    generation, sequence, last_version = meta
+    for name, number in zip(("generation", "commit_sequence", "last_version"), meta, strict=True):
+        if not 0 <= number <= _WRITES_MAX:
+            yield Finding(FindingKind.META, f"meta, {name}", f"{number} is not possible")
+    if highest_version > last_version:
+        yield Finding(
+            FindingKind.META,
+            "meta, last_version",
+            f"{last_version} is below the version {highest_version} of an entry: "
+            "versions would be given twice",
+        )
+    if items and not sequence:
+        yield Finding(FindingKind.META, "meta, commit_sequence", "0, but there is data")
+    if sequence and not generation:
+        yield Finding(FindingKind.META, "meta, generation", "0, but there were commits")

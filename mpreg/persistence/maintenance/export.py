@@ -1,0 +1,232 @@
+"""A store as JSON Lines, read in one transaction, one item in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from attrs import define, frozen
+
+from mpreg.codec import encode_key
+from mpreg.errors import CorruptDataError
+from mpreg.persistence.maintenance.checks import (
+    check_entry,
+    check_name,
+    check_record,
+    shown_name,
+)
+from mpreg.persistence.maintenance.findings import Finding, FindingKind
+from mpreg.persistence.maintenance.lines import (
+    FORMAT_VERSION,
+    dump_line,
+    encode_data,
+    encode_store_name,
+    encode_stored_key,
+)
+from mpreg.persistence.maintenance.snapshots import (
+    CHUNK_KEY,
+    MANIFEST_KEY,
+    Manifest,
+    is_snapshot_namespace,
+    manifest_of,
+)
+from mpreg.persistence.maintenance.source import (
+    DamagedRowsError,
+    EntryRow,
+    LogRow,
+    SqliteSource,
+    database_in,
+    open_source,
+)
+from mpreg.persistence.maintenance.staging import file_errors
+from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
+
+__all__ = ["ExportReport", "export_lines"]
+
+LINES_PER_STEP = 256
+
+Write: TypeAlias = Callable[[bytes], object]
+
+
+@frozen(kw_only=True)
+class ExportReport:
+    """What was exported."""
+
+    lines: int
+    entries: int
+    records: int
+    snapshots: int
+    commit_sequence: int
+    """Of the state that was exported."""
+
+    def as_mapping(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "lines": self.lines,
+            "entries": self.entries,
+            "records": self.records,
+            "snapshots": self.snapshots,
+            "commit_sequence": self.commit_sequence,
+        }
+
+
+async def export_lines(
+    data_dir: str | PathLike[str], write: Write, *, on_progress: OnProgress | None = None
+) -> ExportReport:
+    """Give every line of an export to ``write``, with its line end.
+
+    ``write`` is called on a worker thread, once for each line, in order. All lines are one state,
+    also beside a server that goes on writing; its WAL grows meanwhile. Queues are in it, and
+    entries that have expired and were not removed yet. Snapshots go as what they are, not as the
+    entries that they are kept in; saves under way are left out.
+
+    Cancelled, or failed: what was written has no line of type ``end``, and cannot be imported.
+
+    Raises:
+        CorruptDataError: something is damaged; ``where`` names it. Repair the store first.
+        DataDirectoryError, ForeignDatabaseError, SchemaVersionError, StorageIOError: as `verify`.
+        StorageFullError: there is no room for what ``write`` writes.
+    """
+    directory = Path(data_dir)
+
+    def work(control: Control) -> ExportReport:
+        path = database_in(directory)
+        with open_source(path, control) as source, file_errors(Path("the export")):
+            return _Export(source, control, write).run()
+
+    return await run_stoppable(work, on_progress)
+
+
+@define
+class _Export:
+    source: SqliteSource
+    control: Control
+    write: Write
+    _lines: int = 0
+    _entries: int = 0
+    _records: int = 0
+    _snapshots: int = 0
+
+    def run(self) -> ExportReport:
+        try:
+            return self._run()
+        except DamagedRowsError as damage:
+            raise CorruptDataError(f"{damage}; the export is not complete", self.source.path) from (
+                damage
+            )
+
+    def _run(self) -> ExportReport:
+        meta = self.source.meta()
+        if meta is None or not all(type(number) is int for number in meta):
+            raise CorruptDataError("the store's own numbers are damaged", self.source.path, "meta")
+        generation, sequence, last_version = meta
+        self._line(
+            type="mpreg-export",
+            format_version=FORMAT_VERSION,
+            generation=generation,
+            commit_sequence=sequence,
+            last_version=last_version,
+        )
+        for id, name in self.source.namespaces_used():
+            self._namespace(id, name)
+        for log in self.source.logs():
+            self._log(log)
+        self._line(type="end", lines=self._lines)
+        return ExportReport(
+            lines=self._lines,
+            entries=self._entries,
+            records=self._records,
+            snapshots=self._snapshots,
+            commit_sequence=sequence,
+        )
+
+    def _line(self, **item: Any) -> None:
+        self.write(dump_line(item))
+        self._lines += 1
+        if self._lines % LINES_PER_STEP == 0:
+            self.control.step("exporting lines", self._lines)
+
+    # --- entries and snapshots ---
+
+    def _namespace(self, id: Any, name: bytes) -> None:
+        if is_snapshot_namespace(name):
+            self._snapshot(id, name)
+            return
+        for row in self.source.entries(id):
+            self._check(check_entry(name, row))
+            self._entries += 1
+            self._line(
+                type="entry",
+                store=encode_store_name(name),
+                key=encode_stored_key(row.key),
+                value=encode_data(row.value),
+                version=row.version,
+                expires_at=row.expires_at,
+            )
+
+    def _snapshot(self, id: Any, name: bytes) -> None:
+        row = self.source.entry(id, MANIFEST_KEY)
+        if row is None:
+            return
+        self._check(check_entry(name, row))
+        manifest = manifest_of(row.value)
+        if manifest is None:
+            self._check(_of_snapshot(name, "the manifest is damaged"))
+            return
+        self._snapshots += 1
+        self._line(
+            type="snapshot",
+            store=encode_store_name(name),
+            version=row.version,
+            chunks=manifest.chunks,
+        )
+        for chunk in self._chunks(id, name, manifest):
+            self._line(type="chunk", data=encode_data(chunk.value))
+
+    def _chunks(self, id: Any, name: bytes, manifest: Manifest) -> Iterator[EntryRow]:
+        for index in range(manifest.chunks):
+            row = self.source.entry(id, encode_key(CHUNK_KEY.pack(manifest.save, index)))
+            if row is None:
+                self._check(_of_snapshot(name, f"chunk {index} is missing"))
+                return
+            self._check(check_entry(name, row))
+            yield row
+
+    # --- logs ---
+
+    def _log(self, log: LogRow) -> None:
+        self._check(check_name(FindingKind.LOG, log.name))
+        last = self.source.last_offset(log.id)
+        if type(log.first_offset) is not int or not (last is None or type(last) is int):
+            where = f"log {shown_name(log.name)}"
+            self._check(Finding(FindingKind.LOG, where, "its stored offsets are damaged"))
+        next_offset = log.first_offset if last is None else max(log.first_offset, last + 1)
+        store = encode_store_name(log.name)
+        self._line(type="log", store=store, first_offset=log.first_offset, next_offset=next_offset)
+        expected = log.first_offset
+        for row in self.source.records(log.id):
+            self._check(check_record(log.name, row))
+            if row.offset != expected:
+                self._check(_gap(log.name, expected, row.offset))
+            expected += 1
+            self._records += 1
+            self._line(type="record", store=store, offset=row.offset, data=encode_data(row.data))
+
+    def _check(self, finding: Finding | None) -> None:
+        if finding is not None:
+            raise CorruptDataError(
+                f"{finding.message}; the export is not complete: see mpreg verify",
+                self.source.path,
+                finding.where,
+            )
+
+
+def _of_snapshot(name: bytes, message: str) -> Finding:
+    return Finding(FindingKind.SNAPSHOT, f"snapshot {shown_name(name)}", message)
+
+
+def _gap(log: bytes, start: int, stop: int) -> Finding:
+    where = f"log {shown_name(log)}, offsets {start} to {stop - 1}"
+    return Finding(FindingKind.GAP, where, "records are missing")

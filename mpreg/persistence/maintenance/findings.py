@@ -1,0 +1,109 @@
+"""What an examination of a store finds."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+__all__ = ["Finding", "FindingKind", "VerificationReport"]
+
+#: What a report keeps of its findings; all are counted.
+FINDINGS_KEPT_MAX = 10_000
+
+
+class FindingKind(enum.Enum):
+    STRUCTURE = "structure"
+    """SQLite's own pages, or its schema: `quick_check` says what."""
+    META = "meta"
+    """The store's own numbers contradict what is stored, or each other."""
+    ENTRY = "entry"
+    """An entry does not match its checksum, or belongs to no namespace."""
+    NAMESPACE = "namespace"
+    """A namespace's name is none, or it cannot be found by it."""
+    LOG = "log"
+    """A log's name or offsets are damaged, or it cannot be found by its name."""
+    RECORD = "record"
+    """A record does not match its checksum, or belongs to no log."""
+    GAP = "gap"
+    """Records are missing between a log's bounds."""
+    SNAPSHOT = "snapshot"
+    """A snapshot's manifest or chunks are damaged or missing."""
+    LEFTOVER = "leftover"
+    """Chunks that no snapshot names. They take room and harm nothing: not counted as damage."""
+    SET_ASIDE = "set aside"
+    """Records that are missing because a repair put them into quarantine: not counted as damage."""
+
+    @property
+    def is_damage(self) -> bool:
+        return self not in (FindingKind.LEFTOVER, FindingKind.SET_ASIDE)
+
+
+@frozen
+class Finding:
+    """One thing that is not as it should be."""
+
+    kind: FindingKind
+    where: str
+    """The item: ``namespace 'shelf', key 'bob'``, ``log 'audit', offset 2``, ``page 7``."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+
+@frozen(kw_only=True)
+class VerificationReport:
+    """What `verify` has found in a store."""
+
+    path: Path
+    """The database."""
+    commit_sequence: int | None = None
+    """Of the state that was examined; None where the numbers cannot be read."""
+    generation: int | None = None
+    last_version: int | None = None
+    entries: int = 0
+    """Examined, damaged ones included."""
+    records: int = 0
+    logs: int = 0
+    snapshots: int = 0
+    """Snapshots with a manifest."""
+    bytes: int = 0
+    """Values and records together."""
+    full: bool = False
+    """Whether SQLite's ``integrity_check`` was made, and not only ``quick_check``."""
+    findings: tuple[Finding, ...] = ()
+    """At most 10,000 of them."""
+    damaged: int = 0
+    """Findings that are damage, also those that are not kept."""
+    notices: int = 0
+    """Those that are not."""
+
+    @property
+    def sound(self) -> bool:
+        """No damage: all that is stored can be read, and is what was written."""
+        return self.damaged == 0
+
+    def as_mapping(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "path": str(self.path),
+            "sound": self.sound,
+            "commit_sequence": self.commit_sequence,
+            "generation": self.generation,
+            "last_version": self.last_version,
+            "entries": self.entries,
+            "records": self.records,
+            "logs": self.logs,
+            "snapshots": self.snapshots,
+            "bytes": self.bytes,
+            "full": self.full,
+            "damaged": self.damaged,
+            "notices": self.notices,
+            "findings": [
+                {"kind": one.kind.value, "where": one.where, "message": one.message}
+                for one in self.findings
+            ],
+        }

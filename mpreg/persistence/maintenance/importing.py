@@ -1,0 +1,237 @@
+"""JSON Lines into a new store of any backend, through a registry like any other writer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import ExitStack
+from typing import Any, Final
+
+import anyio.to_thread
+from attrs import define, evolve, field, frozen
+
+from mpreg.errors import DataDirectoryError, InvalidArgumentError
+from mpreg.persistence.batch import operation_bytes
+from mpreg.persistence.config import PersistenceConfig
+from mpreg.persistence.maintenance.lines import (
+    FORMAT_VERSION,
+    data_of,
+    key_of,
+    load_line,
+    number_of,
+    parts_of_name,
+    store_name_of,
+)
+from mpreg.persistence.maintenance.restore import held_place
+from mpreg.persistence.maintenance.staging import Staging, file_errors, staged
+from mpreg.persistence.operations import Append, Operation, Put, TruncateBefore
+from mpreg.persistence.registry import PersistenceRegistry
+from mpreg.persistence.snapshot_store import SnapshotStore
+
+__all__ = ["ImportReport", "import_into", "import_lines"]
+
+#: Written in one transaction.
+BATCH_OPERATIONS: Final = 256
+BATCH_BYTES: Final = 1 << 20
+
+
+@frozen(kw_only=True)
+class ImportReport:
+    """What was imported."""
+
+    entries: int
+    records: int
+    snapshots: int
+    commit_sequence: int
+    """That of the store that was exported; the new store counts its own."""
+
+    def as_mapping(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "entries": self.entries,
+            "records": self.records,
+            "snapshots": self.snapshots,
+            "commit_sequence": self.commit_sequence,
+        }
+
+
+async def import_lines(lines: AsyncIterable[bytes], config: PersistenceConfig) -> ImportReport:
+    """Make ``config.data_dir`` of an export, with the backend that ``config`` names.
+
+    The store is made beside its place and renamed when it is complete and synced, so that half an
+    import is never taken for a store. Entries keep their keys, values and times of expiry, logs
+    their offsets, also where they were truncated. Versions are given anew: whoever remembers one
+    must read it again. Nothing is merged: the directory must be missing or empty.
+
+    Cancelled, or failed: nothing is left of it. Killed: the next one removes what is left.
+
+    Raises:
+        InvalidArgumentError: a line cannot be read, or the export was cut off; says which line.
+        DataDirectoryError: there is something in the directory.
+        DataDirectoryLockedError: a process holds it.
+        StorageFullError, StorageIOError: not imported.
+    """
+    if config.data_dir is None:
+        raise InvalidArgumentError("an import needs a data directory")
+    with ExitStack() as stack:
+        staging: Staging = stack.enter_context(staged(config.data_dir))
+        if not stack.enter_context(held_place(staging.place)):
+            raise DataDirectoryError(
+                staging.place, "it is not empty; nothing was changed: import into a new directory"
+            )
+        async with PersistenceRegistry(evolve(config, data_dir=staging.path)) as registry:
+            report = await import_into(registry, lines)
+        with file_errors(staging.place):
+            await anyio.to_thread.run_sync(staging.publish)
+    return report
+
+
+async def import_into(registry: PersistenceRegistry, lines: AsyncIterable[bytes]) -> ImportReport:
+    """Write an export into an open registry that has nothing in it; the caller sees to that.
+
+    What was written when it fails, or is cancelled, stays.
+
+    Raises:
+        InvalidArgumentError: a line cannot be read, or the export was cut off.
+    """
+    return await _Import(registry, _Lines(aiter(lines))).run()
+
+
+@define
+class _Lines:
+    """The lines with their numbers, so that an error can say which one it is."""
+
+    _lines: AsyncIterator[bytes]
+    number: int = 0
+
+    async def following(self) -> dict[str, Any] | None:
+        line = await anext(self._lines, None)
+        if line is None:
+            return None
+        self.number += 1
+        return load_line(line)
+
+
+@define
+class _Import:
+    registry: PersistenceRegistry
+    lines: _Lines
+    _operations: list[Operation] = field(factory=list)
+    _size: int = 0
+    _entries: int = 0
+    _records: int = 0
+    _snapshots: int = 0
+    _next_offsets: dict[bytes, int] = field(factory=dict)
+
+    async def run(self) -> ImportReport:
+        try:
+            return await self._run()
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(f"line {self.lines.number}: {error}") from error
+
+    async def _run(self) -> ImportReport:
+        first = await self.lines.following()
+        _check_first(first)
+        while (item := await self.lines.following()) is not None:
+            if item["type"] == "end":
+                return await self._finish(first, item)
+            await self._take(item)
+        raise InvalidArgumentError("the export ends here, without its last line: it was cut off")
+
+    async def _finish(self, first: Any, end: dict[str, Any]) -> ImportReport:
+        if number_of(end, "lines") != self.lines.number - 1:
+            raise InvalidArgumentError("lines are missing before the last one")
+        if await self.lines.following() is not None:
+            raise InvalidArgumentError("there is more after the last line")
+        await self._flush()
+        return ImportReport(
+            entries=self._entries,
+            records=self._records,
+            snapshots=self._snapshots,
+            commit_sequence=number_of(first, "commit_sequence"),
+        )
+
+    async def _take(self, item: dict[str, Any]) -> None:
+        match item["type"]:
+            case "entry":
+                self._entries += 1
+                await self._add(_put(item))
+            case "log":
+                await self._begin_log(item)
+            case "record":
+                await self._record(item)
+            case "snapshot":
+                self._snapshots += 1
+                await self._save(item)
+            case other:
+                raise InvalidArgumentError(f"a line of type {other!r} has no place here")
+
+    # --- entries and logs ---
+
+    async def _begin_log(self, item: dict[str, Any]) -> None:
+        log, first = store_name_of(item), number_of(item, "first_offset")
+        self._next_offsets = {log: first}
+        if first:
+            await self._add(TruncateBefore(log, first, beyond_end=True))
+
+    async def _record(self, item: dict[str, Any]) -> None:
+        log, offset = store_name_of(item), number_of(item, "offset")
+        if self._next_offsets.get(log) != offset:
+            raise InvalidArgumentError(f"offset {offset} does not follow the one before it")
+        self._next_offsets[log] = offset + 1
+        self._records += 1
+        await self._add(Append(log, [data_of(item, "data")]))
+
+    async def _add(self, operation: Operation) -> None:
+        size = operation_bytes(operation)
+        if self._size + size > BATCH_BYTES or len(self._operations) >= BATCH_OPERATIONS:
+            await self._flush()
+        self._operations.append(operation)
+        self._size += size
+
+    async def _flush(self) -> None:
+        operations, self._operations, self._size = self._operations, [], 0
+        async with self.registry.transaction() as transaction:
+            for operation in operations:
+                transaction.add(operation)
+
+    # --- snapshots ---
+
+    async def _save(self, item: dict[str, Any]) -> None:
+        await self._store(item).save(self._chunks(number_of(item, "chunks")))
+
+    async def _chunks(self, count: int) -> AsyncGenerator[bytes, None]:
+        for _ in range(count):
+            item = await self.lines.following()
+            if item is None or item["type"] != "chunk":
+                raise InvalidArgumentError("a chunk of the snapshot is expected here")
+            yield data_of(item, "data")
+
+    def _store(self, item: dict[str, Any]) -> SnapshotStore:
+        kind, name = parts_of_name(store_name_of(item))
+        if kind == "snapshot":
+            return self.registry.snapshot_store(name)
+        if kind is None or not kind.endswith(".snapshot"):
+            raise InvalidArgumentError(f"{name!r} is no name of a snapshot")
+        return self.registry.reserved(kind.removesuffix(".snapshot")).snapshot_store(name)
+
+
+def _put(item: dict[str, Any]) -> Put:
+    expires_at = item.get("expires_at")
+    if expires_at is not None and not isinstance(expires_at, int | float):
+        raise InvalidArgumentError(f"expires_at: seconds or null expected, not {expires_at!r:.80}")
+    return Put(
+        store_name_of(item),
+        key_of(item),
+        data_of(item, "value"),
+        None if expires_at is None else float(expires_at),
+    )
+
+
+def _check_first(item: dict[str, Any] | None) -> None:
+    if item is None or item["type"] != "mpreg-export":
+        raise InvalidArgumentError("not an export: the first line must be of type 'mpreg-export'")
+    if number_of(item, "format_version") > FORMAT_VERSION:
+        raise InvalidArgumentError(
+            f"exported in format {item['format_version']}, newer than {FORMAT_VERSION}, the newest "
+            "this mpreg can read; upgrade mpreg"
+        )

@@ -1,0 +1,148 @@
+"""An exported store as JSON Lines: one object a line, the same for every backend.
+
+::
+
+    {"type": "mpreg-export", "format_version": 1, "commit_sequence": 7, ...}     the first line
+    {"type": "entry", "store": NAME, "key": KEY, "value": DATA, "version": 3, "expires_at": null}
+    {"type": "log", "store": NAME, "first_offset": 7, "next_offset": 40}
+    {"type": "record", "store": NAME, "offset": 7, "data": DATA}
+    {"type": "snapshot", "store": NAME, "version": 5, "chunks": 2}
+    {"type": "chunk", "data": DATA}                              as many as the line before says
+    {"type": "end", "lines": 6}                                  without it, the file was cut off
+
+    NAME  {"name": "sessions"}, or {"kind": "queues", "name": "configurations"} for mpreg's own
+    KEY   {"str": "ann"} or {"bytes": "AAE="}, base64
+    DATA  {"text": "..."} where the bytes are UTF-8, or {"base64": "..."}
+
+Every text is ASCII: other characters are escaped, also halves of pairs, which file names can hold.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Any, Final
+
+from mpreg.codec import decode_key, encode_key, encode_name, encode_reserved_name
+from mpreg.errors import InvalidArgumentError
+
+__all__ = [
+    "FORMAT_VERSION",
+    "data_of",
+    "dump_line",
+    "encode_data",
+    "encode_stored_key",
+    "encode_store_name",
+    "is_own_name",
+    "key_of",
+    "load_line",
+    "number_of",
+    "parts_of_name",
+    "store_name_of",
+]
+
+FORMAT_VERSION: Final = 1
+
+
+def dump_line(item: dict[str, Any]) -> bytes:
+    return json.dumps(item, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def load_line(line: bytes) -> dict[str, Any]:
+    """Raises `InvalidArgumentError` where it is no line of an export."""
+    try:
+        item = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgumentError(f"not JSON: {error}") from error
+    if not isinstance(item, dict) or not isinstance(item.get("type"), str):
+        raise InvalidArgumentError("not an object with a type")
+    return item
+
+
+# --- names ---
+
+
+def parts_of_name(encoded: bytes) -> tuple[str | None, str]:
+    """(kind, name) of a name as it is stored; kind None for a user's."""
+    if not is_own_name(encoded):
+        return None, encoded.decode("utf-8", "surrogatepass")
+    kind, _, name = encoded[1:].partition(b"/")
+    return kind.decode(), name.decode("utf-8", "surrogatepass")
+
+
+def is_own_name(encoded: bytes) -> bool:
+    """Whether it is one that mpreg keeps for itself."""
+    return encoded[:1] == b"\xff"
+
+
+def encode_store_name(encoded: bytes) -> dict[str, str]:
+    kind, name = parts_of_name(encoded)
+    return {"name": name} if kind is None else {"kind": kind, "name": name}
+
+
+def store_name_of(item: dict[str, Any]) -> bytes:
+    """The stored name that a line names."""
+    store = _field(item, "store", dict)
+    name = _field(store, "name", str)
+    if "kind" not in store:
+        return encode_name(name)
+    return encode_reserved_name(_field(store, "kind", str), name)
+
+
+# --- keys and values ---
+
+
+def encode_stored_key(encoded: bytes) -> dict[str, str]:
+    key = decode_key(encoded)
+    if isinstance(key, str):
+        return {"str": key}
+    return {"bytes": base64.b64encode(key).decode()}
+
+
+def key_of(item: dict[str, Any]) -> bytes:
+    """The stored key that a line names."""
+    key = _field(item, "key", dict)
+    if "str" in key:
+        return encode_key(_field(key, "str", str))
+    return encode_key(_decoded(_field(key, "bytes", str)))
+
+
+def encode_data(data: bytes) -> dict[str, str]:
+    try:
+        return {"text": data.decode()}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode()}
+
+
+def data_of(item: dict[str, Any], name: str) -> bytes:
+    data = _field(item, name, dict)
+    if "text" in data:
+        try:
+            text: str = _field(data, "text", str)
+            return text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError(f"{name}: not UTF-8: {error}") from error
+    return _decoded(_field(data, "base64", str))
+
+
+def number_of(item: dict[str, Any], name: str) -> int:
+    """A whole number, 0 or above."""
+    number: int = _field(item, name, int)
+    if isinstance(number, bool) or not 0 <= number < 2**63:
+        raise InvalidArgumentError(f"{name}: {number!r} is no number of this kind")
+    return number
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidArgumentError(f"not base64: {error}") from error
+
+
+def _field(item: dict[str, Any], name: str, kind: type[Any]) -> Any:
+    found = item.get(name)
+    if not isinstance(found, kind):
+        raise InvalidArgumentError(f"{name}: {kind.__name__} expected, not {found!r:.80}")
+    return found

@@ -1,0 +1,249 @@
+"""Setting damaged items aside, so that the rest of a store is whole. Nothing is thrown away.
+
+First everything that is to go is written to a new file in ``quarantine/``, as it is on disk, and
+synced with the names above it. Only then are the rows removed, in one transaction. Killed between
+the two, the items are in both places, and the next repair sets them aside once more.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Self
+
+from attrs import define, field
+
+from mpreg.codec import encode_key
+from mpreg.errors import CorruptDataError, DataDirectoryError
+from mpreg.persistence.backends.sqlite.failures import translate
+from mpreg.persistence.data_directory import sync_directory
+from mpreg.persistence.maintenance.checks import check_entry, check_name, check_record
+from mpreg.persistence.maintenance.findings import FindingKind, VerificationReport
+from mpreg.persistence.maintenance.quarantine import (
+    QUARANTINE_NAME,
+    quarantine_files,
+    read_set_aside,
+)
+from mpreg.persistence.maintenance.restore import held_place
+from mpreg.persistence.maintenance.snapshots import (
+    CHUNK_KEY,
+    MANIFEST_KEY,
+    SnapshotCheck,
+    is_snapshot_namespace,
+    manifest_of,
+)
+from mpreg.persistence.maintenance.source import (
+    EntryRow,
+    LogRow,
+    RecordRow,
+    SqliteSource,
+    database_in,
+    open_source,
+)
+from mpreg.persistence.maintenance.staging import file_errors
+from mpreg.persistence.maintenance.verify import examine_database
+from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
+
+__all__ = ["repair"]
+
+_DELETE_ENTRY: Final = "DELETE FROM entries WHERE namespace_id IS ? AND key IS ?"
+_DELETE_RECORD: Final = "DELETE FROM records WHERE log_id IS ? AND offset IS ?"
+
+
+async def repair(
+    data_dir: str | PathLike[str], *, on_progress: OnProgress | None = None
+) -> VerificationReport:
+    """Put damaged entries, records and snapshots into quarantine; report what is there afterwards.
+
+    Only for a store that nobody has open. A snapshot of which a part is lost goes as a whole. The
+    offset of a record that was set aside stays without one, and is told by `verify` as a notice.
+
+    Left as it is, and still in the report: what is missing and cannot be set aside, a log's last
+    record (without it the offset would be given again: append to the log, then repair), and damaged
+    names, offsets and numbers of the store itself, for which there is only a backup.
+
+    Cancelled, or killed: every item is in the store or in quarantine, perhaps in both.
+
+    Raises:
+        DataDirectoryLockedError: a process has it open.
+        CorruptDataError: SQLite's own structure is damaged; nothing was changed.
+        DataDirectoryError, StorageFullError, StorageIOError: nothing was removed.
+    """
+    directory = Path(data_dir)
+
+    def work(control: Control) -> VerificationReport:
+        database_in(directory)
+        with held_place(directory.absolute()):
+            return _repair(directory, control)
+
+    return await run_stoppable(work, on_progress)
+
+
+def _repair(data_dir: Path, control: Control) -> VerificationReport:
+    path = database_in(data_dir)
+    before = examine_database(path, control, set_aside=read_set_aside(data_dir))
+    for finding in before.findings:
+        if finding.kind is FindingKind.STRUCTURE:
+            raise CorruptDataError(
+                f"{finding.message}; nothing was changed: rows cannot be removed from a file whose "
+                "structure is damaged, restore a backup",
+                path,
+                finding.where,
+            )
+    if before.sound:
+        return before
+    with file_errors(data_dir), _Quarantine(data_dir) as quarantine:
+        with open_source(path, control) as source:
+            for row in _damaged_rows(source):
+                control.step("setting aside", len(quarantine.rows))
+                quarantine.add(row, source)
+        quarantine.sync()
+        _remove(path, quarantine.rows)
+    return examine_database(path, control, set_aside=read_set_aside(data_dir))
+
+
+# --- what is to go ---
+
+
+def _damaged_rows(source: SqliteSource) -> Iterator[EntryRow | RecordRow]:
+    for id, name in source.namespaces_used():
+        if name is None or check_name(FindingKind.NAMESPACE, name) is None:
+            yield from _damaged_entries(source, id, name)
+    for log in source.logs():
+        if check_name(FindingKind.LOG, log.name) is None and type(log.first_offset) is int:
+            yield from _damaged_records(source, log)
+    for id in source.logs_used():
+        if not source.has_log(id):
+            yield from source.records(id)
+
+
+def _damaged_entries(source: SqliteSource, id: Any, name: bytes | None) -> Iterator[EntryRow]:
+    lost = _lost_save(source, id, name) if name and is_snapshot_namespace(name) else None
+    for row in source.entries(id):
+        of_lost = lost is not None and (row.key == MANIFEST_KEY or row.key.startswith(lost))
+        if of_lost or check_entry(name, row) is not None:
+            yield row
+
+
+def _lost_save(source: SqliteSource, id: Any, name: bytes) -> bytes | None:
+    """What the keys of a snapshot's chunks start with, where it cannot be loaded."""
+    found = source.entry(id, MANIFEST_KEY)
+    if found is None or check_entry(name, found) is not None:
+        return None
+    if (manifest := manifest_of(found.value)) is None:
+        return None
+    check = SnapshotCheck(name, manifest, frozenset())
+    for row in source.entries(id):
+        for _ in check.follow(row.key, row.value, intact=check_entry(name, row) is None):
+            pass
+    for _ in check.finish():
+        pass
+    return encode_key(CHUNK_KEY.pack(manifest.save, 0))[:9] if check.broken else None
+
+
+def _damaged_records(source: SqliteSource, log: LogRow) -> Iterator[RecordRow]:
+    last = source.last_offset(log.id)
+    for row in source.records(log.id):
+        below = type(row.offset) is int and row.offset < log.first_offset
+        if below or (row.offset != last and check_record(log.name, row) is not None):
+            yield row
+
+
+# --- where it goes ---
+
+
+@define
+class _Quarantine:
+    """A new file of JSON Lines, 0600; removed where nothing was written to it."""
+
+    data_dir: Path
+    rows: list[tuple[str, Any, Any]] = field(factory=list)
+    """(statement, first, second part of the key), of all that was written."""
+    _path: Path = field(init=False)
+    _file: BinaryIO = field(init=False)
+
+    def __enter__(self) -> Self:
+        directory = self.data_dir / QUARANTINE_NAME
+        directory.mkdir(mode=0o700, exist_ok=True)
+        numbers = [int(path.stem) for path in quarantine_files(self.data_dir) if _is_number(path)]
+        self._path = directory / f"{max(numbers, default=0) + 1:06}.jsonl"
+        self._file = os.fdopen(
+            os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb"
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if not self.rows:
+            self._path.unlink(missing_ok=True)
+
+    def add(self, row: EntryRow | RecordRow, source: SqliteSource) -> None:
+        if isinstance(row, EntryRow):
+            item = _entry_item(row, source)
+            self.rows.append((_DELETE_ENTRY, row.namespace_id, row.key))
+        else:
+            item = _record_item(row, source)
+            self.rows.append((_DELETE_RECORD, row.log_id, row.offset))
+        self._file.write(json.dumps(item).encode() + b"\n")
+
+    def sync(self) -> None:
+        """So that it survives a power cut, before anything is removed."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        sync_directory(self._path.parent)
+        sync_directory(self.data_dir)
+
+
+def _is_number(path: Path) -> bool:
+    return path.stem.isdigit()
+
+
+def _entry_item(row: EntryRow, source: SqliteSource) -> dict[str, Any]:
+    return {
+        "kind": "entry",
+        "namespace_id": _raw(row.namespace_id),
+        "namespace_name": _raw(source.name_of_namespace(row.namespace_id)),
+        "key": _raw(row.key),
+        "version": _raw(row.version),
+        "expires_at": _raw(row.expires_at),
+        "checksum": _raw(row.checksum),
+        "value": _raw(row.value),
+    }
+
+
+def _record_item(row: RecordRow, source: SqliteSource) -> dict[str, Any]:
+    return {
+        "kind": "record",
+        "log_id": _raw(row.log_id),
+        "log_name": _raw(source.name_of_log(row.log_id)),
+        "offset": _raw(row.offset),
+        "checksum": _raw(row.checksum),
+        "data": _raw(row.data),
+    }
+
+
+def _raw(column: Any) -> Any:
+    """A column as JSON: bytes as ``{"base64": ...}``, all else as itself."""
+    return {"base64": base64.b64encode(column).decode()} if isinstance(column, bytes) else column
+
+
+def _remove(path: Path, rows: list[tuple[str, Any, Any]]) -> None:
+    """In one transaction. The lock on the directory says that nobody else writes."""
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA fullfsync = ON")
+            connection.execute("BEGIN IMMEDIATE")
+            for statement, first, second in rows:
+                if connection.execute(statement, (first, second)).rowcount != 1:
+                    connection.execute("ROLLBACK")
+                    raise DataDirectoryError(path, "it was changed meanwhile; nothing was removed")
+            connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise translate(error, path) from error

@@ -1,0 +1,352 @@
+"""A store's rows as they are on disk, damaged ones too: a read-only connection in one transaction.
+
+Beside a running server this is safe: the connection cannot write, and so can never checkpoint,
+which only the writer's connection may do. All reads see one state, that of the first of them. The
+price is that SQLite cannot start its WAL anew while the transaction lasts: the WAL grows by what is
+written meanwhile, and is emptied by the first checkpoint after it.
+
+Everything here is blocking, and used on one worker thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from attrs import frozen
+
+from mpreg.errors import CorruptDataError, DataDirectoryError, StorageIOError
+from mpreg.persistence.backends.sqlite import schema
+from mpreg.persistence.backends.sqlite.failures import is_corrupt, is_transient, translate
+from mpreg.persistence.backends.sqlite.files import check_stamp
+from mpreg.persistence.data_directory import DATABASE_NAME
+from mpreg.persistence.maintenance.worker import Control
+
+__all__ = [
+    "DamagedRowsError",
+    "EntryRow",
+    "LogRow",
+    "RecordRow",
+    "SqliteSource",
+    "database_in",
+    "open_source",
+]
+
+#: SQLite's virtual machine looks whether it is still wanted after this many of its steps.
+_STEPS_BETWEEN_LOOKS: Final = 50_000
+
+_MARKER: Final = object()
+
+_NEXT_NAMESPACE: Final = "SELECT min(namespace_id) FROM entries WHERE namespace_id > ?"
+_FIRST_NAMESPACE: Final = "SELECT min(namespace_id) FROM entries"
+_NAMESPACE_NAME: Final = "SELECT name FROM namespaces WHERE id = ?"
+_NAMESPACES: Final = "SELECT id, name FROM namespaces ORDER BY id"
+_ENTRIES: Final = (
+    "SELECT key, version, expires_at, checksum, value FROM entries "
+    "WHERE namespace_id = ? ORDER BY key"
+)
+_LOGS: Final = "SELECT id, name, first_offset FROM logs ORDER BY id"
+_LOG_NAME: Final = "SELECT name FROM logs WHERE id = ?"
+_LOG_ID: Final = "SELECT id FROM logs WHERE id = ?"
+_NEXT_LOG: Final = "SELECT min(log_id) FROM records WHERE log_id > ?"
+_FIRST_LOG: Final = "SELECT min(log_id) FROM records"
+_RECORDS: Final = "SELECT offset, checksum, data FROM records WHERE log_id = ? ORDER BY offset"
+_RECORDS_FROM: Final = (
+    "SELECT offset, checksum, data FROM records WHERE log_id = ? AND offset >= ? ORDER BY offset"
+)
+
+
+@frozen
+class EntryRow:
+    """A row of ``entries``; after damage its columns may hold anything."""
+
+    namespace_id: Any
+    key: Any
+    version: Any
+    expires_at: Any
+    checksum: Any
+    value: Any
+
+
+@frozen
+class LogRow:
+    id: Any
+    name: Any
+    first_offset: Any
+
+
+@frozen
+class RecordRow:
+    log_id: Any
+    offset: Any
+    checksum: Any
+    data: Any
+
+
+class DamagedRowsError(Exception):
+    """SQLite could not go on reading a table. Only this package ever sees it."""
+
+
+Rows: TypeAlias = Iterator[tuple[Any, ...]]
+
+
+class SqliteSource:
+    """The rows of one store, in one state."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self.connection = connection
+        self.path = path
+
+    def pages(self) -> tuple[int, int]:
+        """(pages, bytes of a page)."""
+        with self._damage():
+            (count,) = self.connection.execute("PRAGMA page_count").fetchone()
+            (size,) = self.connection.execute("PRAGMA page_size").fetchone()
+            return count, size
+
+    def meta(self) -> tuple[Any, Any, Any] | None:
+        """(generation, commit sequence, last version)."""
+        with self._damage():
+            found: tuple[Any, Any, Any] | None = self.connection.execute(
+                schema.READ_META
+            ).fetchone()
+            return found
+
+    def check(self, *, full: bool) -> Iterator[str]:
+        """What SQLite's own check says; nothing where it is content."""
+        pragma = "integrity_check" if full else "quick_check"
+        for (line,) in self._rows(f"PRAGMA {pragma}(1000)"):
+            if line != "ok":
+                yield str(line)
+
+    def namespaces(self) -> Iterator[tuple[Any, Any]]:
+        """(id, name) of each."""
+        for row in self._rows(_NAMESPACES):
+            yield row[0], row[1]
+
+    def namespaces_used(self) -> Iterator[tuple[Any, Any]]:
+        """(id, name) of those that have entries; name None where the id is nobody's."""
+        for id in self._distinct(_FIRST_NAMESPACE, _NEXT_NAMESPACE):
+            yield id, self._one(_NAMESPACE_NAME, (id,))
+
+    def name_of_namespace(self, id: Any) -> Any:
+        return self._one(_NAMESPACE_NAME, (id,))
+
+    def name_of_log(self, id: Any) -> Any:
+        return self._one(_LOG_NAME, (id,))
+
+    def namespace_id(self, name: bytes) -> Any:
+        """As the writer and readers find it."""
+        return self._one(schema.FIND_NAMESPACE, (name,))
+
+    def entries(self, namespace_id: Any) -> Iterator[EntryRow]:
+        """In the order of their keys.
+
+        Raises:
+            DamagedRowsError: when it gets to a row that cannot be read, or is out of order.
+        """
+        last: Any = _MARKER
+        for row in self._rows(_ENTRIES, (namespace_id,)):
+            if last is not _MARKER and not _sorts_before(last, row[0]):
+                raise DamagedRowsError("the rows are not in the order of their keys")
+            last = row[0]
+            yield EntryRow(namespace_id, *row)
+
+    def entries_with(self, namespace_id: Any, prefix: bytes) -> Iterator[EntryRow]:
+        """Those whose keys start with ``prefix``."""
+        for row in self._rows(schema.SCAN_ENTRIES_TO_END, (namespace_id, prefix)):
+            if not isinstance(row[0], bytes) or not row[0].startswith(prefix):
+                return
+            yield EntryRow(namespace_id, *row)
+
+    def entry(self, namespace_id: Any, key: bytes) -> EntryRow | None:
+        for row in self._rows(schema.GET_ENTRY, (namespace_id, key)):
+            return EntryRow(namespace_id, *row)
+        return None
+
+    def logs(self) -> Iterator[LogRow]:
+        for row in self._rows(_LOGS):
+            yield LogRow(*row)
+
+    def log_row(self, name: bytes) -> tuple[Any, Any] | None:
+        """(id, first offset), as the writer and readers find it."""
+        for id, first in self._rows(schema.FIND_LOG, (name,)):
+            return id, first
+        return None
+
+    def has_log(self, id: Any) -> bool:
+        """Whether a log has this number."""
+        return self._one(_LOG_ID, (id,)) is not None
+
+    def last_offset(self, log_id: Any) -> Any:
+        """None where the log has no records."""
+        return self._one(schema.LAST_OFFSET, (log_id,))
+
+    def logs_used(self) -> Iterator[Any]:
+        """The ids of logs that have records."""
+        return self._distinct(_FIRST_LOG, _NEXT_LOG)
+
+    def records(self, log_id: Any, start: int | None = None) -> Iterator[RecordRow]:
+        """In order; from an offset on, or all, also those whose offset is no number.
+
+        Raises:
+            DamagedRowsError: as `entries`.
+        """
+        statement, parameters = (
+            (_RECORDS, (log_id,)) if start is None else (_RECORDS_FROM, (log_id, start))
+        )
+        last: Any = _MARKER
+        for row in self._rows(statement, parameters):
+            if last is not _MARKER and not _sorts_before(last, row[0]):
+                raise DamagedRowsError("the rows are not in the order of their offsets")
+            last = row[0]
+            yield RecordRow(log_id, *row)
+
+    # --- SQLite ---
+
+    def _distinct(self, first: str, following: str) -> Iterator[Any]:
+        id = self._one(first, ())
+        while id is not None:
+            yield id
+            found = self._one(following, (id,))
+            if found is not None and not _sorts_before(id, found):
+                raise DamagedRowsError("the rows are not in order")
+            id = found
+
+    def _one(self, statement: str, parameters: tuple[Any, ...]) -> Any:
+        for row in self._rows(statement, parameters):
+            return row[0]
+        return None
+
+    def _rows(self, statement: str, parameters: tuple[Any, ...] = ()) -> Rows:
+        with self._damage():
+            rows = self.connection.execute(statement, parameters)
+        try:
+            while True:
+                with self._damage():
+                    row = rows.fetchone()
+                if row is None:
+                    return
+                yield row
+        finally:
+            rows.close()
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        """Tell what is damaged from what cannot be reached."""
+        try:
+            yield
+        except (sqlite3.Error, OverflowError) as error:
+            if isinstance(error, sqlite3.Error) and not _is_damage(error):
+                raise translate(error, self.path) from error
+            raise DamagedRowsError(f"SQLite cannot read it: {error}") from error
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Also what SQLite calls a mistake in a statement: ours have none, so the schema has."""
+    if is_corrupt(error):
+        return True
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        # Raised by Python's own module, of what SQLite has given it.
+        return not is_transient(error)
+    return code & 0xFF in (
+        sqlite3.SQLITE_ERROR,
+        sqlite3.SQLITE_FORMAT,
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_RANGE,
+        sqlite3.SQLITE_SCHEMA,
+        sqlite3.SQLITE_TOOBIG,
+    )
+
+
+_RANKS: Final[dict[type, int]] = {int: 1, float: 1, str: 2, bytes: 3}
+
+
+def _sorts_before(one: Any, other: Any) -> bool:
+    """As SQLite sorts: nothing, numbers, text, bytes."""
+    ranks = _RANKS.get(type(one), 0), _RANKS.get(type(other), 0)
+    if ranks[0] != ranks[1]:
+        return ranks[0] < ranks[1]
+    if isinstance(one, str):
+        # The text of a damaged row was decoded with marks for what is none: equal does no harm.
+        return True
+    return bool(one < other)
+
+
+def database_in(data_dir: Path) -> Path:
+    """The database of a data directory.
+
+    Raises:
+        DataDirectoryError: there is none.
+    """
+    path = data_dir / DATABASE_NAME
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError) as error:
+        raise DataDirectoryError(data_dir, f"it cannot be read: {error}") from error
+    missing = "there is no such directory" if not data_dir.exists() else f"no {DATABASE_NAME} in it"
+    raise DataDirectoryError(
+        data_dir, f"{missing}: check --data-dir; nothing was changed (only SQLite stores are known)"
+    )
+
+
+@contextmanager
+def open_source(path: Path, control: Control, *, immutable: bool = False) -> Iterator[SqliteSource]:
+    """Connect read-only and begin the one transaction.
+
+    ``immutable``: nobody else uses the file, and it has no WAL: a backup. Then nothing is made
+    beside it. The file is never opened but by SQLite: closing it would drop the locks that a
+    registry of this process holds on it.
+
+    Raises:
+        ForeignDatabaseError, SchemaVersionError: not ours to read.
+        CorruptDataError: not even its header can be read.
+        StorageIOError: it cannot be opened.
+    """
+    mode = "mode=ro&immutable=1" if immutable else "mode=ro"
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?{mode}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+    try:
+        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        with _opening(path):
+            for pragma in schema.READER_PRAGMAS:
+                connection.execute(pragma)
+            connection.execute("PRAGMA busy_timeout = 5000")
+            connection.execute("BEGIN")
+            (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            # The transaction begins with the first page that is read.
+            connection.execute("PRAGMA schema_version").fetchone()
+        check_stamp(application_id=application_id, version=version, path=path)
+        connection.set_progress_handler(lambda: control.stopped, _STEPS_BETWEEN_LOOKS)
+        yield SqliteSource(connection, path)
+    except sqlite3.OperationalError:
+        # Interrupted by the handler above, at a statement that did not expect it.
+        control.step("stopping", 0)
+        raise
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        if _is_damage(error) and not is_corrupt(error):
+            raise CorruptDataError(f"SQLite cannot open it: {error}", path=path) from error
+        raise translate(error, path) from error
+    except OSError as error:
+        raise StorageIOError(f"cannot be opened: {error.strerror}", path) from error

@@ -1,0 +1,182 @@
+"""A directory that is made beside its place and put there whole, or not at all.
+
+::
+
+    .NAME.mpreg-new    being made; locked by who makes it
+    .NAME.mpreg-old    what was at the place, where the system cannot exchange two names
+
+Linux exchanges two directories in one step, so that there is no moment without one: what was at
+the place has the other name then, and is removed. Elsewhere replacing one takes two renames. A
+process killed between them leaves the old one under its second name: whoever stages for the same
+place next puts it back first, unless there is something at the place by then. What a killed process
+was making is removed by the next one. So no temporary stays for longer than until the command is
+run again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from mpreg.errors import DataDirectoryError, StorageFullError, StorageIOError
+from mpreg.persistence.data_directory import sync_directory
+
+__all__ = ["Staging", "file_errors", "staged", "sync_file"]
+
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Staging:
+    """The directory being made. `publish` puts it in its place; without that it is removed."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.path = place.with_name(f".{place.name}.mpreg-new")
+        self._old = place.with_name(f".{place.name}.mpreg-old")
+
+    def settle(self) -> None:
+        """Put back what a process that was killed has moved away."""
+        if self._old.exists():
+            if self.place.exists():
+                # Somebody has made a store meanwhile, or the old one was only not removed yet:
+                # that cannot be told, so nothing is thrown away.
+                raise DataDirectoryError(
+                    self._old,
+                    f"left by a command that was killed while it replaced {self.place}; it holds "
+                    "what was there before: look at both, and remove the one that is not wanted",
+                )
+            self._old.rename(self.place)
+            sync_directory(self.place.parent)
+
+    def publish(self) -> None:
+        """Sync all that was made and give it its name; what had the name before is removed.
+
+        When it returns the new one survives a power cut. Where it raises, the one before is there.
+        """
+        for path in sorted(self.path.rglob("*"), reverse=True):
+            (sync_directory if path.is_dir() else sync_file)(path)
+        sync_directory(self.path)
+        if not self.place.exists():
+            self.path.rename(self.place)
+        elif _exchange(self.path, self.place):
+            sync_directory(self.place.parent)
+            shutil.rmtree(self.path, ignore_errors=True)
+        else:
+            self._rename_twice()
+        sync_directory(self.place.parent)
+
+    def _rename_twice(self) -> None:
+        self.place.rename(self._old)
+        try:
+            self.path.rename(self.place)
+        except BaseException:
+            self._old.rename(self.place)
+            raise
+        sync_directory(self.place.parent)
+        shutil.rmtree(self._old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Give each of two directories the other's name, in one step; False where that cannot be."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    names = (os.fsencode(one), os.fsencode(other))
+    result: int = renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+    return result == 0
+
+
+@contextmanager
+def staged(place: Path) -> Iterator[Staging]:
+    """Make a directory for ``place``, 0700. What is not published when the block ends is removed.
+
+    Raises:
+        DataDirectoryError: somebody else is making one for the same place.
+    """
+    place = place.absolute()
+    staging = Staging(place)
+    with file_errors(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = _lock(staging)
+    try:
+        with file_errors(place):
+            staging.settle()
+        yield staging
+    finally:
+        # Also after a publication: the name is free again then, or somebody else's.
+        if _is_same(staging.path, lock):
+            shutil.rmtree(staging.path, ignore_errors=True)
+        os.close(lock)
+
+
+def _lock(staging: Staging) -> int:
+    """Make the directory anew and lock it; the lock ends with the process."""
+    path = staging.path
+    path.mkdir(mode=0o700, exist_ok=True)
+    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _busy(staging) from error
+        if not _is_same(path, lock):
+            # Published or removed by somebody else between our two calls.
+            raise _busy(staging)
+        for left in path.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _busy(staging: Staging) -> DataDirectoryError:
+    return DataDirectoryError(
+        staging.place, "another command is writing to this place; wait for it, or choose another"
+    )
+
+
+def _is_same(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def sync_file(path: Path) -> None:
+    """fsync a file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def file_errors(path: Path) -> Iterator[None]:
+    """The system's errors in mpreg's words.
+
+    Raises:
+        StorageFullError: no room, a quota, or a limit on file sizes.
+        StorageIOError: anything else.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFullError(
+                f"{path}: no room left on the device ({error.strerror}); make room and run it again"
+            ) from error
+        where = Path(error.filename) if isinstance(error.filename, str) else path
+        raise StorageIOError(f"{error.strerror or error}", where) from error

@@ -1,0 +1,286 @@
+"""Examining a store: every checksum, every offset, every snapshot, and SQLite's own structure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from attrs import define, evolve, field
+
+from mpreg.errors import CorruptDataError
+from mpreg.persistence.maintenance.checks import (
+    OffsetCheck,
+    check_entry,
+    check_meta,
+    check_name,
+    check_record,
+    shown_name,
+)
+from mpreg.persistence.maintenance.findings import (
+    FINDINGS_KEPT_MAX,
+    Finding,
+    FindingKind,
+    VerificationReport,
+)
+from mpreg.persistence.maintenance.quarantine import SetAside, read_set_aside
+from mpreg.persistence.maintenance.snapshots import (
+    MANIFEST_KEY,
+    UNFINISHED_PREFIX,
+    SnapshotCheck,
+    is_snapshot_namespace,
+    manifest_of,
+    unfinished_save,
+)
+from mpreg.persistence.maintenance.source import (
+    DamagedRowsError,
+    EntryRow,
+    LogRow,
+    SqliteSource,
+    database_in,
+    open_source,
+)
+from mpreg.persistence.maintenance.staging import file_errors
+from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
+
+__all__ = ["Examination", "examine_database", "verify"]
+
+#: Items between two looks at whether the result is still wanted.
+ITEMS_PER_STEP = 256
+
+
+async def verify(
+    data_dir: str | PathLike[str], *, full: bool = False, on_progress: OnProgress | None = None
+) -> VerificationReport:
+    """Examine the store of a data directory, open in another process, in this one, or in none.
+
+    Nothing is changed, and no lock is taken. It reads everything once, in one transaction: beside
+    a running server the WAL grows meanwhile by what is written, and is emptied by the first
+    checkpoint afterwards. Memory is bounded by the largest value.
+
+    ``full`` has SQLite compare every index with its table as well (``integrity_check``), which
+    takes several times as long as ``quick_check``.
+
+    Damage is no error here: it stands in the report. Cancelled: it ends at the next step.
+
+    Raises:
+        DataDirectoryError: there is no store.
+        ForeignDatabaseError, SchemaVersionError: there is one that is not ours to read.
+        StorageIOError: the device failed, or the files may not be read.
+    """
+    directory = Path(data_dir)
+
+    def work(control: Control) -> VerificationReport:
+        path = database_in(directory)
+        with file_errors(directory):
+            set_aside = read_set_aside(directory)
+        return examine_database(path, control, full=full, set_aside=set_aside)
+
+    return await run_stoppable(work, on_progress)
+
+
+def examine_database(
+    path: Path,
+    control: Control,
+    *,
+    full: bool = False,
+    immutable: bool = False,
+    set_aside: SetAside | None = None,
+) -> VerificationReport:
+    """`verify`, blocking, for one database file."""
+    try:
+        with open_source(path, control, immutable=immutable) as source:
+            examination = Examination(source, control, set_aside or SetAside())
+            for finding in examination.run(full=full):
+                examination.keep(finding)
+            return examination.report
+    except CorruptDataError as damage:
+        finding = Finding(FindingKind.STRUCTURE, "the file", damage.message)
+        return VerificationReport(path=path, full=full, findings=(finding,), damaged=1)
+
+
+@define
+class Examination:
+    """One walk over a store. It yields what it finds and counts what it sees."""
+
+    source: SqliteSource
+    control: Control
+    set_aside: SetAside = field(factory=SetAside)
+    _findings: list[Finding] = field(factory=list)
+    _damaged: int = 0
+    _notices: int = 0
+    _entries: int = 0
+    _records: int = 0
+    _logs: int = 0
+    _snapshots: int = 0
+    _bytes: int = 0
+    _highest_version: int = 0
+    _total: int | None = None
+    _meta: tuple[Any, Any, Any] | None = None
+    _full: bool = False
+
+    def keep(self, finding: Finding) -> None:
+        if finding.kind.is_damage:
+            self._damaged += 1
+        else:
+            self._notices += 1
+        if len(self._findings) < FINDINGS_KEPT_MAX:
+            self._findings.append(finding)
+
+    @property
+    def report(self) -> VerificationReport:
+        report = VerificationReport(
+            path=self.source.path,
+            entries=self._entries,
+            records=self._records,
+            logs=self._logs,
+            snapshots=self._snapshots,
+            bytes=self._bytes,
+            full=self._full,
+            findings=tuple(self._findings),
+            damaged=self._damaged,
+            notices=self._notices,
+        )
+        if self._meta is None:
+            return report
+        generation, sequence, last_version = (
+            number if type(number) is int else None for number in self._meta
+        )
+        return evolve(
+            report, generation=generation, commit_sequence=sequence, last_version=last_version
+        )
+
+    def run(self, *, full: bool) -> Iterator[Finding]:
+        """All findings. Raises what `open_source` raises where the device fails."""
+        self._full = full
+        yield from self._guarded("the file", self._structure(full=full))
+        yield from self._guarded("table namespaces", self._namespaces())
+        yield from self._guarded("table entries", self._all_entries())
+        yield from self._guarded("table logs", self._all_logs())
+        yield from self._guarded("table records", self._lost_records())
+        yield from self._guarded("table meta", self._numbers())
+
+    def _guarded(self, where: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+        """What cannot be read is a finding, and the rest is examined all the same."""
+        try:
+            yield from findings
+        except DamagedRowsError as damage:
+            yield Finding(FindingKind.STRUCTURE, where, f"the rest cannot be read: {damage}")
+
+    def _step(self, *, force: bool = False) -> None:
+        seen = self._entries + self._records
+        if force or seen % ITEMS_PER_STEP == 0:
+            self.control.step("examining", self._bytes, self._total)
+
+    # --- SQLite's own ---
+
+    def _structure(self, *, full: bool) -> Iterator[Finding]:
+        pages, page_bytes = self.source.pages()
+        self._total = pages * page_bytes
+        self.control.step("checking the structure", 0, self._total)
+        for line in self.source.check(full=full):
+            yield Finding(FindingKind.STRUCTURE, "the file", line)
+
+    def _numbers(self) -> Iterator[Finding]:
+        self._meta = self.source.meta()
+        items = self._entries + self._records
+        yield from check_meta(self._meta, highest_version=self._highest_version, items=items)
+
+    # --- entries ---
+
+    def _namespaces(self) -> Iterator[Finding]:
+        for id, name in self.source.namespaces():
+            finding = check_name(FindingKind.NAMESPACE, name)
+            if finding is None and self.source.namespace_id(name) != id:
+                where = f"namespace {shown_name(name)}"
+                finding = Finding(FindingKind.NAMESPACE, where, "it is not found by its name")
+            if finding is not None:
+                yield finding
+
+    def _all_entries(self) -> Iterator[Finding]:
+        for id, name in self.source.namespaces_used():
+            where = f"namespace {shown_name(name)}"
+            if is_snapshot_namespace(name):
+                yield from self._guarded(where, self._snapshot(id, name))
+            else:
+                yield from self._guarded(where, self._namespace(id, name))
+
+    def _namespace(self, id: Any, name: Any) -> Iterator[Finding]:
+        for row in self.source.entries(id):
+            if (finding := self._entry(name, row)) is not None:
+                yield finding
+
+    def _entry(self, name: Any, row: EntryRow) -> Finding | None:
+        self._entries += 1
+        self._bytes += len(row.value) if isinstance(row.value, bytes) else 0
+        self._step()
+        finding = check_entry(name, row)
+        if finding is None:
+            self._highest_version = max(self._highest_version, row.version)
+        return finding
+
+    def _snapshot(self, id: Any, name: bytes) -> Iterator[Finding]:
+        check = self._snapshot_check(id, name)
+        for row in self.source.entries(id):
+            if (finding := self._entry(name, row)) is not None:
+                yield finding
+            elif row.key == MANIFEST_KEY and check.manifest is None:
+                yield Finding(FindingKind.SNAPSHOT, _snapshot(name), "the manifest is damaged")
+            yield from check.follow(row.key, row.value, intact=finding is None)
+        yield from check.finish()
+
+    def _snapshot_check(self, id: Any, name: bytes) -> SnapshotCheck:
+        manifest = self.source.entry(id, MANIFEST_KEY)
+        self._snapshots += manifest is not None
+        # Few: one for each save under way.
+        unfinished = {
+            unfinished_save(row) for row in self.source.entries_with(id, UNFINISHED_PREFIX)
+        }
+        return SnapshotCheck(
+            name,
+            None if manifest is None else manifest_of(manifest.value),
+            frozenset(save for save in unfinished if save is not None),
+        )
+
+    # --- logs ---
+
+    def _all_logs(self) -> Iterator[Finding]:
+        for row in self.source.logs():
+            self._logs += 1
+            damage = check_name(FindingKind.LOG, row.name) or self._log_damage(row)
+            if damage is not None:
+                yield damage
+            else:
+                yield from self._guarded(f"log {shown_name(row.name)}", self._log(row))
+
+    def _log_damage(self, row: LogRow) -> Finding | None:
+        where = f"log {shown_name(row.name)}"
+        if self.source.log_row(row.name) != (row.id, row.first_offset):
+            return Finding(FindingKind.LOG, where, "it is not found by its name")
+        if type(row.first_offset) is not int or row.first_offset < 0:
+            return Finding(FindingKind.LOG, where, "its stored offsets are damaged")
+        last = self.source.last_offset(row.id)
+        if last is not None and type(last) is not int:
+            return Finding(FindingKind.LOG, where, "its stored offsets are damaged")
+        return None
+
+    def _log(self, row: LogRow) -> Iterator[Finding]:
+        offsets = OffsetCheck(row.name, row.first_offset, self.set_aside.offsets(row.name))
+        for record in self.source.records(row.id):
+            self._records += 1
+            self._bytes += len(record.data) if isinstance(record.data, bytes) else 0
+            self._step()
+            yield from offsets.follow(record.offset)
+            if (finding := check_record(row.name, record)) is not None:
+                yield finding
+
+    def _lost_records(self) -> Iterator[Finding]:
+        for id in self.source.logs_used():
+            if not self.source.has_log(id):
+                where = f"records of log number {id!r}"
+                yield Finding(FindingKind.RECORD, where, "no log has this number")
+
+
+def _snapshot(name: bytes) -> str:
+    return f"snapshot {shown_name(name)}"

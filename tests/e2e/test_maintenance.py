@@ -1,0 +1,143 @@
+"""Maintenance by real processes: killed at any moment, interrupted, and out of room."""
+
+from __future__ import annotations
+
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from mpreg.persistence import DataDirectoryError
+from mpreg.persistence.maintenance import VerificationReport, backup, repair, verify
+from tests.e2e.support import GUARD_SECONDS, REPOSITORY
+from tests.integration.maintenance_support import filled, read_all
+from tests.integration.support import tamper
+
+KILLS = 6
+
+
+def start(*arguments: object, limit: Callable[[], None] | None = None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mpreg.cli", *map(str, arguments)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=limit,
+    )
+
+
+def killed(rng: random.Random, *arguments: object, seconds_max: float) -> None:
+    """Run a command and kill it at some moment, or let it end where it was faster."""
+    with start(*arguments) as process:
+        try:
+            process.wait(rng.uniform(0.2, seconds_max))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.communicate()
+
+
+def ended(*arguments: object) -> int:
+    with start(*arguments) as process:
+        process.communicate(timeout=GUARD_SECONDS)
+        return process.returncode
+
+
+def verified(directory: Path) -> VerificationReport:
+    return anyio.run(verify, directory)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_backup_that_is_killed_leaves_the_one_before_or_is_complete(
+    tmp_path: Path, seed: int
+) -> None:
+    data_dir, place, rng = tmp_path / "data", tmp_path / "to" / "backup", random.Random(seed)
+    anyio.run(filled, data_dir)
+    for number in range(KILLS):
+        tamper(data_dir, "UPDATE meta SET commit_sequence = commit_sequence + 1")
+        command = ("backup", place, "--data-dir", data_dir, "--bytes-per-second", "5e6")
+        killed(rng, *command, seconds_max=1.2)
+        if place.exists():
+            assert verified(place).sound, number
+    assert ended("backup", place, "--data-dir", data_dir) == 0
+    assert [path.name for path in place.parent.iterdir()] == ["backup"]
+    assert verified(place).commit_sequence == verified(data_dir).commit_sequence
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_restore_that_is_killed_leaves_the_old_store_or_the_new_one(
+    tmp_path: Path, seed: int
+) -> None:
+    data_dir, place, rng = tmp_path / "on" / "data", tmp_path / "backup", random.Random(seed)
+    anyio.run(filled, data_dir)
+    expected = anyio.run(read_all, data_dir)
+    anyio.run(backup, data_dir, place)
+    for _ in range(KILLS):
+        killed(rng, "restore", place, "--data-dir", data_dir, "--overwrite", seconds_max=0.8)
+        assert verified(data_dir).sound
+    assert ended("restore", place, "--data-dir", data_dir, "--overwrite") == 0
+    assert [path.name for path in data_dir.parent.iterdir()] == ["data"]
+    assert anyio.run(read_all, data_dir) == expected
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_repair_that_is_killed_loses_nothing(tmp_path: Path, seed: int) -> None:
+    data_dir, rng = tmp_path / "data", random.Random(seed)
+    anyio.run(filled, data_dir)
+    tamper(data_dir, "UPDATE records SET data = x'0504' WHERE offset = 9 AND length(data) = 100")
+    for _ in range(KILLS):
+        killed(rng, "verify", "--repair", "--data-dir", data_dir, seconds_max=0.8)
+        found = [path.read_text() for path in (data_dir / "quarantine").glob("*.jsonl")]
+        is_there = not verified(data_dir).sound
+        assert is_there or any("BQQ=" in text for text in found)
+    assert anyio.run(repair, data_dir).sound
+
+
+def test_a_backup_without_room_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    data_dir, place = tmp_path / "data", tmp_path / "to" / "backup"
+    anyio.run(filled, data_dir)
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    with start("backup", place, "--data-dir", data_dir, limit=limit) as process:
+        _, errors = process.communicate(timeout=GUARD_SECONDS)
+    assert process.returncode == 4, errors
+    assert b"State of the data: unchanged." in errors
+    assert b"Traceback" not in errors
+    assert list(place.parent.iterdir()) == []
+    assert verified(data_dir).sound
+
+
+def test_a_backup_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    data_dir, place = tmp_path / "data", tmp_path / "to" / "backup"
+    anyio.run(filled, data_dir)
+    command = ("backup", place, "--data-dir", data_dir, "--bytes-per-second", "1000")
+    with start(*command) as process:
+        staging = place.with_name(".backup.mpreg-new") / "mpreg.db"
+        while not staging.exists():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=GUARD_SECONDS)
+    assert process.returncode == 130, errors
+    assert b"interrupted" in errors
+    assert list(place.parent.iterdir()) == []
+
+
+def test_a_store_that_was_left_between_two_renames_is_put_back(tmp_path: Path) -> None:
+    """Where the system cannot exchange two names."""
+    data_dir, place = tmp_path / "data", tmp_path / "backup"
+    anyio.run(filled, data_dir)
+    anyio.run(backup, data_dir, place)
+    place.rename(tmp_path / ".backup.mpreg-old")
+    assert anyio.run(backup, data_dir, place).unchanged
+    shutil.copytree(place, tmp_path / ".backup.mpreg-old")
+    with pytest.raises(DataDirectoryError, match="look at both"):
+        anyio.run(backup, data_dir, place)

@@ -1,0 +1,103 @@
+"""Repairing: what is damaged is set aside where it can be read, and the rest is whole."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from mpreg.codec import encode_key
+from mpreg.persistence import CorruptDataError, DataDirectoryLockedError
+from mpreg.persistence.maintenance import FindingKind, backup, repair, restore, verify
+from tests.integration.maintenance_support import filled, read_all
+from tests.integration.support import database, registry, tamper
+
+pytestmark = pytest.mark.anyio
+
+
+def quarantined(data_dir: Path) -> list[dict[str, object]]:
+    return [
+        json.loads(line)
+        for path in sorted((data_dir / "quarantine").glob("*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+
+
+async def test_damaged_items_are_set_aside_and_a_second_repair_finds_nothing(
+    data_dir: Path,
+) -> None:
+    await filled(data_dir)
+    before = await read_all(data_dir)
+    tamper(data_dir, "UPDATE entries SET value = x'0102' WHERE key = ?", (encode_key("key 3"),))
+    tamper(data_dir, "UPDATE records SET data = x'03' WHERE offset = 9 AND length(data) = 100")
+    report = await repair(data_dir)
+    assert report.sound
+    assert [one.kind for one in report.findings] == [FindingKind.SET_ASIDE]
+    entry, record = quarantined(data_dir)
+    assert (entry["kind"], record["kind"], record["offset"]) == ("entry", "record", 9)
+    assert entry["value"] == {"base64": base64.b64encode(b"\x01\x02").decode()}
+    assert (data_dir / "quarantine").stat().st_mode & 0o777 == 0o700
+
+    again = await repair(data_dir)
+    assert again.sound
+    assert len(quarantined(data_dir)) == 2
+    del before["shelf 'key 3'"], before["audit 9"]
+    async with registry(data_dir) as opened:
+        shelf = opened.key_value_store("shelf")
+        assert {f"shelf {entry.key!r}" async for entry in shelf.scan()} == {
+            name for name in before if name.startswith("shelf ")
+        }
+
+
+async def test_a_snapshot_with_a_lost_chunk_goes_as_a_whole(data_dir: Path) -> None:
+    await filled(data_dir)
+    tamper(data_dir, "DELETE FROM entries WHERE length(value) > 200000 AND hex(key) LIKE '%1'")
+    assert not (await verify(data_dir)).sound
+    assert (await repair(data_dir)).sound
+    async with registry(data_dir) as opened:
+        assert await opened.snapshot_store("image").load() is None
+    assert quarantined(data_dir)
+
+
+async def test_a_damaged_manifest_is_set_aside(data_dir: Path) -> None:
+    await filled(data_dir)
+    tamper(data_dir, "UPDATE entries SET value = x'00' WHERE key = ?", (encode_key("manifest"),))
+    assert (await repair(data_dir)).sound
+
+
+async def test_the_last_record_of_a_log_stays_so_that_its_offset_is_not_given_again(
+    data_dir: Path,
+) -> None:
+    await filled(data_dir)
+    tamper(data_dir, "UPDATE records SET data = x'03' WHERE offset = 39 AND length(data) = 100")
+    assert (await repair(data_dir)).damaged == 1
+    async with registry(data_dir) as opened:
+        assert await opened.log_store("audit").append(b"more") == 40
+    assert (await repair(data_dir)).sound
+
+
+async def test_a_store_in_use_is_not_repaired(data_dir: Path) -> None:
+    async with registry(data_dir):
+        with pytest.raises(DataDirectoryLockedError):
+            await repair(data_dir)
+
+
+async def test_damaged_structure_is_left_alone(data_dir: Path) -> None:
+    await filled(data_dir)
+    tamper(data_dir, "DROP TABLE records")
+    before = database(data_dir).read_bytes()
+    with pytest.raises(CorruptDataError, match="nothing was changed"):
+        await repair(data_dir)
+    assert database(data_dir).read_bytes() == before
+
+
+async def test_what_was_set_aside_goes_with_a_backup(data_dir: Path, tmp_path: Path) -> None:
+    await filled(data_dir)
+    tamper(data_dir, "UPDATE records SET data = x'03' WHERE offset = 9 AND length(data) = 100")
+    await repair(data_dir)
+    assert (await backup(data_dir, tmp_path / "backup")).verification.sound
+    await restore(tmp_path / "backup", tmp_path / "restored")
+    assert quarantined(tmp_path / "restored") == quarantined(data_dir)
+    assert (await verify(tmp_path / "restored")).sound

@@ -1,0 +1,155 @@
+"""The pure parts of maintenance: lines of an export, offsets, chunks, names."""
+
+from __future__ import annotations
+
+import zlib
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpreg.codec import encode_key, encode_name, encode_reserved_name
+from mpreg.errors import InvalidArgumentError
+from mpreg.persistence.maintenance.checks import OffsetCheck, check_meta
+from mpreg.persistence.maintenance.findings import Finding, FindingKind
+from mpreg.persistence.maintenance.lines import (
+    data_of,
+    dump_line,
+    encode_data,
+    encode_store_name,
+    encode_stored_key,
+    key_of,
+    load_line,
+    number_of,
+    store_name_of,
+)
+from mpreg.persistence.maintenance.snapshots import (
+    CHUNK_KEY,
+    Manifest,
+    SnapshotCheck,
+    is_snapshot_namespace,
+    manifest_of,
+)
+
+ANY_TEXT = st.text(st.characters(), min_size=1, max_size=20)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_come_back_from_a_line(data: bytes) -> None:
+    line = dump_line({"type": "record", "data": encode_data(data)})
+    assert line.isascii()
+    assert line.count(b"\n") == 1
+    assert data_of(load_line(line), "data") == data
+
+
+@given(st.one_of(ANY_TEXT, st.binary(max_size=20)))
+def test_any_key_comes_back_from_a_line(key: str | bytes) -> None:
+    line = dump_line({"type": "entry", "key": encode_stored_key(encode_key(key))})
+    assert key_of(load_line(line)) == encode_key(key)
+
+
+@given(ANY_TEXT, st.sampled_from([None, "queues", "queues.snapshot", "snapshot"]))
+def test_any_name_comes_back_from_a_line(name: str, kind: str | None) -> None:
+    encoded = encode_name(name) if kind is None else encode_reserved_name(kind, name)
+    line = dump_line({"type": "log", "store": encode_store_name(encoded)})
+    assert store_name_of(load_line(line)) == encoded
+    assert is_snapshot_namespace(encoded) == (kind is not None and kind.endswith("snapshot"))
+
+
+@given(st.one_of(st.binary(max_size=30), st.recursive(st.integers() | st.text(), st.lists)))
+def test_what_is_no_line_is_refused_by_an_error_of_ours(data: object) -> None:
+    line = data if isinstance(data, bytes) else msgspec.json.encode(str(data))
+    with pytest.raises(InvalidArgumentError):
+        load_line(line)
+
+
+@pytest.mark.parametrize("number", [None, -1, 1.5, True, "1", 2**63])
+def test_what_is_no_number_is_refused(number: object) -> None:
+    with pytest.raises(InvalidArgumentError):
+        number_of({"offset": number}, "offset")
+
+
+# --- offsets ---
+
+
+@given(st.integers(0, 5), st.sets(st.integers(0, 15)), st.sets(st.integers(0, 15)))
+def test_each_missing_offset_is_told_once_as_missing_or_set_aside(
+    first: int, stored: set[int], set_aside: set[int]
+) -> None:
+    check = OffsetCheck(b"log", first, frozenset(set_aside))
+    found = [finding for offset in sorted(stored) for finding in check.follow(offset)]
+    expected = set(range(first, max(stored, default=first))) - stored
+    told = {
+        offset
+        for finding in found
+        if finding.kind is not FindingKind.RECORD
+        for offset in _offsets_in(finding)
+    }
+    assert told == expected
+    aside = {
+        offset
+        for finding in found
+        if finding.kind is FindingKind.SET_ASIDE
+        for offset in _offsets_in(finding)
+    }
+    assert aside == expected & set_aside
+    below = [finding for finding in found if finding.kind is FindingKind.RECORD]
+    assert len(below) == len([offset for offset in stored if offset < first])
+
+
+def _offsets_in(finding: Finding) -> range:
+    words = [int(word) for word in finding.where.split() if word.isdigit()]
+    return range(words[0], words[-1] + 1)
+
+
+# --- snapshots ---
+
+
+def checked(manifest: Manifest, chunks: dict[tuple[int, int], bytes]) -> list[FindingKind]:
+    check = SnapshotCheck(b"s", manifest, frozenset({99}))
+    found: list[Finding] = []
+    for place, chunk in sorted(chunks.items()):
+        found += check.follow(encode_key(CHUNK_KEY.pack(*place)), chunk, intact=True)
+    found += check.finish()
+    assert check.broken == (FindingKind.SNAPSHOT in [one.kind for one in found])
+    return [one.kind for one in found]
+
+
+def test_a_snapshot_is_whole_only_with_each_of_its_chunks_as_it_was() -> None:
+    chunks = {(7, 0): b"ab", (7, 1): b"c", (7, 2): b"d"}
+    manifest = Manifest(7, 3, 4, zlib.crc32(b"abcd"))
+    assert checked(manifest, chunks) == []
+    assert checked(manifest, chunks | {(99, 0): b"under way"}) == []
+    assert checked(manifest, chunks | {(8, 0): b"nobody's"}) == [FindingKind.LEFTOVER]
+    assert checked(manifest, chunks | {(7, 1): b"x"}) == [FindingKind.SNAPSHOT]
+    for missing in chunks:
+        rest = {place: chunk for place, chunk in chunks.items() if place != missing}
+        assert checked(manifest, rest) == [FindingKind.SNAPSHOT]
+
+
+@given(st.one_of(st.binary(max_size=20), st.none(), st.integers(), st.text()))
+def test_what_is_no_manifest_is_none(value: object) -> None:
+    assert manifest_of(value) is None or isinstance(value, bytes)
+
+
+# --- the store's own numbers ---
+
+
+@pytest.mark.parametrize(
+    ("meta", "where"),
+    [
+        ((1, 5, 9), []),
+        (None, ["meta"]),
+        ((1, "x", 9), ["meta"]),
+        ((1, 5, 8), ["meta, last_version"]),
+        ((1, -5, 9), ["meta, commit_sequence"]),
+        ((0, 5, 9), ["meta, generation"]),
+        ((1, 0, 9), ["meta, commit_sequence"]),
+    ],
+)
+def test_numbers_that_contradict_each_other_are_told(
+    meta: tuple[object, object, object] | None, where: list[str]
+) -> None:
+    found = check_meta(meta, highest_version=9, items=1)
+    assert [finding.where for finding in found] == where
