@@ -24,18 +24,21 @@ import anyio
 import click
 from rich.table import Table
 
-from benchmarks.contenders import GETS, ONE_COMMIT_A_PUT, PUTS
+from benchmarks.contenders import GETS, ONE_COMMIT_A_PUT, PUTS, store_of
 from benchmarks.figures import console, peak_mib, percentile, print_machine
+from benchmarks.growth import GROWTH_KEYS_MAX, compare_growth, sizes_up_to
 from benchmarks.queues.processes import Plan
 from benchmarks.queues.report import PARTS as QUEUE_PARTS
 from benchmarks.queues.report import compare_queues
 from benchmarks.responsiveness import Saturation, idleness, latencies_under_load
-from benchmarks.workload import KEYS, OPERATIONS, Result, Run, prefill
+from benchmarks.upkeep import PARTS as UPKEEP_PARTS
+from benchmarks.upkeep import measure_upkeep
+from benchmarks.workload import KEYS, OPERATIONS, Result, Run, prefill, prefill_journal
 from mpreg.persistence import PersistenceConfig
 
 BASELINE = "bare sqlite3"
 Measurement = dict[str, Any]
-PARTS = ("puts", "gets", "saturated", "idle", *QUEUE_PARTS)
+PARTS = ("puts", "gets", "growth", "saturated", "idle", *UPKEEP_PARTS, *QUEUE_PARTS)
 DEFAULT_INTERVAL = PersistenceConfig(backend="memory").switch_interval_seconds
 
 
@@ -48,9 +51,9 @@ DEFAULT_INTERVAL = PersistenceConfig(backend="memory").switch_interval_seconds
 )
 @click.option(
     "--only",
-    type=click.Choice([*PARTS, "queues"]),
+    type=click.Choice([*PARTS, "queues", "upkeep"]),
     multiple=True,
-    help="Parts to run; default: all. queues: all parts about queues.",
+    help="Parts to run; default: all. queues, upkeep: all parts about these.",
 )
 @click.option("--short", is_flag=True, help="A smoke test: one round, a twentieth of everything.")
 @click.pass_context
@@ -70,23 +73,29 @@ def main(
     wanted = set(only or PARTS)
     if "queues" in wanted:
         wanted |= set(QUEUE_PARTS)
+    if "upkeep" in wanted:
+        wanted |= set(UPKEEP_PARTS)
     if short:
         rounds, keys, scale = 1, keys // 20, scale / 20
     print_machine()
     with working_directory(data_dir) as directory:
         if wanted & {"puts", "gets"}:
-            console.print(f"filling a database with {keys:,} keys …")
-            prefill(directory / "base", keys)
+            console.print(f"filling a database and a journal with {keys:,} keys …")
+            prefill(directory / "base-sqlite", keys)
+            prefill_journal(directory / "base-file", keys)
         if "puts" in wanted:
             compare("Durable puts, 100-byte values", "puts", PUTS, (1, 16, 256, 4096), directory,
                     rounds=rounds, keys=keys, scale=scale)  # fmt: skip
         if "gets" in wanted:
             compare("Point reads", "gets", GETS, (1, 256), directory,
                     rounds=rounds, keys=keys, scale=scale)  # fmt: skip
+        if "growth" in wanted:
+            compare_growth(directory, sizes_up_to(GROWTH_KEYS_MAX // (20 if short else 1)))
         if "saturated" in wanted:
             saturated(directory)
         if "idle" in wanted:
             idle(directory)
+        measure_upkeep(wanted, directory, scale)
         compare_queues(wanted, Plan(directory, rounds, scale))
 
 
@@ -117,7 +126,7 @@ def compare(
 ) -> None:
     for name in contenders:
         shutil.rmtree(_home(directory, name), ignore_errors=True)
-        shutil.copytree(directory / "base", _home(directory, name))
+        shutil.copytree(directory / f"base-{store_of(name)}", _home(directory, name))
     os.sync()
     table = Table(title=f"{title}, {keys:,} keys")
     for column in (

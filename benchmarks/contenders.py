@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import sqlite3
 import time
@@ -27,13 +28,21 @@ from benchmarks.workload import (
     open_plain,
     row,
 )
-from mpreg.codec import encode_key
+from mpreg.codec import encode_key, encode_name
 from mpreg.persistence import PersistenceConfig, PersistenceRegistry
+from mpreg.persistence.backends.file.format import FRAME_BYTES, FrameKind, fill_in_frame
+from mpreg.persistence.backends.file.payload import encode_changes
+from mpreg.persistence.commit_group import CommitPlan
 
 #: One caller in so many measures its latencies: measuring all would itself be felt.
 SAMPLED = 16
 
 Operation = Callable[[str], Awaitable[object]]
+
+
+def store_of(contender: str) -> str:
+    """The backend in whose format a contender's directory is prepared."""
+    return "file" if "file" in contender else "sqlite"
 
 
 async def run_callers(run: Run, operation: Operation) -> tuple[float, list[float]]:
@@ -76,8 +85,12 @@ async def _run_phase(run: Run, operation: Operation, phase: int, latencies: list
 # --- mpreg ---
 
 
+def configuration(run: Run) -> PersistenceConfig:
+    return PersistenceConfig(data_dir=run.directory, backend=store_of(run.contender))
+
+
 async def mpreg_puts(run: Run) -> Result:
-    async with PersistenceRegistry(PersistenceConfig(data_dir=run.directory)) as registry:
+    async with PersistenceRegistry(configuration(run)) as registry:
         store = registry.key_value_store(NAMESPACE)
         before = await registry.stats()
         seconds, latencies = await run_callers(run, lambda name: store.put(name, VALUE))
@@ -88,7 +101,7 @@ async def mpreg_puts(run: Run) -> Result:
 
 
 async def mpreg_gets(run: Run) -> Result:
-    async with PersistenceRegistry(PersistenceConfig(data_dir=run.directory)) as registry:
+    async with PersistenceRegistry(configuration(run)) as registry:
         store = registry.key_value_store(NAMESPACE)
         seconds, latencies = await run_callers(run, store.get)
     return Result(seconds, run.operations, latencies)
@@ -126,6 +139,43 @@ def _commit(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None
     else:
         connection.executemany(PUT, rows)
     connection.execute("COMMIT")
+
+
+# --- the limit of a journal: the same bytes, and nothing else ---
+
+
+def append_puts(run: Run) -> Result:
+    """The frames that the file backend would write, each synced: no state, no thread, no loop.
+
+    They go over zeros that are on the disk already, which is what makes an fdatasync cheap.
+    """
+    generator = random.Random(run.seed)
+    namespace, version = encode_name(NAMESPACE), run.keys
+    groups = run.operations // run.callers
+    frame = bytearray(FRAME_BYTES)
+    latencies: list[float] = []
+    seconds = 0.0
+    with (run.directory / "appended").open("w+b", buffering=0) as file:
+        file.write(bytes(2 * groups * (200 * run.callers + 200)))
+        os.fsync(file.fileno())
+        file.seek(0)
+        for _phase in range(2):
+            latencies.clear()
+            began = time.perf_counter()
+            for group in range(groups):
+                begun = time.perf_counter()
+                plan = CommitPlan([], version)
+                for _ in range(run.callers):
+                    plan.last_version = version = version + 1
+                    name = encode_key(key(generator, run.keys))
+                    plan.entries[namespace, name] = (version, None, VALUE)
+                encode_changes(plan, frame)
+                fill_in_frame(frame, 0, FrameKind.COMMIT, group, 0)
+                file.write(frame)
+                os.fdatasync(file.fileno())
+                latencies.append(time.perf_counter() - begun)
+            seconds = time.perf_counter() - began
+    return Result(seconds, run.operations, latencies)
 
 
 def bare_gets(run: Run) -> Result:
@@ -195,6 +245,10 @@ PUTS: dict[str, Callable[[Run], Result]] = {
     "mpreg asyncio": on("asyncio", mpreg_puts),
     "mpreg uvloop": on("asyncio+uvloop", mpreg_puts),
     "mpreg trio": on("trio", mpreg_puts),
+    "bare append": append_puts,
+    "mpreg file asyncio": on("asyncio", mpreg_puts),
+    "mpreg file uvloop": on("asyncio+uvloop", mpreg_puts),
+    "mpreg file trio": on("trio", mpreg_puts),
     "naive aiosqlite": on("asyncio", naive_aiosqlite_puts),
     "diskcache": on("asyncio", diskcache_puts),
 }
@@ -203,6 +257,9 @@ GETS: dict[str, Callable[[Run], Result]] = {
     "mpreg asyncio": on("asyncio", mpreg_gets),
     "mpreg uvloop": on("asyncio+uvloop", mpreg_gets),
     "mpreg trio": on("trio", mpreg_gets),
+    "mpreg file asyncio": on("asyncio", mpreg_gets),
+    "mpreg file uvloop": on("asyncio+uvloop", mpreg_gets),
+    "mpreg file trio": on("trio", mpreg_gets),
 }
 #: They commit each put by itself: fewer operations are enough, and more would take minutes.
 ONE_COMMIT_A_PUT = frozenset({"naive aiosqlite", "diskcache"})

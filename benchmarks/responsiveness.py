@@ -62,10 +62,15 @@ async def _saturate(turn_seconds: float) -> None:
 
 async def idleness(directory: Path, seconds: float) -> Idleness:
     """What an open registry does while nobody asks anything of it."""
-    async with PersistenceRegistry(PersistenceConfig(data_dir=directory)) as registry:
+    config = PersistenceConfig(
+        data_dir=directory, upkeep_interval_seconds=0.1, accounting_interval_seconds=0.1
+    )
+    async with PersistenceRegistry(config) as registry:
         store = registry.key_value_store(NAMESPACE)
-        await store.put("key0000000", VALUE)
+        await store.put("key0000000", VALUE, ttl_seconds=86_400.0)
         await store.get("key0000000")
+        # What follows a write by itself is over then.
+        await anyio.sleep(1.5)
         before = resource.getrusage(resource.RUSAGE_SELF)
         await anyio.sleep(seconds)
         after = resource.getrusage(resource.RUSAGE_SELF)

@@ -12,10 +12,15 @@ from pathlib import Path
 from attrs import frozen
 
 from mpreg.codec import checksum_entry, encode_key, encode_name
-from mpreg.persistence import PersistenceConfig
+from mpreg.persistence import Durability, PersistenceConfig, WriteBatch
+from mpreg.persistence.backends.file import FileOptions
+from mpreg.persistence.backends.file.files import OperatingSystem
+from mpreg.persistence.backends.file.session import FileSession
 from mpreg.persistence.backends.sqlite import SqliteOptions
 from mpreg.persistence.backends.sqlite.schema import CREATE_NAMESPACE
 from mpreg.persistence.backends.sqlite.write_session import WriteSession
+from mpreg.persistence.commit_group import CommitGroup
+from mpreg.persistence.operations import Put
 
 KEYS = 1_000_000
 VALUE = random.Random(0).randbytes(100)
@@ -86,7 +91,38 @@ def open_session(directory: Path) -> WriteSession:
 
 
 def open_plain(directory: Path) -> sqlite3.Connection:
-    return open_session(directory).connection
+    connection = open_session(directory).connection
+    # Nobody makes checkpoints between its commits.
+    connection.execute(f"PRAGMA wal_autocheckpoint = {options().wal_checkpoint_pages}")
+    return connection
+
+
+def file_options() -> FileOptions:
+    config = PersistenceConfig(backend="memory")
+    return FileOptions(
+        journal_segment_bytes=config.journal_segment_bytes,
+        busy_timeout_seconds=config.busy_timeout_seconds,
+    )
+
+
+def prefill_journal(directory: Path, keys: int) -> None:
+    """The same keys in the file backend, written as a program would have written them."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True, mode=0o700)
+    session = FileSession.open(directory, file_options(), OperatingSystem())
+    for sequence, start in enumerate(range(0, keys, 1_024), 1):
+        names = [f"key{number:07}" for number in range(start, min(keys, start + 1_024))]
+        session.apply(session.commit(put_group(sequence, names, Durability.RELAXED)))
+    session.close()
+
+
+def put_group(sequence: int, names: list[str], durability: Durability) -> CommitGroup:
+    """What the writer would make of one put by each of many callers."""
+    namespace = encode_name(NAMESPACE)
+    batches = tuple(
+        WriteBatch.of((Put(namespace, encode_key(name), VALUE),), (), durability) for name in names
+    )
+    return CommitGroup(sequence, 0.0, batches)
 
 
 def prefill(directory: Path, keys: int) -> None:

@@ -28,6 +28,7 @@
         ├── CommitUnknownError        the group's fate cannot be told         unknown
         ├── StorageIOError            the disk or its file system failed
         ├── CorruptDataError          stored bytes are not what was written
+        ├── AckedDataLostError        the store has not all that was acked    acked data is missing
         ├── DataDirectoryError        the directory cannot be used
         │   ├── DataDirectoryLockedError   another process holds it
         │   ├── DataDirectoryMissingError  there is none, or no store in it
@@ -45,6 +46,7 @@ from typing import ClassVar
 
 __all__ = [
     "AckAlreadyResolvedError",
+    "AckedDataLostError",
     "ActorError",
     "BatchRejectedError",
     "CommitFailedError",
@@ -113,7 +115,17 @@ class AckAlreadyResolvedError(ActorError):
 
 
 class ConfigurationError(MpregError, ValueError):
-    """A setting is unknown, of the wrong type, or impossible beside another one."""
+    """A setting is unknown, of the wrong type, or impossible beside another one.
+
+    ``setting`` is its name, where it is one alone.
+    """
+
+    def __init__(self, message: str, setting: str | None = None) -> None:
+        self.setting = setting
+        super().__init__(message, setting)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class QueueError(MpregError):
@@ -290,6 +302,62 @@ class CorruptDataError(PersistenceError):
 
     def __str__(self) -> str:
         return ": ".join(str(part) for part in (self.path, self.where, self.message) if part)
+
+
+class AckedDataLostError(PersistenceError):
+    """Commits that were acknowledged as durable are not in the store. It was not opened.
+
+    ``first_sequence`` to ``last_sequence`` are missing at least; what was acknowledged in the last
+    moment before a crash may be missing beside them. Nothing was changed: copy the directory
+    ``path`` away before anything else, then restore it from a backup. To go on without what is
+    missing, open it with ``accept_acked_data_loss`` set to ``acceptance``, which names this loss
+    and no other one.
+    """
+
+    data_state = "acked data is missing"
+    may_restart = False
+
+    def __init__(
+        self,
+        path: Path,
+        first_sequence: int,
+        last_sequence: int,
+        generation: int,
+        found_sequence: int | None,
+    ) -> None:
+        self.path = path
+        self.first_sequence = first_sequence
+        self.last_sequence = last_sequence
+        self.generation = generation
+        """Of the writer that gave the last of the acks."""
+        self.found_sequence = found_sequence
+        """Where the store ends; None where there is none."""
+        super().__init__(path, first_sequence, last_sequence, generation, found_sequence)
+
+    @property
+    def acceptance(self) -> str:
+        return f"{self.generation}/{self.first_sequence}-{self.last_sequence}"
+
+    def __str__(self) -> str:
+        found = self.found_sequence
+        if found is None:
+            what = "there is no store: it was removed or moved away"
+        elif found < self.first_sequence:
+            what = (
+                f"the store ends at commit {found}: its write-ahead log was damaged or left out, "
+                "or an older copy was put in its place"
+            )
+        else:
+            what = (
+                f"the store, which ends at commit {found}, is another copy: its commits from "
+                f"{self.first_sequence} on are not those that were acknowledged"
+            )
+        return (
+            f"{self.path}: commits {self.first_sequence} to {self.last_sequence} were acknowledged "
+            f"and are missing; {what}. Nothing was changed. Copy the directory away and restore it "
+            f"from a backup, or open it without them by accept_acked_data_loss="
+            f"{self.acceptance!r}"
+        )
 
 
 class DataDirectoryError(PersistenceError):

@@ -11,11 +11,11 @@ import attrs
 
 from mpreg.errors import ConfigurationError
 
-__all__ = ["found", "refuse_unknown", "seconds", "whole_number"]
+__all__ = ["found", "meant", "refuse_unknown", "seconds", "whole_number"]
 
 
 def found(name: str, expected: str, value: object) -> ConfigurationError:
-    return ConfigurationError(f"{name}: {expected} is expected, not {value!r}")
+    return ConfigurationError(f"{name}: {expected} is expected, not {value!r}", name)
 
 
 def whole_number(minimum: int, maximum: int | None = None, *, none: bool = False) -> Any:
@@ -55,6 +55,10 @@ def refuse_unknown(names: Iterable[object], known: Sequence[str]) -> None:
     """Raises `ConfigurationError` for a name that is not known, with the nearest that is."""
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ConfigurationError(f"unknown setting {name!r}; {hint}")
+            raise ConfigurationError(f"unknown setting {name!r}; {meant(name, known)}", str(name))
+
+
+def meant(name: object, known: Sequence[str]) -> str:
+    """What somebody who wrote ``name`` may have had in mind."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

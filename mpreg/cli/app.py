@@ -1,117 +1,84 @@
-"""The commands and their options."""
+"""The ``mpreg`` command: all commands, and how a command line that makes no sense is told."""
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
+from typing import Any, Final
 
 import click
 
 from mpreg import __version__
-from mpreg.cli import maintenance
-from mpreg.cli.inspection.commands import inspect, queue, stats
-from mpreg.cli.loops import loop_option
+from mpreg.cli.commands.backup import backup
+from mpreg.cli.commands.demo import demo, demo_worker
+from mpreg.cli.commands.export import export
+from mpreg.cli.commands.import_ import import_
+from mpreg.cli.commands.inspect import inspect
+from mpreg.cli.commands.queue import queue
+from mpreg.cli.commands.restore import restore
+from mpreg.cli.commands.stats import stats
+from mpreg.cli.commands.verify import verify
+from mpreg.cli.exits import tell_usage
 
 __all__ = ["mpreg"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+#: ``\\b`` keeps click from filling the lines.
+EPILOG: Final = """
+\b
+Exit codes:
+  0    done
+  1    refused, or not found
+  2    the command line or the file of settings makes no sense
+  3    something is damaged
+  4    the disk failed, or is full
+  130  interrupted
+
+\b
+Completion, in ~/.bashrc (for zsh and fish see the reference):
+  eval "$(_MPREG_COMPLETE=bash_source mpreg)"
+"""
+
+
+class _Root(click.Group):
+    """Tells also what click finds wrong as an object, where ``--json`` is given."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.obj = "--json" in args
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if not ctx.obj:
+                raise
+            tell_usage(error)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            if not ctx.obj:
+                raise
+            tell_usage(error)
+
+
+@click.group(
+    cls=_Root,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EPILOG,
+)
 @click.version_option(__version__, prog_name="mpreg")
 def mpreg() -> None:
     """Durable state for async Python servers: one directory, one writer, honest acks."""
-
-
-@mpreg.command()
-@click.option("--seed", type=int, default=0, show_default=True, help="Decides sample and kills.")
-@click.option(
-    "--kills",
-    type=click.IntRange(min=0),
-    default=5,
-    show_default=True,
-    help="How often the worker is killed with SIGKILL.",
-)
-@click.option(
-    "--path",
-    "roots",
-    type=click.Path(exists=True, path_type=Path),
-    multiple=True,
-    help="Index the Python files below this instead; may be given several times.  "
-    "[default: the standard library and site-packages of this interpreter]",
-)
-@click.option(
-    "--files-max",
-    type=click.IntRange(min=1),
-    default=6_000,
-    show_default=True,
-    help="Where there are more files, index an even sample of this many.",
-)
-@click.option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=None,
-    help="Keep the data here, and go on from it.  [default: a temporary directory, removed]",
-)
-@click.option(
-    "--processes",
-    type=click.IntRange(min=1),
-    default=lambda: os.cpu_count() or 1,
-    show_default="the number of cores",
-    help="Processes that parse.",
-)
-@loop_option
-def demo(
-    seed: int,
-    kills: int,
-    roots: tuple[Path, ...],
-    files_max: int,
-    data_dir: Path | None,
-    processes: int,
-    loop: str,
-) -> None:
-    """Index thousands of Python files while the indexer is killed again and again.
-
-    Each file is a message of a durable queue. A worker process parses the files and writes the
-    facts of each in one transaction with the acknowledgment of its message. This command kills the
-    worker with SIGKILL at random moments and starts it again: what it had in flight comes back.
-    One file cannot be read, on purpose, and ends as a dead letter. At the end it proves by recount
-    that every other file was indexed exactly once and that nothing acknowledged was lost.
-
-    Exit code: 0 when that is so, 1 when it is not, 130 when interrupted.
-    """
-    from mpreg.cli.demo.command import DemoOptions, run_demo
-
-    options = DemoOptions(
-        seed=seed,
-        kills=kills,
-        roots=roots,
-        files_max=files_max,
-        data_dir=data_dir,
-        processes=processes,
-        loop=loop,
-    )
-    sys.exit(run_demo(options))
-
-
-@mpreg.command("demo-worker", hidden=True)
-@click.option("--data-dir", type=click.Path(path_type=Path), required=True)
-@click.option("--processes", type=int, required=True)
-@loop_option
-def demo_worker(data_dir: Path, processes: int, loop: str) -> None:
-    """The process that ``demo`` kills. Reports to its standard output."""
-    from mpreg.cli.demo.worker import run_worker
-
-    sys.exit(run_worker(data_dir, processes, loop))
 
 
 for command in (
     stats,
     inspect,
     queue,
-    maintenance.verify,
-    maintenance.backup,
-    maintenance.restore,
-    maintenance.export,
-    maintenance.import_,
+    verify,
+    backup,
+    restore,
+    export,
+    import_,
+    demo,
+    demo_worker,
 ):
     mpreg.add_command(command)

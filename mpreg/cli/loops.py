@@ -6,7 +6,6 @@ import importlib.util
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
-import anyio
 import click
 
 __all__ = ["LOOPS", "loop_option", "run"]
@@ -34,6 +33,8 @@ def run(loop: str, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
     Raises:
         click.UsageError: the loop is not installed.
     """
+    import anyio
+
     if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
         raise click.UsageError("uvloop is not installed; try: pip install 'mpreg[uvloop]'")
     backend, options = LOOPS[loop]

@@ -2,6 +2,7 @@
 
 from mpreg.actors import Ack
 from mpreg.errors import (
+    AckedDataLostError,
     BatchRejectedError,
     CommitFailedError,
     CommitUnknownError,
@@ -27,8 +28,10 @@ from mpreg.errors import (
     WriterStoppedError,
 )
 from mpreg.persistence.batch import Durability, WriteBatch
+from mpreg.persistence.compactor import CompactionReport
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.kv_store import Entry, KeyValueStore
+from mpreg.persistence.log_retention import LogRetention
 from mpreg.persistence.log_store import LogRecord, LogStore
 from mpreg.persistence.read_only import (
     DirectoryStatistics,
@@ -46,9 +49,11 @@ from mpreg.persistence.transaction import Transaction
 
 __all__ = [
     "Ack",
+    "AckedDataLostError",
     "BatchRejectedError",
     "CommitFailedError",
     "CommitUnknownError",
+    "CompactionReport",
     "ConfigurationError",
     "CorruptDataError",
     "DataDirectoryError",
@@ -63,6 +68,7 @@ __all__ = [
     "KeyCount",
     "KeyValueStore",
     "LogRecord",
+    "LogRetention",
     "LogStore",
     "MailboxFullError",
     "MpregError",

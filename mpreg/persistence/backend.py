@@ -11,6 +11,10 @@ of the backend, and readers outlive a backend that is closed and opened again.
 **Ownership.** What is passed in and out belongs to the receiver and is not changed afterwards by
 either side. Bytes are immutable.
 
+**Housekeeping.** What a backend has to do beside commits it does in ``upkeep``, between them and
+one small step at a time. What cannot wait, since its own log would outgrow its bound, it asks for
+by ``upkeep_due``; everything else is asked of it.
+
 **One failed, all failed.** After any error but `CommitFailedError` a backend is unusable until it
 was closed and opened again: it must not try an fsync a second time on the same handle, because the
 operating system may report success for pages that it dropped.
@@ -22,7 +26,7 @@ is over), what it does goes on or not, nobody waits for it, and the backend can 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeAlias
 
 from attrs import frozen
@@ -32,9 +36,16 @@ from mpreg.persistence.commit_group import BatchOutcome, CommitGroup, LogBounds
 
 __all__ = [
     "BackendStatistics",
+    "CheckFound",
+    "Checkpoint",
     "CommitInDoubtError",
+    "FoundState",
     "GetEntry",
     "GetLogBounds",
+    "GiveBackSpace",
+    "ListNamespaces",
+    "NamespaceExpiry",
+    "NamespacesPage",
     "OpenedState",
     "PAGE_BYTES_MAX",
     "READ_BYTES_MAX",
@@ -43,12 +54,16 @@ __all__ = [
     "ReadRecords",
     "ReadResult",
     "RecordsPage",
+    "RefreshStatistics",
     "ScanEntries",
     "ScanPage",
     "StorageBackend",
     "StorageReader",
     "StoredEntry",
     "StoredRecord",
+    "UpkeepResult",
+    "UpkeepStep",
+    "check_nothing",
 ]
 
 
@@ -58,6 +73,34 @@ PAGE_BYTES_MAX: Final = 1 << 20
 
 READ_BYTES_MAX: Final = 16 << 20
 """Bound of the answers of one call of `StorageReader.read`; a single answer may be larger."""
+
+
+@frozen
+class FoundState:
+    """What is on disk, before anything is done to it."""
+
+    commit_sequence: int
+    """Of the last group that opening the store would find committed."""
+    generation: int
+    """Of the last writer that opened it."""
+    lost_sequence: int = 0
+    """Where the store itself knows that its end is missing: the last commit that was on disk."""
+    lost: CorruptDataError | None = None
+    """What is to be told then."""
+
+
+CheckFound: TypeAlias = Callable[[FoundState | None], int]
+"""Judges what is on disk; None: there is no store, and one would be made. Returns the generation
+that the new writer's must be above, which may be higher than what was found: the disk may have lost
+the last one. Where it raises, the store is not to be opened. Where it does not, a loss that the
+store knows of is accepted. Called on any thread."""
+
+
+def check_nothing(found: FoundState | None) -> int:
+    """A `CheckFound` for whoever has nothing to compare with, and accepts no loss."""
+    if found is not None and found.lost is not None:
+        raise found.lost
+    return 0
 
 
 @frozen
@@ -77,6 +120,55 @@ class BackendStatistics:
     database_bytes: int = 0
     wal_bytes: int = 0
     """Committed and not yet in the database file."""
+    rewrite_bytes: int = 0
+    """About what a truncating checkpoint would have to write; 0 where it writes no more than what
+    is in the log."""
+
+
+@frozen
+class Checkpoint:
+    """Move what is in the log into the store proper, so that the log can be used anew.
+
+    Where that is more than one step, it is asked for again while it is `UpkeepResult.unfinished`.
+    """
+
+    truncate: bool = False
+    """Also where the log is short, and give the log's own space back. May wait a moment for
+    readers. Only the first of several steps says so."""
+
+
+@frozen
+class GiveBackSpace:
+    """Give space that nothing uses any more back to the file system."""
+
+    pages_max: int
+    """How much of it at most, in pages of 4 KiB."""
+
+
+@frozen
+class RefreshStatistics:
+    """Count what helps to plan queries, where that has changed much. By samples, not all."""
+
+
+UpkeepStep: TypeAlias = Checkpoint | GiveBackSpace | RefreshStatistics
+
+
+@frozen(kw_only=True)
+class UpkeepResult:
+    """What a step found and did. A backend to which the step means nothing leaves all at zero."""
+
+    checkpoints: int = 0
+    """1 where the log was moved."""
+    unfinished: bool = False
+    """Whether a checkpoint is under way. It goes on with the commits, and with each step."""
+    log_pages: int = 0
+    """In the log, after the step."""
+    log_pages_left: int = 0
+    """Of these: not in the store proper yet, since a reader was in the way."""
+    free_bytes: int = 0
+    """Unused inside the store, after the step: what `GiveBackSpace` could give back."""
+    freed_bytes: int = 0
+    """Given back by this step; below 0 where it took room, so that a later one can give back."""
 
 
 class CommitInDoubtError(Exception):
@@ -96,8 +188,11 @@ class CommitInDoubtError(Exception):
 class StorageBackend(Protocol):
     """The writer's side of a store."""
 
-    async def open(self) -> OpenedState:
+    async def open(self, check: CheckFound = check_nothing) -> OpenedState:
         """Open, or create. Whatever a crash left is settled before it returns.
+
+        ``check`` is told once what is there, before anything is made, moved or cut off. Where it
+        raises, that comes out, nothing stays open, and what is stored is as it was.
 
         All that it reports as committed is durable when it returns, also what was committed by a
         writer whose fsync failed. A writer of a lower generation that still runs somewhere cannot
@@ -118,6 +213,24 @@ class StorageBackend(Protocol):
         Raises:
             CommitFailedError, StorageFullError: rolled back as a whole; the next commit may work.
             CommitInDoubtError: broken.
+        """
+        ...
+
+    def upkeep_due(self) -> UpkeepStep | None:
+        """What should be done before the next group, if anything. Asked after every group: cheap.
+
+        Not asked for again at once where it was done in vain.
+        """
+        ...
+
+    async def upkeep(self, step: UpkeepStep) -> UpkeepResult:
+        """Do one step of housekeeping, in one thread hop. Readers see the same before and after.
+
+        It is as durable as a relaxed commit: a power cut may undo it, and nothing but it.
+
+        Raises:
+            CommitFailedError: not done, for a reason that may pass; commits go on.
+            StorageIOError, CorruptDataError: broken.
         """
         ...
 
@@ -188,6 +301,31 @@ class GetLogBounds:
 
 
 @frozen
+class ListNamespaces:
+    """The namespaces from a name on, in order, and when something expires in each:
+    `NamespacesPage`."""
+
+    start: bytes
+    after: float
+    """Expiries up to this instant do not count."""
+
+
+@frozen
+class NamespaceExpiry:
+    namespace: bytes
+    expires_at: float | None
+    """The earliest expiry after `ListNamespaces.after`; None where there is none."""
+
+
+@frozen
+class NamespacesPage:
+    """One page, bounded by count. A namespace may be empty."""
+
+    namespaces: tuple[NamespaceExpiry, ...]
+    next_start: bytes | None
+
+
+@frozen
 class ScanPage:
     """One page, bounded by count and bytes. A damaged entry stands in it as its error."""
 
@@ -204,8 +342,8 @@ class RecordsPage:
     next_start: int | None
 
 
-ReadQuery: TypeAlias = GetEntry | ScanEntries | ReadRecords | GetLogBounds
-ReadResult: TypeAlias = StoredEntry | ScanPage | RecordsPage | LogBounds | None
+ReadQuery: TypeAlias = GetEntry | ScanEntries | ReadRecords | GetLogBounds | ListNamespaces
+ReadResult: TypeAlias = StoredEntry | ScanPage | RecordsPage | LogBounds | NamespacesPage | None
 
 
 class StorageReader(Protocol):

@@ -2,31 +2,69 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 from attrs import field, frozen
 
 from mpreg.actors import RestartPolicy
 from mpreg.errors import ConfigurationError
+from mpreg.persistence.log_retention import LogRetention
+from mpreg.persistence.settings_file import SettingsFile
 from mpreg.validation import found, refuse_unknown, seconds, whole_number
 
-__all__ = ["BACKENDS", "PersistenceConfig"]
+__all__ = ["BACKENDS", "TABLE", "PersistenceConfig"]
 
-BACKENDS: Final = ("sqlite", "memory")
+BACKENDS: Final = ("sqlite", "file", "memory")
 
 MIB: Final = 1 << 20
+
+#: Of a file of settings.
+TABLE: Final = "persistence"
+NONE: Final = "none"
 
 
 def _path(value: object) -> Path | None:
     if value is None:
         return None
     if not isinstance(value, str | PathLike):
-        raise ConfigurationError(f"data_dir: a path is expected, not {value!r}")
+        raise found("data_dir", "a path", value)
     return Path(value)
+
+
+def _acceptance(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is None or (isinstance(value, str) and re.fullmatch(r"\d+/\d+-\d+", value)):
+        return
+    raise found(attribute.name, "what AckedDataLostError says, like '7/51-100',", value)
+
+
+def _retention(settings: dict[str, Any]) -> LogRetention:
+    names = [attribute.name for attribute in attrs.fields(LogRetention)]
+    refuse_unknown(settings, names)
+    if "log" not in settings:
+        raise ConfigurationError("log_retention: 'log' is missing, the name of the log")
+    return LogRetention(**settings)
+
+
+def _retentions(value: object) -> tuple[LogRetention, ...]:
+    if isinstance(value, list | tuple):
+        made = tuple(_retention(one) if isinstance(one, dict) else one for one in value)
+        if all(isinstance(one, LogRetention) for one in made):
+            names = [one.log for one in made]
+            if len(set(names)) < len(names):
+                raise ConfigurationError("log_retention: a log is named twice")
+            return made
+    raise found("log_retention", "a list of LogRetention", value)
+
+
+def _none(cls: type[attrs.AttrsInstance], name: str, value: object) -> object:
+    """TOML has no null."""
+    nullable = {one.name for one in attrs.fields(cls) if one.type == "float | None"}
+    return None if value == NONE and name in nullable else value
 
 
 @frozen(kw_only=True)
@@ -43,7 +81,8 @@ class PersistenceConfig:
     needs none."""
 
     backend: str = "sqlite"
-    """``"sqlite"``, or ``"memory"``: the same calls, and nothing survives the process."""
+    """``"sqlite"``; ``"file"``: an append-only journal, with all that is alive in memory; or
+    ``"memory"``: the same calls, and nothing survives the process."""
 
     grace_seconds: float = field(default=10.0, validator=seconds(zero=True))
     """How long a stop may take to commit and ack what was accepted before it."""
@@ -72,8 +111,13 @@ class PersistenceConfig:
     wal_checkpoint_pages: int = field(default=16_384, validator=whole_number(1))
     """Pages in the write-ahead log after which SQLite moves them into the database."""
 
+    journal_segment_bytes: int = field(default=16 * MIB, validator=whole_number(4_096))
+    """Of the file backend: bytes after which its journal goes on in a new file. Opening copies the
+    last one; after four of them, and as much as is alive, a snapshot is written."""
+
     busy_timeout_seconds: float = field(default=5.0, validator=seconds(zero=True))
-    """How long to wait where another program holds a lock on the database."""
+    """How long to wait where another program holds a lock on the database; in the file backend,
+    where a commit that was given up is still at work."""
 
     switch_interval_seconds: float | None = field(
         default=0.0001, validator=seconds(zero=False, none=True)
@@ -83,6 +127,26 @@ class PersistenceConfig:
     With Python's own 0.005 an event loop that is never idle keeps the commit's thread from the
     interpreter lock, and an ack waits for seconds. It only ever lowers what is set, and puts it
     back at close."""
+
+    accounting_interval_seconds: float = field(default=1.0, validator=seconds(zero=False))
+    """How far the file that says what was acknowledged may lag behind the acks."""
+
+    accept_acked_data_loss: str | None = field(default=None, validator=_acceptance)
+    """The loss with which the store may be opened, as `AckedDataLostError.acceptance` says it. It
+    names one loss; another one is refused again."""
+
+    upkeep_interval_seconds: float | None = field(
+        default=10.0, validator=seconds(zero=False, none=True)
+    )
+    """How long after a write upkeep looks what there is to do. None: only when
+    `PersistenceRegistry.compact` is called."""
+
+    free_bytes_max: int = field(default=64 * MIB, validator=whole_number(0))
+    """What may lie unused in the database, for later writes; the rest is given back to the file
+    system. Never more than half of what is in use."""
+
+    log_retention: tuple[LogRetention, ...] = field(default=(), converter=_retentions)
+    """How much is kept of which logs; of all others everything."""
 
     restarts_max: int = field(default=8, validator=whole_number(0))
     """Restarts of the writer, and of the reader, within ``restart_window_seconds`` before their
@@ -96,11 +160,14 @@ class PersistenceConfig:
         if self.backend not in BACKENDS:
             raise found("backend", " or ".join(map(repr, BACKENDS)), self.backend)
         if self.backend != "memory" and self.data_dir is None:
-            raise ConfigurationError(f"data_dir: the {self.backend} backend needs a directory")
+            raise ConfigurationError(
+                f"data_dir: the {self.backend} backend needs a directory", "data_dir"
+            )
         if self.value_bytes_max > self.batch_bytes_max:
             raise ConfigurationError(
                 f"value_bytes_max ({self.value_bytes_max}) is above batch_bytes_max "
-                f"({self.batch_bytes_max}): such a value could never be written"
+                f"({self.batch_bytes_max}): such a value could never be written",
+                "value_bytes_max",
             )
 
     @classmethod
@@ -108,6 +175,28 @@ class PersistenceConfig:
         """From a mapping of names to values, as a settings file has it."""
         refuse_unknown(settings, [attribute.name for attribute in attrs.fields(cls)])
         return cls(**settings)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_file(cls, path: str | PathLike[str], **changes: object) -> PersistenceConfig:
+        """From the table ``[persistence]`` of a TOML file; ``changes`` win over what it says.
+
+        ``data_dir`` is relative to the directory of the file. TOML has no null: what may be None
+        here is written as ``"none"`` there. Reads the file at once, without await.
+
+        Raises:
+            ConfigurationError: the file cannot be read, is no TOML, or has something in it that is
+                no setting or cannot be one; names the file, and the line where there is one.
+        """
+        file = SettingsFile.read(Path(path), TABLE)
+        written = {name: _none(cls, name, value) for name, value in file.settings.items()}
+        if "data_dir" in written and isinstance(written["data_dir"], str):
+            written["data_dir"] = file.path.parent / written["data_dir"]
+        try:
+            return cls.from_mapping({**written, **changes})
+        except ConfigurationError as error:
+            if error.setting in changes:
+                raise
+            raise file.error(str(error), error.setting) from error
 
     @property
     def restart_policy(self) -> RestartPolicy:

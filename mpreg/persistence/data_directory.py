@@ -11,10 +11,22 @@ from typing import Final
 
 from mpreg.errors import DataDirectoryError, DataDirectoryLockedError
 
-__all__ = ["DATABASE_NAME", "LOCK_NAME", "DataDirectory", "sync_directory"]
+__all__ = [
+    "ACKED_NAME",
+    "DATABASE_NAME",
+    "JOURNAL_NAME",
+    "LOCK_NAME",
+    "DataDirectory",
+    "sync_directory",
+]
 
 DATABASE_NAME: Final = "mpreg.db"
+JOURNAL_NAME: Final = "mpreg.journal"
+"""The control file of the file backend: where it is, there is a journal."""
+STORES: Final = {"sqlite": DATABASE_NAME, "file": JOURNAL_NAME}
+"""What a backend's store is known by in its directory."""
 LOCK_NAME: Final = "LOCK"
+ACKED_NAME: Final = "ACKED"
 
 
 class DataDirectory:
@@ -28,7 +40,9 @@ class DataDirectory:
     registry may be closed while a commit that it gave up waiting for is still at work.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, backend: str = "sqlite") -> None:
+        """``backend``: whose store is to be there, one of `STORES`."""
+        self._backend = backend
         # Resolved once: it is opened again later, when the process may work in another directory
         # or a link may point elsewhere. A path that cannot be resolved is refused by `acquire`.
         try:
@@ -43,12 +57,17 @@ class DataDirectory:
     def database(self) -> Path:
         return self.path / DATABASE_NAME
 
+    @property
+    def acked(self) -> Path:
+        return self.path / ACKED_NAME
+
     def acquire(self) -> Callable[[], None]:
         """Make the directory (0700) where it is missing, and lock it. Returns what lets go of it.
 
         Raises:
             DataDirectoryLockedError: another registry holds it.
-            DataDirectoryError: it cannot be made or written to, or its files are links.
+            DataDirectoryError: it cannot be made or written to, its files are links, or it holds
+                the store of another backend.
         """
         try:
             _make(self.path)
@@ -78,13 +97,24 @@ class DataDirectory:
             raise DataDirectoryError(
                 self.path, f"the data directory cannot be locked: {error.strerror}"
             ) from error
-        if self.database.is_symlink():
+        self._refuse_other_stores()
+        if self._backend == "sqlite" and self.database.is_symlink():
             raise DataDirectoryError(
                 self.database,
                 "this is a link: SQLite would keep its log beside the file that it names, where "
                 "nobody else looks; move the file here",
             )
         _write_pid(lock)
+
+    def _refuse_other_stores(self) -> None:
+        for backend, name in STORES.items():
+            if backend != self._backend and (self.path / name).exists():
+                raise DataDirectoryError(
+                    self.path,
+                    f"{name} is here, the store of the {backend} backend, and this was opened with "
+                    f"backend={self._backend!r}; open it with backend={backend!r}, or use another "
+                    "data directory",
+                )
 
     def hold(self) -> Callable[[], None]:
         """Keep the lock until the function returned is called. Any thread; twice does nothing."""

@@ -13,15 +13,22 @@ from anyio.abc import TaskGroup
 from mpreg.actors import Supervisor
 from mpreg.clock import Clock
 from mpreg.errors import ReaderStoppedError, WriterStoppedError
+from mpreg.persistence.accounting import Accounting
+from mpreg.persistence.acked_file import AckedFile
+from mpreg.persistence.activity import Activity
 from mpreg.persistence.backend import StorageBackend
+from mpreg.persistence.backends.file import FileBackend, FileOptions
 from mpreg.persistence.backends.memory import MemoryBackend
 from mpreg.persistence.backends.sqlite import SqliteBackend, SqliteOptions
+from mpreg.persistence.compactor import CompactionReport, Compactor
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.data_directory import DataDirectory
 from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.reader import Reader
+from mpreg.persistence.snapshot_store import SaveSlots
 from mpreg.persistence.statistics import RegistryStatistics
 from mpreg.persistence.switch_interval import lowered_switch_interval
+from mpreg.persistence.upkeep_policy import CheckpointWatch
 from mpreg.persistence.writer import GroupLimits, Writer
 
 __all__ = ["Engine", "collapsed_groups"]
@@ -38,17 +45,24 @@ class Engine:
         gateway: StoreGateway,
         clock: Clock,
         backend: StorageBackend | None,
+        save_slots: SaveSlots,
     ) -> None:
         self._config = config
         self._background: TaskGroup | None = None
         self._directory = _directory(config, backend)
         self._backend = backend or _make_backend(config, self._directory)
+        self._accounting = _make_accounting(config, self._directory)
+        activity = Activity()
+        self._compactor = Compactor(gateway, save_slots, activity, self._backend.statistics)
         gateway.new_mailboxes()
         self._writer = Writer(
             gateway.writes,
             self._backend,
             clock,
             GroupLimits(batches_max=config.group_batches_max, bytes_max=config.group_bytes_max),
+            self._accounting,
+            activity,
+            CheckpointWatch(config.wal_checkpoint_pages),
         )
         self._writes = Supervisor(
             self._writer,
@@ -77,23 +91,32 @@ class Engine:
             stack.enter_context(lowered_switch_interval(self._config.switch_interval_seconds))
             if self._directory is not None:
                 stack.callback(self._directory.acquire())
-            async with anyio.create_task_group() as task_group:
-                await task_group.start(self._writes.run)
-                # The reader inside: the last connection to be closed tidies up the files, and a
-                # read-only one cannot.
-                async with anyio.create_task_group() as inner_task_group:
-                    await inner_task_group.start(self._reads.run)
-                    # Innermost: what runs on the stores ends before they do.
-                    async with anyio.create_task_group() as self._background:
-                        yield
-                        self._background.cancel_scope.cancel()
-                    self._reads.stop()
-                self._writes.stop()
+            try:
+                async with anyio.create_task_group() as task_group:
+                    await task_group.start(self._writes.run)
+                    # The reader inside: the last connection to be closed tidies up the files, and
+                    # a read-only one cannot.
+                    async with anyio.create_task_group() as inner_task_group:
+                        await inner_task_group.start(self._reads.run)
+                        # Innermost: what runs on the stores ends before they do.
+                        async with anyio.create_task_group() as self._background:
+                            self._background.start_soon(self._accounting.run)
+                            self._background.start_soon(self._compactor.run)
+                            yield
+                            self._background.cancel_scope.cancel()
+                        self._reads.stop()
+                    self._writes.stop()
+            finally:
+                # The last acks were given meanwhile.
+                await self._accounting.finish()
 
     def start_soon(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a task for as long as the engine runs. Only while it runs."""
         assert self._background is not None
         self._background.start_soon(task)
+
+    async def compact(self) -> CompactionReport:
+        return await self._compactor.compact()
 
     def statistics(self) -> RegistryStatistics:
         counters = self._writer.counters
@@ -111,6 +134,8 @@ class Engine:
             rejected=counters.rejected,
             failed=counters.failed,
             largest_group=counters.largest_group,
+            checkpoints=counters.checkpoints,
+            wal_pages_left=counters.wal_pages_left,
             mailbox_depth=writes.mailbox.depth,
             mailbox_bytes=writes.mailbox.bytes,
             waiting_senders=writes.mailbox.waiting_senders,
@@ -126,12 +151,18 @@ class Engine:
 def _directory(config: PersistenceConfig, backend: StorageBackend | None) -> DataDirectory | None:
     if backend is not None or config.data_dir is None or config.backend == "memory":
         return None
-    return DataDirectory(config.data_dir)
+    return DataDirectory(config.data_dir, backend=config.backend)
 
 
 def _make_backend(config: PersistenceConfig, directory: DataDirectory | None) -> StorageBackend:
     if directory is None:
         return MemoryBackend()
+    if config.backend == "file":
+        file_options = FileOptions(
+            journal_segment_bytes=config.journal_segment_bytes,
+            busy_timeout_seconds=config.busy_timeout_seconds,
+        )
+        return FileBackend(directory.path, file_options, hold=directory.hold)
     return SqliteBackend(
         directory.database,
         SqliteOptions(
@@ -140,6 +171,17 @@ def _make_backend(config: PersistenceConfig, directory: DataDirectory | None) ->
             busy_timeout_seconds=config.busy_timeout_seconds,
         ),
         hold=directory.hold,
+    )
+
+
+def _make_accounting(config: PersistenceConfig, directory: DataDirectory | None) -> Accounting:
+    if directory is None:
+        return Accounting()
+    return Accounting(
+        AckedFile(directory.acked),
+        config.accept_acked_data_loss,
+        config.accounting_interval_seconds,
+        directory.hold,
     )
 
 

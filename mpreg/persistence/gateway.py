@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from mpreg.errors import (
     ValueTooLargeError,
     WriterStoppedError,
 )
-from mpreg.persistence.backend import ReadQuery
+from mpreg.persistence.backend import ReadQuery, UpkeepResult, UpkeepStep
 from mpreg.persistence.batch import (
     AppendBatch,
     Durability,
@@ -26,6 +27,7 @@ from mpreg.persistence.batch import (
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.operations import Append, Operation
 from mpreg.persistence.reader import ReadRequest
+from mpreg.persistence.upkeep_command import UpkeepCommand, WriterMessage
 
 __all__ = ["READS_WAITING_MAX", "StoreGateway"]
 
@@ -42,8 +44,10 @@ class StoreGateway:
 
     config: PersistenceConfig
     clock: Clock
-    writes: Mailbox[WriteBatch] = field(init=False)
+    writes: Mailbox[WriterMessage] = field(init=False)
     reads: Mailbox[ReadRequest] = field(init=False)
+    earliest_expiry: float = math.inf
+    """Nothing that upkeep does not know of expires before (wall clock)."""
 
     def __attrs_post_init__(self) -> None:
         self.new_mailboxes()
@@ -146,6 +150,17 @@ class StoreGateway:
         batch = WriteBatch.of(tuple(operations), tuple(acks), durability, settled)
         self._checked(batch.size_bytes)
         await self.writes.send(batch)
+
+    async def keep_up(self, step: UpkeepStep) -> UpkeepResult:
+        """Have the writer do one step of housekeeping, and await it.
+
+        Raises:
+            CommitFailedError: not done, for a reason that may pass.
+            WriterStoppedError: not done.
+        """
+        command = UpkeepCommand(step, self.writes.new_ack())
+        await self.writes.send(command)
+        return await command.ack.wait()
 
     async def read(self, query: ReadQuery) -> Any:
         """Ask and await the answer. Cancelled: nothing is left behind."""

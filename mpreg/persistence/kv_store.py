@@ -186,11 +186,16 @@ class KeyValueStore:
         ttl_seconds: float | None,
         expected_version: int | None,
     ) -> Put:
+        expires_at = None
+        if ttl_seconds is not None:
+            expires_at = self._gateway.clock.wall() + _checked_ttl(ttl_seconds)
+            if expires_at < self._gateway.earliest_expiry:
+                self._gateway.earliest_expiry = expires_at
         return Put(
             self._name,
             encode_key(key),
             encode_bytes(value, self._gateway.config.value_bytes_max),
-            None if ttl_seconds is None else self._gateway.clock.wall() + _checked_ttl(ttl_seconds),
+            expires_at,
             None if expected_version is None else _checked_version(expected_version),
         )
 

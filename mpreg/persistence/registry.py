@@ -18,6 +18,7 @@ from mpreg.codec import encode_reserved_name
 from mpreg.errors import ConfigurationError, WriterStoppedError
 from mpreg.persistence.backend import StorageBackend
 from mpreg.persistence.batch import Durability
+from mpreg.persistence.compactor import CompactionReport
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.engine import Engine, collapsed_groups
 from mpreg.persistence.gateway import StoreGateway
@@ -69,7 +70,7 @@ class PersistenceRegistry:
     Either ``async with PersistenceRegistry(config) as registry``, or, in a server's own nursery,
     ``registry = await task_group.start(PersistenceRegistry(config).serve)``. Both raise, when they
     begin: `DataDirectoryLockedError`, `DataDirectoryError`, `ForeignDatabaseError`,
-    `SchemaVersionError`, `CorruptDataError`, `StorageIOError`.
+    `SchemaVersionError`, `CorruptDataError`, `AckedDataLostError`, `StorageIOError`.
 
     It stops when the block ends or the nursery is cancelled: nothing more is taken, what was
     accepted is committed and acked within ``grace_seconds``, then the files are closed. Who cannot
@@ -162,6 +163,26 @@ class PersistenceRegistry:
             raise WriterStoppedError("the registry was never open: there is nothing to count")
         return self._engine.statistics()
 
+    async def compact(self) -> CompactionReport:
+        """Remove at once what nobody can ask for any more, and give back the space.
+
+        The same as happens in the background, but now, and without leaving space for later
+        writes: entries that have expired, records beyond the limits of their logs, chunks that
+        saves have left behind; then the write-ahead log is moved into the database and cut, and
+        free pages are given back to the file system. In small steps, between which others are
+        served; of a large store it can take minutes.
+
+        Cancelled, or failed: what was done is done, the rest is done the next time.
+
+        Raises:
+            WriterStoppedError: the registry is not open (any more).
+            StorageFullError, CommitFailedError: it may be tried again.
+            CommitUnknownError: the writer is gone.
+        """
+        if self._engine is None or self._state is not _State.OPEN:
+            raise WriterStoppedError("the registry is not open; nothing was compacted")
+        return await self._engine.compact()
+
     # --- life ---
 
     async def __aenter__(self) -> Self:
@@ -203,7 +224,9 @@ class PersistenceRegistry:
             )
         self._state = _State.OPEN
         try:
-            engine = Engine(self.config, self._gateway, self.clock, self._own_backend)
+            engine = Engine(
+                self.config, self._gateway, self.clock, self._own_backend, self._save_slots
+            )
             async with engine.running():
                 self._engine = engine
                 task_status.started(self)

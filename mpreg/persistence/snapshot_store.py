@@ -241,6 +241,69 @@ class SnapshotStore:
                     await self._clean_up(slot)
                 raise
 
+    async def remove_leftovers(self) -> int:
+        """Remove what saves that were cut short have left behind; return the number of chunks.
+
+        The next save does that too, but for chunks whose save nothing names any more. Chunks of
+        saves under way stay. So do those that nothing names while the manifest, or an entry of a
+        save, is damaged, and those that are newer than the snapshot: they may be all that is left
+        of it. Raises what `save` raises.
+        """
+        saves = await self._saves_with_chunks()
+        removed = 0
+        for slot in await self._unfinished():
+            removed += await self._finish_free(slot)
+        for save in await self._orphans(saves):
+            slot = self._slots.first_free(self._namespace)
+            with self._slots.hold(self._namespace, slot):
+                note = self._put_leftover(slot, _Leftover(save, 0), 0)
+                with suppress(VersionConflictError):
+                    await self._gateway.write(note, Durability.RELAXED)
+                    removed += await self._finish(slot)
+        return removed
+
+    async def _saves_with_chunks(self) -> set[int]:
+        """The saves of which there are chunks, found by leaping from one to the next."""
+        saves: set[int] = set()
+        start: bytes | None = encode_key(b"")
+        while start is not None:
+            page: ScanPage = await self._gateway.read(
+                ScanEntries(self._namespace, start, prefix_end(encode_key(b"")))
+            )
+            if not page.entries:
+                break
+            first = page.entries[0]
+            if isinstance(first, CorruptDataError):
+                # Its key may be damaged, so nothing can be said of what is behind it.
+                break
+            save, _ = _CHUNK_KEY.unpack(first.key[1:])
+            saves.add(save)
+            start = _chunk_key(save + 1, 0)
+        return saves
+
+    async def _orphans(self, saves: set[int]) -> set[int]:
+        """Those that nothing names and that the snapshot has left behind; none where it cannot be
+        told.
+
+        First the entries are read, then the manifest: a save goes from there to here, never back.
+        """
+        start = encode_key(_UNFINISHED)
+        page: ScanPage = await self._gateway.read(
+            ScanEntries(self._namespace, start, prefix_end(start))
+        )
+        named = set()
+        try:
+            found = await self._read_manifest()
+            for entry in page.entries:
+                if isinstance(entry, CorruptDataError):
+                    raise entry
+                named.add(_leftover(entry).save)
+        except (CorruptDataError, msgspec.MsgspecError):
+            return set()
+        if found is None:
+            return set()
+        return {save for save in saves - named if save < found[1].save}
+
     # --- saving ---
 
     async def _save(self, slot: int, pieces: bytes | AsyncIterable[bytes]) -> int:
@@ -338,9 +401,14 @@ class SnapshotStore:
         with suppress(PersistenceError):
             await self._finish(own)
             for slot in await self._unfinished():
-                if self._slots.is_free(self._namespace, slot):
-                    with self._slots.hold(self._namespace, slot):
-                        await self._finish(slot)
+                await self._finish_free(slot)
+
+    async def _finish_free(self, slot: int) -> int:
+        """`_finish` for a slot that no save under way holds."""
+        if not self._slots.is_free(self._namespace, slot):
+            return 0
+        with self._slots.hold(self._namespace, slot):
+            return await self._finish(slot)
 
     async def _unfinished(self) -> list[int]:
         start = encode_key(_UNFINISHED)
@@ -349,25 +417,30 @@ class SnapshotStore:
         )
         return [_slot(entry) for entry in page.entries if isinstance(entry, StoredEntry)]
 
-    async def _finish(self, slot: int) -> None:
-        """Do what an unfinished entry leaves to do, until it is gone. The slot must be held."""
+    async def _finish(self, slot: int) -> int:
+        """Do what an unfinished entry leaves to do, until it is gone. The slot must be held.
+
+        Returns the number of chunks removed.
+        """
+        removed = 0
         while True:
             try:
                 entry = await self._get(_slot_key(slot))
                 if entry is None:
-                    return
+                    return removed
                 leftover = _leftover(entry)
             except (CorruptDataError, msgspec.MsgspecError):
                 # What it said is lost: chunks that nobody can name any more stay behind.
                 delete = Delete(self._namespace, _slot_key(slot))
                 await self._gateway.write(delete, Durability.RELAXED)
-                return
+                return removed
             # Refused where a save, cancelled while it published, was published all the same: then
             # the entry says something else now.
             with suppress(VersionConflictError):
-                await self._remove(slot, entry.version, leftover)
+                removed += await self._remove(slot, entry.version, leftover)
 
-    async def _remove(self, slot: int, version: int, leftover: _Leftover) -> None:
+    async def _remove(self, slot: int, version: int, leftover: _Leftover) -> int:
+        count = 0
         # Relaxed: what a power cut undoes, the entry says again.
         more = True
         while more:
@@ -380,10 +453,13 @@ class SnapshotStore:
                 ]
             version = await turned
             # Where a chunk was not written, only those in flight with it can be behind it.
-            more = any([await ack for ack in removed[-CHUNKS_IN_FLIGHT_MAX:]])
+            found = [await ack for ack in removed]
+            count += sum(found)
+            more = any(found[-CHUNKS_IN_FLIGHT_MAX:])
             leftover = following
         delete = Delete(self._namespace, _slot_key(slot), version)
         await self._gateway.write(delete, Durability.RELAXED)
+        return count
 
     def _put_leftover(self, slot: int, leftover: _Leftover, expected_version: int) -> Put:
         encoded = msgspec.msgpack.encode(leftover)

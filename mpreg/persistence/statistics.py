@@ -34,6 +34,10 @@ class RegistryStatistics:
     """Batches whose group was rolled back."""
     largest_group: int
     """Batches in the largest commit group; of appends that were joined, each caller's."""
+    checkpoints: int
+    """How often the write-ahead log was moved into the database."""
+    wal_pages_left: int
+    """Pages that the last checkpoint could not move, since somebody was reading them."""
 
     mailbox_depth: int
     """Batches that wait for the writer now."""

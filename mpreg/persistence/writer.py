@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections import deque
 from collections.abc import Sequence
 
 import anyio
@@ -16,9 +19,20 @@ from mpreg.errors import (
     StorageFullError,
     WriterStoppedError,
 )
-from mpreg.persistence.backend import CommitInDoubtError, StorageBackend
+from mpreg.persistence.accounting import Accounting
+from mpreg.persistence.activity import Activity
+from mpreg.persistence.backend import (
+    CommitInDoubtError,
+    StorageBackend,
+    UpkeepResult,
+    UpkeepStep,
+)
 from mpreg.persistence.batch import Durability, WriteBatch
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
+from mpreg.persistence.upkeep_command import UpkeepCommand, WriterMessage
+from mpreg.persistence.upkeep_policy import CheckpointWatch
+
+_log = logging.getLogger("mpreg.persistence")
 
 __all__ = ["GroupLimits", "Writer", "WriterCounters", "is_committed"]
 
@@ -48,6 +62,9 @@ class WriterCounters:
     failed: int = 0
     """Batches whose group was rolled back."""
     largest_group: int = 0
+    checkpoints: int = 0
+    wal_pages_left: int = 0
+    """That the last checkpoint could not move."""
 
 
 @frozen
@@ -74,17 +91,22 @@ class Writer:
     again, before anything that waits in the mailbox. Nobody waiting notices but by the delay.
     """
 
-    _mailbox: Mailbox[WriteBatch]
+    _mailbox: Mailbox[WriterMessage]
     _backend: StorageBackend
     _clock: Clock
     _limits: GroupLimits
+    _accounting: Accounting = field(factory=Accounting)
+    _activity: Activity = field(factory=Activity)
+    _watch: CheckpointWatch = field(factory=lambda: CheckpointWatch(sys.maxsize))
     counters: WriterCounters = field(factory=WriterCounters)
     _in_doubt: _InDoubt | None = None
+    _commands: deque[UpkeepCommand] = field(factory=deque)
+    """Taken from the mailbox and not begun."""
     _started: bool = False
 
     async def start(self) -> None:
         try:
-            opened = await self._backend.open()
+            opened = await self._backend.open(self._accounting.check)
         except StorageFullError as error:
             # It may last: what waits is told now. The group in doubt has to wait all the same.
             self._fail(self._mailbox.drain(), error)
@@ -92,6 +114,7 @@ class Writer:
         self.counters.generation = opened.generation
         try:
             self._settle(opened.commit_sequence)
+            await self._accounting.opened(opened)
         except BaseException:
             await self._backend.close()
             raise
@@ -100,23 +123,70 @@ class Writer:
         if self._in_doubt is not None:
             await self._commit(self._in_doubt.group)
         while True:
+            await self._keep_up()
             try:
-                batches = await self._mailbox.receive_many(
+                messages = await self._mailbox.receive_many(
                     messages_max=self._limits.batches_max,
                     bytes_max=self._limits.bytes_max,
                 )
             except anyio.EndOfStream:
                 return
-            await self._commit(
-                CommitGroup(self.counters.commit_sequence + 1, self._clock.wall(), tuple(batches))
-            )
-            # It may be large, and the next one may be long in coming.
-            del batches
+            batches = tuple([one for one in messages if isinstance(one, WriteBatch)])
+            if len(batches) < len(messages):
+                self._commands.extend(one for one in messages if isinstance(one, UpkeepCommand))
+            if batches:
+                await self._commit(
+                    CommitGroup(self.counters.commit_sequence + 1, self._clock.wall(), batches)
+                )
+            # They may be large, and the next ones may be long in coming.
+            del batches, messages
+
+    async def _keep_up(self) -> None:
+        """Between two groups, when all callers of the first one have their answers."""
+        while True:
+            if (step := self._backend.upkeep_due()) is not None:
+                try:
+                    await self._take_step(step)
+                except CommitFailedError as error:
+                    _log.warning("%s", error)
+            elif self._commands:
+                await self._carry_out(self._commands.popleft())
+            else:
+                return
+
+    async def _carry_out(self, command: UpkeepCommand) -> None:
+        try:
+            result = await self._take_step(command.step)
+        except CommitFailedError as error:
+            command.fail(error)
+        except Exception as error:
+            # Not again by itself after the restart: it may be the cause.
+            failed = CommitFailedError(f"a step of upkeep was interrupted: {error}")
+            failed.__cause__ = error
+            command.fail(failed)
+            raise
+        except BaseException as error:
+            command.fail(_not_kept_up(error))
+            raise
+        else:
+            command.ack.resolve(result)
+
+    async def _take_step(self, step: UpkeepStep) -> UpkeepResult:
+        result = await self._backend.upkeep(step)
+        if result.checkpoints:
+            self.counters.checkpoints += result.checkpoints
+            self.counters.wal_pages_left = result.log_pages_left
+            self._accounting.checkpointed()
+            if (said := self._watch.note(result.log_pages_left)) is not None:
+                _log.warning("%s", said)
+        return result
 
     async def close(self) -> None:
         await self._backend.close()
 
     def abandon(self, cause: Exception | None) -> None:
+        while self._commands:
+            self._commands.popleft().fail(_not_kept_up(cause))
         if (in_doubt := self._in_doubt) is None:
             return
         self._in_doubt = None
@@ -169,21 +239,24 @@ class Writer:
         counters.rejected += rejected
         if batches:
             counters.commits += 1
+            self._activity.note()
             counters.batches += batches
             counters.operations += operations
             counters.largest_group = max(counters.largest_group, batches)
             counters.commit_sequence = group.sequence
             if group.durability is Durability.DURABLE:
                 counters.durable_sequence = group.sequence
+                self._accounting.acked(group.sequence)
         group.resolve(outcomes)
 
-    def _fail(self, batches: Sequence[WriteBatch], error: CommitFailedError) -> None:
-        self.counters.failed += sum(batch.asked[0] for batch in batches)
-        for batch in batches:
+    def _fail(self, messages: Sequence[WriterMessage], error: CommitFailedError) -> None:
+        for message in messages:
+            if isinstance(message, WriteBatch):
+                self.counters.failed += message.asked[0]
             # One for each: tasks that raise the same exception would share its traceback.
             own = type(error)(*error.args)
             own.__cause__ = error.__cause__
-            batch.fail(own)
+            message.fail(own)
 
 
 def is_committed(on_disk: int, known: int | None, *, in_flight: bool) -> bool:
@@ -211,6 +284,12 @@ def is_committed(on_disk: int, known: int | None, *, in_flight: bool) -> bool:
 
 def _not_written() -> Exception:
     return WriterStoppedError("the writer stopped before it could commit this; not written")
+
+
+def _not_kept_up(cause: BaseException | None) -> Exception:
+    error = WriterStoppedError("the writer stopped before this step of upkeep was done")
+    error.__cause__ = cause
+    return error
 
 
 def _unknown() -> Exception:

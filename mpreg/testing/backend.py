@@ -11,10 +11,15 @@ import anyio.lowlevel
 from mpreg.errors import CommitFailedError, CorruptDataError, StorageFullError, StorageIOError
 from mpreg.persistence.backend import (
     BackendStatistics,
+    CheckFound,
     CommitInDoubtError,
+    FoundState,
     OpenedState,
     ReadQuery,
     ReadResult,
+    UpkeepResult,
+    UpkeepStep,
+    check_nothing,
 )
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup, CommitPlan, plan_group
@@ -66,13 +71,15 @@ class SimulatedBackend(_Process):
         self._full_until = float("-inf")
         self._fsyncs = 0
 
-    async def open(self) -> OpenedState:
+    async def open(self, check: CheckFound = check_nothing) -> OpenedState:
         if self._generation is not None:
             self._complain("open, and opened again")
         await self._work()
         if self.faults.strikes(Fault.OPEN_FAILS):
             raise StorageIOError("simulated: the disk failed while the store was opened")
-        self.disk.generation += 1
+        disk = self.disk
+        found = FoundState(disk.sequence, disk.generation) if disk.generation else None
+        disk.generation = max(disk.generation, check(found)) + 1
         self.disk.publish()
         self.disk.sync()
         self._generation = self.disk.generation
@@ -89,6 +96,24 @@ class SimulatedBackend(_Process):
             raise
         finally:
             self._busy = False
+
+    def upkeep_due(self) -> UpkeepStep | None:
+        return None
+
+    async def upkeep(self, step: UpkeepStep) -> UpkeepResult:
+        if self._generation is None or self._broken or self._busy:
+            self._complain("upkeep of a backend that is closed, broken or at work")
+        self._busy = True
+        try:
+            await self._work(self.faults.commit_seconds())
+        finally:
+            self._busy = False
+        if self.faults.strikes(Fault.UPKEEP_PUT_OFF):
+            raise CommitFailedError("simulated: the upkeep was put off")
+        if self.faults.strikes(Fault.UPKEEP_FAILS):
+            self._broken = True
+            raise StorageIOError("simulated: the disk failed during upkeep")
+        return UpkeepResult()
 
     async def close(self) -> None:
         if self._generation is None:

@@ -17,6 +17,7 @@ They are anyio tests: they run on the event loops that the ``anyio_backend`` fix
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,14 +31,20 @@ from mpreg.errors import CorruptDataError, OffsetOutOfRangeError, VersionConflic
 from mpreg.persistence.backend import (
     PAGE_BYTES_MAX,
     PAGE_ITEMS_MAX,
+    Checkpoint,
     CommitInDoubtError,
+    FoundState,
     GetEntry,
     GetLogBounds,
+    GiveBackSpace,
+    ListNamespaces,
+    NamespacesPage,
     OpenedState,
     ReadQuery,
     ReadRecords,
     ReadResult,
     RecordsPage,
+    RefreshStatistics,
     ScanEntries,
     ScanPage,
     StorageBackend,
@@ -246,6 +253,52 @@ class StorageBackendContract:
                 generations.append(again.opened.generation)
         assert generations == sorted(set(generations))
 
+    async def test_the_check_is_told_what_is_there_before_the_store_is_opened(
+        self, tmp_path: Path
+    ) -> None:
+        told: list[FoundState | None] = []
+
+        def check(found: FoundState | None) -> int:
+            told.append(found)
+            return 0
+
+        backend = self.make_backend(tmp_path)
+        first = await backend.open(check)
+        sequence = first.commit_sequence + 1
+        await backend.commit(CommitGroup(sequence, 0.0, (make_batch(Put(b"n", b"key", b"")),)))
+        await backend.close()
+        second = await backend.open(check)
+        await backend.close()
+        assert told == [None, FoundState(sequence, first.generation)]
+        assert second.generation == first.generation + 1
+
+    async def test_where_the_check_raises_nothing_is_changed_and_nothing_stays_open(
+        self, tmp_path: Path
+    ) -> None:
+        def refuse(found: FoundState | None) -> int:
+            raise CorruptDataError("refused")
+
+        backend = self.make_backend(tmp_path)
+        with pytest.raises(CorruptDataError, match="refused"):
+            await backend.open(refuse)
+        assert (await backend.open()).commit_sequence == 0
+        await backend.commit(CommitGroup(1, 0.0, (make_batch(Put(b"n", b"key", b"")),)))
+        await backend.close()
+        with pytest.raises(CorruptDataError, match="refused"):
+            await backend.open(refuse)
+        opened = await backend.open()
+        await backend.close()
+        assert (opened.commit_sequence, opened.generation) == (1, 2)
+
+    async def test_the_generation_is_above_the_one_that_the_check_names(
+        self, tmp_path: Path
+    ) -> None:
+        backend = self.make_backend(tmp_path)
+        for least, expected in ((40, 41), (7, 42)):
+            opened = await backend.open(lambda found, least=least: least)  # type: ignore[misc]
+            await backend.close()
+            assert opened.generation == expected
+
     async def test_closing_twice_or_before_opening_does_nothing(self, tmp_path: Path) -> None:
         backend = self.make_backend(tmp_path)
         await backend.close()
@@ -294,12 +347,81 @@ class StorageBackendContract:
             with anyio.CancelScope() as scope:
                 scope.cancel()
                 await store.do(Put(b"n", b"key", b"after"), Append(b"log", (b"after",)))
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 await store.backend.close()
                 state = await store.backend.open()
             committed = state.commit_sequence == 2
             assert await store.value(b"key") == (b"after" if committed else b"before")
             assert await store.records() == ([(0, b"after")] if committed else [])
+
+    # --- housekeeping ---
+
+    async def test_upkeep_changes_nothing_that_can_be_seen(self, tmp_path: Path) -> None:
+        steps = (Checkpoint(), GiveBackSpace(4), RefreshStatistics(), Checkpoint(truncate=True))
+        async with self.opened(tmp_path) as store:
+            for number in range(40):
+                await store.put(b"%d" % number, bytes(3_000))
+            await store.do(Append(b"log", (b"a", b"b", b"c")))
+            for number in range(30):
+                await store.do(Delete(b"n", b"%d" % number))
+            keys = await store.keys()
+            for step in steps * 3:
+                await store.backend.upkeep(step)
+                assert await store.keys() == keys
+                assert await store.records() == [(0, b"a"), (1, b"b"), (2, b"c")]
+                await store.put(b"39", b"")
+            sequence = store.sequence
+        async with self.opened(tmp_path, store.backend) as again:
+            assert await again.keys() == keys
+            assert again.opened.commit_sequence == sequence
+
+    async def test_what_is_due_is_done_and_then_not_due_any_more(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            for number in range(300):
+                await store.put(b"%d" % number, bytes(3_000))
+                if (step := store.backend.upkeep_due()) is not None:
+                    await store.backend.upkeep(step)
+                    assert store.backend.upkeep_due() is None
+            assert len(await store.keys()) == 300
+
+    async def test_namespaces_are_listed_with_their_next_expiry(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            for namespace, key, expires_at in (
+                (b"b", b"1", 30.0),
+                (b"b", b"2", 20.0),
+                (b"b", b"\xff" * 9, 20.0),
+                (b"b", b"3", None),
+                (b"a", b"1", None),
+                (b"\xffc", b"1", 10.0),
+            ):
+                await store.put(key, namespace=namespace, expires_at=expires_at)
+            for after, expected in (
+                (-math.inf, [(b"a", None), (b"b", 20.0), (b"\xffc", 10.0)]),
+                (19.5, [(b"a", None), (b"b", 20.0), (b"\xffc", None)]),
+                (20.0, [(b"a", None), (b"b", 30.0), (b"\xffc", None)]),
+                (30.0, [(b"a", None), (b"b", None), (b"\xffc", None)]),
+            ):
+                page = await store.ask(ListNamespaces(b"", after))
+                assert isinstance(page, NamespacesPage)
+                assert [(one.namespace, one.expires_at) for one in page.namespaces] == expected
+                assert page.next_start is None
+            page = await store.ask(ListNamespaces(b"b\x00", 0.0))
+            assert isinstance(page, NamespacesPage)
+            assert [one.namespace for one in page.namespaces] == [b"\xffc"]
+
+    async def test_many_namespaces_are_listed_page_by_page(self, tmp_path: Path) -> None:
+        names = [b"n%04d" % number for number in range(2 * PAGE_ITEMS_MAX + 1)]
+        async with self.opened(tmp_path) as store:
+            await store.do(*(Put(name, b"key", b"") for name in names))
+            listed: list[bytes] = []
+            start: bytes | None = b""
+            while start is not None:
+                page = await store.ask(ListNamespaces(start, 0.0))
+                assert isinstance(page, NamespacesPage)
+                assert len(page.namespaces) <= PAGE_ITEMS_MAX
+                listed += [one.namespace for one in page.namespaces]
+                start = page.next_start
+            assert listed == names
 
     # --- the commit sequence ---
 

@@ -23,6 +23,8 @@ class Fault(enum.Enum):
     SLOW_COMMIT = "a commit takes long"
     OPEN_FAILS = "the disk fails while the store is opened"
     READ_FAILS = "the disk fails while it is read"
+    UPKEEP_PUT_OFF = "a step of upkeep is not done, and the next may be"
+    UPKEEP_FAILS = "the disk fails during upkeep, and the handle is unusable"
     CLOSE_FAILS = "the disk fails while the store is closed"
 
 

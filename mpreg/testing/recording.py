@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import anyio
 import anyio.lowlevel
 
-from mpreg.persistence.backend import BackendStatistics, OpenedState
+from mpreg.persistence.backend import (
+    BackendStatistics,
+    CheckFound,
+    OpenedState,
+    UpkeepResult,
+    UpkeepStep,
+    check_nothing,
+)
 from mpreg.persistence.backends.memory import MemoryBackend, MemoryReader
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 
@@ -84,9 +91,9 @@ class RecordingBackend:
         calls, self._calls = self._calls, []
         return calls
 
-    async def open(self) -> OpenedState:
+    async def open(self, check: CheckFound = check_nothing) -> OpenedState:
         self._calls.append("open")
-        return await self._memory.open()
+        return await self._memory.open(check)
 
     async def commit(self, group: CommitGroup) -> Sequence[BatchOutcome]:
         self._held = HeldCommit(group)
@@ -95,6 +102,13 @@ class RecordingBackend:
             return await self._held.wait(self._memory)
         finally:
             self._held = None
+
+    def upkeep_due(self) -> UpkeepStep | None:
+        return None
+
+    async def upkeep(self, step: UpkeepStep) -> UpkeepResult:
+        self._calls.append(f"upkeep {step}")
+        return await self._memory.upkeep(step)
 
     async def close(self) -> None:
         self._calls.append("close")

@@ -8,10 +8,11 @@ from typing import Final
 import click
 import pytest
 
+from mpreg.cli import exits
 from mpreg.cli.app import mpreg
-from mpreg.cli.inspection import exits
 from tests.docs.pages import PAGES
 from tests.integration.test_inspection import ROWS
+from tests.unit.cli.test_maintenance import REPORTS
 
 CLI: Final = PAGES["docs/reference/cli.md"]
 
@@ -87,6 +88,7 @@ def test_the_fields_of_json_are_those_that_are_tested() -> None:
         "damaged item": "damaged",
         "redrive": "queue to redriven dead",
         "purge": "queue removed",
+        **REPORTS,
     }
 
 

@@ -19,7 +19,15 @@ import pytest
 from mpreg import errors, persistence, queues
 from mpreg.actors import Ack
 from mpreg.codec import VALUE_DEPTH_MAX, decode_name
-from mpreg.persistence import PersistenceConfig, PersistenceRegistry, RegistryStatistics
+from mpreg.persistence import (
+    CompactionReport,
+    LogRetention,
+    PersistenceConfig,
+    PersistenceRegistry,
+    RegistryStatistics,
+)
+from mpreg.persistence.backends.file.control import SLOT_OFFSETS
+from mpreg.persistence.backends.file.format import FRAME_BYTES, HEADER_BYTES
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.maintenance import FindingKind
 from mpreg.queues import (
@@ -44,6 +52,7 @@ from tests.docs.pages import PAGES, Page
 API: Final = PAGES["docs/reference/api.md"]
 CONFIGURATION: Final = PAGES["docs/reference/configuration.md"]
 ERRORS: Final = PAGES["docs/reference/errors.md"]
+JOURNAL: Final = PAGES["docs/explanation/journal.md"]
 FILES: Final = PAGES["docs/reference/files-on-disk.md"]
 QUEUES: Final = PAGES["docs/reference/queues.md"]
 STATISTICS: Final = PAGES["docs/reference/statistics.md"]
@@ -62,6 +71,8 @@ CLASSES: Final = {API.name: _public(persistence), QUEUES.name: _public(queues)}
 
 #: Classes whose members stand in a table.
 IN_TABLES: Final = {
+    CompactionReport,
+    LogRetention,
     PersistenceConfig,
     QueueConfiguration,
     QueueStatistics,
@@ -176,6 +187,12 @@ def test_the_settings_are_those_of_the_code_with_unit_and_default() -> None:
         attribute.name: (_unit(attribute.name), attribute.default)
         for attribute in attrs.fields(PersistenceConfig)
     }
+
+
+@pytest.mark.parametrize("kind", [CompactionReport, LogRetention])
+def test_the_fields_of_upkeeps_own_classes_are_those_of_the_code(kind: type) -> None:
+    fields = [attribute.name for attribute in attrs.fields(kind)]
+    assert _fields(API, f"## {kind.__name__}") == sorted(fields)
 
 
 def test_the_settings_of_a_queue_are_those_of_the_code() -> None:
@@ -307,6 +324,20 @@ def test_the_tables_and_indexes_are_those_of_the_code() -> None:
     assert shown == [_statement(one) for one in schema.CREATE if "CREATE " in one]
 
 
+@pytest.mark.parametrize(
+    ("heading", "size"),
+    [("### The header of a file", HEADER_BYTES), ("### The header of a frame", FRAME_BYTES)],
+)
+def test_the_headers_of_the_journal_are_as_long_as_in_the_code(heading: str, size: int) -> None:
+    assert sum(int(row["bytes"]) for row in JOURNAL.table(heading)) == size
+    assert f"│ {size} " in JOURNAL.text
+
+
+def test_the_slots_of_the_control_file_are_where_the_code_has_them() -> None:
+    slots = JOURNAL.table("### The control file")[-1]["at byte"]
+    assert tuple(map(int, slots.split(", "))) == SLOT_OFFSETS
+
+
 def test_the_pragmas_are_those_of_the_code() -> None:
     said = {
         (who, row["pragma"].strip("`"))
@@ -315,6 +346,7 @@ def test_the_pragmas_are_those_of_the_code() -> None:
     }
     in_the_code = {
         *(("writer", pragma.removeprefix("PRAGMA ")) for pragma in schema.WRITER_PRAGMAS),
+        *(("creation", pragma.removeprefix("PRAGMA ")) for pragma in schema.CREATION_PRAGMAS),
         *(("reader", pragma.removeprefix("PRAGMA ")) for pragma in schema.READER_PRAGMAS),
     }
     from_settings = {
@@ -325,7 +357,6 @@ def test_the_pragmas_are_those_of_the_code() -> None:
                 "cache_size",
                 "journal_size_limit",
                 "synchronous",
-                "wal_autocheckpoint",
             ),
             "reader": ("busy_timeout", "cache_size"),
         }.items()

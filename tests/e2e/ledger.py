@@ -41,8 +41,9 @@ class Found:
     logs: dict[str, list[bytes]]
 
 
-async def _read(data_dir: Path) -> Found:
-    async with PersistenceRegistry(PersistenceConfig(data_dir=data_dir)) as registry:
+async def _read(data_dir: Path, backend: str) -> Found:
+    config = PersistenceConfig(data_dir=data_dir, backend=backend)
+    async with PersistenceRegistry(config) as registry:
         things = {entry.key: entry async for entry in registry.key_value_store(THINGS).scan()}
         counts = {entry.key: entry async for entry in registry.key_value_store(COUNTS).scan()}
         logs = {}
@@ -54,9 +55,9 @@ async def _read(data_dir: Path) -> Found:
     return Found(things, counts, logs)
 
 
-def read_found(loop: str, data_dir: Path) -> Found:
+def read_found(loop: str, data_dir: Path, backend: str) -> Found:
     """Open the directory, read all of it, close it."""
-    return anyio.run(_read, data_dir, backend=loop)
+    return anyio.run(_read, data_dir, backend, backend=loop)
 
 
 @define

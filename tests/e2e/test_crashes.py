@@ -13,7 +13,7 @@ import pytest
 
 from mpreg.persistence import DataDirectoryLockedError
 from tests.e2e.ledger import Ledger, read_found
-from tests.e2e.support import Program, on_both_loops
+from tests.e2e.support import Program, on_both_backends, on_both_loops
 
 #: On each loop; `make crash` sets more. Another seed gives other moments.
 KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "4"))
@@ -22,9 +22,14 @@ SEED = int(os.environ.get("MPREG_CRASH_SEED", "0"))
 ACKS_MAX = 1_500
 
 
-def check_directory(loop: str, data_dir: Path, ledger: Ledger) -> None:
-    """Restore, check all promises, and have SQLite check its file."""
-    ledger.check(read_found(loop, data_dir))
+def check_directory(loop: str, data_dir: Path, ledger: Ledger, backend: str) -> None:
+    """Restore, check all promises, and have SQLite check its file; or that nothing is left over."""
+    ledger.check(read_found(loop, data_dir, backend))
+    if backend == "file":
+        names = [path.name for path in data_dir.iterdir()]
+        assert [name for name in names if name.endswith(".new")] == []
+        assert sum(name.startswith("snapshot-") for name in names) <= 1
+        return
     with closing(sqlite3.connect(f"file:{data_dir}/mpreg.db?mode=ro", uri=True)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
@@ -39,14 +44,17 @@ def follow(program: Program, ledger: Ledger, *, acks: int | None) -> None:
             return
 
 
+@on_both_backends
 @on_both_loops
-def test_acked_is_restored_and_restored_was_sent_over_many_kills(loop: str, tmp_path: Path) -> None:
+def test_acked_is_restored_and_restored_was_sent_over_many_kills(
+    loop: str, backend: str, tmp_path: Path
+) -> None:
     """acked ⊆ restored ⊆ sent, order kept per caller, no batch torn, nothing numbered twice."""
-    rng = random.Random(f"{SEED} {loop}")
+    rng = random.Random(f"{SEED} {loop} {backend}")
     ledger = Ledger()
     data_dir = tmp_path / "data"
     for _ in range(KILLS):
-        with Program("writer", loop, data_dir) as program:
+        with Program("writer", loop, data_dir, backend) as program:
             assert program.line() == "starting"
             # None at all, one time in eight: that kill meets the opening.
             acks = rng.choice([0, *[1] * 7]) * rng.randint(1, ACKS_MAX)
@@ -55,42 +63,44 @@ def test_acked_is_restored_and_restored_was_sent_over_many_kills(loop: str, tmp_
             # What is in the pipe was told before the kill, and counts.
             follow(program, ledger, acks=None)
             assert program.wait() == -signal.SIGKILL, program.errors
-        check_directory(loop, data_dir, ledger)
+        check_directory(loop, data_dir, ledger, backend)
     print(f"{KILLS} kills, {ledger.told:,} acks told, seed {SEED}")  # shown by pytest -rP
 
 
+@on_both_backends
 @on_both_loops
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_program_promptly_and_loses_nothing_acked(
-    loop: str, number: signal.Signals, tmp_path: Path
+    loop: str, backend: str, number: signal.Signals, tmp_path: Path
 ) -> None:
     """Neither Ctrl-C nor SIGTERM waits for the grace time, which is longer than the guard here."""
     ledger = Ledger()
     data_dir = tmp_path / "data"
-    with Program("writer", loop, data_dir) as program:
+    with Program("writer", loop, data_dir, backend) as program:
         follow(program, ledger, acks=500)
         program.send(number)
         follow(program, ledger, acks=None)
         assert program.wait() != 0
     assert ledger.told > 400
-    check_directory(loop, data_dir, ledger)
+    check_directory(loop, data_dir, ledger, backend)
 
 
+@on_both_backends
 @on_both_loops
 def test_the_lock_names_its_holder_and_is_free_when_the_holder_is_killed(
-    loop: str, tmp_path: Path
+    loop: str, backend: str, tmp_path: Path
 ) -> None:
     ledger = Ledger()
-    with Program("writer", loop, tmp_path) as program:
+    with Program("writer", loop, tmp_path, backend) as program:
         follow(program, ledger, acks=20)
         with pytest.raises(DataDirectoryLockedError) as caught:
-            read_found(loop, tmp_path)
+            read_found(loop, tmp_path, backend)
         assert caught.value.pid == program.pid
         assert str(program.pid) in str(caught.value)
         program.send(signal.SIGKILL)
         follow(program, ledger, acks=None)
         program.wait()
-    check_directory(loop, tmp_path, ledger)
+    check_directory(loop, tmp_path, ledger, backend)
 
 
 def _forget(statement: str, database: Path) -> None:
@@ -109,12 +119,12 @@ def _forget(statement: str, database: Path) -> None:
 def test_the_check_itself_finds_what_is_missing(statement: str, tmp_path: Path) -> None:
     """A check that finds nothing proves something only if it would have found it."""
     ledger = Ledger()
-    with Program("writer", "asyncio", tmp_path) as program:
+    with Program("writer", "asyncio", tmp_path, "sqlite") as program:
         follow(program, ledger, acks=800)
         program.send(signal.SIGKILL)
         follow(program, ledger, acks=None)
         program.wait()
-    check_directory("asyncio", tmp_path, ledger)
+    check_directory("asyncio", tmp_path, ledger, "sqlite")
     _forget(statement, tmp_path / "mpreg.db")
     with pytest.raises(AssertionError):
-        check_directory("asyncio", tmp_path, ledger)
+        check_directory("asyncio", tmp_path, ledger, "sqlite")

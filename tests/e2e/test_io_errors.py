@@ -1,4 +1,4 @@
-"""Real failures of the disk below real SQLite."""
+"""Real failures of the disk below real stores."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from mpreg.persistence import (
     PersistenceRegistry,
     StorageFullError,
 )
-from tests.e2e.support import Program, on_both_loops
+from tests.e2e.support import Program, on_both_backends, on_both_loops
 
 MIB = 1 << 20
 DISK_BYTES = 16 * MIB
 
 
+@on_both_backends
 @on_both_loops
 @pytest.mark.parametrize(
     ("scenario", "last_line"), [("mended", "acked after"), ("never_mended", "all there")]
 )
 def test_writes_that_the_system_refuses(
-    scenario: str, last_line: str, loop: str, tmp_path: Path
+    scenario: str, last_line: str, loop: str, backend: str, tmp_path: Path
 ) -> None:
     """The program asserts for itself; see there what."""
-    with Program("io_errors", scenario, loop, tmp_path / "data") as program:
+    with Program("io_errors", scenario, loop, tmp_path / "data", backend) as program:
         lines = list(program.lines())
         assert program.wait() == 0, program.errors
         assert lines[-1].startswith(last_line)
@@ -65,13 +66,14 @@ async def _read_all(registry: PersistenceRegistry) -> dict[str | bytes, bytes]:
     return {entry.key: entry.value async for entry in store.scan()}
 
 
-async def _full_disk(disk: Path) -> None:
-    """Two ballasts: room to write again, and later room to move the write-ahead log into the
-    database, which opening does and may need as much room for as the log has."""
+async def _full_disk(disk: Path, backend: str) -> None:
+    """Two ballasts: room to write again, and later room to open. SQLite's opening moves the
+    write-ahead log into the database, and may need as much room for that as the log has; that of
+    the journal copies its last segment."""
     small, large = disk / "small", disk / "large"
     small.write_bytes(bytes(MIB))
     large.write_bytes(bytes(8 * MIB))
-    config = PersistenceConfig(data_dir=disk / "data")
+    config = PersistenceConfig(data_dir=disk / "data", backend=backend)
     acked: dict[str | bytes, bytes] = {}
     async with PersistenceRegistry(config) as registry:
         with pytest.raises(StorageFullError):
@@ -93,8 +95,9 @@ async def _full_disk(disk: Path) -> None:
         assert await _read_all(registry) == acked
 
 
+@on_both_backends
 @on_both_loops
 def test_a_full_disk_fails_writes_only_and_only_while_it_is_full(
-    loop: str, small_disk: Path
+    loop: str, backend: str, small_disk: Path
 ) -> None:
-    anyio.run(_full_disk, small_disk, backend=loop)
+    anyio.run(_full_disk, small_disk, backend, backend=loop)

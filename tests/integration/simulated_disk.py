@@ -101,10 +101,10 @@ class Disk:
             self.sync(path.name)
 
     def unsynced(self, file: str) -> int:
-        """How many changes of a file have not been synced yet."""
+        """How many writes to a file have not been synced yet."""
         count = 0
         for event in self.events:
-            if isinstance(event, Write | Truncate) and event.file == file:
+            if isinstance(event, Write) and event.file == file:
                 count += 1
             elif isinstance(event, Sync) and event.file == file and not event.failed:
                 count = 0
@@ -228,24 +228,10 @@ class _Connection:
             raise _translated(error) from error
 
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> _Rows:
-        if statement == "COMMIT":
-            return self._commit()
         try:
             return _Rows(list(self._connection.execute(statement, tuple(parameters))))
         except apsw.Error as error:
             raise _translated(error) from error
-
-    def _commit(self) -> _Rows:
-        """APSW raises what went wrong in a VFS also where SQLite itself keeps quiet about it, as it
-        does about the checkpoint after a commit. Here a commit that took effect succeeds."""
-        numbers = "SELECT generation, commit_sequence FROM meta"
-        (sent,) = self._connection.execute(numbers)
-        try:
-            return _Rows(list(self._connection.execute("COMMIT")))
-        except apsw.Error as error:
-            if list(self._connection.execute(numbers)) != [sent]:
-                raise _translated(error) from error
-            return _Rows([])
 
     def executemany(self, statement: str, rows: Iterable[Sequence[Any]]) -> _Rows:
         try:

@@ -17,6 +17,7 @@ import pytest
 from attrs import define, field
 
 from mpreg.persistence import CommitUnknownError, DataDirectoryError, DataDirectoryLockedError
+from mpreg.persistence.backends.file.session import FileSession
 from mpreg.persistence.backends.sqlite.write_session import WriteSession
 from mpreg.persistence.commit_group import CommitGroup
 from mpreg.persistence.data_directory import DataDirectory
@@ -35,55 +36,64 @@ class SlowCommit:
 
     def end(self) -> None:
         self.may_go_on.set()
-        self.thread.join(timeout=30)
+        self.thread.join(timeout=60)
         assert not self.thread.is_alive()
 
 
-@contextmanager
-def slow_commit() -> Iterator[SlowCommit]:
-    slow = SlowCommit()
-    real = WriteSession.commit
+SESSIONS: dict[str, type[Any]] = {"sqlite": WriteSession, "file": FileSession}
 
-    def commit(session: WriteSession, group: CommitGroup) -> Any:
+
+@contextmanager
+def slow_commit(backend: str) -> Iterator[SlowCommit]:
+    slow = SlowCommit()
+    real = SESSIONS[backend].commit
+
+    def commit(session: Any, group: CommitGroup) -> Any:
         slow.thread = threading.current_thread()
         slow.entered.set()
-        slow.may_go_on.wait(timeout=30)
+        slow.may_go_on.wait(timeout=60)
         return real(session, group)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WriteSession, "commit", commit)
+        patch.setattr(SESSIONS[backend], "commit", commit)
         try:
             yield slow
         finally:
             slow.may_go_on.set()
 
 
+@pytest.mark.parametrize("backend", SESSIONS)
 async def test_a_registry_stopped_without_grace_while_idle_frees_the_directory_at_once(
-    data_dir: Path,
+    data_dir: Path, backend: str
 ) -> None:
     for _ in range(2):
         async with anyio.create_task_group() as task_group:
-            opened = await task_group.start(registry(data_dir, grace_seconds=0).serve)
+            opened = await task_group.start(
+                registry(data_dir, backend=backend, grace_seconds=0).serve
+            )
             await opened.key_value_store("s").put("k", b"")
             task_group.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("backend", SESSIONS)
 async def test_a_commit_that_was_given_up_on_keeps_the_directory_until_it_has_ended(
-    data_dir: Path,
+    data_dir: Path, backend: str
 ) -> None:
-    with slow_commit() as slow:
+    with slow_commit(backend) as slow:
         async with anyio.create_task_group() as task_group:
-            opened = await task_group.start(registry(data_dir, grace_seconds=0).serve)
+            opened = await task_group.start(
+                registry(data_dir, backend=backend, grace_seconds=0).serve
+            )
             ack = opened.key_value_store("s").put_nowait("k", b"late")
-            await anyio.to_thread.run_sync(slow.entered.wait, 30)
+            await anyio.to_thread.run_sync(slow.entered.wait, 60)
             task_group.cancel_scope.cancel()
         with pytest.raises(CommitUnknownError):
             await ack
         with pytest.raises(DataDirectoryLockedError):
-            async with registry(data_dir):
+            async with registry(data_dir, backend=backend):
                 pass
         slow.end()
-    async with registry(data_dir) as opened:
+    async with registry(data_dir, backend=backend) as opened:
         entry = await opened.key_value_store("s").get("k")
         assert entry is not None
         assert entry.value == b"late"
@@ -120,7 +130,7 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_process_that_was_killed(data
     ) as server:
         assert server.stdout is not None
         assert server.stdout.read(6) == b"forked"
-        assert server.wait(timeout=30) == -signal.SIGKILL
+        assert server.wait(timeout=60) == -signal.SIGKILL
         # The child lives on: it waits for its input to end, which the end of this block does.
         anyio.run(use)
 

@@ -203,7 +203,8 @@ class HeldReaderBackend(SimulatedBackend):
 @every_schedule
 async def test_what_a_cancelled_caller_asked_for_is_not_read(simulation: Simulation) -> None:
     reader = HeldReader()
-    async with PersistenceRegistry(make_config(), backend=HeldReaderBackend(reader)) as registry:
+    config = make_config(upkeep_interval_seconds=None)
+    async with PersistenceRegistry(config, backend=HeldReaderBackend(reader)) as registry:
         store = registry.key_value_store("n")
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(store.get, "first")

@@ -16,7 +16,7 @@ from mpreg.persistence import (
     StorageIOError,
     WriterStoppedError,
 )
-from mpreg.persistence.backend import OpenedState
+from mpreg.persistence.backend import CheckFound, OpenedState, check_nothing
 from mpreg.testing import (
     Fault,
     FaultInjector,
@@ -208,11 +208,11 @@ class FullAtOpening(SimulatedBackend):
 
     full = False
 
-    async def open(self) -> OpenedState:
+    async def open(self, check: CheckFound = check_nothing) -> OpenedState:
         if self.full:
             await anyio.lowlevel.checkpoint()
             raise StorageFullError("simulated: no room to open the store")
-        return await super().open()
+        return await super().open(check)
 
 
 @pytest.mark.parametrize("fault", [Fault.COMMIT_LOST, Fault.COMMIT_UNTOLD])

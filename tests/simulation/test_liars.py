@@ -7,7 +7,7 @@ import pytest
 from attrs import evolve
 
 from mpreg.errors import CorruptDataError
-from mpreg.persistence.backend import OpenedState
+from mpreg.persistence.backend import CheckFound, OpenedState, check_nothing
 from mpreg.persistence.batch import Durability, WriteBatch
 from mpreg.persistence.commit_group import CommitGroup, CommitPlan, LogBounds, NewRecord
 from mpreg.persistence.operations import Delete, Operation, Put
@@ -68,8 +68,8 @@ class IgnoresConditions(SimulatedBackend):
 class CommitsTwice(SimulatedBackend):
     """Has a group on disk, and says after opening that it has not."""
 
-    async def open(self) -> OpenedState:
-        opened = await super().open()
+    async def open(self, check: CheckFound = check_nothing) -> OpenedState:
+        opened = await super().open(check)
         if opened.generation % 3 == 0 and opened.commit_sequence > 0:
             return evolve(opened, commit_sequence=opened.commit_sequence - 1)
         return opened

@@ -11,14 +11,17 @@ import anyio
 from mpreg.clock import Clock
 from mpreg.persistence import (
     Ack,
+    AckedDataLostError,
     CommitFailedError,
     CommitUnknownError,
+    CompactionReport,
     CorruptDataError,
     DataDirectoryLockedError,
     Durability,
     Entry,
     KeyValueStore,
     LogRecord,
+    LogRetention,
     LogStore,
     MailboxFullError,
     MpregError,
@@ -291,6 +294,20 @@ async def opening() -> None:
         assert_type(stats.operations_per_fsync, float)
         assert_type([stats.commit_sequence, stats.commits, stats.fsyncs], list[int])
         stats.commits = 3  # type: ignore[misc]
+        report = await registry.compact()
+        assert_type(report, CompactionReport)
+        assert_type([report.expired_entries, report.freed_bytes], list[int])
+        report.log_records = 3  # type: ignore[misc]
+
+
+def accounting(error: AckedDataLostError) -> PersistenceConfig:
+    assert_type([error.first_sequence, error.last_sequence], list[int])
+    assert_type(error.found_sequence, int | None)
+    return PersistenceConfig(
+        data_dir=error.path,
+        accept_acked_data_loss=error.acceptance,
+        log_retention=(LogRetention(log="audit", records_max=10, seconds_max=60),),
+    )
 
 
 async def serving() -> None:

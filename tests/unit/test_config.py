@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from mpreg.errors import ConfigurationError
-from mpreg.persistence import PersistenceConfig
+from mpreg.persistence import LogRetention, PersistenceConfig
 
 NAMES = [attribute.name for attribute in attrs.fields(PersistenceConfig)]
 NUMBERS = [name for name in NAMES if name.endswith(("_max", "_bytes", "_pages"))]
@@ -45,7 +45,7 @@ def test_a_directory_of_another_type_is_refused(path: object) -> None:
 
 @pytest.mark.parametrize("backend", ["oracle", None, 3, ["sqlite"], "SQLITE"])
 def test_an_unknown_backend_is_refused_with_the_known_ones(backend: object) -> None:
-    with pytest.raises(ConfigurationError, match="'sqlite' or 'memory'"):
+    with pytest.raises(ConfigurationError, match="'sqlite' or 'file' or 'memory'"):
         PersistenceConfig.from_mapping({"data_dir": "data", "backend": backend})
 
 
@@ -58,7 +58,7 @@ def test_a_count_that_is_none_is_refused_by_name_and_value(name: str, value: obj
     assert repr(value) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [name for name in NUMBERS if name != "restarts_max"])
+@pytest.mark.parametrize("name", sorted({*NUMBERS} - {"restarts_max", "free_bytes_max"}))
 def test_a_bound_of_zero_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match=name):
         PersistenceConfig.from_mapping({"data_dir": "data", name: 0})
@@ -79,15 +79,56 @@ def test_a_time_that_is_none_is_refused_by_name_and_value(name: str, value: obje
     assert str(caught.value).startswith(f"{name}: a number of seconds, ")
 
 
-@pytest.mark.parametrize("name", [name for name in SECONDS if name != "switch_interval_seconds"])
-def test_only_the_switch_interval_may_be_left_alone(name: str) -> None:
+MAY_BE_NONE = {"switch_interval_seconds", "upkeep_interval_seconds"}
+
+
+@pytest.mark.parametrize("name", sorted({*SECONDS} - MAY_BE_NONE))
+def test_no_other_time_may_be_left_out(name: str) -> None:
     with pytest.raises(ConfigurationError, match=name):
         PersistenceConfig.from_mapping({"data_dir": "data", name: None})
 
 
-def test_the_switch_interval_may_be_none() -> None:
-    config = PersistenceConfig.from_mapping({"data_dir": "data", "switch_interval_seconds": None})
-    assert config.switch_interval_seconds is None
+@pytest.mark.parametrize("name", sorted(MAY_BE_NONE))
+def test_some_times_may_be_none(name: str) -> None:
+    config = PersistenceConfig.from_mapping({"data_dir": "data", name: None})
+    assert getattr(config, name) is None
+
+
+@pytest.mark.parametrize("value", ["", "yes", "51-100", "7/51", "7/51-100 ", True, 100, (51, 100)])
+def test_an_acceptance_that_names_no_loss_is_refused(value: object) -> None:
+    with pytest.raises(ConfigurationError, match="what AckedDataLostError says"):
+        PersistenceConfig.from_mapping({"data_dir": "data", "accept_acked_data_loss": value})
+
+
+def test_the_retention_of_logs_can_come_from_a_settings_file() -> None:
+    settings = [{"log": "audit", "records_max": 5}, {"log": "trace", "seconds_max": 3.5}]
+    config = PersistenceConfig.from_mapping({"data_dir": "data", "log_retention": settings})
+    assert config.log_retention == (
+        LogRetention(log="audit", records_max=5),
+        LogRetention(log="trace", seconds_max=3.5),
+    )
+
+
+@pytest.mark.parametrize(
+    "retention",
+    [
+        7,
+        "audit",
+        {"log": "audit", "records_max": 5},
+        ["audit"],
+        [{"log": "audit"}],
+        [{"log": "", "records_max": 5}],
+        [{"log": 7, "records_max": 5}],
+        [{"log": "audit", "records_max": -1}],
+        [{"log": "audit", "seconds_max": 0}],
+        [{"log": "audit", "records": 5}],
+        [{"records_max": 5}],
+        [{"log": "audit", "records_max": 5}, {"log": "audit", "bytes_max": 5}],
+    ],
+)
+def test_a_retention_that_is_none_is_refused(retention: object) -> None:
+    with pytest.raises(ConfigurationError):
+        PersistenceConfig.from_mapping({"data_dir": "data", "log_retention": retention})
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from mpreg import errors
 from mpreg.errors import (
+    AckedDataLostError,
     BatchRejectedError,
     CommitFailedError,
     CommitUnknownError,
@@ -44,6 +45,8 @@ EXAMPLES: list[MpregError] = [
     CommitUnknownError("who knows"),
     StorageIOError("it failed"),
     StorageIOError("it failed", PATH),
+    AckedDataLostError(PATH.parent, 51, 100, 7, 50),
+    AckedDataLostError(PATH.parent, 1, 100, 7, None),
     CorruptDataError("damaged"),
     CorruptDataError("damaged", path=PATH, where="log 'audit', offset 3"),
     DataDirectoryError(PATH, "not usable"),
@@ -95,6 +98,33 @@ def test_an_error_survives_pickling_and_copying(error: MpregError) -> None:
         ),
         (StorageIOError("it failed"), "it failed"),
         (StorageIOError("it failed", PATH), "/data/mpreg.db: it failed"),
+        (
+            AckedDataLostError(PATH.parent, 51, 100, 7, 50),
+            (
+                "/data: commits 51 to 100 were acknowledged and are missing; the store ends at "
+                "commit 50: its write-ahead log was damaged or left out, or an older copy was put "
+                "in its place. Nothing was changed. Copy the directory away and restore it from a "
+                "backup, or open it without them by accept_acked_data_loss='7/51-100'"
+            ),
+        ),
+        (
+            AckedDataLostError(PATH.parent, 1, 100, 7, None),
+            (
+                "/data: commits 1 to 100 were acknowledged and are missing; there is no store: it "
+                "was removed or moved away. Nothing was changed. Copy the directory away and "
+                "restore it from a backup, or open it without them by "
+                "accept_acked_data_loss='7/1-100'"
+            ),
+        ),
+        (
+            AckedDataLostError(PATH.parent, 51, 80, 7, 100),
+            (
+                "/data: commits 51 to 80 were acknowledged and are missing; the store, which ends "
+                "at commit 100, is another copy: its commits from 51 on are not those that were "
+                "acknowledged. Nothing was changed. Copy the directory away and restore it from a "
+                "backup, or open it without them by accept_acked_data_loss='7/51-80'"
+            ),
+        ),
         (CorruptDataError("damaged"), "damaged"),
         (CorruptDataError("damaged", where="here"), "here: damaged"),
         (CorruptDataError("damaged", path=PATH, where="here"), "/data/mpreg.db: here: damaged"),
@@ -138,6 +168,7 @@ def test_an_error_says_what_where_and_what_to_do(error: MpregError, said: str) -
         (StorageFullError, "rolled back"),
         (CommitUnknownError, "unknown"),
         (CorruptDataError, "unchanged"),
+        (AckedDataLostError, "acked data is missing"),
         (DataDirectoryLockedError, "unchanged"),
     ],
 )
@@ -161,6 +192,7 @@ def test_wrong_arguments_are_also_value_errors() -> None:
         (StorageIOError, True),
         (CommitFailedError, True),
         (CorruptDataError, False),
+        (AckedDataLostError, False),
         (DataDirectoryError, False),
         (ForeignDatabaseError, False),
         (SchemaVersionError, False),

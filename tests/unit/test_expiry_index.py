@@ -105,3 +105,12 @@ def test_a_sweep_does_not_keep_the_wal_in_use(tmp_path: Path) -> None:
         store.commit(SweepExpired(b"n", 1))
         busy, *_ = store.session.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         assert busy == 0
+
+
+def test_what_expires_next_is_read_from_the_index_alone(tmp_path: Path) -> None:
+    session = WriteSession.open(tmp_path / "mpreg.db", OPTIONS)
+    explain = f"EXPLAIN QUERY PLAN {schema.LIST_NAMESPACES}"
+    plan = [row[3] for row in session.connection.execute(explain, (0.0, b"", 1)).fetchall()]
+    assert any("entries USING COVERING INDEX entries_expiry" in line for line in plan), plan
+    assert not any("SCAN" in line and "CONSTANT" not in line for line in plan), plan
+    session.close()

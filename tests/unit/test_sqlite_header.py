@@ -15,7 +15,6 @@ from mpreg.errors import CorruptDataError, ForeignDatabaseError, SchemaVersionEr
 from mpreg.persistence.backends.sqlite.files import (
     check_header,
     create_database,
-    ensure_database,
     rewrite_wal,
 )
 from mpreg.persistence.backends.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION
@@ -48,7 +47,7 @@ def test_what_a_killed_creation_left_behind_is_made_anew(tmp_path: Path) -> None
     path = tmp_path / "mpreg.db"
     (tmp_path / "mpreg.db.creating").write_bytes(b"half a database")
     (tmp_path / "mpreg.db.creating-journal").write_bytes(b"half a journal")
-    ensure_database(path)
+    create_database(path)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["mpreg.db"]
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -11,7 +11,7 @@ import pytest
 from mpreg.clock import SystemClock
 from mpreg.errors import TransactionStateError, ValueTooLargeError, WriterStoppedError
 from mpreg.persistence import KeyValueStore, LogStore, PersistenceConfig, Transaction
-from mpreg.persistence.batch import Durability
+from mpreg.persistence.batch import Durability, WriteBatch
 from mpreg.persistence.gateway import StoreGateway
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +40,7 @@ def begin(gateway: StoreGateway) -> Transaction:
 
 async def answer_one(gateway: StoreGateway) -> None:
     batch = await gateway.writes.receive()
+    assert isinstance(batch, WriteBatch)
     batch.succeed(tuple(range(1, len(batch.operations) + 1)))
 
 

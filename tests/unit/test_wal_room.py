@@ -21,12 +21,8 @@ from mpreg.persistence.backends.sqlite.write_session import WriteSession
 from mpreg.persistence.batch import Durability, WriteBatch
 from mpreg.persistence.commit_group import CommitGroup
 from mpreg.persistence.operations import (
-    Append,
-    DeleteLog,
     Operation,
     Put,
-    SweepExpired,
-    TruncateBefore,
 )
 
 OPTIONS = SqliteOptions(cache_bytes=1 << 20, wal_checkpoint_pages=1_000, busy_timeout_seconds=0.0)
@@ -117,25 +113,3 @@ def test_room_can_be_made_by_the_page(tmp_path: Path) -> None:
     assert wal.stat().st_size == 1_000 * FRAME_BYTES + STEP_BYTES
     room.make_pages(20_000)
     assert wal.stat().st_size == 10_000 * FRAME_BYTES
-
-
-@pytest.mark.parametrize(
-    "removing",
-    [TruncateBefore(b"log", 1_100), DeleteLog(b"log"), SweepExpired(b"n", 1_100)],
-    ids=lambda operation: type(operation).__name__,
-)
-def test_relaxed_commits_that_remove_much_are_followed_by_a_durable_one(
-    tmp_path: Path, removing: Operation
-) -> None:
-    """Which checkpoints. Otherwise the WAL would grow for as long as only such commits are made."""
-    session = WriteSession.open(tmp_path / "mpreg.db", OPTIONS)
-    entries = [Put(b"n", b"%d" % number, b"", 1.0) for number in range(1_100)]
-    filled = batch(Append(b"log", (b"",) * 1_100), *entries, durability=Durability.DURABLE)
-    session.commit(CommitGroup(1, 0.0, (filled,)))
-    fsyncs = []
-    for sequence, operation in enumerate([entries[0], removing, entries[0], entries[0]], start=2):
-        before = session.fsyncs
-        session.commit(CommitGroup(sequence, 2.0, (batch(operation),)))
-        fsyncs.append(session.fsyncs - before)
-    assert fsyncs == [0, 0, 1, 0]
-    session.close()

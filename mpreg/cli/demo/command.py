@@ -37,14 +37,13 @@ from mpreg.cli.demo.sources import (
     interpreter_roots,
     sample_evenly,
 )
+from mpreg.cli.exits import OK, REFUSED, USAGE
 from mpreg.cli.loops import run
 from mpreg.persistence import DataDirectoryError, MpregError, PersistenceConfig, PersistenceRegistry
 
 __all__ = ["DemoOptions", "run_demo"]
 
-EXIT_OK: Final = 0
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
+EXIT_FAILED: Final = REFUSED
 EXIT_SIGNAL_BASE: Final = 128
 """As shells count: 130 for Ctrl-C."""
 
@@ -78,16 +77,16 @@ def run_demo(options: DemoOptions, display: Display | None = None) -> int:
         code = EXIT_SIGNAL_BASE + signal.SIGINT
     except OtherJobError as error:
         display.line(f"{options.data_dir}: {error}", style="red")
-        return EXIT_USAGE
+        return REFUSED
     except DataDirectoryError as error:
         display.line(str(error), style="red")
-        return EXIT_USAGE
+        return REFUSED
     except (MpregError, DemoFailedError) as error:
         display.line(f"FAILED: {error}", style="bold red")
         code = EXIT_FAILED
     except click.UsageError as error:
         display.line(error.message, style="red")
-        return EXIT_USAGE
+        return USAGE
     if code >= EXIT_SIGNAL_BASE:
         display.line("interrupted; the worker was stopped", style="yellow")
     display.line(_where_the_data_is(options.data_dir, code))
@@ -168,7 +167,7 @@ class _Demo:
         measured = await _measure_all(self.paths)
         verdict = recount(self.paths, measured, stored, campaign.acked)
         self._show(campaign, stored, verdict, time.perf_counter() - started)
-        return EXIT_FAILED if verdict.problems else EXIT_OK
+        return EXIT_FAILED if verdict.problems else OK
 
     def _registry(self) -> PersistenceRegistry:
         return PersistenceRegistry(PersistenceConfig(data_dir=self.data_dir))

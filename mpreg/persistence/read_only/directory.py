@@ -10,15 +10,12 @@ from typing import Final
 from attrs import frozen
 
 from mpreg.errors import DataDirectoryError, DataDirectoryMissingError
-from mpreg.persistence.data_directory import DATABASE_NAME, LOCK_NAME
+from mpreg.persistence.data_directory import DATABASE_NAME, JOURNAL_NAME, LOCK_NAME
 
 __all__ = ["FoundDirectory", "Holder", "find_holder"]
 
 #: Names told where there is no store, so that a mistyped path is recognized.
 NAMES_TOLD_MAX: Final = 5
-
-#: The control file of a store of the file backend.
-JOURNAL_NAME: Final = "mpreg.journal"
 
 
 @frozen

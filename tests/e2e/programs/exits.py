@@ -1,4 +1,4 @@
-"""Programs that end in the wrong way: ``exits SCENARIO LOOP DATA_DIR``. Each must end."""
+"""Programs that end in the wrong way: ``exits SCENARIO LOOP DATA_DIR BACKEND``. Each must end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ class UserError(Exception):
 
 
 def make_registry(data_dir: Path) -> PersistenceRegistry:
-    return PersistenceRegistry(PersistenceConfig(data_dir=data_dir, grace_seconds=600.0))
+    return PersistenceRegistry(
+        PersistenceConfig(data_dir=data_dir, backend=sys.argv[4], grace_seconds=600.0)
+    )
 
 
 async def write_on(store: KeyValueStore) -> None:
@@ -68,7 +70,8 @@ async def exit_in_block(data_dir: Path) -> None:
 
 async def failed_open(data_dir: Path) -> None:
     data_dir.mkdir()
-    (data_dir / "mpreg.db").write_bytes(b"somebody else's file " * 512)
+    name = {"sqlite": "mpreg.db", "file": "mpreg.journal"}[sys.argv[4]]
+    (data_dir / name).write_bytes(b"somebody else's file " * 512)
     async with make_registry(data_dir):
         say("opened")
 

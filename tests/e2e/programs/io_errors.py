@@ -1,4 +1,4 @@
-"""A disk that fails below real SQLite: ``io_errors SCENARIO LOOP DATA_DIR``.
+"""A disk that fails below a real store: ``io_errors SCENARIO LOOP DATA_DIR BACKEND``.
 
 The limit on the size of files is set to nothing: then the system refuses every write to a file
 (EFBIG), as a broken device would, while reads and pipes go on.
@@ -67,10 +67,14 @@ async def put_all(registry: PersistenceRegistry, value: bytes, acked: list[int])
             task_group.start_soon(put, number)
 
 
-async def mended(data_dir: Path) -> None:
+async def mended(data_dir: Path, backend: str) -> None:
     """Callers whose write met the failure see nothing of it but the delay."""
     config = PersistenceConfig(
-        data_dir=data_dir, backoff_initial_seconds=0.01, backoff_max_seconds=0.01, restarts_max=1000
+        data_dir=data_dir,
+        backend=backend,
+        backoff_initial_seconds=0.01,
+        backoff_max_seconds=0.01,
+        restarts_max=1000,
     )
     bell = listen(failures=3)
     async with PersistenceRegistry(config) as registry:
@@ -95,10 +99,14 @@ async def mended(data_dir: Path) -> None:
     say(f"acked after {len(bell.errors)} failures")
 
 
-async def never_mended(data_dir: Path) -> None:
+async def never_mended(data_dir: Path, backend: str) -> None:
     """The supervisor gives up: each caller learns it, with the cause, and so does the nursery."""
     config = PersistenceConfig(
-        data_dir=data_dir, backoff_initial_seconds=0.01, backoff_max_seconds=0.01, restarts_max=3
+        data_dir=data_dir,
+        backend=backend,
+        backoff_initial_seconds=0.01,
+        backoff_max_seconds=0.01,
+        restarts_max=3,
     )
     listen(failures=1)
     told: list[Exception] = []
@@ -133,21 +141,23 @@ async def never_mended(data_dir: Path) -> None:
     assert len(told) == 10, told
     assert all(error.__cause__ is not None for error in told), told
     say("given up")
-    await read_back(data_dir)
+    await read_back(data_dir, backend)
 
 
-async def read_back(data_dir: Path) -> None:
+async def read_back(data_dir: Path, backend: str) -> None:
     """Once the disk is well again, everything acked is there."""
-    async with PersistenceRegistry(PersistenceConfig(data_dir=data_dir)) as registry:
+    async with PersistenceRegistry(
+        PersistenceConfig(data_dir=data_dir, backend=backend)
+    ) as registry:
         entries = [entry async for entry in registry.key_value_store("things").scan()]
     assert {entry.key for entry in entries} == {str(number) for number in range(10)}
     say("all there")
 
 
-SCENARIOS: dict[str, Callable[[Path], Awaitable[None]]] = {
+SCENARIOS: dict[str, Callable[[Path, str], Awaitable[None]]] = {
     "mended": mended,
     "never_mended": never_mended,
 }
 
 if __name__ == "__main__":
-    run(sys.argv[2], SCENARIOS[sys.argv[1]], Path(sys.argv[3]))
+    run(sys.argv[2], SCENARIOS[sys.argv[1]], Path(sys.argv[3]), sys.argv[4])

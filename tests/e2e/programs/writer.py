@@ -1,8 +1,8 @@
 """Many callers that write as fast as they can, and tell each ack after it came.
 
-``writer LOOP DATA_DIR``. Each line is ``KIND CALLER NUMBER PLACE``; the place is the version or the
-offset that the write got. Every caller goes on from what it finds in the store, so that the numbers
-of a caller count on over all lives of the process.
+``writer LOOP DATA_DIR BACKEND``. Each line is ``KIND CALLER NUMBER PLACE``; the place is the
+version or the offset that the write got. Every caller goes on from what it finds in the store, so
+that the numbers of a caller count on over all lives of the process.
 """
 
 from __future__ import annotations
@@ -139,10 +139,20 @@ class Writer:
             yield number
 
 
-async def main(data_dir: Path) -> None:
+async def main(data_dir: Path, backend: str) -> None:
     say("starting")
-    # A grace time longer than any guard: where an exit waits for it, that is seen.
-    config = PersistenceConfig(data_dir=data_dir, grace_seconds=600.0, wal_checkpoint_pages=256)
+    # A grace time longer than any guard: where an exit waits for it, that is seen. Upkeep without a
+    # pause, checkpoints all the time, snapshots every few hundred commits: kills are to meet them.
+    config = PersistenceConfig(
+        data_dir=data_dir,
+        backend=backend,
+        grace_seconds=600.0,
+        wal_checkpoint_pages=256,
+        journal_segment_bytes=32 << 10,
+        upkeep_interval_seconds=0.01,
+        accounting_interval_seconds=0.01,
+        free_bytes_max=0,
+    )
     async with PersistenceRegistry(config) as registry:
         await Writer(
             registry,
@@ -155,4 +165,4 @@ async def main(data_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], main, Path(sys.argv[2]))
+    run(sys.argv[1], main, Path(sys.argv[2]), sys.argv[3])

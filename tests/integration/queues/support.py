@@ -15,6 +15,7 @@ import anyio.lowlevel
 from mpreg.clock import Clock
 from mpreg.codec import encode_reserved_name
 from mpreg.persistence import PersistenceConfig, PersistenceRegistry
+from mpreg.persistence.backend import StorageBackend
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 from mpreg.queues import (
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 #: Longer than anything here takes: it only tells a standstill from an answer.
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 @asynccontextmanager
@@ -92,13 +93,17 @@ async def open_simulated(
 
 def virtual(
     story: Callable[[PersistenceRegistry, MessageQueueManager, Simulation], Awaitable[None]],
+    backend: StorageBackend | None = None,
 ) -> None:
-    """Run a story on the memory backend, in virtual time: nobody waits for hours to go by."""
+    """Run a story on the memory backend, or on another one without threads, in virtual time: nobody
+    waits for hours to go by, and nobody has to be faster than a lease."""
     simulation = Simulation(0)
 
     async def run() -> None:
         settings = PersistenceConfig(backend="memory")
-        async with PersistenceRegistry(settings, clock=simulation.clock) as registry:
+        async with PersistenceRegistry(
+            settings, clock=simulation.clock, backend=backend
+        ) as registry:
             await story(registry, MessageQueueManager(registry), simulation)
 
     simulation.run(run)

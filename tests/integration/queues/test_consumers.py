@@ -255,7 +255,8 @@ def test_consumers_without_work_rest() -> None:
                 task_group.start_soon(work, jobs, wait)
                 task_group.start_soon(work, audit, wait)
             await anyio.wait_all_tasks_blocked()
-            await anyio.sleep(10.0)
+            # What was written is followed by upkeep, some seconds later.
+            await anyio.sleep(100.0)
             steps, stats = simulation.steps, await registry.stats()
             await anyio.sleep(90_000.0)
             # The steps of this task itself: it has slept, and it asks.
@@ -324,6 +325,6 @@ async def test_sends_wake_as_many_as_there_are_messages(data_dir: Path) -> None:
                 task_group.start_soon(work)
             await anyio.wait_all_tasks_blocked()
             await jobs.send_many(range(5))
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 await busy.wait()
             task_group.cancel_scope.cancel()

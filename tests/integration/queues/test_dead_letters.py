@@ -9,7 +9,6 @@ import pytest
 
 from mpreg.persistence import InvalidArgumentError, PersistenceRegistry
 from mpreg.queues import (
-    DeliveryGuarantee,
     LeaseLostError,
     MessageQueue,
     MessageQueueManager,
@@ -33,7 +32,8 @@ from tests.integration.queues.support import (
 
 pytestmark = pytest.mark.anyio
 
-ONCE = QueueConfiguration(max_deliveries=1)
+#: Their one lease lasts for as long as it takes to give many of them back.
+ONCE = QueueConfiguration(max_deliveries=1, lease_seconds=10_000.0)
 
 
 async def kill(jobs: MessageQueue, count: int = 1) -> None:
@@ -130,9 +130,12 @@ async def test_a_wait_for_the_next_attempt_goes_on_over_a_restart(data_dir: Path
         await jobs.send_many(["x", "y"])
         await (await take(jobs)).nack(100.0, "later")
         await (await take(jobs)).nack(200.0, "later")
-    clock.now += 99.95
+    clock.now += 50.0
     async with open_queue(data_dir, clock=clock) as jobs:
         assert jobs.statistics().delayed == 2
+        assert await jobs.receive(wait_seconds=0) is None
+    clock.now += 49.95
+    async with open_queue(data_dir, clock=clock) as jobs:
         message = await take(jobs)
         assert (message.payload, message.attempt) == ("x", 2)
         assert jobs.statistics().delayed == 1
@@ -350,10 +353,7 @@ async def test_a_nack_without_attempts_left_settles_the_message(data_dir: Path) 
 
 
 async def test_purging_removes_what_is_stored_of_dead_letters(data_dir: Path) -> None:
-    settings = QueueConfiguration(
-        max_deliveries=1, delivery_guarantee=DeliveryGuarantee.AT_LEAST_ONCE
-    )
-    async with open_queue(data_dir, settings) as jobs:
+    async with open_queue(data_dir, ONCE) as jobs:
         entries = count_rows(data_dir, "entries")
         await jobs.send_many(range(300))
         for message in await jobs.receive_many(300):

@@ -23,17 +23,20 @@ from mpreg.queues import (
     LeaseLostError,
     Message,
     MessageQueue,
+    MessageQueueManager,
     QueueConfiguration,
     QueueFullError,
     QueueStatistics,
     QueueType,
 )
+from mpreg.testing import Simulation
 from tests.integration.queues.support import (
     GatedBackend,
     finished,
     open_queue,
     open_queues,
     take,
+    virtual,
 )
 from tests.integration.support import listed
 
@@ -66,16 +69,20 @@ class Workplace:
         assert self.jobs.statistics().acknowledged == 0
 
 
+async def workplace(registry: PersistenceRegistry, queues: MessageQueueManager) -> Workplace:
+    return Workplace(
+        registry,
+        await queues.create_queue("jobs"),
+        await queues.create_queue("results"),
+        registry.key_value_store("totals"),
+        registry.log_store("audit"),
+    )
+
+
 @asynccontextmanager
 async def opened(data_dir: Path, backend: GatedBackend | None = None) -> AsyncIterator[Workplace]:
     async with open_queues(data_dir, backend=backend) as (registry, queues):
-        yield Workplace(
-            registry,
-            await queues.create_queue("jobs"),
-            await queues.create_queue("results"),
-            registry.key_value_store("totals"),
-            registry.log_store("audit"),
-        )
+        yield await workplace(registry, queues)
 
 
 async def test_an_ack_a_write_a_record_and_a_send_are_one_commit(data_dir: Path) -> None:
@@ -94,23 +101,26 @@ async def test_an_ack_a_write_a_record_and_a_send_are_one_commit(data_dir: Path)
         assert await place.audit.next_offset() == 1
 
 
-async def test_until_the_commit_nothing_is_seen_of_it_and_nobody_else_gets_the_message(
-    data_dir: Path,
-) -> None:
-    async with opened(data_dir) as place:
+def test_until_the_commit_nothing_is_seen_of_it_and_nobody_else_gets_the_message() -> None:
+    async def story(
+        registry: PersistenceRegistry, queues: MessageQueueManager, _: Simulation
+    ) -> None:
+        place = await workplace(registry, queues)
         await place.jobs.send("job")
         message = await take(place.jobs)
-        await message.extend(0.02)
+        await message.extend(60.0)
         before = place.statistics()
         async with place.registry.transaction() as transaction:
             await place.work(message, transaction)
             assert place.statistics() == before
             assert await place.results.receive(wait_seconds=0) is None
             # Longer than its lease was: it is being settled.
-            assert await place.jobs.receive(wait_seconds=0.05) is None
+            assert await place.jobs.receive(wait_seconds=180.0) is None
             with pytest.raises(LeaseLostError, match="being settled"):
                 await message.ack()
         assert place.jobs.statistics().acknowledged == 1
+
+    virtual(story)
 
 
 async def test_an_exception_in_the_block_undoes_it_and_the_message_is_held_on(
@@ -159,22 +169,25 @@ async def test_a_cancelled_block_undoes_it(data_dir: Path) -> None:
         await message.ack()
 
 
-async def test_a_message_whose_lease_ended_in_a_block_that_failed_comes_again(
-    data_dir: Path,
-) -> None:
-    async with opened(data_dir) as place:
-        await place.jobs.send("job")
-        message = await take(place.jobs)
-        await message.extend(0.02)
+def test_a_message_whose_lease_ended_in_a_block_that_failed_comes_again() -> None:
+    async def story(
+        registry: PersistenceRegistry, queues: MessageQueueManager, _: Simulation
+    ) -> None:
+        jobs = await queues.create_queue("jobs")
+        await jobs.send("job")
+        message = await take(jobs)
+        await message.extend(60.0)
         with pytest.raises(ZeroDivisionError):  # noqa: PT012
-            async with place.registry.transaction() as transaction:
+            async with registry.transaction() as transaction:
                 await message.ack(transaction=transaction)
-                assert await place.jobs.receive(wait_seconds=0.05) is None
+                assert await jobs.receive(wait_seconds=180.0) is None
                 raise ZeroDivisionError
-        again = await take(place.jobs)
+        again = await take(jobs, wait_seconds=1.0)
         assert again.attempt == 2
         with pytest.raises(LeaseLostError):
             await message.ack()
+
+    virtual(story)
 
 
 async def test_cancelled_at_the_end_of_the_block_it_still_happens_as_a_whole(
@@ -344,12 +357,13 @@ async def test_outside_its_block_a_transaction_is_refused_and_nothing_changed(
         await jobs.send_many(["y", "z"])
 
 
-async def test_an_effect_happens_once_however_often_its_message_is_handed_out(
-    data_dir: Path,
-) -> None:
+def test_an_effect_happens_once_however_often_its_message_is_handed_out() -> None:
     """The total counts each job once, although consumers lose their leases all the time."""
-    settings = QueueConfiguration(lease_seconds=0.01, max_deliveries=1_000)
-    async with open_queues(data_dir) as (registry, queues):
+
+    async def story(
+        registry: PersistenceRegistry, queues: MessageQueueManager, _: Simulation
+    ) -> None:
+        settings = QueueConfiguration(lease_seconds=30.0, max_deliveries=1_000)
         jobs = await queues.create_queue("jobs", settings)
         log = registry.log_store("effects")
         await jobs.send_many(range(20))
@@ -358,24 +372,26 @@ async def test_an_effect_happens_once_however_often_its_message_is_handed_out(
         async def work() -> None:
             nonlocal slow
             while jobs.statistics().size:
-                if (message := await jobs.receive(wait_seconds=0.02)) is None:
+                if (message := await jobs.receive(wait_seconds=60.0)) is None:
                     continue
                 try:
                     async with registry.transaction() as transaction:
                         log.append_nowait(str(message.payload).encode(), transaction=transaction)
                         if slow:
-                            await anyio.sleep(0.012)
+                            await anyio.sleep(40.0)
                         slow = not slow
                         await message.ack(transaction=transaction)
                 except LeaseLostError:
                     pass
 
         async with anyio.create_task_group() as task_group:
-            for _ in range(5):
+            for _worker in range(5):
                 task_group.start_soon(work)
         effects = [int(record.data) for record in await listed(log.read_range())]
         assert sorted(effects) == list(range(20))
         assert jobs.statistics().redelivered > 0
+
+    virtual(story)
 
 
 async def test_a_transaction_with_queues_survives_a_restart_as_a_whole(data_dir: Path) -> None:

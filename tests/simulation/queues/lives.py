@@ -54,12 +54,16 @@ class Lives:
 
     def damage(self, kind: type[Event]) -> None:
         """Spoil the first event of a kind."""
-        for name, log in self.disk.state._logs.items():
-            for offset, data in enumerate(log.records):
-                if b"events" in name and isinstance(decode_event(data, ""), kind):
-                    log.records[offset] = b"\xc1"
+        for records in self.event_records():
+            for index, data in enumerate(records):
+                if isinstance(decode_event(data, ""), kind):
+                    records[index] = b"\xc1"
                     return
         raise AssertionError(f"no {kind}")
+
+    def event_records(self) -> list[list[bytes]]:
+        """The last ones of each log of events, as they are kept: to be spoiled."""
+        return [log._last for name, log in self.disk.state._logs.items() if b"events" in name]
 
 
 def manager_of(queue: MessageQueue) -> MessageQueueManager:

@@ -28,14 +28,13 @@ def test_the_configuration_counts_though_the_last_event_of_it_is_damaged(
         await queue.subscription("one")
         await queue.subscription("two")
         await manager_of(queue).create_queue("jobs", quorum(after))
-        for name, log in lives.disk.state._logs.items():
-            if b"events" in name:
-                found = [
-                    o
-                    for o, data in enumerate(log.records)
-                    if isinstance(decode_event(data, ""), Configured)
-                ]
-                log.records[found[-1]] = b"\xc1"
+        for records in lives.event_records():
+            found = [
+                index
+                for index, data in enumerate(records)
+                if isinstance(decode_event(data, ""), Configured)
+            ]
+            records[found[-1]] = b"\xc1"
 
     async def restarted(queue: MessageQueue) -> None:
         assert queue.configuration.required_acknowledgments == after

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Final
 
 import click
 import pytest
@@ -49,8 +52,72 @@ def test_options_that_make_no_sense_are_refused(arguments: list[str]) -> None:
     assert result.exit_code == 2
 
 
+HEAVY: Final = {
+    *{"anyio", "trio", "asyncio", "rich", "attrs", "msgspec", "sqlite3", "tomllib"},
+    *{"mpreg.persistence", "mpreg.queues"},
+}
+
+
+def modules_after(code: str) -> set[str]:
+    """What a fresh interpreter has imported then."""
+    script = f"import sys\n{code}\nprint(*sys.modules, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(done.stderr.split())
+
+
 def test_importing_the_command_line_imports_next_to_nothing() -> None:
-    heavy = "{'anyio', 'trio', 'asyncio', 'rich', 'click', 'attrs', 'msgspec', 'sqlite3'}"
-    code = f"import sys, mpreg.cli; print(sorted({heavy} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert not modules_after("import mpreg.cli") & (HEAVY | {"click"})
+
+
+@pytest.mark.parametrize("arguments", ["--help", "inspect keys --help", "backup --help"])
+def test_help_imports_little_more_than_click(arguments: str) -> None:
+    code = f"""
+from mpreg.cli import main
+sys.argv = ["mpreg", *{arguments.split()}]
+try:
+    main()
+except SystemExit:
+    pass
+"""
+    found = modules_after(code)
+    assert not found & HEAVY
+    assert len(found - modules_after("import click, click.shell_completion, json")) < 60
+
+
+def commands(group: click.Group = mpreg, name: str = "") -> Iterator[tuple[str, click.Command]]:
+    for word, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name}{word} ")
+        else:
+            yield f"{name}{word}", command
+
+
+ON_A_STORE: Final = [(name, one) for name, one in commands() if not name.startswith("demo")]
+
+
+@pytest.mark.parametrize(("name", "command"), ON_A_STORE, ids=[name for name, _ in ON_A_STORE])
+def test_every_command_on_a_store_takes_the_same_options(name: str, command: click.Command) -> None:
+    options = {one.opts[0]: one for one in command.params if isinstance(one, click.Option)}
+    assert list(options)[-4:] == ["--config", "--data-dir", "--json", "--loop"], name
+    assert options["--data-dir"].envvar == "MPREG_DATA_DIR"
+    assert options["--config"].envvar == "MPREG_CONFIG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["backup", "--json"], "Missing argument 'DESTINATION'."),
+        (["stats", "--json"], "Missing option '--data-dir'"),
+        (["queue", "shw", "--json"], "No such command 'shw'."),
+        (["--json"], "No such option"),
+    ],
+)
+def test_what_makes_no_sense_is_an_object_with_json(arguments: list[str], message: str) -> None:
+    env = {"MPREG_DATA_DIR": None, "MPREG_CONFIG": None}
+    result = CliRunner(env=env).invoke(mpreg, arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    told = json.loads(result.stderr)
+    assert (told["error"], told["exit_code"]) == ("UsageError", 2)
+    assert told["message"].startswith(message)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpreg.cli.inspection.decoding import (
+from mpreg.cli.decoding import (
     Decoded,
     as_json,
     cut,

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 from mpreg.errors import CorruptDataError
-from mpreg.persistence.backend import BackendStatistics, OpenedState, ReadQuery, ReadResult
+from mpreg.persistence.backend import (
+    BackendStatistics,
+    CheckFound,
+    OpenedState,
+    ReadQuery,
+    ReadResult,
+    UpkeepResult,
+    UpkeepStep,
+    check_nothing,
+)
+from mpreg.persistence.backends.holding import (
+    Hold,
+    close_and_release,
+    hold_nothing,
+    open_held,
+)
 from mpreg.persistence.backends.sqlite.connection import ConnectionThread, start_thread
 from mpreg.persistence.backends.sqlite.read_session import ReadSession
 from mpreg.persistence.backends.sqlite.write_session import SqliteOptions, WriteSession
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 
 __all__ = ["SqliteBackend", "SqliteOptions", "SqliteReader"]
-
-Release: TypeAlias = Callable[[], None]
-
-
-def _release_nothing() -> None:
-    return
-
-
-def _hold_nothing() -> Release:
-    return _release_nothing
 
 
 class SqliteBackend:
@@ -33,37 +37,42 @@ class SqliteBackend:
     one connection checkpoints while another writes; with a single one that cannot happen.
     """
 
-    def __init__(
-        self, path: Path, options: SqliteOptions, *, hold: Callable[[], Release] | None = None
-    ) -> None:
-        """``hold`` keeps the data directory locked until what it returns is called: while there is
-        a connection, also one that nobody waits for any more. Both are called on its thread."""
+    def __init__(self, path: Path, options: SqliteOptions, *, hold: Hold | None = None) -> None:
         self._path = path
         self._options = options
-        self._hold = hold or _hold_nothing
+        self._hold = hold or hold_nothing
         self._thread: ConnectionThread | None = None
         self._session: WriteSession | None = None
-        self._release: Release = _release_nothing
+        self._release = hold_nothing()
         self._fsyncs_before = 0
         self._opened_before = False
 
-    async def open(self) -> OpenedState:
-        self._thread, self._session = await start_thread(self._open_session)
+    async def open(self, check: CheckFound = check_nothing) -> OpenedState:
+        self._thread, self._session = await start_thread(lambda: self._open_session(check))
         self._opened_before = True
         return self._session.opened
 
-    def _open_session(self) -> WriteSession:
-        self._release = self._hold()
-        try:
-            return WriteSession.open(self._path, self._options, again=self._opened_before)
-        except BaseException:
-            self._release()
-            raise
+    def _open_session(self, check: CheckFound) -> WriteSession:
+        session, self._release = open_held(
+            self._hold,
+            lambda: WriteSession.open(
+                self._path, self._options, again=self._opened_before, check=check
+            ),
+        )
+        return session
 
     async def commit(self, group: CommitGroup) -> Sequence[BatchOutcome]:
         assert self._thread is not None
         assert self._session is not None
         return await self._thread.run(self._session.commit, group)
+
+    def upkeep_due(self) -> UpkeepStep | None:
+        return None if self._session is None else self._session.upkeep_due
+
+    async def upkeep(self, step: UpkeepStep) -> UpkeepResult:
+        assert self._thread is not None
+        assert self._session is not None
+        return await self._thread.run(self._session.upkeep, step)
 
     async def close(self) -> None:
         thread, session = self._thread, self._session
@@ -71,16 +80,7 @@ class SqliteBackend:
             return
         self._fsyncs_before += session.fsyncs
         self._thread = self._session = None
-        release = self._release
-
-        def close_session() -> None:
-            try:
-                # A session that somebody gave up waiting for may have a successor by now.
-                (session.let_go if thread.abandoned else session.close)()
-            finally:
-                release()
-
-        await thread.close(close_session)
+        await close_and_release(thread, session, self._release)
 
     def reader(self) -> SqliteReader:
         return SqliteReader(self._path, self._options)

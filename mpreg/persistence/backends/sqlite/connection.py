@@ -1,7 +1,7 @@
 """The driver seam: a thread that owns one SQLite connection and runs functions on it.
 
 On asyncio the thread is aiosqlite's; on trio, where aiosqlite cannot run (it awaits asyncio
-futures), it is the small one below. Nothing above this file knows which. The unit of work is a
+futures), it is mpreg's own. Nothing above this file knows which. The unit of work is a
 whole function, never a statement: one hop to the thread and back costs as much as dozens of rows,
 and an ``await`` inside a transaction is a place where it could be left open.
 
@@ -12,9 +12,7 @@ ends. That is safe at any moment, as `kill -9` is.
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 import aiosqlite
@@ -22,7 +20,8 @@ import anyio
 import anyio.lowlevel
 import outcome
 import sniffio
-import trio
+
+from mpreg.persistence.backends.worker_thread import start_worker
 
 __all__ = ["ConnectionThread", "Session", "start_thread"]
 
@@ -68,11 +67,12 @@ async def start_thread(open_session: Callable[[], S]) -> tuple[ConnectionThread,
 
     Cancelled: only before anything was done, since a connection opened for nobody would stay open.
     """
+    if sniffio.current_async_library() == "trio":
+        return await start_worker("mpreg-sqlite", open_session)
     await anyio.lowlevel.checkpoint_if_cancelled()
     thread: ConnectionThread
     with anyio.CancelScope(shield=True):
-        on_trio = sniffio.current_async_library() == "trio"
-        thread, session = await (_start_trio if on_trio else _start_asyncio)(open_session)
+        thread, session = await _start_asyncio(open_session)
     return thread, session
 
 
@@ -149,79 +149,3 @@ async def _start_asyncio(open_session: Callable[[], S]) -> tuple[ConnectionThrea
     if isinstance(opened[0], outcome.Error):
         await connection.end(wait=True)
     return _AiosqliteThread(connection), opened[0].unwrap()
-
-
-# --- trio ---
-
-
-class _Job:
-    """One call: who waits for it, and where. Lives until its result is delivered."""
-
-    __slots__ = ("_abandoned", "_arguments", "_function", "_task", "_token")
-
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        self._function = function
-        self._arguments = arguments
-        self._task = trio.lowlevel.current_task()
-        self._token = trio.lowlevel.current_trio_token()
-        self._abandoned = False
-
-    def work(self) -> None:
-        """On the thread."""
-        result = outcome.capture(self._function, *self._arguments)
-        try:
-            self._token.run_sync_soon(self._deliver, result)
-        except trio.RunFinishedError:
-            # The event loop is gone, and with it everyone who could want the result.
-            return
-
-    def abandon(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._abandoned = True
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    def _deliver(self, result: outcome.Outcome[Any]) -> None:
-        if not self._abandoned:
-            trio.lowlevel.reschedule(self._task, result)
-
-
-class _TrioThread:
-    def __init__(self) -> None:
-        self._jobs: SimpleQueue[_Job | Callable[[], None] | None] = SimpleQueue()
-        self.abandoned = False
-        threading.Thread(target=self._work, name="mpreg-sqlite", daemon=True).start()
-
-    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        job = _Job(function, arguments)
-        self._jobs.put(job)
-        try:
-            result: T = await trio.lowlevel.wait_task_rescheduled(job.abandon)
-        except trio.Cancelled:
-            self.abandoned = True
-            raise
-        return result
-
-    async def close(self, function: Callable[[], None]) -> None:
-        try:
-            if not self.abandoned:
-                await self.run(function)
-        finally:
-            # Again where a call was abandoned: closing twice does nothing.
-            self._jobs.put(function)
-            self._jobs.put(None)
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            if isinstance(job, _Job):
-                job.work()
-            else:
-                outcome.capture(job)
-
-
-async def _start_trio(open_session: Callable[[], S]) -> tuple[ConnectionThread, S]:
-    thread = _TrioThread()
-    try:
-        session = await thread.run(open_session)
-    except BaseException:
-        await thread.close(lambda: None)
-        raise
-    return thread, session

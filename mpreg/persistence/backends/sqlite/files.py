@@ -8,10 +8,24 @@ from pathlib import Path
 from typing import Final
 
 from mpreg.errors import CorruptDataError, ForeignDatabaseError, SchemaVersionError
-from mpreg.persistence.backends.sqlite.schema import APPLICATION_ID, CREATE, SCHEMA_VERSION
+from mpreg.persistence.backend import FoundState
+from mpreg.persistence.backends.sqlite.schema import (
+    APPLICATION_ID,
+    CREATE,
+    CREATION_PRAGMAS,
+    READ_META,
+    SCHEMA_VERSION,
+)
 from mpreg.persistence.data_directory import sync_directory
 
-__all__ = ["check_header", "create_database", "ensure_database", "rewrite_wal"]
+__all__ = [
+    "check_header",
+    "create_database",
+    "look_at",
+    "look_into",
+    "read_meta",
+    "rewrite_wal",
+]
 
 _MAGIC: Final = b"SQLite format 3\x00"
 _HEADER_BYTES: Final = 100
@@ -21,24 +35,29 @@ _USER_VERSION: Final = slice(60, 64)
 _APPLICATION_ID: Final = slice(68, 72)
 
 
-def ensure_database(path: Path) -> None:
-    """Make the database where there is none; where there is one, see that it is ours.
+def look_at(path: Path) -> FoundState | None:
+    """See that the database is ours, and where it ends; None where there is none.
 
-    Nothing but a missing file is ever written to.
+    Nothing is written to.
 
     Raises:
         ForeignDatabaseError: not an SQLite database, or another program's.
-        CorruptDataError: the file is shorter than an SQLite header.
+        CorruptDataError: the file is shorter than an SQLite header, or its numbers are damaged.
         SchemaVersionError: made by a newer mpreg.
     """
     try:
         with path.open("rb") as file:
             header = file.read(_HEADER_BYTES)
     except FileNotFoundError:
-        create_database(path)
-    else:
-        check_header(header, path)
-        check_wal(path)
+        return None
+    check_header(header, path)
+    # All in one file, as a clean close leaves it. SQLite then makes none beside it, even to look.
+    alone = not any(_is_filled(Path(f"{path}{ending}")) for ending in ("-wal", "-journal"))
+    return look_into(path, "immutable=1" if alone else "mode=ro")
+
+
+def _is_filled(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def check_header(header: bytes, path: Path) -> None:
@@ -60,19 +79,35 @@ def check_header(header: bytes, path: Path) -> None:
     )
 
 
-def check_wal(path: Path) -> None:
-    """Judge a database by its header as the WAL has it, where a crash left one."""
-    wal = Path(f"{path}-wal")
-    if not wal.exists() or wal.stat().st_size == 0:
-        return
+def look_into(path: Path, mode: str = "mode=ro") -> FoundState:
+    """Judge a database as it is with what a crash left in the WAL, and see where it ends."""
     # Read-only, since the last connection to be closed would otherwise empty the WAL.
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
     try:
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
+        check_stamp(application_id=application_id, version=version, path=path)
+        generation, sequence, _ = read_meta(connection, path)
     finally:
         connection.close()
-    check_stamp(application_id=application_id, version=version, path=path)
+    return FoundState(sequence, generation)
+
+
+def read_meta(connection: sqlite3.Connection, path: Path) -> tuple[int, int, int]:
+    """The store's own numbers: generation, commit sequence, last version.
+
+    Raises:
+        CorruptDataError: they are missing or damaged.
+    """
+    meta = connection.execute(READ_META).fetchone()
+    if meta is None or not all(type(number) is int for number in meta):
+        raise CorruptDataError(
+            "the row with the store's own numbers is missing or damaged; restore the file from "
+            "a backup",
+            path,
+        )
+    generation, sequence, last_version = meta
+    return generation, sequence, last_version
 
 
 def rewrite_wal(path: Path) -> None:
@@ -109,13 +144,26 @@ def create_database(path: Path) -> None:
 
     It is made under another name in one synced transaction and then renamed: a process killed here
     leaves at most that other file, and the next one starts it anew.
+
+    Raises:
+        CorruptDataError: there is the WAL of a database that is gone. SQLite would take it for the
+            new one's.
     """
+    wal = Path(f"{path}-wal")
+    if _is_filled(wal):
+        raise CorruptDataError(
+            f"the database is gone, and its write-ahead log is there: put back {path.name}, or, to "
+            "begin anew, move the log away",
+            wal,
+        )
     unfinished = path.with_name(path.name + ".creating")
     for leftover in (unfinished, Path(f"{unfinished}-journal")):
         leftover.unlink(missing_ok=True)
     os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     connection = sqlite3.connect(unfinished, isolation_level=None)
     try:
+        for pragma in CREATION_PRAGMAS:
+            connection.execute(pragma)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN")
         for statement in CREATE:

@@ -16,6 +16,9 @@ from mpreg.persistence.backend import (
     READ_BYTES_MAX,
     GetEntry,
     GetLogBounds,
+    ListNamespaces,
+    NamespaceExpiry,
+    NamespacesPage,
     ReadQuery,
     ReadRecords,
     ReadResult,
@@ -25,6 +28,7 @@ from mpreg.persistence.backend import (
     StoredEntry,
     StoredRecord,
 )
+from mpreg.persistence.backends.answers import answer_bytes
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, translate
 from mpreg.persistence.backends.sqlite.tables import checked_bounds, is_intact
@@ -88,7 +92,7 @@ class ReadSession:
         size = 0
         for query in queries:
             answers.append(self._answer_or_error(query))
-            size += _answer_bytes(answers[-1])
+            size += answer_bytes(answers[-1])
             if size >= READ_BYTES_MAX:
                 break
         return answers
@@ -117,6 +121,8 @@ class ReadSession:
             case GetLogBounds():
                 found = self._find_log(query.log)
                 return (0, 0) if found is None else found[1]
+            case ListNamespaces():
+                return self._list_namespaces(query)
 
     # --- entries ---
 
@@ -128,6 +134,16 @@ class ReadSession:
             return None
         self._namespace_ids[namespace] = found[0]
         return self._namespace_ids[namespace]
+
+    def _list_namespaces(self, query: ListNamespaces) -> NamespacesPage:
+        parameters = (query.after, query.start, PAGE_ITEMS_MAX + 1)
+        rows = self.connection.execute(schema.LIST_NAMESPACES, parameters).fetchall()
+        page = tuple(
+            # What is damaged can come back as another type.
+            NamespaceExpiry(name, expires_at if isinstance(expires_at, float) else None)
+            for name, expires_at in rows[:PAGE_ITEMS_MAX]
+        )
+        return NamespacesPage(page, rows[-1][0] if len(rows) > PAGE_ITEMS_MAX else None)
 
     def _get(self, query: GetEntry) -> StoredEntry | None:
         namespace_id = self._namespace_id(query.namespace)
@@ -247,15 +263,3 @@ def _take_page(
         return page, None
     finally:
         rows.close()
-
-
-def _answer_bytes(answer: ReadResult | CorruptDataError) -> int:
-    match answer:
-        case StoredEntry():
-            return len(answer.value)
-        case ScanPage():
-            return sum(map(_answer_bytes, answer.entries))
-        case RecordsPage():
-            return sum(len(item.data) for item in answer.records if isinstance(item, StoredRecord))
-        case _:
-            return 0

@@ -24,6 +24,7 @@ __all__ = [
     "APPLICATION_ID",
     "APPEND_RECORDS",
     "CREATE",
+    "CREATION_PRAGMAS",
     "CREATE_LOG",
     "CREATE_NAMESPACE",
     "EXPIRED_ENTRIES",
@@ -36,6 +37,7 @@ __all__ = [
     "GET_ENTRY",
     "GET_ENTRY_VERSION",
     "LAST_OFFSET",
+    "LIST_NAMESPACES",
     "MultiRow",
     "NEW_GENERATION",
     "PUT_ENTRIES",
@@ -122,6 +124,9 @@ CREATE: Final = (
     """,
 )
 
+#: Before there is a table, or the file could never be made smaller in small steps.
+CREATION_PRAGMAS: Final = ("PRAGMA auto_vacuum = INCREMENTAL",)
+
 WRITER_PRAGMAS: Final = (
     # Readers and the writer do not wait for each other, and a commit is one append and one fsync.
     "PRAGMA journal_mode = WAL",
@@ -130,6 +135,11 @@ WRITER_PRAGMAS: Final = (
     # Only mpreg's own statements run here; what a damaged schema says must not.
     "PRAGMA trusted_schema = OFF",
     "PRAGMA temp_store = MEMORY",
+    # A checkpoint inside a commit would be waited for by its callers, and SQLite says nothing where
+    # it fails. The writer makes them between groups.
+    "PRAGMA wal_autocheckpoint = 0",
+    # Of each index so many rows are looked at, however large it is.
+    "PRAGMA analysis_limit = 400",
     # On macOS an ordinary fsync leaves the data in the drive's cache; elsewhere these do nothing.
     "PRAGMA fullfsync = ON",
     "PRAGMA checkpoint_fullfsync = ON",
@@ -182,6 +192,13 @@ SCAN_ENTRIES: Final = (
 SCAN_ENTRIES_TO_END: Final = (
     "SELECT key, version, expires_at, checksum, value FROM entries "
     "WHERE namespace_id = ? AND key >= ? ORDER BY key"
+)
+
+# The index has just what is asked for, in the order of the expiries.
+LIST_NAMESPACES: Final = (
+    "SELECT name, (SELECT expires_at FROM entries WHERE namespace_id = namespaces.id "
+    "AND expires_at > ? ORDER BY expires_at LIMIT 1) "
+    "FROM namespaces WHERE name >= ? ORDER BY name LIMIT ?"
 )
 
 FIND_LOG: Final = "SELECT id, first_offset FROM logs WHERE name = ?"

@@ -6,16 +6,39 @@ import contextlib
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from attrs import frozen
 
-from mpreg.errors import CommitFailedError, CorruptDataError, StorageFullError, StorageIOError
-from mpreg.persistence.backend import CommitInDoubtError, OpenedState
+from mpreg.errors import CommitFailedError, StorageFullError, StorageIOError
+from mpreg.persistence.backend import (
+    CheckFound,
+    Checkpoint,
+    CommitInDoubtError,
+    GiveBackSpace,
+    OpenedState,
+    RefreshStatistics,
+    UpkeepResult,
+    UpkeepStep,
+    check_nothing,
+)
 from mpreg.persistence.backends.sqlite import schema
-from mpreg.persistence.backends.sqlite.failures import is_full, is_transient, translate
-from mpreg.persistence.backends.sqlite.files import ensure_database, rewrite_wal
+from mpreg.persistence.backends.sqlite.checkpoint_policy import CheckpointPolicy
+from mpreg.persistence.backends.sqlite.failures import (
+    is_corrupt,
+    is_full,
+    is_transient,
+    translate,
+)
+from mpreg.persistence.backends.sqlite.files import (
+    create_database,
+    look_at,
+    look_into,
+    read_meta,
+    rewrite_wal,
+)
 from mpreg.persistence.backends.sqlite.tables import Added, Tables
-from mpreg.persistence.backends.sqlite.wal_room import WalRoom, pages_at_most
+from mpreg.persistence.backends.sqlite.wal_room import PAGE_BYTES, WalRoom, pages_at_most
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.commit_group import (
     BatchOutcome,
@@ -24,6 +47,12 @@ from mpreg.persistence.commit_group import (
 )
 
 __all__ = ["SqliteOptions", "WriteSession"]
+
+
+#: How long a truncating checkpoint waits for readers, in milliseconds.
+TRUNCATE_WAIT_MS: Final = 50
+#: What SQLite says of a database whose free pages can be given back in steps.
+INCREMENTAL: Final = 2
 
 
 @frozen(kw_only=True)
@@ -57,9 +86,11 @@ class WriteSession:
         self._path = path
         self._tables = Tables(connection, path)
         self._synchronous = Durability.DURABLE
-        self._checkpoint_pages = 0
+        self._pages_max = self._busy_timeout = 0
+        self._policy = CheckpointPolicy(0)
         self._wal_room = WalRoom(path, pages_max=0)
-        self._relaxed_pages = 0
+        self.upkeep_due: UpkeepStep | None = None
+        """What should be done before the next group."""
         self._generation = 0
         self._sequence = 0
         self._broken = False
@@ -68,18 +99,29 @@ class WriteSession:
     # --- opening ---
 
     @classmethod
-    def open(cls, path: Path, options: SqliteOptions, *, again: bool = False) -> WriteSession:
+    def open(
+        cls,
+        path: Path,
+        options: SqliteOptions,
+        *,
+        again: bool = False,
+        check: CheckFound = check_nothing,
+    ) -> WriteSession:
         """Connect, creating the database where there is none. See `StorageBackend.open`.
+
+        ``check`` is told what is there before anything is done to it.
 
         ``again``: this process has opened it before and may have other connections to it. The file
         is not looked at then: to close it would drop the locks that they hold on it, and another
         program that came by could take itself for the only one, and remove the WAL.
         """
         try:
-            if not again:
-                ensure_database(path)
-            elif not path.exists():
+            if again and not path.exists():
                 raise StorageIOError("the database is gone", path)
+            found = look_into(path) if again else look_at(path)
+            generation_min = check(found)
+            if found is None:
+                create_database(path)
         except sqlite3.Error as error:
             raise translate(error, path) from error
         except OSError as error:
@@ -91,7 +133,7 @@ class WriteSession:
         try:
             session._configure(options)
             session._make_durable()
-            session._take_over()
+            session._take_over(generation_min)
         except BaseException as error:
             session.let_go()
             if isinstance(error, sqlite3.Error):
@@ -111,12 +153,12 @@ class WriteSession:
         for pragma in schema.WRITER_PRAGMAS:
             execute(pragma)
         execute("PRAGMA synchronous = FULL")
-        self._checkpoint_pages = _clamped(options.wal_checkpoint_pages)
-        execute(f"PRAGMA wal_autocheckpoint = {self._checkpoint_pages}")
-        self._wal_room = WalRoom(self._path, pages_max=self._checkpoint_pages)
-        # A WAL that one huge transaction has blown up gives its space back at the next restart.
-        page_size = execute("PRAGMA page_size").fetchone()[0]
-        execute(f"PRAGMA journal_size_limit = {2 * options.wal_checkpoint_pages * page_size}")
+        self._pages_max = _clamped(options.wal_checkpoint_pages)
+        self._busy_timeout = _clamped(options.busy_timeout_seconds * 1000)
+        self._wal_room = WalRoom(self._path, pages_max=self._pages_max)
+        self._policy = CheckpointPolicy(self._pages_max)
+        # A longer WAL gives its space back when it is begun anew.
+        execute(f"PRAGMA journal_size_limit = {self._policy.limit_bytes}")
 
     def _make_durable(self) -> None:
         """Move what a crash left in the WAL into the database, and start an empty WAL.
@@ -140,20 +182,13 @@ class WriteSession:
                 self._path,
             )
 
-    def _take_over(self) -> None:
+    def _take_over(self, generation_min: int) -> None:
         """Commit a new generation: proves that the store can be written, fences older writers."""
         execute = self.connection.execute
         execute("BEGIN IMMEDIATE")
-        meta = execute(schema.READ_META).fetchone()
-        if meta is None or not all(type(number) is int for number in meta):
-            raise CorruptDataError(
-                "the row with the store's own numbers is missing or damaged; restore the file from "
-                "a backup",
-                self._path,
-            )
-        found, self._sequence, last_version = meta
+        found, self._sequence, last_version = read_meta(self.connection, self._path)
         self._tables.committed(Added(last_version))
-        self._generation = found + 1
+        self._generation = max(found, generation_min) + 1
         execute(schema.NEW_GENERATION, (self._generation, found)).fetchall()
         execute("COMMIT")
         self.fsyncs += 1
@@ -201,16 +236,16 @@ class WriteSession:
     def commit(self, group: CommitGroup) -> Sequence[BatchOutcome]:
         """One group, one transaction. See `StorageBackend.commit`."""
         outcomes: Sequence[BatchOutcome] | None = None
-        durability = self._durability_of(group)
         self._wal_room.make(group)
         try:
-            self._set_synchronous(durability)
+            self._set_synchronous(group.durability)
             self.connection.execute("BEGIN IMMEDIATE")
             plan = plan_group(group, self._tables)
             if not plan.accepted:
                 self.connection.execute("ROLLBACK")
                 return plan.outcomes
-            self._expect_removals(plan.rows_removed)
+            if plan.rows_removed:
+                self._wal_room.make_pages(plan.rows_removed)
             added = self._tables.carry_out(plan)
             self._number(group.sequence, plan.last_version)
             outcomes = plan.outcomes
@@ -219,41 +254,26 @@ class WriteSession:
             raise self._failure(error, outcomes) from error
         self._tables.committed(added)
         self._sequence = group.sequence
-        if durability is Durability.DURABLE:
+        if group.durability is Durability.DURABLE:
             self.fsyncs += 1
-            self._relaxed_pages = 0
+        self._look_at_wal(pages_at_most(group) + plan.rows_removed)
         return outcomes
 
-    def _durability_of(self, group: CommitGroup) -> Durability:
-        """What the group asks for; more, once relaxed groups have filled the WAL.
+    def _look_at_wal(self, pages: int) -> None:
+        """After something was written, of at most so many pages."""
+        if self._policy.wants_look(pages):
+            self.upkeep_due = self._policy.decide(self._wal_bytes())
 
-        A relaxed commit must not checkpoint. The checkpoint would sync the WAL, and SQLite says
-        nothing where that fails; the system may then take the WAL's pages for written, the next
-        durable commit would sync only its own, and a power cut would leave a WAL with a hole in
-        front of it. A durable commit syncs the WAL before the checkpoint, and fails where that
-        does. So checkpoints are left to those, and when it is time for one, one is made.
-        """
-        if group.durability is Durability.DURABLE:
-            return Durability.DURABLE
-        self._relaxed_pages += pages_at_most(group)
-        full = self._relaxed_pages >= self._checkpoint_pages
-        return Durability.DURABLE if full else Durability.RELAXED
-
-    def _expect_removals(self, rows: int) -> None:
-        """A page for each row: what `pages_at_most` could not know of before the group was planned.
-
-        It is too late for this commit's durability. The next one's will see it.
-        """
-        if rows:
-            self._relaxed_pages += rows
-            self._wal_room.make_pages(rows)
+    def _wal_bytes(self) -> int:
+        try:
+            return Path(f"{self._path}-wal").stat().st_size
+        except OSError:
+            return 0
 
     def _set_synchronous(self, durability: Durability) -> None:
         if durability is not self._synchronous:
-            durable = durability is Durability.DURABLE
-            execute = self.connection.execute
-            execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            execute(f"PRAGMA wal_autocheckpoint = {self._checkpoint_pages if durable else 0}")
+            mode = "FULL" if durability is Durability.DURABLE else "NORMAL"
+            self.connection.execute(f"PRAGMA synchronous = {mode}")
             self._synchronous = durability
 
     def _number(self, sequence: int, last_version: int) -> None:
@@ -262,6 +282,80 @@ class WriteSession:
             raise StorageIOError(
                 f"another writer has taken over from generation {self._generation}", self._path
             )
+
+    # --- upkeep ---
+
+    def upkeep(self, step: UpkeepStep) -> UpkeepResult:
+        """One step, between two transactions. See `StorageBackend.upkeep`."""
+        self.upkeep_due = None
+        try:
+            match step:
+                case Checkpoint():
+                    return self._checkpoint(truncate=step.truncate)
+                case GiveBackSpace():
+                    return self._give_back(step.pages_max)
+                case RefreshStatistics():
+                    return self._refresh_statistics()
+        except sqlite3.Error as error:
+            # A damaged page that only upkeep has met is no reason to stop those who do not need it.
+            passes = is_transient(error) or (is_corrupt(error) and not isinstance(step, Checkpoint))
+            if passes and self._rolled_back():
+                raise CommitFailedError(f"{self._path}: upkeep was put off: {error}") from error
+            self._broken = True
+            raise translate(error, self._path) from error
+
+    def _checkpoint(self, *, truncate: bool) -> UpkeepResult:
+        """Whatever the durability of what is in the WAL: it is synced before it is moved, and here
+        SQLite tells where that fails."""
+        before = self._wal_bytes()
+        self._policy.failed(before)
+        execute = self.connection.execute
+        if truncate:
+            # Our readers' transactions are short. Whoever else reads must not hold up the writer.
+            execute(f"PRAGMA busy_timeout = {min(self._busy_timeout, TRUNCATE_WAIT_MS)}")
+        try:
+            mode = "TRUNCATE" if truncate else "PASSIVE"
+            _, log, moved = execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        finally:
+            if truncate:
+                execute(f"PRAGMA busy_timeout = {self._busy_timeout}")
+        if log == moved:
+            self._policy.succeeded()
+        if truncate and not log:
+            self._wal_room = WalRoom(self._path, pages_max=self._pages_max)
+        return UpkeepResult(
+            checkpoints=1,
+            log_pages=log,
+            log_pages_left=log - moved,
+            free_bytes=self._free_pages() * PAGE_BYTES,
+            freed_bytes=max(0, before - self._wal_bytes()),
+        )
+
+    def _give_back(self, pages_max: int) -> UpkeepResult:
+        """Where the database was made by an mpreg that did not provide for it, there is nothing to
+        be given back: its free pages are only used again."""
+        (provided,) = self.connection.execute("PRAGMA auto_vacuum").fetchone()
+        before = self._free_pages()
+        if provided != INCREMENTAL or not before:
+            return UpkeepResult(free_bytes=before * PAGE_BYTES)
+        self._set_synchronous(Durability.RELAXED)
+        self.connection.execute(f"PRAGMA incremental_vacuum({pages_max})").fetchall()
+        after = self._free_pages()
+        self._look_at_wal(2 * pages_max)
+        return UpkeepResult(
+            free_bytes=after * PAGE_BYTES, freed_bytes=max(0, before - after) * PAGE_BYTES
+        )
+
+    def _refresh_statistics(self) -> UpkeepResult:
+        self._set_synchronous(Durability.RELAXED)
+        self.connection.execute("PRAGMA optimize").fetchall()
+        return UpkeepResult()
+
+    def _free_pages(self) -> int:
+        pages: int = self.connection.execute("PRAGMA freelist_count").fetchone()[0]
+        return pages
+
+    # --- failures ---
 
     def _failure(
         self, error: Exception, outcomes: Sequence[BatchOutcome] | None

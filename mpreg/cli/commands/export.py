@@ -1,0 +1,25 @@
+"""``mpreg export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mpreg.cli.execution import execute
+from mpreg.cli.options import Common, common_options
+
+__all__ = ["export"]
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
+@common_options
+def export(common: Common, file: Path) -> None:
+    """Write a store as JSON Lines to FILE, or to the standard output.
+
+    All lines are one state, also while a server has the store open. FILE appears when it is
+    complete; what was written to the standard output by an export that failed cannot be imported.
+    The report goes to the standard error.
+    """
+    execute(common, "export:run_export", file=file)

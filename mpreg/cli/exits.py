@@ -1,0 +1,188 @@
+"""How a command ends: one table of exit codes, and one way of telling errors."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple, NoReturn
+
+import click
+
+from mpreg.errors import (
+    ConfigurationError,
+    CorruptDataError,
+    DataDirectoryLockedError,
+    InvalidArgumentError,
+    MpregError,
+    ReaderStoppedError,
+    StorageFullError,
+    StorageIOError,
+    WriterStoppedError,
+)
+
+__all__ = [
+    "DAMAGED",
+    "DISK",
+    "INTERRUPTED",
+    "OK",
+    "REFUSED",
+    "USAGE",
+    "DamagedInputError",
+    "NotFoundError",
+    "safe",
+    "tell_usage",
+    "told",
+]
+
+OK: Final = 0
+REFUSED: Final = 1
+"""Not found, or not done: the error says which."""
+USAGE: Final = 2
+"""A command line, or a settings file, that makes no sense; click's own code for it."""
+DAMAGED: Final = 3
+DISK: Final = 4
+INTERRUPTED: Final = 130
+
+#: Failures of the operating system that say no more than: not there, or not allowed.
+_REFUSALS: Final = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+}
+
+
+class NotFoundError(Exception):
+    """What was asked for is not there, or was not confirmed."""
+
+
+class DamagedInputError(Exception):
+    """A file that was to be read is not what it should be."""
+
+
+class _Ending(NamedTuple):
+    """What is told of an error, as text or as an object."""
+
+    error: str
+    message: str
+    state: str | None
+    """Of the data; None where the error has nothing to do with any."""
+    advice: list[str]
+    code: int
+    more: dict[str, Any]
+
+
+@contextmanager
+def told(*, is_json: bool, instead: str | None = None) -> Iterator[None]:
+    """Turn the errors that are expected into a message and an exit code, without a traceback.
+
+    ``instead`` names what a program that holds the directory can call to the same end.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has had enough. Nothing may be flushed to the pipe at the exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(OK)
+    except KeyboardInterrupt:
+        _tell(_Ending("Interrupted", "interrupted", None, [], INTERRUPTED, {}), is_json=is_json)
+    except (NotFoundError, DamagedInputError) as error:
+        code = DAMAGED if isinstance(error, DamagedInputError) else REFUSED
+        ending = _Ending(type(error).__name__, str(error), "unchanged", [], code, {})
+        _tell(ending, is_json=is_json)
+    except MpregError as error:
+        _tell(_ending(_cause(error), instead), is_json=is_json)
+    except OSError as error:
+        _tell(_of_the_system(error), is_json=is_json)
+
+
+def tell_usage(error: click.UsageError) -> NoReturn:
+    """A command line that makes no sense, as an object."""
+    ending = _Ending("UsageError", error.format_message(), None, [], USAGE, {})
+    _tell(ending, is_json=True)
+
+
+def safe(text: str) -> str:
+    """Whatever is in it, a terminal can show it."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _tell(ending: _Ending, *, is_json: bool) -> NoReturn:
+    """Print it to standard error and exit."""
+    if is_json:
+        fields: dict[str, Any] = {"error": ending.error, "message": ending.message}
+        if ending.state is not None:
+            fields |= {"state": ending.state, "advice": ending.advice}
+        click.echo(json.dumps(fields | ending.more | {"exit_code": ending.code}), err=True)
+    elif ending.code == INTERRUPTED:
+        click.echo(ending.message, err=True)
+    else:
+        click.echo(f"mpreg: {safe(ending.message)}", err=True)
+        if ending.state is not None:
+            click.echo(f"  State of the data: {ending.state}.", err=True)
+        for line in ending.advice:
+            click.echo(f"  {line}", err=True)
+    sys.exit(ending.code)
+
+
+def _cause(error: MpregError) -> MpregError:
+    """What is behind an error that only says that somebody stopped."""
+    while isinstance(error, ReaderStoppedError | WriterStoppedError) and isinstance(
+        error.__cause__, MpregError
+    ):
+        error = error.__cause__
+    return error
+
+
+def _ending(error: MpregError, instead: str | None) -> _Ending:
+    is_usage = isinstance(error, InvalidArgumentError | ConfigurationError)
+    more = {"pid": error.pid} if isinstance(error, DataDirectoryLockedError) else {}
+    return _Ending(
+        type(error).__name__,
+        str(error),
+        None if is_usage else error.data_state,
+        list(_advice(error, instead)),
+        _code(error),
+        more,
+    )
+
+
+def _advice(error: MpregError, instead: str | None) -> Iterator[str]:
+    if isinstance(error, DataDirectoryLockedError):
+        through = "" if instead is None else f", or do it through the running server: {instead}"
+        yield (
+            "This command writes, and only one process may. Stop that one and run this "
+            f"again{through}."
+        )
+        yield (
+            "Commands that only read (stats, inspect, verify, backup, export, queue list, show, "
+            "peek) work meanwhile."
+        )
+    elif isinstance(error, CorruptDataError):
+        yield (
+            "What is damaged was not changed. Copy the directory away before anything else; "
+            "`mpreg verify` tells what else is damaged, and the rest can be read."
+        )
+
+
+def _code(error: MpregError) -> int:
+    if isinstance(error, CorruptDataError):
+        return DAMAGED
+    if isinstance(error, StorageIOError | StorageFullError):
+        return DISK
+    return USAGE if isinstance(error, InvalidArgumentError | ConfigurationError) else REFUSED
+
+
+def _of_the_system(error: OSError) -> _Ending:
+    message = f"{error.filename or 'a file'}: {error.strerror or error}"
+    code = REFUSED if error.errno in _REFUSALS else DISK
+    return _Ending(type(error).__name__, message, "unchanged", [], code, {})

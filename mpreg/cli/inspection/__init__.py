@@ -1,1 +1,0 @@
-"""What is in a data directory: ``mpreg stats``, ``mpreg inspect`` and ``mpreg queue``."""

@@ -1,0 +1,50 @@
+"""Writing a store as lines of JSON."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from mpreg.cli.output import Output
+from mpreg.cli.settings import Settings
+from mpreg.persistence.maintenance import export_lines
+from mpreg.persistence.maintenance.staging import sync_file
+
+__all__ = ["run_export"]
+
+
+async def run_export(settings: Settings, output: Output, *, file: Path) -> None:
+    with output.progress("exporting") as on_progress, _written(file) as stream:
+        report = await export_lines(settings.data_dir, stream.write, on_progress=on_progress)
+    output.aside(
+        report.as_mapping(),
+        f"exported {report.entries} entries, {report.records} records, {report.snapshots} "
+        f"snapshots at commit sequence {report.commit_sequence}",
+    )
+
+
+@contextmanager
+def _written(file: Path) -> Iterator[BinaryIO]:
+    """The standard output, or a file that has its name once it is complete and synced."""
+    if str(file) == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    with tempfile.NamedTemporaryFile(
+        dir=file.absolute().parent, prefix=f".{file.name}.", delete=False
+    ) as unfinished:
+        path = Path(unfinished.name)
+        try:
+            yield unfinished  # type: ignore[misc]
+            unfinished.flush()
+            os.fsync(unfinished.fileno())
+            path.rename(file)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    sync_file(file.absolute().parent)

@@ -1,0 +1,1 @@
+"""``mpreg inspect``: each reads a little, shows it, and goes on."""

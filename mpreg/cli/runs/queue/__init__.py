@@ -1,0 +1,1 @@
+"""``mpreg queue``: `looking` changes nothing, `changing` needs the directory for itself."""

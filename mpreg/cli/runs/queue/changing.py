@@ -1,0 +1,120 @@
+"""The few things that are done to a queue by hand."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+import click
+
+from mpreg.cli.decoding import printable
+from mpreg.cli.exits import NotFoundError
+from mpreg.cli.output import Output
+from mpreg.cli.progress import OnProgress, Progress
+from mpreg.cli.settings import Settings
+from mpreg.persistence import PersistenceRegistry
+from mpreg.persistence.read_only import FoundDirectory
+from mpreg.queues import MessageQueue, MessageQueueManager
+
+__all__ = ["purge", "redrive"]
+
+PROGRESS_SECONDS: Final = 0.2
+
+
+@asynccontextmanager
+async def _opened(settings: Settings, *names: str) -> AsyncGenerator[list[MessageQueue], None]:
+    """The queues of a directory that is there: opening it must not make one."""
+    FoundDirectory.at(settings.data_dir)
+    async with PersistenceRegistry(settings.config()) as registry:
+        queues = MessageQueueManager(registry)
+        yield [await queues.get_queue(name) for name in names]
+
+
+async def redrive(
+    settings: Settings, output: Output, *, name: str, to: str | None, ids: tuple[str, ...]
+) -> None:
+    names = (name,) if to is None else (name, to)
+    async with _opened(settings, *names) as queues:
+        source, target = queues[0], queues[-1]
+        total = len(ids) or source.statistics().dead
+        moved = await _watched(
+            output, "sending again", total, source, lambda: source.redrive(ids or None, to=target)
+        )
+        left = source.statistics().dead
+        output.row(
+            {"queue": name, "to": target.name, "redriven": moved, "dead": left},
+            f"{moved} dead letters sent again to {printable(target.name)!r}; {left} stay",
+        )
+        if ids and moved < len(set(ids)):
+            raise NotFoundError(
+                f"{len(set(ids)) - moved} of the dead letters named are not there, or their "
+                "messages are damaged"
+            )
+
+
+async def purge(
+    settings: Settings,
+    output: Output,
+    *,
+    name: str,
+    messages: bool,
+    dead_letters: bool,
+    is_sure: bool,
+) -> None:
+    async with _opened(settings, name) as (queue,):
+        counts = queue.statistics()
+        what = [
+            *([f"{counts.size} messages"] if messages else []),
+            *([f"{counts.dead} dead letters"] if dead_letters else []),
+        ]
+        # The directory is held meanwhile, so what was confirmed is what is removed.
+        if not is_sure and not _is_confirmed(f"Remove {' and '.join(what)} of {name!r} for good?"):
+            raise NotFoundError("not confirmed: nothing was removed (--yes confirms it)")
+        removed = await _watched(
+            output,
+            "removing dead letters",
+            counts.dead,
+            queue,
+            lambda: queue.purge(messages=messages, dead_letters=dead_letters),
+        )
+        output.row({"queue": name, "removed": removed}, f"{removed} removed")
+
+
+def _is_confirmed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        return False
+    return click.confirm(question, err=True)
+
+
+async def _watched(
+    output: Output, what: str, total: int, queue: MessageQueue, work: Callable[[], Awaitable[int]]
+) -> int:
+    """Do it, and say on a terminal how far it has come."""
+    with output.progress(what) as on_progress:
+        if on_progress is None:
+            return await work()
+        done: list[int] = []
+        failures: list[Exception] = []
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(_tell_progress, on_progress, what, total, queue)
+            try:
+                done.append(await work())
+            except Exception as error:  # noqa: BLE001
+                # Out of the task group by itself, not in an exception group.
+                failures.append(error)
+            task_group.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
+    return done[0]
+
+
+async def _tell_progress(
+    on_progress: OnProgress, what: str, total: int, queue: MessageQueue
+) -> None:
+    before = queue.statistics().dead
+    while True:
+        on_progress(Progress(what, before - queue.statistics().dead, total))
+        await anyio.sleep(PROGRESS_SECONDS)

@@ -1,0 +1,28 @@
+"""Making a data directory from a backup."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mpreg.cli.output import Output
+from mpreg.cli.settings import Settings
+from mpreg.persistence.maintenance import restore
+
+__all__ = ["run_restore"]
+
+
+async def run_restore(
+    settings: Settings, output: Output, *, source: Path, overwrite: bool, allow_damaged: bool
+) -> None:
+    with output.progress("restoring") as on_progress:
+        report = await restore(
+            source,
+            settings.data_dir,
+            overwrite=overwrite,
+            allow_damaged=allow_damaged,
+            on_progress=on_progress,
+        )
+    output.row(
+        report.as_mapping(),
+        f"{report.path}: restored as it was at commit sequence {report.commit_sequence}",
+    )

@@ -1,0 +1,63 @@
+"""How large a directory is, how far it has come, and who holds it."""
+
+from __future__ import annotations
+
+from mpreg.cli.decoding import printable, size
+from mpreg.cli.output import Output
+from mpreg.cli.runs.inspect.names import log_row, namespace_row
+from mpreg.cli.runs.inspect.selection import COUNTED_MAX, Selection, telling
+from mpreg.cli.settings import Settings
+from mpreg.errors import CorruptDataError
+from mpreg.persistence import DirectoryStatistics, Holder, open_read_only
+
+__all__ = ["show_stats"]
+
+
+async def show_stats(settings: Settings, output: Output, *, is_exact: bool, is_all: bool) -> None:
+    async with open_read_only(settings.data_dir) as registry:
+        try:
+            _directory(await registry.stats(), output)
+        except CorruptDataError as damage:
+            output.damage(damage.message, damage.where)
+        selection = Selection(is_all=is_all)
+        output.heading("namespaces")
+        async for name in registry.namespaces(on_damaged=telling(output)):
+            if selection.shows(name):
+                count = await registry.count_keys(name, None if is_exact else COUNTED_MAX)
+                output.row(*namespace_row(name, count, "namespace"))
+        output.heading("logs")
+        async for log in registry.logs(on_damaged=telling(output)):
+            if selection.shows(log.name):
+                output.row(*log_row(log, "log"))
+
+
+def _directory(stats: DirectoryStatistics, output: Output) -> None:
+    fields = {
+        "kind": "directory",
+        "path": str(stats.path),
+        "backend": stats.backend,
+        "held": stats.holder is not None,
+        "pid": None if stats.holder is None else stats.holder.pid,
+        "generation": stats.generation,
+        "commit_sequence": stats.commit_sequence,
+        "last_version": stats.last_version,
+        "files": stats.files,
+    }
+    lines = [
+        f"directory        {printable(str(stats.path))}",
+        f"held by          {_holder(stats.holder)}",
+        f"commit sequence  {stats.commit_sequence}",
+        f"generation       {stats.generation}",
+        f"last version     {stats.last_version}",
+        *(
+            f"file             {name:<20} {size(length):>12}"
+            for name, length in stats.files.items()
+        ),
+    ]
+    output.row(fields, "\n".join(lines))
+
+
+def _holder(holder: Holder | None) -> str:
+    if holder is None:
+        return "nobody"
+    return "a process that left no pid" if holder.pid is None else f"pid {holder.pid}"

@@ -1,0 +1,40 @@
+"""Examining a store, and setting aside what is damaged."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mpreg.cli.exits import DAMAGED, OK
+from mpreg.cli.output import Output
+from mpreg.cli.settings import Settings
+from mpreg.persistence.maintenance import VerificationReport, repair, verify
+
+__all__ = ["run_verify", "verification_text"]
+
+FINDINGS_SHOWN_MAX: Final = 100
+
+
+async def run_verify(settings: Settings, output: Output, *, is_full: bool, is_repair: bool) -> int:
+    with output.progress("examining") as on_progress:
+        if is_repair:
+            report = await repair(settings.data_dir, on_progress=on_progress)
+        else:
+            report = await verify(settings.data_dir, full=is_full, on_progress=on_progress)
+    output.row(report.as_mapping(), verification_text(report))
+    return OK if report.sound else DAMAGED
+
+
+def verification_text(report: VerificationReport) -> str:
+    lines = [
+        f"{'DAMAGED' if finding.kind.is_damage else 'note'}  {finding}"
+        for finding in report.findings[:FINDINGS_SHOWN_MAX]
+    ]
+    left = report.damaged + report.notices - FINDINGS_SHOWN_MAX
+    if left > 0:
+        lines.append(f"... and {left} more; --json lists up to 10,000")
+    lines.append(
+        f"{report.path}: {report.entries} entries, {report.records} records in {report.logs} logs, "
+        f"{report.snapshots} snapshots, commit sequence {report.commit_sequence}"
+    )
+    lines.append("sound" if report.sound else f"DAMAGED: {report.damaged} findings")
+    return "\n".join(lines)

@@ -1,0 +1,21 @@
+"""How much an answer of a reader holds."""
+
+from __future__ import annotations
+
+from mpreg.errors import CorruptDataError
+from mpreg.persistence.backend import ReadResult, RecordsPage, ScanPage, StoredEntry, StoredRecord
+
+__all__ = ["answer_bytes"]
+
+
+def answer_bytes(answer: ReadResult | CorruptDataError) -> int:
+    """The bytes of the values and records in it."""
+    match answer:
+        case StoredEntry():
+            return len(answer.value)
+        case ScanPage():
+            return sum(map(answer_bytes, answer.entries))
+        case RecordsPage():
+            return sum(len(item.data) for item in answer.records if isinstance(item, StoredRecord))
+        case _:
+            return 0

@@ -1,0 +1,159 @@
+"""A thread that owns one session of a backend and runs functions on it, on asyncio and on trio.
+
+The unit of work is a whole function: one hop to the thread and back costs as much as dozens of
+small steps. The thread is a daemon: whatever the program forgets to close, or crashes out of, the
+process ends. That is safe at any moment, as `kill -9` is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeAlias, TypeVar
+
+import anyio
+import anyio.lowlevel
+import outcome
+import sniffio
+import trio
+
+__all__ = ["WorkerThread", "start_worker"]
+
+T = TypeVar("T")
+
+Call: TypeAlias = Callable[[], Any]
+
+
+class _Job:
+    """One call: who waits for it, and where. Lives until its result is delivered."""
+
+    __slots__ = ()
+
+    def __init__(self, call: Call) -> None:
+        raise NotImplementedError
+
+    async def wait(self) -> Any:
+        """The result. Cancelled: nobody waits for it any more."""
+        raise NotImplementedError
+
+    def work(self) -> None:
+        """Make the call and hand its result over. On the thread."""
+        raise NotImplementedError
+
+
+class _TrioJob(_Job):
+    __slots__ = ("_abandoned", "_call", "_task", "_token")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._task = trio.lowlevel.current_task()
+        self._token = trio.lowlevel.current_trio_token()
+        self._abandoned = False
+
+    async def wait(self) -> Any:
+        return await trio.lowlevel.wait_task_rescheduled(self._abandon)
+
+    def work(self) -> None:
+        result = outcome.capture(self._call)
+        try:
+            self._token.run_sync_soon(self._deliver, result)
+        except trio.RunFinishedError:
+            # The event loop is gone, and with it everyone who could want the result.
+            return
+
+    def _abandon(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._abandoned = True
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _deliver(self, result: outcome.Outcome[Any]) -> None:
+        if not self._abandoned:
+            trio.lowlevel.reschedule(self._task, result)
+
+
+class _AsyncioJob(_Job):
+    __slots__ = ("_call", "_loop", "_result")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self._result: asyncio.Future[outcome.Outcome[Any]] = self._loop.create_future()
+
+    async def wait(self) -> Any:
+        return (await self._result).unwrap()
+
+    def work(self) -> None:
+        result = outcome.capture(self._call)
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, result)
+        except RuntimeError:
+            # The event loop is closed, and with it everyone who could want the result.
+            return
+
+    def _deliver(self, result: outcome.Outcome[Any]) -> None:
+        if not self._result.done():
+            self._result.set_result(result)
+
+
+class WorkerThread:
+    """See `start_worker`. To be used from the event loop that started it."""
+
+    def __init__(self, name: str) -> None:
+        self._jobs: SimpleQueue[_Job | Call | None] = SimpleQueue()
+        self._make_job: type[_Job] = (
+            _TrioJob if sniffio.current_async_library() == "trio" else _AsyncioJob
+        )
+        self.abandoned = False
+        """Whether a call was cancelled: what it began may still go on."""
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a function on the thread; its result or its exception.
+
+        Cancelled: the function goes on, nobody waits for it, and the thread can only be closed.
+        """
+        job = self._make_job(lambda: function(*arguments))
+        self._jobs.put(job)
+        try:
+            result: T = await job.wait()
+        except anyio.get_cancelled_exc_class():
+            self.abandoned = True
+            raise
+        return result
+
+    async def close(self, function: Callable[[], None]) -> None:
+        """Run a last function, which closes the session, and end the thread.
+
+        Where a call was cancelled, this waits for nothing: the thread does it when it gets there.
+        """
+        try:
+            if not self.abandoned:
+                await self.run(function)
+        finally:
+            # Again where a call was abandoned: closing twice does nothing.
+            self._jobs.put(function)
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if isinstance(job, _Job):
+                job.work()
+            else:
+                outcome.capture(job)
+
+
+async def start_worker(name: str, open_session: Callable[[], T]) -> tuple[WorkerThread, T]:
+    """Start a thread and make its session there. Where that raises, the thread has ended.
+
+    Cancelled: only before anything was done, since a session opened for nobody would stay open.
+    """
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    with anyio.CancelScope(shield=True):
+        thread = WorkerThread(name)
+        try:
+            session = await thread.run(open_session)
+        except BaseException:
+            await thread.close(lambda: None)
+            raise
+    return thread, session

@@ -1,0 +1,396 @@
+"""What happens in the background so that a store stays as large as what is in it.
+
+The compactor sleeps until something was written, or something expires. Then it goes round: expired
+entries, logs with a limit, the write-ahead log, unused space. It decides by `upkeep_policy` and
+`log_retention`, and has the writer do it in steps that are small by the time they take; after each
+it rests for as long as the step took, so that the writer is at least half of the time for others.
+
+Whatever cuts it off, what was done is done, and the rest is done the next time.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import anyio
+import msgspec
+from attrs import define, field, frozen
+
+from mpreg.codec import encode_name, encode_reserved_name
+from mpreg.errors import CommitUnknownError, MpregError, ReaderStoppedError, WriterStoppedError
+from mpreg.persistence.activity import Activity
+from mpreg.persistence.backend import (
+    BackendStatistics,
+    Checkpoint,
+    GetLogBounds,
+    GiveBackSpace,
+    ListNamespaces,
+    NamespaceExpiry,
+    NamespacesPage,
+    ReadRecords,
+    RecordsPage,
+    RefreshStatistics,
+    StoredRecord,
+    UpkeepResult,
+)
+from mpreg.persistence.batch import Durability
+from mpreg.persistence.commit_group import LogBounds
+from mpreg.persistence.gateway import StoreGateway
+from mpreg.persistence.kv_store import KeyValueStore
+from mpreg.persistence.log_retention import (
+    LogMarks,
+    LogRetention,
+    Mark,
+    kept_from,
+    marks_of,
+    next_due,
+    with_mark,
+)
+from mpreg.persistence.operations import Operation, SweepExpired, TruncateBefore
+from mpreg.persistence.snapshot_store import SaveSlots, SnapshotStore
+from mpreg.persistence.upkeep_policy import SpacePolicy, StepSize, seconds_until
+
+__all__ = ["CompactionReport", "Compactor"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("mpreg.persistence")
+
+#: Between two times that the planner's statistics are looked at. They hardly ever change.
+STATISTICS_SECONDS: Final = 3_600.0
+
+PAGE_BYTES: Final = 4_096
+
+
+@frozen(kw_only=True)
+class CompactionReport:
+    """What `PersistenceRegistry.compact` has removed and given back."""
+
+    expired_entries: int = 0
+    log_records: int = 0
+    """Beyond the limits of their logs."""
+    snapshot_chunks: int = 0
+    """Left behind by saves that were cut short."""
+    freed_bytes: int = 0
+    """Given back to the file system, by the database and by its log."""
+    free_bytes: int = 0
+    """Still unused inside the database: later writes use it."""
+    database_bytes_before: int = 0
+    database_bytes: int = 0
+    wal_bytes_before: int = 0
+    wal_bytes: int = 0
+
+
+@define
+class _Tally:
+    """What one round has removed so far."""
+
+    expired_entries: int = 0
+    log_records: int = 0
+    snapshot_chunks: int = 0
+    freed_bytes: int = 0
+    free_bytes: int = 0
+
+
+@define(eq=False)
+class Compactor:
+    _gateway: StoreGateway
+    _save_slots: SaveSlots
+    _activity: Activity
+    _sizes: Callable[[], BackendStatistics]
+    _sweep_size: StepSize = field(factory=StepSize)
+    _truncate_size: StepSize = field(factory=StepSize)
+    _space_size: StepSize = field(factory=lambda: StepSize(least=4, size=16))
+    _logs: dict[str, LogMarks] = field(factory=dict)
+    """Of the logs with a limit that were looked at."""
+    _logs_due: float = math.inf
+    """When records of such a log become too old (wall clock)."""
+    _unsettled: bool = False
+    """Whether to go round once more where nothing is written meanwhile."""
+    _looks_again: bool = False
+    """Whether, after the next write, to look once more for what expires next."""
+    _statistics_due: float = -math.inf
+    _working: anyio.Lock = field(factory=anyio.Lock)
+    """Held during a round."""
+
+    # --- the background task ---
+
+    async def run(self) -> None:
+        """Keep the store small until cancelled. Sleeps while there is nothing to do."""
+        interval = self._gateway.config.upkeep_interval_seconds
+        if interval is None:
+            return
+        # What the last process left: time has gone by since.
+        self._gateway.earliest_expiry = -math.inf
+        await self._try(self._remove_leftovers, interval)
+        while True:
+            await self._try(self._go_round, interval)
+            with anyio.move_on_after(self._seconds_to_next()):
+                await self._activity.wait()
+            # More comes, as a rule, and is done with it.
+            await anyio.sleep(interval)
+
+    def _seconds_to_next(self) -> float:
+        due = min(self._gateway.earliest_expiry, self._logs_due)
+        seconds = seconds_until(due, self._gateway.clock.wall())
+        interval = self._gateway.config.upkeep_interval_seconds
+        return min(seconds, interval) if self._unsettled and interval is not None else seconds
+
+    async def _try(self, work: Callable[[_Tally], Awaitable[None]], pause_seconds: float) -> None:
+        """Do it until it succeeds."""
+        while True:
+            try:
+                async with self._working:
+                    await work(_Tally())
+            except (WriterStoppedError, ReaderStoppedError, CommitUnknownError):
+                # The registry is closing, and will cancel this task.
+                await anyio.sleep_forever()
+            except MpregError as error:
+                _log.warning("upkeep was interrupted, and is tried again: %s", error)
+                self._activity.note()
+                await anyio.sleep(pause_seconds)
+            else:
+                return
+
+    async def _go_round(self, tally: _Tally) -> None:
+        written = self._activity.take()
+        now = self._gateway.clock.wall()
+        if self._gateway.earliest_expiry <= now:
+            await self._sweep(now, tally)
+        elif written and self._looks_again:
+            self._looks_again = False
+            await self._look_ahead(now)
+        if written or self._logs_due <= now:
+            await self._limit_logs(tally)
+        if written:
+            await self._tidy_up(tally)
+        elif self._unsettled:
+            await self._settle(tally)
+        self._unsettled = written
+
+    # --- on demand ---
+
+    async def compact(self) -> CompactionReport:
+        """Do at once all that upkeep would do some time, whatever the thresholds."""
+        before = self._sizes()
+        tally = _Tally()
+        async with self._working:
+            await self._remove_leftovers(tally)
+            await self._sweep(self._gateway.clock.wall(), tally)
+            await self._limit_logs(tally)
+            await self._gateway.keep_up(RefreshStatistics())
+            await self._give_back_all(tally)
+        after = self._sizes()
+        return CompactionReport(
+            expired_entries=tally.expired_entries,
+            log_records=tally.log_records,
+            snapshot_chunks=tally.snapshot_chunks,
+            freed_bytes=max(0, tally.freed_bytes),
+            free_bytes=tally.free_bytes,
+            database_bytes_before=before.database_bytes,
+            database_bytes=after.database_bytes,
+            wal_bytes_before=before.wal_bytes,
+            wal_bytes=after.wal_bytes,
+        )
+
+    # --- what a round does ---
+
+    async def _sweep(self, now: float, tally: _Tally) -> None:
+        """Remove what has expired, namespace by namespace."""
+        for one in await self._namespaces(after=-math.inf):
+            if one.expires_at is not None and one.expires_at <= now:
+                tally.expired_entries += await self._sweep_namespace(one.namespace)
+        self._gateway.earliest_expiry = math.inf
+        await self._look_ahead(now)
+        # What was on its way to the disk meanwhile may have been overlooked.
+        self._looks_again = True
+
+    async def _look_ahead(self, now: float) -> None:
+        """See what expires next. Not what should have gone by now: it is damaged, and stays."""
+        for one in await self._namespaces(after=now):
+            if one.expires_at is not None:
+                self._gateway.earliest_expiry = min(self._gateway.earliest_expiry, one.expires_at)
+
+    async def _sweep_namespace(self, namespace: bytes) -> int:
+        removed = 0
+        while True:
+            asked = self._sweep_size.size
+            step = SweepExpired(namespace, asked)
+            swept: int = await self._paced(self._sweep_size, self._write(step))
+            removed += swept
+            if swept < asked:
+                return removed
+
+    async def _namespaces(self, *, after: float) -> list[NamespaceExpiry]:
+        found: list[NamespaceExpiry] = []
+        start: bytes | None = b""
+        while start is not None:
+            page: NamespacesPage = await self._gateway.read(ListNamespaces(start, after))
+            found += page.namespaces
+            start = page.next_start
+        return found
+
+    async def _limit_logs(self, tally: _Tally) -> None:
+        self._logs_due = math.inf
+        for retention in self._gateway.config.log_retention:
+            tally.log_records += await self._limit_log(retention)
+
+    async def _limit_log(self, retention: LogRetention) -> int:
+        log = encode_name(retention.log)
+        first, next_offset = await self._bounds(log)
+        known = await self._measured(retention, log, first, next_offset)
+        stop = kept_from(retention, known, next_offset, self._gateway.clock.wall())
+        removed = 0
+        while first < stop:
+            step = TruncateBefore(log, min(stop, first + self._truncate_size.size))
+            reached: int = await self._paced(self._truncate_size, self._write(step))
+            removed += reached - first
+            first = reached
+        self._logs_due = min(self._logs_due, next_due(retention, known, first))
+        return removed
+
+    async def _bounds(self, log: bytes) -> LogBounds:
+        bounds: LogBounds = await self._gateway.read(GetLogBounds(log))
+        return bounds
+
+    async def _measured(
+        self, retention: LogRetention, log: bytes, first: int, next_offset: int
+    ) -> LogMarks:
+        """What is known of a log, up to its end; remembered over restarts."""
+        store = self._marks_store()
+        known = self._logs.get(retention.log)
+        if known is None:
+            known = await self._remembered(store, retention.log)
+        if known.end > next_offset:
+            # Deleted, and begun anew.
+            known = LogMarks()
+        before = known
+        while known.end < next_offset:
+            start = max(first, known.end)
+            for mark in await self._next_marks(retention, known, log, start, next_offset):
+                known = with_mark(retention, known, mark, first)
+        self._logs[retention.log] = known
+        if known != before:
+            await store.put(
+                retention.log, msgspec.msgpack.encode(known), durability=Durability.RELAXED
+            )
+        return known
+
+    async def _next_marks(
+        self, retention: LogRetention, known: LogMarks, log: bytes, start: int, next_offset: int
+    ) -> list[Mark]:
+        """To the end of the log, or of a page of it where its bytes must be counted."""
+        now = self._gateway.clock.wall()
+        if retention.bytes_max is None or start >= next_offset:
+            return [Mark(next_offset, now, known.bytes_measured)]
+        page: RecordsPage = await self._gateway.read(ReadRecords(log, start, next_offset))
+        records = [one for one in page.records if isinstance(one, StoredRecord)]
+        end = next_offset if page.next_start is None else page.next_start
+        sizes = [(one.offset, len(one.data)) for one in records]
+        return marks_of(retention, known, sizes, end, now)
+
+    def _marks_store(self) -> KeyValueStore:
+        return KeyValueStore(self._gateway, "logs", encode_reserved_name("upkeep", "logs"))
+
+    async def _remembered(self, store: KeyValueStore, log: str) -> LogMarks:
+        try:
+            entry = await store.get(log)
+            if entry is not None:
+                return msgspec.msgpack.decode(entry.value, type=LogMarks)
+        except (MpregError, msgspec.MsgspecError) as error:
+            if isinstance(error, ReaderStoppedError):
+                raise
+            _log.warning("log %r: what upkeep knew of it is damaged; measured anew", log)
+        return LogMarks()
+
+    async def _remove_leftovers(self, tally: _Tally) -> None:
+        for one in await self._namespaces(after=math.inf):
+            if _is_snapshot(one.namespace):
+                name = one.namespace.decode("utf-8", "replace")
+                store = SnapshotStore(self._gateway, self._save_slots, name, one.namespace)
+                tally.snapshot_chunks += await _resting(store.remove_leftovers())
+
+    async def _tidy_up(self, tally: _Tally) -> None:
+        """The write-ahead log, unused space, the planner's statistics."""
+        now = anyio.current_time()
+        if now >= self._statistics_due:
+            await self._gateway.keep_up(RefreshStatistics())
+            self._statistics_due = now + STATISTICS_SECONDS
+        result = await self._checkpoint(tally)
+        tally.free_bytes = result.free_bytes
+        surplus = self._space.surplus(self._sizes().database_bytes, result.free_bytes)
+        if surplus:
+            await self._give_back(surplus, tally)
+            # The file gets smaller when the log is moved.
+            await self._checkpoint(tally)
+
+    async def _checkpoint(self, tally: _Tally, *, truncate: bool = False) -> UpkeepResult:
+        """All of one, step by step. Returns what the last step found."""
+        result = await self._gateway.keep_up(Checkpoint(truncate=truncate))
+        tally.freed_bytes += result.freed_bytes
+        while result.unfinished:
+            result = await _resting(self._gateway.keep_up(Checkpoint()))
+            tally.freed_bytes += result.freed_bytes
+        return result
+
+    async def _settle(self, tally: _Tally) -> None:
+        """Nobody writes any more: the log's file may be cut where it is large beside the rest."""
+        sizes = self._sizes()
+        if self._space.log_surplus(sizes.database_bytes, sizes.wal_bytes, sizes.rewrite_bytes):
+            await self._checkpoint(tally, truncate=True)
+
+    @property
+    def _space(self) -> SpacePolicy:
+        return SpacePolicy(free_bytes_max=self._gateway.config.free_bytes_max)
+
+    async def _give_back(self, surplus: int, tally: _Tally) -> None:
+        while surplus > 0:
+            pages = min(self._space_size.size, math.ceil(surplus / PAGE_BYTES))
+            step = self._gateway.keep_up(GiveBackSpace(pages))
+            result = await self._paced(self._space_size, step)
+            tally.free_bytes = result.free_bytes
+            tally.freed_bytes += result.freed_bytes
+            if not result.freed_bytes:
+                return
+            surplus -= result.freed_bytes
+
+    async def _give_back_all(self, tally: _Tally) -> None:
+        # First what is under way: it was begun before all the rest was removed.
+        result = await self._checkpoint(tally)
+        tally.free_bytes = result.free_bytes
+        await self._give_back(result.free_bytes, tally)
+        await self._checkpoint(tally, truncate=True)
+
+    # --- steps ---
+
+    async def _write(self, operation: Operation) -> int:
+        # What a power cut undoes, the next round does again.
+        result: int = await self._gateway.write(operation, Durability.RELAXED)
+        return result
+
+    async def _paced(self, size: StepSize, step: Awaitable[T]) -> T:
+        """Do a step, and note how long it took."""
+        return await _resting(step, size.took)
+
+
+async def _resting(step: Awaitable[T], note_seconds: Callable[[float], None] = lambda _: None) -> T:
+    """Do a step, and rest for as long as it took."""
+    began = anyio.current_time()
+    result = await step
+    took = anyio.current_time() - began
+    note_seconds(took)
+    await anyio.sleep(took)
+    return result
+
+
+def _is_snapshot(namespace: bytes) -> bool:
+    """Whether it is one of those that `encode_reserved_name` makes for snapshots."""
+    kind, slash, _ = namespace[1:].partition(b"/")
+    return (
+        namespace[:1] == b"\xff"
+        and bool(slash)
+        and (kind == b"snapshot" or kind.endswith(b".snapshot"))
+    )

@@ -1,0 +1,386 @@
+"""What upkeep does to real files, in the background and on demand."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from mpreg.codec import encode_key
+from mpreg.persistence import (
+    CommitFailedError,
+    CompactionReport,
+    Durability,
+    LogRetention,
+    PersistenceRegistry,
+    Snapshot,
+    WriterStoppedError,
+)
+from mpreg.persistence.backends.sqlite import schema
+from mpreg.persistence.backends.sqlite.wal_room import FRAME_BYTES
+from mpreg.persistence.snapshot_store import CHUNK_BYTES
+from tests.integration.support import (
+    OpenBackend,
+    TurnedClock,
+    config,
+    database,
+    listed,
+    registry,
+    tamper,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+def rows(data_dir: Path, statement: str) -> int:
+    with closing(sqlite3.connect(database(data_dir))) as connection:
+        (count,) = connection.execute(statement).fetchone()
+    assert isinstance(count, int)
+    return count
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when the condition holds, which nobody tells us of."""
+    with anyio.fail_after(30):
+        while not condition():
+            await anyio.sleep(0.005)
+
+
+async def fill(opened: PersistenceRegistry, entries: int, *, ttl_seconds: float | None) -> None:
+    async with opened.transaction() as transaction:
+        for number in range(entries):
+            opened.key_value_store("s").put_nowait(
+                f"{number:06}", bytes(500), ttl_seconds=ttl_seconds, transaction=transaction
+            )
+
+
+# --- checkpoints ---
+
+
+async def test_the_log_stays_within_its_bound_and_no_commit_makes_a_checkpoint(
+    data_dir: Path,
+) -> None:
+    async with registry(data_dir, wal_checkpoint_pages=100, upkeep_interval_seconds=None) as opened:
+        largest = 0
+        for number in range(600):
+            await opened.key_value_store("s").put(
+                f"{number % 50}", random.Random(0).randbytes(3000)
+            )
+            largest = max(largest, (await opened.stats()).wal_bytes)
+        stats = await opened.stats()
+    assert stats.checkpoints > 3
+    assert stats.wal_pages_left == 0
+    assert largest <= (100 * 1.25 + 8) * FRAME_BYTES
+
+
+async def test_relaxed_commits_alone_are_moved_too(data_dir: Path) -> None:
+    async with registry(data_dir, wal_checkpoint_pages=100, upkeep_interval_seconds=None) as opened:
+        for number in range(400):
+            await opened.key_value_store("s").put(
+                f"{number % 50}", bytes(3000), durability=Durability.RELAXED
+            )
+        stats = await opened.stats()
+        assert stats.checkpoints > 2
+        assert stats.wal_bytes <= 130 * FRAME_BYTES
+
+
+async def test_a_reader_without_an_end_is_told_and_the_log_begins_anew_after_it(
+    data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with registry(data_dir, wal_checkpoint_pages=50, upkeep_interval_seconds=None) as opened:
+        store = opened.key_value_store("s")
+        await store.put("k", b"")
+        with closing(sqlite3.connect(database(data_dir), isolation_level=None)) as other:
+            other.execute("BEGIN")
+            other.execute("SELECT * FROM meta").fetchone()
+            for number in range(800):
+                await store.put(f"{number % 90}", bytes(3000))
+            assert (await opened.stats()).wal_pages_left > 50
+            assert (await opened.stats()).wal_bytes > 4 * 50 * FRAME_BYTES
+            assert "somebody reads the database without an end" in caplog.text
+            other.execute("ROLLBACK")
+        for number in range(400):
+            await store.put(f"{number % 90}", bytes(3000))
+        stats = await opened.stats()
+        assert stats.wal_bytes <= 80 * FRAME_BYTES
+        assert stats.wal_pages_left == 0
+        assert len([one for one in caplog.records if "without an end" in one.getMessage()]) == 1
+
+
+async def test_what_was_written_is_moved_some_time_after_it(data_dir: Path) -> None:
+    async with registry(data_dir, upkeep_interval_seconds=0.01) as opened:
+        await opened.key_value_store("s").put("k", b"value")
+        path = database(data_dir)
+        await until(lambda: b"value" in path.read_bytes())
+
+
+async def test_a_log_large_beside_the_rest_is_cut_when_nobody_writes_any_more(
+    data_dir: Path,
+) -> None:
+    async with registry(data_dir, upkeep_interval_seconds=0.01) as opened:
+        for _ in range(3):
+            await opened.key_value_store("s").put("k", bytes(2_000_000))
+        wal = Path(f"{database(data_dir)}-wal")
+        assert wal.stat().st_size > 4_000_000
+        await until(lambda: wal.stat().st_size == 0)
+        await opened.key_value_store("s").put("k", b"after")
+
+
+# --- space ---
+
+
+async def test_space_of_what_expired_is_given_back_in_the_background(data_dir: Path) -> None:
+    clock = TurnedClock()
+    settings = {"upkeep_interval_seconds": 0.01, "free_bytes_max": 0}
+    async with registry(data_dir, clock=clock, **settings) as opened:
+        await fill(opened, 6_000, ttl_seconds=10.0)
+        await opened.key_value_store("s").put("stays", b"1")
+        path = database(data_dir)
+        await until(lambda: path.stat().st_size > 3_000_000)
+        clock.now += 11.0
+        # The wall clock has jumped: what is written next wakes upkeep up.
+        await opened.key_value_store("s").put("stays", b"2")
+        await until(lambda: path.stat().st_size < 1_500_000)
+        await until(lambda: rows(data_dir, "SELECT count(*) FROM entries") == 1)
+        assert [entry.key for entry in await listed(opened.key_value_store("s").scan())] == [
+            "stays"
+        ]
+
+
+async def test_a_database_made_before_is_used_as_it_is(data_dir: Path) -> None:
+    data_dir.mkdir()
+    with closing(sqlite3.connect(database(data_dir), isolation_level=None)) as connection:
+        for statement in schema.CREATE:
+            connection.execute(statement)
+    clock = TurnedClock()
+    async with registry(data_dir, clock=clock, upkeep_interval_seconds=None) as opened:
+        await fill(opened, 2_000, ttl_seconds=10.0)
+        clock.now += 11.0
+        report = await opened.compact()
+        assert report.expired_entries == 2_000
+        assert report.database_bytes >= report.database_bytes_before
+        assert report.free_bytes > 500_000
+        await fill(opened, 1_000, ttl_seconds=None)
+        after = await opened.compact()
+        assert after.free_bytes < report.free_bytes
+        assert after.database_bytes == report.database_bytes
+
+
+# --- on demand ---
+
+
+async def test_compact_removes_all_there_is_to_remove_and_says_what(data_dir: Path) -> None:
+    clock = TurnedClock()
+    retention = (LogRetention(log="audit", records_max=10),)
+    async with registry(
+        data_dir, clock=clock, upkeep_interval_seconds=None, log_retention=retention
+    ) as opened:
+        await fill(opened, 1_000, ttl_seconds=10.0)
+        await opened.key_value_store("s").put("stays", b"1", ttl_seconds=20.0)
+        await opened.log_store("audit").append_many([bytes(100)] * 500)
+        await opened.log_store("other").append_many([bytes(100)] * 500)
+        clock.now += 11.0
+        report = await opened.compact()
+        assert (report.expired_entries, report.log_records) == (1_000, 490)
+        assert report.wal_bytes == 0
+        assert report.free_bytes == 0
+        assert report.freed_bytes > 500_000
+        assert await opened.log_store("audit").first_offset() == 490
+        assert await opened.log_store("other").first_offset() == 0
+        assert await opened.key_value_store("s").get("stays") is not None
+        again = await opened.compact()
+        assert (again.expired_entries, again.log_records, again.snapshot_chunks) == (0, 0, 0)
+    with pytest.raises(WriterStoppedError, match="nothing was compacted"):
+        await opened.compact()
+
+
+async def test_compact_of_the_memory_backend_removes_as_much() -> None:
+    from mpreg.persistence import PersistenceConfig
+
+    clock = TurnedClock()
+    settings = PersistenceConfig(backend="memory", upkeep_interval_seconds=None)
+    async with PersistenceRegistry(settings, clock=clock) as opened:
+        await fill(opened, 100, ttl_seconds=1.0)
+        clock.now += 2.0
+        assert await opened.compact() == CompactionReport(expired_entries=100)
+
+
+async def test_two_at_a_time_do_not_meet(data_dir: Path) -> None:
+    clock = TurnedClock()
+    async with registry(data_dir, clock=clock, upkeep_interval_seconds=0.001) as opened:
+        await fill(opened, 2_000, ttl_seconds=10.0)
+        clock.now += 11.0
+        removed = []
+
+        async def compact() -> None:
+            removed.append((await opened.compact()).expired_entries)
+
+        async with anyio.create_task_group() as task_group:
+            for _ in range(3):
+                task_group.start_soon(compact)
+        assert sum(removed) <= 2_000
+        assert rows(data_dir, "SELECT count(*) FROM entries") == 0
+
+
+async def test_compact_that_is_cancelled_can_be_asked_for_again(data_dir: Path) -> None:
+    clock = TurnedClock()
+    async with registry(data_dir, clock=clock, upkeep_interval_seconds=None) as opened:
+        await fill(opened, 3_000, ttl_seconds=10.0)
+        clock.now += 11.0
+        removed = 0
+        for _ in range(5):
+            with anyio.move_on_after(0.01):
+                removed += (await opened.compact()).expired_entries
+        await opened.key_value_store("s").put("k", b"")
+        await opened.compact()
+        assert rows(data_dir, "SELECT count(*) FROM entries") == 1
+
+
+# --- logs ---
+
+
+async def test_a_log_is_limited_by_bytes_and_what_is_known_of_it_survives_a_restart(
+    data_dir: Path,
+) -> None:
+    clock = TurnedClock()
+    settings: dict[str, Any] = {
+        "upkeep_interval_seconds": None,
+        "log_retention": (
+            LogRetention(log="sized", bytes_max=100_000),
+            LogRetention(log="aged", seconds_max=60.0),
+        ),
+    }
+    for life in range(4):
+        async with registry(data_dir, clock=clock, **settings) as opened:
+            for _ in range(10):
+                for name in ("sized", "aged"):
+                    await opened.log_store(name).append_many([bytes(1_000)] * 20)
+                clock.now += 3.0
+                await opened.compact()
+            sized, aged = opened.log_store("sized"), opened.log_store("aged")
+            end = 200 * (life + 1)
+            assert await sized.next_offset() == await aged.next_offset() == end
+            kept = end - await sized.first_offset()
+            assert 100 <= kept <= 100 + 20 + 10
+            # 20 records each 3 seconds; those seen 60 seconds ago or before are gone.
+            assert end - await aged.first_offset() == min(end, 400)
+
+
+async def test_records_go_when_they_have_become_too_old_though_nothing_is_written(
+    data_dir: Path,
+) -> None:
+    retention = (LogRetention(log="audit", seconds_max=0.2),)
+    async with registry(data_dir, upkeep_interval_seconds=0.02, log_retention=retention) as opened:
+        log = opened.log_store("audit")
+        await log.append_many([b"r"] * 50)
+        with anyio.fail_after(30):
+            while await log.first_offset() < 50:
+                await anyio.sleep(0.01)
+        assert await log.append(b"after") == 50
+
+
+async def test_a_log_deleted_and_begun_anew_is_measured_anew(data_dir: Path) -> None:
+    settings: dict[str, Any] = {
+        "upkeep_interval_seconds": None,
+        "log_retention": (LogRetention(log="audit", bytes_max=5_000),),
+    }
+    async with registry(data_dir, **settings) as opened:
+        log = opened.log_store("audit")
+        await log.append_many([bytes(1_000)] * 20)
+        await opened.compact()
+        assert await log.first_offset() > 10
+        await log.delete()
+        await log.append_many([bytes(1_000)] * 4)
+        await opened.compact()
+        assert await log.first_offset() == 0
+        assert len(await listed(log.read_range())) == 4
+
+
+# --- snapshots ---
+
+
+def chunk_key(save: int, index: int) -> bytes:
+    return save.to_bytes(8, "big") + index.to_bytes(8, "big")
+
+
+async def test_chunks_that_a_cut_short_save_left_are_removed_at_the_next_start(
+    data_dir: Path,
+) -> None:
+    async with registry(data_dir) as opened:
+        image = data_dir.with_name("image")
+        await opened.snapshot_store("state").save(b"first")
+
+        async def pieces() -> object:
+            for _ in range(8):
+                yield bytes(CHUNK_BYTES)
+            _copy(data_dir, image)
+            yield b"the end"
+
+        await opened.snapshot_store("state").save(pieces())  # type: ignore[arg-type]
+    assert rows(image, "SELECT count(*) FROM entries") > 5
+    async with registry(image, upkeep_interval_seconds=0.01) as opened:
+        await until(lambda: rows(image, "SELECT count(*) FROM entries") == 2)
+        snapshot = await opened.snapshot_store("state").load()
+        assert snapshot is not None
+        assert snapshot.data == b"first"
+
+
+def _copy(data_dir: Path, image: Path) -> None:
+    image.mkdir()
+    for name in ("mpreg.db", "mpreg.db-wal"):
+        (image / name).write_bytes((data_dir / name).read_bytes())
+
+
+async def test_chunks_that_nothing_names_are_removed_and_those_of_the_snapshot_stay(
+    data_dir: Path,
+) -> None:
+    data = random.Random(1).randbytes(3 * CHUNK_BYTES)
+    async with registry(data_dir, upkeep_interval_seconds=None) as opened:
+        state = opened.snapshot_store("state")
+        await state.save(data)
+        await opened.snapshot_store("older").save(data)
+        version = await state.save(data[::-1])
+        # As a save leaves them whose entry was damaged and has gone: older than the snapshot,
+        # and, of "newer", newer than it.
+        chunks = opened.reserved("snapshot").key_value_store("state")
+        for index in range(11):
+            await chunks.put(chunk_key(1, index), b"nobody's")
+        await chunks.put(chunk_key(10_000, 0), b"perhaps somebody's")
+        tamper(
+            data_dir,
+            "UPDATE entries SET checksum = 0 WHERE namespace_id = 2 AND key = ?",
+            (encode_key("manifest"),),
+        )
+        assert (await opened.compact()).snapshot_chunks == 11
+        assert (await opened.compact()).snapshot_chunks == 0
+        assert await chunks.get(chunk_key(10_000, 0)) is not None
+        assert await state.load() == Snapshot(version, data[::-1])
+        left = "SELECT count(*) FROM entries WHERE namespace_id = 2 AND substr(key, 1, 1) = x'00'"
+        assert rows(data_dir, left) == 3, "the manifest that names them is damaged"
+
+
+# --- trouble ---
+
+
+async def test_upkeep_that_is_put_off_harms_nobody_and_is_done_later(data_dir: Path) -> None:
+    backend = OpenBackend(data_dir)
+    settings = config(data_dir, upkeep_interval_seconds=None)
+    async with PersistenceRegistry(settings, backend=backend) as opened:
+        await fill(opened, 500, ttl_seconds=None)
+        await opened.key_value_store("s").put("k", b"")
+        with closing(sqlite3.connect(database(data_dir), isolation_level=None)) as other:
+            for number in range(400):
+                await opened.key_value_store("s").delete(f"{number:06}")
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(CommitFailedError, match="put off"):
+                await opened.compact()
+            other.execute("ROLLBACK")
+        assert (await opened.compact()).free_bytes == 0
+        stats = await opened.stats()
+        assert stats.writer_restarts == 0
