@@ -31,7 +31,8 @@
         ├── DataDirectoryError        the directory cannot be used
         │   ├── DataDirectoryLockedError   another process holds it
         │   └── ForeignDatabaseError       the file there is not mpreg's
-        └── SchemaVersionError        written by a newer mpreg
+        ├── SchemaVersionError        of a newer mpreg; or of an older one, and only to be read
+        └── MigrationFailedError      an older schema could not be migrated   one schema or the next
 
 *Not written*, *rolled back* and *unknown* are three classes, because they ask three different
 things of the caller. ``data_state`` says the same in words that fit in a log line.
@@ -58,6 +59,7 @@ __all__ = [
     "LeaseLostError",
     "MailboxClosedError",
     "MailboxFullError",
+    "MigrationFailedError",
     "MpregError",
     "OffsetOutOfRangeError",
     "PersistenceError",
@@ -371,7 +373,11 @@ class ForeignDatabaseError(DataDirectoryError):
 
 
 class SchemaVersionError(PersistenceError):
-    """The data was written by a newer mpreg. It was left untouched; upgrade mpreg to open it."""
+    """The data has another schema version than this mpreg can read here. It was left untouched.
+
+    Written by a newer mpreg: upgrade mpreg to open it. Written by an older one, and told by what
+    only reads: opening the store to write migrates it.
+    """
 
     may_restart = False
 
@@ -382,7 +388,44 @@ class SchemaVersionError(PersistenceError):
         super().__init__(path, found_version, supported_version)
 
     def __str__(self) -> str:
+        found, supported = self.found_version, self.supported_version
+        if found < supported:
+            return (
+                f"{self.path}: schema version {found} is older than version {supported}, which "
+                "this mpreg reads; nothing was changed: opening the store to write, as a server "
+                f"does, migrates it, and keeps a copy as {self.path.name}.schema-{found}"
+            )
         return (
-            f"{self.path}: schema version {self.found_version} is newer than version "
-            f"{self.supported_version}, the newest this mpreg can read; upgrade mpreg to open it"
+            f"{self.path}: schema version {found} is newer than version {supported}, the newest "
+            "this mpreg can read; upgrade mpreg to open it"
+        )
+
+
+class MigrationFailedError(PersistenceError):
+    """A database of an older schema could not be migrated to the next version.
+
+    That migration was rolled back, and the store not opened. Where the disk failed while it was
+    being committed, it may have been made all the same: one or the other, as a whole. Opening the
+    store again goes on from there. ``copy`` is the database as it was before the first migration.
+    """
+
+    data_state = "the older schema, or the newer one, as a whole"
+    may_restart = False
+
+    def __init__(
+        self, path: Path, from_version: int, to_version: int, copy: Path, reason: str
+    ) -> None:
+        self.path = path
+        self.from_version = from_version
+        self.to_version = to_version
+        self.copy = copy
+        self.reason = reason
+        super().__init__(path, from_version, to_version, copy, reason)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: could not be migrated from schema version {self.from_version} to "
+            f"{self.to_version}: {self.reason}; that migration was rolled back, and a copy from "
+            f"before the first one is kept as {self.copy.name}: mend the cause and open the store "
+            "again, or go back to the mpreg before with the copy"
         )

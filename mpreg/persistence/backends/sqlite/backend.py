@@ -19,6 +19,7 @@ from mpreg.persistence.backend import (
 )
 from mpreg.persistence.backends.sqlite.connection import ConnectionThread, start_thread
 from mpreg.persistence.backends.sqlite.read_session import ReadSession
+from mpreg.persistence.backends.sqlite.upgrade import Upgrade
 from mpreg.persistence.backends.sqlite.write_session import SqliteOptions, WriteSession
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 
@@ -43,12 +44,20 @@ class SqliteBackend:
     """
 
     def __init__(
-        self, path: Path, options: SqliteOptions, *, hold: Callable[[], Release] | None = None
+        self,
+        path: Path,
+        options: SqliteOptions,
+        *,
+        hold: Callable[[], Release] | None = None,
+        upgrade: Upgrade | None = None,
     ) -> None:
         """``hold`` keeps the data directory locked until what it returns is called: while there is
-        a connection, also one that nobody waits for any more. Both are called on its thread."""
+        a connection, also one that nobody waits for any more. Both are called on its thread.
+
+        ``upgrade`` is how a database of an older schema becomes one of the newest."""
         self._path = path
         self._options = options
+        self._upgrade = upgrade or Upgrade()
         self._hold = hold or _hold_nothing
         self._thread: ConnectionThread | None = None
         self._session: WriteSession | None = None
@@ -65,7 +74,11 @@ class SqliteBackend:
         self._release = self._hold()
         try:
             return WriteSession.open(
-                self._path, self._options, again=self._opened_before, check=check
+                self._path,
+                self._options,
+                again=self._opened_before,
+                check=check,
+                upgrade=self._upgrade,
             )
         except BaseException:
             self._release()
