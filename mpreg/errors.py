@@ -31,6 +31,7 @@
         ├── DataDirectoryError        the directory cannot be used
         │   ├── DataDirectoryLockedError   another process holds it
         │   └── ForeignDatabaseError       the file there is not mpreg's
+        ├── ParticipantFailedError    a subsystem could not be restored, or could not save itself
         ├── SchemaVersionError        of a newer mpreg; or of an older one, and only to be read
         └── MigrationFailedError      an older schema could not be migrated   one schema or the next
 
@@ -62,6 +63,7 @@ __all__ = [
     "MigrationFailedError",
     "MpregError",
     "OffsetOutOfRangeError",
+    "ParticipantFailedError",
     "PersistenceError",
     "QueueDeletedError",
     "QueueError",
@@ -370,6 +372,32 @@ class DataDirectoryLockedError(DataDirectoryError):
 
 class ForeignDatabaseError(DataDirectoryError):
     """The file at the database's place was not made by mpreg. It was left untouched."""
+
+
+class ParticipantFailedError(PersistenceError):
+    """A hook of a registered subsystem failed; ``__cause__`` is what it raised.
+
+    ``step`` is ``"restore"``: the subsystem is required, and the registry was not opened; or
+    ``"snapshot"``: it could not save its state when that was asked for, and is as it was.
+    ``participants`` names it; of snapshots, all that failed.
+    """
+
+    may_restart = False
+
+    def __init__(self, step: str, participants: tuple[str, ...], reason: str) -> None:
+        self.step = step
+        self.participants = participants
+        self.reason = reason
+        super().__init__(step, participants, reason)
+
+    def __str__(self) -> str:
+        names = ", ".join(map(repr, self.participants))
+        if self.step == "restore":
+            return (
+                f"{names} could not be restored: {self.reason}; the registry was not opened: mend "
+                "the cause, or register it with required=False to start without it"
+            )
+        return f"no snapshot of {names}: {self.reason}; what was saved before is still there"
 
 
 class SchemaVersionError(PersistenceError):

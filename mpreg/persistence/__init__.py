@@ -16,6 +16,7 @@ from mpreg.errors import (
     MigrationFailedError,
     MpregError,
     OffsetOutOfRangeError,
+    ParticipantFailedError,
     PersistenceError,
     ReaderStoppedError,
     SchemaVersionError,
@@ -32,6 +33,13 @@ from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.kv_store import Entry, KeyValueStore
 from mpreg.persistence.log_retention import LogRetention
 from mpreg.persistence.log_store import LogRecord, LogStore
+from mpreg.persistence.participant import (
+    Participant,
+    ParticipantState,
+    ParticipantStatistics,
+    ReportProgress,
+    RestoreOrder,
+)
 from mpreg.persistence.registry import PersistenceRegistry
 from mpreg.persistence.snapshot_store import Snapshot, SnapshotStore
 from mpreg.persistence.statistics import RegistryStatistics
@@ -60,11 +68,17 @@ __all__ = [
     "MigrationFailedError",
     "MpregError",
     "OffsetOutOfRangeError",
+    "Participant",
+    "ParticipantFailedError",
+    "ParticipantState",
+    "ParticipantStatistics",
     "PersistenceConfig",
     "PersistenceError",
     "PersistenceRegistry",
     "ReaderStoppedError",
     "RegistryStatistics",
+    "ReportProgress",
+    "RestoreOrder",
     "SchemaVersionError",
     "Snapshot",
     "SnapshotStore",
