@@ -143,7 +143,8 @@ class PersistenceRegistry:
     def start_soon(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a task of a subsystem until the registry closes.
 
-        It is cancelled before the stores stop, whatever the cause. What it raises stops the
+        It is cancelled when the last hooks of participants have been called, and before the stores
+        stop, whatever the cause. What it raises stops the
         registry, as a failed writer does.
 
         Raises:
@@ -283,10 +284,14 @@ class PersistenceRegistry:
             self._lifecycle.end()
 
     async def _serve(self, task_status: TaskStatus[PersistenceRegistry]) -> None:
-        closing = anyio.Event()
+        scope, closing = anyio.CancelScope(), anyio.Event()
         async with anyio.create_task_group() as task_group:
             try:
-                await task_group.start(self._run_engine, closing)
+                await task_group.start(self._run_engine, scope, closing)
+                # A cancelled nursery must not take the stores away from the participants, which
+                # have yet to write what they know. Not earlier: an opening is cancelled at once.
+                scope.shield = True
+                await anyio.lowlevel.checkpoint_if_cancelled()
                 async with self._lifecycle.running():
                     task_status.started(self)
                     await self._stop_asked.wait()
@@ -294,16 +299,17 @@ class PersistenceRegistry:
                 closing.set()
 
     async def _run_engine(
-        self, closing: anyio.Event, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+        self,
+        scope: anyio.CancelScope,
+        closing: anyio.Event,
+        *,
+        task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
         began = anyio.current_time()
         engine = Engine(self.config, self._gateway, self.clock, self._own_backend, self._save_slots)
-        with anyio.CancelScope() as scope:
+        with scope:
             async with engine.running():
                 self._engine = engine
                 self._opening_seconds = anyio.current_time() - began
-                # A cancelled nursery must not take the stores away from the participants, which
-                # have yet to write what they know.
-                scope.shield = True
                 task_status.started()
                 await closing.wait()
