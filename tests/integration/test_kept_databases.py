@@ -29,7 +29,9 @@ from tests.integration.test_migrations import opened
 pytestmark = pytest.mark.anyio
 
 every_store = pytest.mark.parametrize(
-    "kept", [directory_of(one) / state for one in kept_versions() for state in STATES], ids=str
+    "kept",
+    [directory_of(one) / state for one in kept_versions() for state in STATES],
+    ids=lambda kept: f"{kept.parent.name}-{kept.name}",
 )
 
 
