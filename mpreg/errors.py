@@ -33,7 +33,9 @@
         │   ├── DataDirectoryLockedError   another process holds it
         │   ├── DataDirectoryMissingError  there is none, or no store in it
         │   └── ForeignDatabaseError       the file there is not mpreg's
-        └── SchemaVersionError        written by a newer mpreg
+        ├── ParticipantFailedError    a subsystem could not be restored, or could not save itself
+        ├── SchemaVersionError        of a newer mpreg; or of an older one, and only to be read
+        └── MigrationFailedError      an older schema could not be migrated   one schema or the next
 
 *Not written*, *rolled back* and *unknown* are three classes, because they ask three different
 things of the caller. ``data_state`` says the same in words that fit in a log line.
@@ -61,8 +63,10 @@ __all__ = [
     "LeaseLostError",
     "MailboxClosedError",
     "MailboxFullError",
+    "MigrationFailedError",
     "MpregError",
     "OffsetOutOfRangeError",
+    "ParticipantFailedError",
     "PersistenceError",
     "QueueDeletedError",
     "QueueError",
@@ -394,8 +398,38 @@ class ForeignDatabaseError(DataDirectoryError):
     """The file at the database's place was not made by mpreg. It was left untouched."""
 
 
+class ParticipantFailedError(PersistenceError):
+    """A hook of a registered subsystem failed; ``__cause__`` is what it raised.
+
+    ``step`` is ``"restore"``: the subsystem is required, and the registry was not opened; or
+    ``"snapshot"``: it could not save its state when that was asked for, and is as it was.
+    ``participants`` names it; of snapshots, all that failed.
+    """
+
+    may_restart = False
+
+    def __init__(self, step: str, participants: tuple[str, ...], reason: str) -> None:
+        self.step = step
+        self.participants = participants
+        self.reason = reason
+        super().__init__(step, participants, reason)
+
+    def __str__(self) -> str:
+        names = ", ".join(map(repr, self.participants))
+        if self.step == "restore":
+            return (
+                f"{names} could not be restored: {self.reason}; the registry was not opened: mend "
+                "the cause, or register it with required=False to start without it"
+            )
+        return f"no snapshot of {names}: {self.reason}; what was saved before is still there"
+
+
 class SchemaVersionError(PersistenceError):
-    """The data was written by a newer mpreg. It was left untouched; upgrade mpreg to open it."""
+    """The data has another schema version than this mpreg can read here. It was left untouched.
+
+    Written by a newer mpreg: upgrade mpreg to open it. Written by an older one, and told by what
+    only reads: opening the store to write migrates it.
+    """
 
     may_restart = False
 
@@ -406,7 +440,44 @@ class SchemaVersionError(PersistenceError):
         super().__init__(path, found_version, supported_version)
 
     def __str__(self) -> str:
+        found, supported = self.found_version, self.supported_version
+        if found < supported:
+            return (
+                f"{self.path}: schema version {found} is older than version {supported}, which "
+                "this mpreg reads; nothing was changed: opening the store to write, as a server "
+                f"does, migrates it, and keeps a copy as {self.path.name}.schema-{found}"
+            )
         return (
-            f"{self.path}: schema version {self.found_version} is newer than version "
-            f"{self.supported_version}, the newest this mpreg can read; upgrade mpreg to open it"
+            f"{self.path}: schema version {found} is newer than version {supported}, the newest "
+            "this mpreg can read; upgrade mpreg to open it"
+        )
+
+
+class MigrationFailedError(PersistenceError):
+    """A database of an older schema could not be migrated to the next version.
+
+    That migration was rolled back, and the store not opened. Where the disk failed while it was
+    being committed, it may have been made all the same: one or the other, as a whole. Opening the
+    store again goes on from there. ``copy`` is the database as it was before the first migration.
+    """
+
+    data_state = "the older schema, or the newer one, as a whole"
+    may_restart = False
+
+    def __init__(
+        self, path: Path, from_version: int, to_version: int, copy: Path, reason: str
+    ) -> None:
+        self.path = path
+        self.from_version = from_version
+        self.to_version = to_version
+        self.copy = copy
+        self.reason = reason
+        super().__init__(path, from_version, to_version, copy, reason)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: could not be migrated from schema version {self.from_version} to "
+            f"{self.to_version}: {self.reason}; that migration was rolled back, and a copy from "
+            f"before the first one is kept as {self.copy.name}: mend the cause and open the store "
+            "again, or go back to the mpreg before with the copy"
         )

@@ -14,8 +14,10 @@ from mpreg.errors import (
     ForeignDatabaseError,
     InvalidArgumentError,
     MailboxFullError,
+    MigrationFailedError,
     MpregError,
     OffsetOutOfRangeError,
+    ParticipantFailedError,
     PersistenceError,
     ReaderStoppedError,
     ReadOnlyError,
@@ -33,6 +35,13 @@ from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.kv_store import Entry, KeyValueStore
 from mpreg.persistence.log_retention import LogRetention
 from mpreg.persistence.log_store import LogRecord, LogStore
+from mpreg.persistence.participant import (
+    Participant,
+    ParticipantState,
+    ParticipantStatistics,
+    ReportProgress,
+    RestoreOrder,
+)
 from mpreg.persistence.read_only import (
     DirectoryStatistics,
     Holder,
@@ -71,8 +80,13 @@ __all__ = [
     "LogRetention",
     "LogStore",
     "MailboxFullError",
+    "MigrationFailedError",
     "MpregError",
     "OffsetOutOfRangeError",
+    "Participant",
+    "ParticipantFailedError",
+    "ParticipantState",
+    "ParticipantStatistics",
     "PersistenceConfig",
     "PersistenceError",
     "PersistenceRegistry",
@@ -80,6 +94,8 @@ __all__ = [
     "ReadOnlyRegistry",
     "ReaderStoppedError",
     "RegistryStatistics",
+    "ReportProgress",
+    "RestoreOrder",
     "SchemaVersionError",
     "Snapshot",
     "SnapshotStore",

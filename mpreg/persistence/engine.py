@@ -19,7 +19,7 @@ from mpreg.persistence.activity import Activity
 from mpreg.persistence.backend import StorageBackend
 from mpreg.persistence.backends.file import FileBackend, FileOptions
 from mpreg.persistence.backends.memory import MemoryBackend
-from mpreg.persistence.backends.sqlite import SqliteBackend, SqliteOptions
+from mpreg.persistence.backends.sqlite import SqliteBackend, SqliteOptions, Upgrade
 from mpreg.persistence.compactor import CompactionReport, Compactor
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.data_directory import DataDirectory
@@ -50,7 +50,7 @@ class Engine:
         self._config = config
         self._background: TaskGroup | None = None
         self._directory = _directory(config, backend)
-        self._backend = backend or _make_backend(config, self._directory)
+        self._backend = backend or _make_backend(config, self._directory, clock)
         self._accounting = _make_accounting(config, self._directory)
         activity = Activity()
         self._compactor = Compactor(gateway, save_slots, activity, self._backend.statistics)
@@ -154,7 +154,9 @@ def _directory(config: PersistenceConfig, backend: StorageBackend | None) -> Dat
     return DataDirectory(config.data_dir, backend=config.backend)
 
 
-def _make_backend(config: PersistenceConfig, directory: DataDirectory | None) -> StorageBackend:
+def _make_backend(
+    config: PersistenceConfig, directory: DataDirectory | None, clock: Clock
+) -> StorageBackend:
     if directory is None:
         return MemoryBackend()
     if config.backend == "file":
@@ -171,6 +173,7 @@ def _make_backend(config: PersistenceConfig, directory: DataDirectory | None) ->
             busy_timeout_seconds=config.busy_timeout_seconds,
         ),
         hold=directory.hold,
+        upgrade=Upgrade(clock=clock),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar, cast
 import anyio
 import anyio.lowlevel
 from anyio.abc import TaskStatus
-from attrs import frozen
+from attrs import evolve, frozen
 
 from mpreg.clock import Clock, SystemClock
 from mpreg.codec import encode_reserved_name
@@ -23,7 +23,9 @@ from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.engine import Engine, collapsed_groups
 from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.kv_store import KeyValueStore
+from mpreg.persistence.lifecycle import Lifecycle
 from mpreg.persistence.log_store import LogStore
+from mpreg.persistence.participant import Participant
 from mpreg.persistence.snapshot_store import SaveSlots, SnapshotStore
 from mpreg.persistence.statistics import RegistryStatistics
 from mpreg.persistence.transaction import Transaction
@@ -70,7 +72,8 @@ class PersistenceRegistry:
     Either ``async with PersistenceRegistry(config) as registry``, or, in a server's own nursery,
     ``registry = await task_group.start(PersistenceRegistry(config).serve)``. Both raise, when they
     begin: `DataDirectoryLockedError`, `DataDirectoryError`, `ForeignDatabaseError`,
-    `SchemaVersionError`, `CorruptDataError`, `AckedDataLostError`, `StorageIOError`.
+    `SchemaVersionError`, `MigrationFailedError`, `CorruptDataError`, `AckedDataLostError`,
+    `StorageFullError`, `StorageIOError`, `ParticipantFailedError`.
 
     It stops when the block ends or the nursery is cancelled: nothing more is taken, what was
     accepted is committed and acked within ``grace_seconds``, then the files are closed. Who cannot
@@ -97,6 +100,8 @@ class PersistenceRegistry:
         self._gateway = StoreGateway(config, self.clock)
         self._save_slots = SaveSlots()
         self._subsystems: dict[str, object] = {}
+        self._lifecycle = Lifecycle()
+        self._opening_seconds = 0.0
         self._engine: Engine | None = None
         self._state = _State.NEW
         self._stop_asked = anyio.Event()
@@ -138,7 +143,8 @@ class PersistenceRegistry:
     def start_soon(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a task of a subsystem until the registry closes.
 
-        It is cancelled before the stores stop, whatever the cause. What it raises stops the
+        It is cancelled when the last hooks of participants have been called, and before the stores
+        stop, whatever the cause. What it raises stops the
         registry, as a failed writer does.
 
         Raises:
@@ -147,6 +153,47 @@ class PersistenceRegistry:
         if self._engine is None or self._state is not _State.OPEN:
             raise WriterStoppedError("the registry is not open; nothing was started")
         self._engine.start_soon(task)
+
+    def register(self, participant: Participant) -> None:
+        """Let a subsystem take part in opening and closing.
+
+        When the registry is opened, its ``restore`` is called before the block is entered, or
+        before `serve` has started: one after the other, in the order that they say. What one that
+        is required raises comes out as `ParticipantFailedError`, when those before it are closed;
+        one that is not required is told of in the log and in `stats`, and none of its hooks is
+        called any more.
+
+        When the registry is closed, in whatever way, ``snapshot`` is called of each, then
+        ``before_close`` in the reverse order. Both may use the stores, and what they write is on
+        disk before the files are closed. What they raise is told in the log and in `stats`, and
+        keeps no other one from being called.
+
+        Once opening has begun, only a participant without ``restore`` can be registered; it takes
+        part in the rest.
+
+        Raises:
+            ConfigurationError: the name is there already, or the restore would come too late.
+            WriterStoppedError: the registry is closing, or closed.
+        """
+        self._lifecycle.register(participant)
+
+    @property
+    def opening_has_begun(self) -> bool:
+        """Whether it is too late to register what is to be restored."""
+        return self._state is not _State.NEW
+
+    async def save_snapshots(self) -> None:
+        """Call ``snapshot`` of all participants, in the order of their restores, and wait.
+
+        One that fails keeps no other one from being called. Cancelled: what was saved is saved.
+
+        Raises:
+            ParticipantFailedError: it names those that failed.
+            WriterStoppedError: the registry is not open (any more).
+        """
+        if self._engine is None or self._state is not _State.OPEN:
+            raise WriterStoppedError("the registry is not open; no snapshot was saved")
+        await self._lifecycle.save_snapshots()
 
     def check_transaction(self, transaction: Transaction) -> None:
         """Raises `TransactionStateError` where it is of another registry."""
@@ -161,7 +208,12 @@ class PersistenceRegistry:
         await anyio.lowlevel.checkpoint()
         if self._engine is None:
             raise WriterStoppedError("the registry was never open: there is nothing to count")
-        return self._engine.statistics()
+        return evolve(
+            self._engine.statistics(),
+            opening_seconds=self._opening_seconds,
+            restore_seconds=self._lifecycle.restore_seconds,
+            participants=self._lifecycle.statistics(),
+        )
 
     async def compact(self) -> CompactionReport:
         """Remove at once what nobody can ask for any more, and give back the space.
@@ -213,10 +265,11 @@ class PersistenceRegistry:
     async def serve(
         self, *, task_status: TaskStatus[PersistenceRegistry] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        """Run until cancelled; for a server's nursery. Started when the store is open.
+        """Run until cancelled; for a server's nursery. Started when all is restored.
 
         Cancelled while opening: nothing stays open. Cancelled later: it stops as said above, so
-        that it ends at most ``grace_seconds`` (and the closing of the files) after that.
+        that it ends at most ``grace_seconds`` (and the last hooks of participants, and the closing
+        of the files) after that.
         """
         if self._state is not _State.NEW:
             raise ConfigurationError(
@@ -224,12 +277,39 @@ class PersistenceRegistry:
             )
         self._state = _State.OPEN
         try:
-            engine = Engine(
-                self.config, self._gateway, self.clock, self._own_backend, self._save_slots
-            )
-            async with engine.running():
-                self._engine = engine
-                task_status.started(self)
-                await self._stop_asked.wait()
+            with collapsed_groups():
+                await self._serve(task_status)
         finally:
             self._state = _State.CLOSED
+            self._lifecycle.end()
+
+    async def _serve(self, task_status: TaskStatus[PersistenceRegistry]) -> None:
+        scope, closing = anyio.CancelScope(), anyio.Event()
+        async with anyio.create_task_group() as task_group:
+            try:
+                await task_group.start(self._run_engine, scope, closing)
+                # A cancelled nursery must not take the stores away from the participants, which
+                # have yet to write what they know. Not earlier: an opening is cancelled at once.
+                scope.shield = True
+                await anyio.lowlevel.checkpoint_if_cancelled()
+                async with self._lifecycle.running():
+                    task_status.started(self)
+                    await self._stop_asked.wait()
+            finally:
+                closing.set()
+
+    async def _run_engine(
+        self,
+        scope: anyio.CancelScope,
+        closing: anyio.Event,
+        *,
+        task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        began = anyio.current_time()
+        engine = Engine(self.config, self._gateway, self.clock, self._own_backend, self._save_slots)
+        with scope:
+            async with engine.running():
+                self._engine = engine
+                self._opening_seconds = anyio.current_time() - began
+                task_status.started()
+                await closing.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from mpreg.actors import ActorState
+from mpreg.persistence.participant import ParticipantStatistics
 
 __all__ = ["RegistryStatistics"]
 
@@ -53,6 +54,13 @@ class RegistryStatistics:
     database_bytes: int
     wal_bytes: int
     """The write-ahead log's file; it is used again and not cut after each checkpoint."""
+
+    opening_seconds: float = 0.0
+    """What opening took, up to the first restore: the directory, the backend, its migrations."""
+    restore_seconds: float = 0.0
+    """What the restores of all participants took together."""
+    participants: tuple[ParticipantStatistics, ...] = ()
+    """What was registered, in the order of the restore."""
 
     @property
     def operations_per_fsync(self) -> float:

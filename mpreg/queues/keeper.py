@@ -1,7 +1,8 @@
 """The two tasks that all queues of a registry share: one keeps time, one does the upkeep.
 
-They run in the registry's nursery, and end before its writer does. While nothing is due and
-nothing to be done, both sleep: an idle queue costs nothing.
+They run in the registry's nursery, and end before its writer does: when the registry closes, they
+are stopped, and what is only in memory is written. While nothing is due and nothing to be done,
+both sleep: an idle queue costs nothing.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ from mpreg.queues.upkeep import ENDING, Saved, keep_up, next_due, save, write_re
 
 __all__ = ["Keeper"]
 
-#: At close: changes that make a snapshot worth it, and how long all of them may take.
+#: Changes that make a snapshot worth it when it is asked for, and at close.
 SAVED_AT_CLOSE_MIN = 256
-SAVE_SECONDS_MAX = 1.0
 
 #: Before upkeep that failed is tried again: twice as long each time.
 RETRY_SECONDS = 1.0
@@ -71,8 +71,11 @@ class Keeper:
     """Set when there is something dirty."""
     _asked_to_tidy: anyio.Event = field(factory=anyio.Event)
     _working: anyio.Lock = field(factory=anyio.Lock)
-    """Held while one queue's upkeep is done."""
+    """Held while one queue's upkeep is done, or its state saved."""
     _state: _State = _State.NEW
+    _stop: anyio.Event = field(factory=anyio.Event)
+    _stopped: anyio.Event = field(factory=anyio.Event)
+    """Set when the tasks have ended."""
 
     def start(self) -> None:
         """Begin, unless it has begun.
@@ -127,6 +130,35 @@ class Keeper:
             self._earlier.set()
         heapq.heappush(self._alarms, (due, next(self._numbers), kept))
 
+    # --- hooks of the registry ---
+
+    async def save_snapshots(self) -> None:
+        """Save the state of every queue of which enough has changed since it was last saved.
+
+        Cancelled: the snapshot under way is as if it had not been begun.
+        """
+        kept = [(core, kept.saved) for core, kept in self._queues.items()]
+        for core, saved in sorted(kept, key=lambda one: -one[0].changes):
+            async with self._working:
+                if core in self._queues and core.changes >= SAVED_AT_CLOSE_MIN:
+                    await save(core, saved)
+
+    async def before_close(self) -> None:
+        """Stop the tasks, and write what was given back unseen, so that it does not count after the
+        next start. No promise depends on it."""
+        if self._state is _State.NEW:
+            self._state = _State.ENDED
+            return
+        self._stop.set()
+        await self._stopped.wait()
+        with suppress(MpregError):
+            for core in self._queues:
+                core.inbox.empty()
+                if core.stored:
+                    await write_released(core)
+            # What was written now is beyond the snapshots of a moment ago.
+            await self.save_snapshots()
+
     # --- the tasks ---
 
     async def _run(self) -> None:
@@ -134,25 +166,14 @@ class Keeper:
             async with anyio.create_task_group() as task_group:
                 task_group.start_soon(self._keep_time)
                 task_group.start_soon(self._keep_tidy)
-                await self._keep_up()
+                task_group.start_soon(self._keep_up)
+                await self._stop.wait()
+                task_group.cancel_scope.cancel()
         finally:
             self._state = _State.ENDED
             for core in self._queues:
                 core.close(_closed())
-            with anyio.move_on_after(SAVE_SECONDS_MAX, shield=True), suppress(MpregError):
-                await self._save_all()
-
-    async def _save_all(self) -> None:
-        """So that what was given back unseen does not count after the next start, which reads a
-        snapshot and no events. No promise depends on it."""
-        for core in self._queues:
-            core.inbox.empty()
-            if core.stored:
-                await write_released(core)
-        kept = [(core, kept.saved) for core, kept in self._queues.items()]
-        for core, saved in sorted(kept, key=lambda one: -one[0].changes):
-            if core.changes >= SAVED_AT_CLOSE_MIN:
-                await save(core, saved)
+            self._stopped.set()
 
     async def _keep_time(self) -> None:
         while True:

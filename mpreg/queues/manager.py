@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Final
 from weakref import WeakValueDictionary
 
 import anyio
 from attrs import define, field
 
 from mpreg.errors import (
+    CorruptDataError,
     InvalidArgumentError,
     MpregError,
     QueueDeletedError,
     QueueNotFoundError,
 )
-from mpreg.persistence import PersistenceRegistry
+from mpreg.persistence import (
+    Participant,
+    PersistenceRegistry,
+    ReportProgress,
+    RestoreOrder,
+)
 from mpreg.queues.bodies import Bodies
 from mpreg.queues.configuration import DeliveryGuarantee, QueueConfiguration, StoredQueue
 from mpreg.queues.core import QueueCore
+from mpreg.queues.core import log as logger
 from mpreg.queues.keeper import Keeper
 from mpreg.queues.queue import MessageQueue
 from mpreg.queues.records import Configured, encode
@@ -27,6 +35,9 @@ from mpreg.queues.restoring import Restored, restore
 from mpreg.queues.storage import QueueStorage, SharedStores, checked_queue_name
 
 __all__ = ["MessageQueueManager"]
+
+#: How long the last notes may take when the registry closes. No promise depends on them.
+CLOSE_SECONDS_MAX: Final = 1.0
 
 
 @define(eq=False)
@@ -54,12 +65,34 @@ class _Queues:
     bodies: Bodies = field(factory=Bodies)
     open: dict[str, _Open] = field(factory=dict)
     make_id: Callable[[], str] | None = None
+    _takes_part: bool = False
+    """In the registry's closing."""
     _changing: WeakValueDictionary[str, anyio.Lock] = field(factory=WeakValueDictionary)
 
     def __attrs_post_init__(self) -> None:
         self.stores = SharedStores(self.registry)
         self.removal = Removal(self.stores)
         self.keeper = Keeper(self.registry, self.removal.remove_left_over)
+
+    def start(self) -> None:
+        """Before queues are used. Raises `WriterStoppedError` where the registry is not open."""
+        self.keeper.start()
+        self.take_part()
+
+    def take_part(self, restore: Callable[[ReportProgress], Awaitable[None]] | None = None) -> None:
+        """In the life of the registry: once, however many managers there are."""
+        if not self._takes_part:
+            self.registry.register(
+                Participant(
+                    name="queues",
+                    order=RestoreOrder.QUEUES,
+                    restore=restore,
+                    snapshot=self.keeper.save_snapshots,
+                    before_close=self.keeper.before_close,
+                    close_seconds_max=CLOSE_SECONDS_MAX,
+                )
+            )
+            self._takes_part = True
 
     def changing(self, name: str) -> anyio.Lock:
         """Held while the queue of this name is made, opened, changed or deleted."""
@@ -103,8 +136,11 @@ class MessageQueueManager:
         queues = MessageQueueManager(registry)
         jobs = await queues.create_queue("jobs")
 
-    A queue is read back when it is first asked for. Its name is any str that is not empty, at most
-    900 bytes of UTF-8.
+    Made before the registry is opened, all queues that are there are read back while it is opened;
+    made later, each when it is first asked for. A queue whose configuration is damaged is told of
+    in the log, and by whatever asks for it; it keeps no other one from being read back.
+
+    A queue's name is any str that is not empty, at most 900 bytes of UTF-8.
     """
 
     def __init__(self, registry: PersistenceRegistry) -> None:
@@ -112,6 +148,8 @@ class MessageQueueManager:
         its ``batch_bytes_max`` below 16 KiB: a queue could not write of its own messages."""
         self._registry = registry
         self._queues = registry.subsystem("queues", lambda: _Queues(registry))
+        if not registry.opening_has_begun:
+            self._queues.take_part(self._restore)
 
     async def create_queue(
         self, name: str, configuration: QueueConfiguration | None = None
@@ -183,13 +221,24 @@ class MessageQueueManager:
 
     # --- opening ---
 
+    async def _restore(self, report: ReportProgress) -> None:
+        names = await self.queue_names()
+        for done, name in enumerate(names):
+            report(done, len(names), "queues")
+            try:
+                async with self._queues.changing(name):
+                    await self._find(name)
+            except CorruptDataError as damage:
+                logger.error("queue %r: cannot be read back; the others can: %s", name, damage)
+        report(len(names), len(names), "queues")
+
     async def _get(self, name: str) -> _Open:
         if (found := await self._find(name)) is None:
             raise QueueNotFoundError(f"there is no queue {name!r}")
         return found
 
     async def _find(self, name: str) -> _Open | None:
-        self._queues.keeper.start()
+        self._queues.start()
         while (found := self._queues.open.get(name)) is not None:
             # A call that was cancelled may have something on its way.
             if found.decided.is_set():

@@ -22,6 +22,7 @@ from mpreg.codec import VALUE_DEPTH_MAX, decode_name
 from mpreg.persistence import (
     CompactionReport,
     LogRetention,
+    ParticipantStatistics,
     PersistenceConfig,
     PersistenceRegistry,
     RegistryStatistics,
@@ -73,6 +74,7 @@ CLASSES: Final = {API.name: _public(persistence), QUEUES.name: _public(queues)}
 IN_TABLES: Final = {
     CompactionReport,
     LogRetention,
+    ParticipantStatistics,
     PersistenceConfig,
     QueueConfiguration,
     QueueStatistics,
@@ -189,8 +191,8 @@ def test_the_settings_are_those_of_the_code_with_unit_and_default() -> None:
     }
 
 
-@pytest.mark.parametrize("kind", [CompactionReport, LogRetention])
-def test_the_fields_of_upkeeps_own_classes_are_those_of_the_code(kind: type) -> None:
+@pytest.mark.parametrize("kind", [CompactionReport, LogRetention, ParticipantStatistics])
+def test_the_fields_of_classes_in_tables_are_those_of_the_code(kind: type) -> None:
     fields = [attribute.name for attribute in attrs.fields(kind)]
     assert _fields(API, f"## {kind.__name__}") == sorted(fields)
 

@@ -158,6 +158,7 @@ async def test_a_database_made_before_is_used_as_it_is(data_dir: Path) -> None:
     with closing(sqlite3.connect(database(data_dir), isolation_level=None)) as connection:
         for statement in schema.CREATE:
             connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
     clock = TurnedClock()
     async with registry(data_dir, clock=clock, upkeep_interval_seconds=None) as opened:
         await fill(opened, 2_000, ttl_seconds=10.0)

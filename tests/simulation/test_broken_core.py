@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mpreg.actors import Mailbox
-from mpreg.errors import WriterStoppedError
+from mpreg.errors import CorruptDataError, WriterStoppedError
 from mpreg.persistence import writer
 from mpreg.persistence.writer import Writer
 from tests.simulation.story import Story
@@ -19,7 +19,7 @@ def _is_found() -> bool:
     for seed in range(STORIES_MAX):
         try:
             Story(seed).tell()
-        except (AssertionError, BaseExceptionGroup):
+        except (AssertionError, BaseExceptionGroup, CorruptDataError):
             return True
     return False
 

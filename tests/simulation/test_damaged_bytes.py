@@ -87,8 +87,9 @@ def check_told(error: PersistenceError, data_dir: Path) -> None:
     while not isinstance(error, CorruptDataError | ForeignDatabaseError):
         assert isinstance(error.__cause__, PersistenceError), repr(error)
         error = error.__cause__
-    if isinstance(error, ForeignDatabaseError) or error.path is not None:
+    if error.path is not None:
         assert error.path.parent == data_dir
     else:
         # Of a snapshot, which is known by its name wherever it is kept.
+        assert isinstance(error, CorruptDataError)
         assert error.where

@@ -26,10 +26,15 @@ from mpreg.persistence import (
     MailboxFullError,
     MpregError,
     OffsetOutOfRangeError,
+    Participant,
+    ParticipantState,
+    ParticipantStatistics,
     PersistenceConfig,
     PersistenceError,
     PersistenceRegistry,
     RegistryStatistics,
+    ReportProgress,
+    RestoreOrder,
     SchemaVersionError,
     Snapshot,
     StorageFullError,
@@ -276,6 +281,33 @@ async def failing_queues(jobs: MessageQueue) -> None:
     except (LeaseLostError, QueueDeletedError, QueueNotFoundError) as error:
         ours: QueueError = error
         raise ours from None
+
+
+async def participants(registry: PersistenceRegistry) -> None:
+    async def restore(report: ReportProgress) -> None:
+        report(1)
+        report(1, 2, "entries")
+
+    async def save() -> None: ...
+
+    registry.register(
+        Participant(
+            name="routes",
+            order=RestoreOrder.ROUTES,
+            restore=restore,
+            snapshot=save,
+            before_close=save,
+            required=False,
+            close_seconds_max=1,
+        )
+    )
+    registry.register(Participant(name="between", order=RestoreOrder.CACHE + 1))
+    assert_type(registry.opening_has_begun, bool)
+    await registry.save_snapshots()
+    for one in (await registry.stats()).participants:
+        assert_type(one, ParticipantStatistics)
+        assert_type(one.state, ParticipantState)
+        assert_type(one.restore_seconds, float | None)
 
 
 async def opening() -> None:

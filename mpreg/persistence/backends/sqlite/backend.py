@@ -24,6 +24,7 @@ from mpreg.persistence.backends.holding import (
 )
 from mpreg.persistence.backends.sqlite.connection import ConnectionThread, start_thread
 from mpreg.persistence.backends.sqlite.read_session import ReadSession
+from mpreg.persistence.backends.sqlite.upgrade import Upgrade
 from mpreg.persistence.backends.sqlite.write_session import SqliteOptions, WriteSession
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 
@@ -37,9 +38,21 @@ class SqliteBackend:
     one connection checkpoints while another writes; with a single one that cannot happen.
     """
 
-    def __init__(self, path: Path, options: SqliteOptions, *, hold: Hold | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: SqliteOptions,
+        *,
+        hold: Hold | None = None,
+        upgrade: Upgrade | None = None,
+    ) -> None:
+        """``hold`` keeps the data directory locked until what it returns is called: while there is
+        a connection, also one that nobody waits for any more. Both are called on its thread.
+
+        ``upgrade`` is how a database of an older schema becomes one of the newest."""
         self._path = path
         self._options = options
+        self._upgrade = upgrade or Upgrade()
         self._hold = hold or hold_nothing
         self._thread: ConnectionThread | None = None
         self._session: WriteSession | None = None
@@ -56,7 +69,11 @@ class SqliteBackend:
         session, self._release = open_held(
             self._hold,
             lambda: WriteSession.open(
-                self._path, self._options, again=self._opened_before, check=check
+                self._path,
+                self._options,
+                again=self._opened_before,
+                check=check,
+                upgrade=self._upgrade,
             ),
         )
         return session

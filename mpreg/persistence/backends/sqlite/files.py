@@ -9,21 +9,19 @@ from typing import Final
 
 from mpreg.errors import CorruptDataError, ForeignDatabaseError, SchemaVersionError
 from mpreg.persistence.backend import FoundState
-from mpreg.persistence.backends.sqlite.schema import (
-    APPLICATION_ID,
-    CREATE,
-    CREATION_PRAGMAS,
-    READ_META,
-    SCHEMA_VERSION,
-)
+from mpreg.persistence.backends.sqlite.migrations import CURRENT, FIRST_VERSION, Schema
+from mpreg.persistence.backends.sqlite.schema import APPLICATION_ID, CREATION_PRAGMAS, READ_META
 from mpreg.persistence.data_directory import sync_directory
 
 __all__ = [
+    "check_current",
     "check_header",
+    "check_stamp",
     "create_database",
     "look_at",
     "look_into",
     "read_meta",
+    "read_stamp",
     "rewrite_wal",
 ]
 
@@ -35,10 +33,10 @@ _USER_VERSION: Final = slice(60, 64)
 _APPLICATION_ID: Final = slice(68, 72)
 
 
-def look_at(path: Path) -> FoundState | None:
+def look_at(path: Path, newest: int = CURRENT.version) -> FoundState | None:
     """See that the database is ours, and where it ends; None where there is none.
 
-    Nothing is written to.
+    Nothing is written to. ``newest`` is the schema version up to which it can be read.
 
     Raises:
         ForeignDatabaseError: not an SQLite database, or another program's.
@@ -50,17 +48,17 @@ def look_at(path: Path) -> FoundState | None:
             header = file.read(_HEADER_BYTES)
     except FileNotFoundError:
         return None
-    check_header(header, path)
+    check_header(header, path, newest)
     # All in one file, as a clean close leaves it. SQLite then makes none beside it, even to look.
     alone = not any(_is_filled(Path(f"{path}{ending}")) for ending in ("-wal", "-journal"))
-    return look_into(path, "immutable=1" if alone else "mode=ro")
+    return look_into(path, newest, mode="mode=ro&immutable=1" if alone else "mode=ro")
 
 
 def _is_filled(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-def check_header(header: bytes, path: Path) -> None:
+def check_header(header: bytes, path: Path, newest: int = CURRENT.version) -> None:
     """Judge the first 100 bytes of a database file."""
     if not header.startswith(_MAGIC[: len(header)]):
         raise ForeignDatabaseError(
@@ -74,23 +72,30 @@ def check_header(header: bytes, path: Path) -> None:
         )
     check_stamp(
         application_id=int.from_bytes(header[_APPLICATION_ID], "big"),
-        version=int.from_bytes(header[_USER_VERSION], "big"),
+        version=int.from_bytes(header[_USER_VERSION], "big", signed=True),
         path=path,
+        newest=newest,
     )
 
 
-def look_into(path: Path, mode: str = "mode=ro") -> FoundState:
+def look_into(path: Path, newest: int = CURRENT.version, *, mode: str = "mode=ro") -> FoundState:
     """Judge a database as it is with what a crash left in the WAL, and see where it ends."""
     # Read-only, since the last connection to be closed would otherwise empty the WAL.
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
     try:
-        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        check_stamp(application_id=application_id, version=version, path=path)
+        application_id, version = read_stamp(connection)
+        check_stamp(application_id=application_id, version=version, path=path, newest=newest)
         generation, sequence, _ = read_meta(connection, path)
     finally:
         connection.close()
     return FoundState(sequence, generation)
+
+
+def read_stamp(connection: sqlite3.Connection) -> tuple[int, int]:
+    """(application id, schema version)."""
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return application_id, version
 
 
 def read_meta(connection: sqlite3.Connection, path: Path) -> tuple[int, int, int]:
@@ -127,19 +132,37 @@ def rewrite_wal(path: Path) -> None:
         return
 
 
-def check_stamp(*, application_id: int, version: int, path: Path) -> None:
-    """Whether the database is mpreg's, and not newer than this mpreg."""
+def check_stamp(
+    *, application_id: int, version: int, path: Path, newest: int = CURRENT.version
+) -> None:
+    """Whether the database is mpreg's, and can be brought to the schema version ``newest``."""
     if application_id != APPLICATION_ID:
         raise ForeignDatabaseError(
             path,
             f"this SQLite database was not made by mpreg (its application id is "
             f"{application_id:#x}, mpreg's is {APPLICATION_ID:#x}); it was left untouched",
         )
-    if version > SCHEMA_VERSION:
-        raise SchemaVersionError(path, version, SCHEMA_VERSION)
+    if version < FIRST_VERSION:
+        raise CorruptDataError(
+            f"schema version {version} was never given; the file was left untouched: restore it "
+            "from a backup",
+            path,
+        )
+    if version > newest:
+        raise SchemaVersionError(path, version, newest)
 
 
-def create_database(path: Path) -> None:
+def check_current(version: int, path: Path, newest: int = CURRENT.version) -> None:
+    """For whoever only reads, and so cannot migrate: only the newest tables can be read.
+
+    Raises:
+        SchemaVersionError: the database has an older schema, or a newer one.
+    """
+    if version != newest:
+        raise SchemaVersionError(path, version, newest)
+
+
+def create_database(path: Path, schema: Schema = CURRENT) -> None:
     """Make an empty database, 0600, so that ``path`` names a complete one or nothing.
 
     It is made under another name in one synced transaction and then renamed: a process killed here
@@ -166,8 +189,9 @@ def create_database(path: Path) -> None:
             connection.execute(pragma)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN")
-        for statement in CREATE:
+        for statement in schema.create:
             connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {schema.version}")
         connection.execute("COMMIT")
     finally:
         connection.close()

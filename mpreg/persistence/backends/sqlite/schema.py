@@ -77,10 +77,10 @@ class MultiRow:
 
 APPLICATION_ID: Final = int.from_bytes(b"mprg", "big")
 SCHEMA_VERSION: Final = 1
+"""Of the tables below. Raised together with a migration, in `migrations`."""
 
 CREATE: Final = (
     f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
     """
     CREATE TABLE meta (
         id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -154,6 +154,7 @@ READER_PRAGMAS: Final = (
     "PRAGMA temp_store = MEMORY",
 )
 
+# Asked of databases of every schema version, before anything is done to them: what it names stays.
 READ_META: Final = "SELECT generation, commit_sequence, last_version FROM meta WHERE id = 1"
 
 # RETURNING tells whether the row was there: an older generation updates nothing.

@@ -38,6 +38,7 @@ from mpreg.persistence.backends.sqlite.files import (
     rewrite_wal,
 )
 from mpreg.persistence.backends.sqlite.tables import Added, Tables
+from mpreg.persistence.backends.sqlite.upgrade import Upgrade
 from mpreg.persistence.backends.sqlite.wal_room import PAGE_BYTES, WalRoom, pages_at_most
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.commit_group import (
@@ -51,6 +52,7 @@ __all__ = ["SqliteOptions", "WriteSession"]
 
 #: How long a truncating checkpoint waits for readers, in milliseconds.
 TRUNCATE_WAIT_MS: Final = 50
+UPGRADE: Final = Upgrade()
 #: What SQLite says of a database whose free pages can be given back in steps.
 INCREMENTAL: Final = 2
 
@@ -106,8 +108,11 @@ class WriteSession:
         *,
         again: bool = False,
         check: CheckFound = check_nothing,
+        upgrade: Upgrade = UPGRADE,
     ) -> WriteSession:
         """Connect, creating the database where there is none. See `StorageBackend.open`.
+
+        One of an older schema is migrated: see `Upgrade.run`.
 
         ``check`` is told what is there before anything is done to it.
 
@@ -118,10 +123,11 @@ class WriteSession:
         try:
             if again and not path.exists():
                 raise StorageIOError("the database is gone", path)
-            found = look_into(path) if again else look_at(path)
+            newest = upgrade.schema.version
+            found = look_into(path, newest) if again else look_at(path, newest)
             generation_min = check(found)
             if found is None:
-                create_database(path)
+                create_database(path, upgrade.schema)
         except sqlite3.Error as error:
             raise translate(error, path) from error
         except OSError as error:
@@ -133,6 +139,7 @@ class WriteSession:
         try:
             session._configure(options)
             session._make_durable()
+            upgrade.run(connection, path)
             session._take_over(generation_min)
         except BaseException as error:
             session.let_go()
