@@ -12,7 +12,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from mpreg.errors import CorruptDataError, ForeignDatabaseError, PersistenceError
+from mpreg.errors import (
+    AckedDataLostError,
+    CorruptDataError,
+    ForeignDatabaseError,
+    PersistenceError,
+)
 from mpreg.persistence.maintenance import VerificationReport, verify
 from tests.integration.damaged_bytes import (
     CHANGES,
@@ -84,6 +89,9 @@ def check(
 
 def check_told(error: PersistenceError, data_dir: Path) -> None:
     """It says which file, and where in it."""
+    if isinstance(error, AckedDataLostError):
+        assert error.path == data_dir
+        return
     while not isinstance(error, CorruptDataError | ForeignDatabaseError):
         assert isinstance(error.__cause__, PersistenceError), repr(error)
         error = error.__cause__

@@ -11,11 +11,12 @@ from mpreg.errors import CorruptDataError, ForeignDatabaseError, SchemaVersionEr
 from mpreg.persistence.backend import FoundState
 from mpreg.persistence.backends.sqlite.migrations import CURRENT, FIRST_VERSION, Schema
 from mpreg.persistence.backends.sqlite.schema import APPLICATION_ID, CREATION_PRAGMAS, READ_META
+from mpreg.persistence.backends.sqlite.schema_check import check_schema
 from mpreg.persistence.data_directory import sync_directory
 
 __all__ = [
-    "check_current",
     "check_header",
+    "check_readable",
     "check_stamp",
     "create_database",
     "look_at",
@@ -85,6 +86,8 @@ def look_into(path: Path, newest: int = CURRENT.version, *, mode: str = "mode=ro
     try:
         application_id, version = read_stamp(connection)
         check_stamp(application_id=application_id, version=version, path=path, newest=newest)
+        if version == CURRENT.version:
+            check_schema(connection, path)
         generation, sequence, _ = read_meta(connection, path)
     finally:
         connection.close()
@@ -152,14 +155,22 @@ def check_stamp(
         raise SchemaVersionError(path, version, newest)
 
 
-def check_current(version: int, path: Path, newest: int = CURRENT.version) -> None:
-    """For whoever only reads, and so cannot migrate: only the newest tables can be read.
+def check_readable(
+    connection: sqlite3.Connection, path: Path, newest: int = CURRENT.version
+) -> None:
+    """For whoever only reads, and so cannot migrate. To be called before any other statement.
 
     Raises:
-        SchemaVersionError: the database has an older schema, or a newer one.
+        ForeignDatabaseError: the database is another program's.
+        SchemaVersionError: it has an older schema, or a newer one.
+        CorruptDataError: its tables are not those of the schema.
     """
+    application_id, version = read_stamp(connection)
+    check_stamp(application_id=application_id, version=version, path=path, newest=newest)
     if version != newest:
         raise SchemaVersionError(path, version, newest)
+    if version == CURRENT.version:
+        check_schema(connection, path)
 
 
 def create_database(path: Path, schema: Schema = CURRENT) -> None:

@@ -15,7 +15,7 @@ from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.catalog import CatalogQuery
 from mpreg.persistence.backends.sqlite.connection import ConnectionThread, start_thread
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, translate
-from mpreg.persistence.backends.sqlite.files import check_header, check_stamp
+from mpreg.persistence.backends.sqlite.files import check_header, check_readable
 from mpreg.persistence.backends.sqlite.opening_read_only import (
     Still,
     Way,
@@ -160,12 +160,10 @@ class ReadOnlySession:
             check_same_thread=False,
         )
         try:
+            check_readable(connection, self._path)
             self._options.prepare(connection)
             for pragma in schema.READER_PRAGMAS:
                 connection.execute(pragma)
-            (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            check_stamp(application_id=application_id, version=version, path=self._path)
         except BaseException:
             connection.close()
             raise
