@@ -91,7 +91,7 @@ def test_an_empty_file_has_nothing_to_say(path: Path) -> None:
         (
             "[persistence]\nbackend = 'sqlit'\ndata_dir = 'a'",
             2,
-            "backend: 'sqlite' or 'memory' is expected, not 'sqlit'",
+            "backend: 'sqlite' or 'file' or 'memory' is expected, not 'sqlit'",
         ),
         (
             "[persistence]\ndata_dir = 'a'\nvalue_bytes_max = 9\nbatch_bytes_max = 8",
