@@ -8,6 +8,7 @@ import click
 
 from mpreg import __version__
 from mpreg.cli.commands.backup import backup
+from mpreg.cli.commands.compact import compact
 from mpreg.cli.commands.demo import demo, demo_worker
 from mpreg.cli.commands.export import export
 from mpreg.cli.commands.import_ import import_
@@ -74,6 +75,7 @@ for command in (
     inspect,
     queue,
     verify,
+    compact,
     backup,
     restore,
     export,

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 import click
 
 from mpreg.errors import (
+    AckedDataLostError,
     ConfigurationError,
     CorruptDataError,
     DataDirectoryLockedError,
@@ -175,7 +176,7 @@ def _advice(error: MpregError, instead: str | None) -> Iterator[str]:
 
 
 def _code(error: MpregError) -> int:
-    if isinstance(error, CorruptDataError):
+    if isinstance(error, CorruptDataError | AckedDataLostError):
         return DAMAGED
     if isinstance(error, StorageIOError | StorageFullError):
         return DISK

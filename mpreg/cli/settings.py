@@ -13,6 +13,7 @@ from mpreg.cli.options import Common
 from mpreg.errors import ConfigurationError
 from mpreg.persistence import PersistenceConfig
 from mpreg.persistence.config import TABLE
+from mpreg.persistence.read_only import FoundDirectory
 from mpreg.persistence.settings_file import SettingsFile
 
 __all__ = ["Settings"]
@@ -67,6 +68,15 @@ class Settings:
         """For opening the store: the settings of the file, or else the defaults."""
         config = self._config or PersistenceConfig(data_dir=self.data_dir)
         return config if backend is None else attrs.evolve(config, backend=backend)
+
+    def config_of_what_is_there(self) -> PersistenceConfig:
+        """For opening a store that is there: opening must not make one.
+
+        Raises:
+            DataDirectoryError: there is none, or it is of another backend than the file says.
+        """
+        found = FoundDirectory.at(self.data_dir)
+        return self.config(backend=None if self._config is not None else found.backend)
 
 
 def _data_dir_in(config_file: Path) -> Path | None:

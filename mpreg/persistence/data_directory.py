@@ -16,6 +16,7 @@ __all__ = [
     "DATABASE_NAME",
     "JOURNAL_NAME",
     "LOCK_NAME",
+    "STORES",
     "DataDirectory",
     "sync_directory",
 ]

@@ -74,6 +74,7 @@ def test_long_commands_show_on_a_terminal_how_far_they_are(store: Path, tmp_path
     _, shown["import"] = errors_on_a_terminal(
         "import", tmp_path / "lines", "--data-dir", tmp_path / "imported"
     )
+    _, shown["compact"] = errors_on_a_terminal("compact", "--data-dir", tmp_path / "imported")
     _, shown["redrive"] = errors_on_a_terminal(
         "queue", "redrive", "letters", "--data-dir", tmp_path / "imported"
     )

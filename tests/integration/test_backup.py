@@ -47,7 +47,7 @@ async def test_a_backup_of_a_closed_store_is_restored_with_all_that_was_in_it(
     restored = tmp_path / "restored"
     done = await restore(destination, restored)
     assert (done.commit_sequence, done.replaced) == (report.commit_sequence, False)
-    assert names(restored) == ["mpreg.db"]
+    assert names(restored) == ["ACKED", "mpreg.db"]
     assert (await verify(restored, full=True)).sound
     assert await read_all(restored) == await read_all(data_dir)
 

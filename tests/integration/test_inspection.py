@@ -22,7 +22,8 @@ from tests.integration.support import database, registry, tamper
 
 #: What each kind of row has. Programs are written against these names.
 ROWS: Final = {
-    "directory": "kind path backend held pid generation commit_sequence last_version files",
+    "directory": "kind path backend held pid generation commit_sequence acked_sequence "
+    "last_version files",
     "namespace": "name reserved keys keys_exact size_bytes",
     "log": "name reserved first_offset next_offset records",
     "entry": "key version expires_at size_bytes format value",

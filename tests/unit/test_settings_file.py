@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpreg.errors import ConfigurationError
-from mpreg.persistence import PersistenceConfig
+from mpreg.persistence import LogRetention, PersistenceConfig
 from mpreg.persistence.settings_file import line_of
 
 FULL = """\
@@ -46,6 +46,17 @@ def test_a_file_gives_the_same_as_keywords(path: Path) -> None:
         mailbox_batches_max=5,
     )
     assert PersistenceConfig.from_file(str(path)) == PersistenceConfig.from_file(path)
+
+
+def test_limits_of_logs_are_tables_of_their_own_and_none_is_a_word(path: Path) -> None:
+    path.write_text(
+        '[persistence]\ndata_dir = "a"\nupkeep_interval_seconds = "none"\n'
+        '[[persistence.log_retention]]\nlog = "audit"\nrecords_max = 5\n'
+    )
+    config = PersistenceConfig.from_file(path)
+    assert config.upkeep_interval_seconds is None
+    assert config.log_retention == (LogRetention(log="audit", records_max=5),)
+    assert "did you mean 'records_max'" in error(path, path.read_text().replace("ds_max", "d_max"))
 
 
 def test_a_directory_is_relative_to_the_file_and_an_absolute_one_is_as_it_is(path: Path) -> None:
@@ -91,7 +102,7 @@ def test_an_empty_file_has_nothing_to_say(path: Path) -> None:
         (
             "[persistence]\nbackend = 'sqlit'\ndata_dir = 'a'",
             2,
-            "backend: 'sqlite' or 'memory' is expected, not 'sqlit'",
+            "backend: 'sqlite' or 'file' or 'memory' is expected, not 'sqlit'",
         ),
         (
             "[persistence]\ndata_dir = 'a'\nvalue_bytes_max = 9\nbatch_bytes_max = 8",

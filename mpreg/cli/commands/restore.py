@@ -14,20 +14,29 @@ __all__ = ["restore"]
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "--to-commit",
+    type=click.IntRange(min=0),
+    default=None,
+    help="As it was right after this commit, where the backup holds it.  [default: the last one]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the store that is in the directory.")
 @allow_damaged_option
 @common_options
-def restore(common: Common, source: Path, overwrite: bool, allow_damaged: bool) -> None:
+def restore(
+    common: Common, source: Path, to_commit: int | None, overwrite: bool, allow_damaged: bool
+) -> None:
     """Make a data directory from the backup SOURCE. No process may have it open.
 
-    The backup is verified first. A backup is one point in time: what was committed after it is not
-    in it, and no other point can be restored from it. Where it fails, the data directory is as it
-    was.
+    The backup is verified first. What was committed after it is not in it. The backup of a store of
+    the file backend can be restored as of any commit since its snapshot (see --to-commit), that of
+    a database only as of its last. Where it fails, the data directory is as it was.
     """
     execute(
         common,
         "restore:run_restore",
         source=source,
+        to_commit=to_commit,
         overwrite=overwrite,
         allow_damaged=allow_damaged,
     )

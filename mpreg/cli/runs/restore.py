@@ -12,7 +12,13 @@ __all__ = ["run_restore"]
 
 
 async def run_restore(
-    settings: Settings, output: Output, *, source: Path, overwrite: bool, allow_damaged: bool
+    settings: Settings,
+    output: Output,
+    *,
+    source: Path,
+    to_commit: int | None,
+    overwrite: bool,
+    allow_damaged: bool,
 ) -> None:
     with output.progress("restoring") as on_progress:
         report = await restore(
@@ -20,6 +26,7 @@ async def run_restore(
             settings.data_dir,
             overwrite=overwrite,
             allow_damaged=allow_damaged,
+            to_commit=to_commit,
             on_progress=on_progress,
         )
     output.row(

@@ -9,6 +9,7 @@ from mpreg.cli.runs.inspect.selection import COUNTED_MAX, Selection, telling
 from mpreg.cli.settings import Settings
 from mpreg.errors import CorruptDataError
 from mpreg.persistence import DirectoryStatistics, Holder, open_read_only
+from mpreg.persistence.data_directory import ACKED_NAME
 
 __all__ = ["show_stats"]
 
@@ -40,21 +41,32 @@ def _directory(stats: DirectoryStatistics, output: Output) -> None:
         "pid": None if stats.holder is None else stats.holder.pid,
         "generation": stats.generation,
         "commit_sequence": stats.commit_sequence,
+        "acked_sequence": stats.acked_sequence,
         "last_version": stats.last_version,
         "files": stats.files,
     }
     lines = [
         f"directory        {printable(str(stats.path))}",
         f"held by          {_holder(stats.holder)}",
+        f"backend          {stats.backend}",
         f"commit sequence  {stats.commit_sequence}",
+        f"acked up to      {'unknown' if stats.acked_sequence is None else stats.acked_sequence}",
         f"generation       {stats.generation}",
         f"last version     {stats.last_version}",
         *(
-            f"file             {name:<20} {size(length):>12}"
+            f"file             {name:<29} {size(length):>12}"
             for name, length in stats.files.items()
         ),
     ]
     output.row(fields, "\n".join(lines))
+    if stats.is_acked_damaged:
+        output.damage("both slots are damaged: what was acknowledged is not known", ACKED_NAME)
+    elif stats.acked_sequence is not None and stats.acked_sequence > stats.commit_sequence:
+        output.damage(
+            f"commits {stats.commit_sequence + 1} to {stats.acked_sequence} were acknowledged as "
+            "durable and are missing",
+            ACKED_NAME,
+        )
 
 
 def _holder(holder: Holder | None) -> str:

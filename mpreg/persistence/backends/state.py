@@ -322,6 +322,41 @@ class MemoryState:
     def thaw(self) -> None:
         self._frozen = None
 
+    # --- what there is ---
+
+    def namespaces(self) -> list[bytes]:
+        """Their names, in order. One that has become empty is among them."""
+        return sorted(self._namespaces)
+
+    def logs(self) -> list[bytes]:
+        """Their names, in order."""
+        return sorted(self._logs)
+
+    def entries(
+        self, namespace: bytes, start: bytes = b""
+    ) -> Iterator[tuple[bytes, int, float | None, bytes]]:
+        """(key, version, expiry, value) from a key on, in order, while nothing changes."""
+        found = self._namespaces.get(namespace)
+        if found is not None:
+            for key in found.from_key(start):
+                yield (key, *unpack_entry(found.entries[key]))
+
+    def entry_sizes(self, namespace: bytes, start: bytes) -> Iterator[tuple[bytes, int]]:
+        """(key, bytes of key and value) from a key on, in order, while nothing changes."""
+        found = self._namespaces.get(namespace)
+        if found is not None:
+            for key in found.from_key(start):
+                packed = found.entries[key]
+                yield key, len(key) + len(packed) - (16 if packed[0] & 1 else 8)
+
+    def records(self, log: bytes) -> Iterator[tuple[int, bytes]]:
+        """(offset, data) of each, in order; later changes do not show."""
+        found = self._logs.get(log)
+        if found is not None:
+            view = found.view()
+            span = (view.first_offset, view.next_offset)
+            yield from enumerate(view.records(*span), view.first_offset)
+
     # --- queries ---
 
     def read(self, query: ReadQuery) -> ReadResult:

@@ -5,12 +5,13 @@ name is a thin layer over it. None of them goes through the writer: what reads b
 server uses a read-only connection, and what changes a directory first takes its lock.
 """
 
-from mpreg.persistence.maintenance.backup import BackupReport, backup
+from mpreg.persistence.maintenance.backup import backup
 from mpreg.persistence.maintenance.export import ExportReport, export_lines
 from mpreg.persistence.maintenance.findings import Finding, FindingKind, VerificationReport
 from mpreg.persistence.maintenance.importing import ImportReport, import_into, import_lines
 from mpreg.persistence.maintenance.repair import repair
-from mpreg.persistence.maintenance.restore import RestoreReport, restore
+from mpreg.persistence.maintenance.reports import BackupReport, RestoreReport
+from mpreg.persistence.maintenance.restore import restore
 from mpreg.persistence.maintenance.verify import verify
 from mpreg.persistence.maintenance.worker import Progress
 

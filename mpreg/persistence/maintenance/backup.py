@@ -14,9 +14,9 @@ from collections.abc import Callable
 from contextlib import closing
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from mpreg.clock import Clock, SystemClock
 from mpreg.errors import (
@@ -27,7 +27,9 @@ from mpreg.errors import (
 )
 from mpreg.persistence.backends.sqlite.failures import translate
 from mpreg.persistence.data_directory import DATABASE_NAME
+from mpreg.persistence.maintenance.acked import Acked, read_acked, unaccounted
 from mpreg.persistence.maintenance.findings import VerificationReport
+from mpreg.persistence.maintenance.journal.backup import JournalBackup
 from mpreg.persistence.maintenance.manifest import (
     MANIFEST_NAME,
     BackupManifest,
@@ -36,43 +38,17 @@ from mpreg.persistence.maintenance.manifest import (
     write_manifest,
 )
 from mpreg.persistence.maintenance.quarantine import SetAside, copy_quarantine, read_set_aside
-from mpreg.persistence.maintenance.source import (
-    DamagedRowsError,
-    SqliteSource,
-    database_in,
-    open_source,
-)
+from mpreg.persistence.maintenance.reports import BackupReport, damage_in
+from mpreg.persistence.maintenance.rows import DamagedRowsError
+from mpreg.persistence.maintenance.source import SqliteSource, open_source, store_in
 from mpreg.persistence.maintenance.staging import Staging, file_errors, staged
 from mpreg.persistence.maintenance.verify import examine_database
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
 
-__all__ = ["BackupReport", "backup", "damage_in"]
+__all__ = ["backup"]
 
 #: Copied between two looks at the throttle and at whether it is still wanted.
 STEP_BYTES: Final = 256 << 10
-
-
-@frozen(kw_only=True)
-class BackupReport:
-    """What a backup holds."""
-
-    path: Path
-    commit_sequence: int
-    """All groups up to this one are in it: every durable ack given before it was begun."""
-    size_bytes: int
-    unchanged: bool
-    """The backup that was there is of this very state already: it was verified and left alone."""
-    verification: VerificationReport
-
-    def as_mapping(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "path": str(self.path),
-            "commit_sequence": self.commit_sequence,
-            "size_bytes": self.size_bytes,
-            "unchanged": self.unchanged,
-            "verification": self.verification.as_mapping(),
-        }
 
 
 async def backup(
@@ -89,8 +65,9 @@ async def backup(
     The copy is written beside its place, synced, verified with every checksum, and then renamed:
     ``destination`` is always a complete backup or what was there before. A backup that is there is
     replaced; anything else is refused. Where it holds this very state already (same store, same
-    commit sequence), it is only verified: that is all that is incremental about it, a store that
-    has changed is copied as a whole.
+    commit sequence), it is only verified. A database that has changed is copied as a whole. Of a
+    journal the segments that the backup before has already, by size and checksum, are not copied
+    again: they become files of both.
 
     ``bytes_per_second`` slows it down. While it copies, the store's WAL grows by what is written,
     and is emptied by the first checkpoint afterwards: do not slow it down so much that the device
@@ -124,15 +101,25 @@ class _Backup:
     allow_damaged: bool
     wall: Callable[[], float]
     _set_aside: SetAside = field(factory=SetAside)
+    _acked: Acked = field(factory=lambda: Acked(None))
 
     def run(self, control: Control) -> BackupReport:
         self.data_dir, self.destination = self.data_dir.absolute(), self.destination.absolute()
-        database = database_in(self.data_dir)
+        store = store_in(self.data_dir)
         with file_errors(self.data_dir):
             self._set_aside = read_set_aside(self.data_dir)
+            self._acked = read_acked(self.data_dir)
         with staged(self.destination) as staging:
             previous = self._previous()
-            with open_source(database, control) as source:
+            if previous is not None and previous.backend != store.backend:
+                raise DataDirectoryError(
+                    self.destination,
+                    f"the backup that is here is of a store of the {previous.backend} backend; "
+                    "nothing was changed: name another place",
+                )
+            if store.backend == "file":
+                return self._of_a_journal(control).run(staging, previous)
+            with open_source(store.path, control) as source:
                 meta = _numbers(source)
                 if previous is not None and self._is_of(previous, meta):
                     source.connection.rollback()
@@ -142,6 +129,18 @@ class _Backup:
                     meta = _numbers(source)
                 self._copy(source, staging, control)
             return self._finish(staging, meta, control)
+
+    def _of_a_journal(self, control: Control) -> JournalBackup:
+        return JournalBackup(
+            self.data_dir,
+            self.destination,
+            self.bytes_per_second,
+            self.allow_damaged,
+            self.wall,
+            self._set_aside,
+            self._acked,
+            control,
+        )
 
     def _previous(self) -> BackupManifest | None:
         """The backup that is at the destination. Raises `DataDirectoryError` for anything else."""
@@ -200,7 +199,10 @@ class _Backup:
     def _finish(
         self, staging: Staging, meta: tuple[int, int, int], control: Control
     ) -> BackupReport:
-        report = self._verified(staging.path, control)
+        generation, sequence, last_version = meta
+        report = self._verified(staging.path, control).with_damage(
+            unaccounted(self._acked, generation, sequence)
+        )
         if not report.sound and not self.allow_damaged:
             raise damage_in(
                 report,
@@ -209,7 +211,6 @@ class _Backup:
                 "or ask for it with --allow-damaged",
             )
         copy = staging.path / DATABASE_NAME
-        generation, sequence, last_version = meta
         with file_errors(copy):
             manifest = BackupManifest(
                 source=str(self.data_dir),
@@ -238,7 +239,9 @@ class _Backup:
         return BackupReport(
             path=self.destination,
             commit_sequence=manifest.commit_sequence,
+            first_sequence=manifest.earliest,
             size_bytes=manifest.size_bytes,
+            copied_bytes=0 if unchanged else manifest.size_bytes,
             unchanged=unchanged,
             verification=report,
         )
@@ -253,10 +256,3 @@ def _numbers(source: SqliteSource) -> tuple[int, int, int]:
         meta = (0, 0, 0)
     generation, sequence, last_version = (n if type(n) is int else 0 for n in meta)
     return generation, sequence, last_version
-
-
-def damage_in(report: VerificationReport, path: Path, hint: str) -> CorruptDataError:
-    """The error where a store that must be sound is not."""
-    first = report.findings[0]
-    more = "" if report.damaged == 1 else f" (and {report.damaged - 1} more)"
-    return CorruptDataError(f"{first.message}{more}; {hint}", path, first.where)

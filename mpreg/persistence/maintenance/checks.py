@@ -11,7 +11,7 @@ from attrs import define, field
 from mpreg.codec import checksum_record, decode_key, decode_name
 from mpreg.persistence.backends.sqlite.tables import is_intact
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
-from mpreg.persistence.maintenance.source import EntryRow, RecordRow
+from mpreg.persistence.maintenance.rows import EntryRow, RecordRow
 
 __all__ = [
     "OffsetCheck",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +19,7 @@ from mpreg.persistence.maintenance.checks import (
     shown_name,
 )
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
+from mpreg.persistence.maintenance.journal.source import open_journal_source
 from mpreg.persistence.maintenance.lines import (
     FORMAT_VERSION,
     dump_line,
@@ -25,6 +27,7 @@ from mpreg.persistence.maintenance.lines import (
     encode_store_name,
     encode_stored_key,
 )
+from mpreg.persistence.maintenance.rows import DamagedRowsError, EntryRow, LogRow, Source
 from mpreg.persistence.maintenance.snapshots import (
     CHUNK_KEY,
     MANIFEST_KEY,
@@ -32,14 +35,7 @@ from mpreg.persistence.maintenance.snapshots import (
     is_snapshot_namespace,
     manifest_of,
 )
-from mpreg.persistence.maintenance.source import (
-    DamagedRowsError,
-    EntryRow,
-    LogRow,
-    SqliteSource,
-    database_in,
-    open_source,
-)
+from mpreg.persistence.maintenance.source import open_source, store_in
 from mpreg.persistence.maintenance.staging import file_errors
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
 
@@ -92,16 +88,22 @@ async def export_lines(
     directory = Path(data_dir)
 
     def work(control: Control) -> ExportReport:
-        path = database_in(directory)
-        with open_source(path, control) as source, file_errors(Path("the export")):
+        with _opened(directory, control) as source, file_errors(Path("the export")):
             return _Export(source, control, write).run()
 
     return await run_stoppable(work, on_progress)
 
 
+def _opened(directory: Path, control: Control) -> AbstractContextManager[Source]:
+    store = store_in(directory)
+    if store.backend == "file":
+        return nullcontext(open_journal_source(directory, control))
+    return open_source(store.path, control)
+
+
 @define
 class _Export:
-    source: SqliteSource
+    source: Source
     control: Control
     write: Write
     _lines: int = 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 __all__ = ["Finding", "FindingKind", "VerificationReport"]
 
@@ -16,7 +17,8 @@ FINDINGS_KEPT_MAX = 10_000
 
 class FindingKind(enum.Enum):
     STRUCTURE = "structure"
-    """SQLite's own pages, or its schema: `quick_check` says what."""
+    """SQLite's own pages, or its schema: `quick_check` says what. Of a journal: frames, headers,
+    and commits that are missing."""
     META = "meta"
     """The store's own numbers contradict what is stored, or each other."""
     ENTRY = "entry"
@@ -31,6 +33,8 @@ class FindingKind(enum.Enum):
     """Records are missing between a log's bounds."""
     SNAPSHOT = "snapshot"
     """A snapshot's manifest or chunks are damaged or missing."""
+    ACKED = "acked"
+    """Commits that were acknowledged as durable are missing, or the file that tells is damaged."""
     LEFTOVER = "leftover"
     """Chunks that no snapshot names. They take room and harm nothing: not counted as damage."""
     SET_ASIDE = "set aside"
@@ -85,6 +89,12 @@ class VerificationReport:
     def sound(self) -> bool:
         """No damage: all that is stored can be read, and is what was written."""
         return self.damaged == 0
+
+    def with_damage(self, findings: Sequence[Finding]) -> VerificationReport:
+        """The same, with what was found beside the store."""
+        return evolve(
+            self, findings=(*findings, *self.findings), damaged=self.damaged + len(findings)
+        )
 
     def as_mapping(self) -> dict[str, Any]:
         """For JSON."""

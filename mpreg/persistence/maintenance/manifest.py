@@ -11,12 +11,24 @@ import msgspec
 from mpreg.errors import CorruptDataError, DataDirectoryError, SchemaVersionError
 from mpreg.persistence.maintenance.worker import Control
 
-__all__ = ["MANIFEST_NAME", "BackupManifest", "file_digest", "read_manifest", "write_manifest"]
+__all__ = [
+    "MANIFEST_NAME",
+    "BackupManifest",
+    "FileInBackup",
+    "file_digest",
+    "read_manifest",
+    "write_manifest",
+]
 
 MANIFEST_NAME: Final = "BACKUP"
 FORMAT_VERSION: Final = 1
 
 _PIECE_BYTES: Final = 1 << 20
+
+
+class FileInBackup(msgspec.Struct, frozen=True):
+    size_bytes: int
+    sha256: str
 
 
 class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,10 +45,19 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
     """All groups up to this one are in the backup, and none after it."""
     last_version: int
     size_bytes: int
-    sha256: str
+    sha256: str = ""
     """Of the database file."""
+    first_sequence: int | None = None
+    """Of a journal: the commit of its snapshot, the earliest as of which it can be restored."""
+    files: dict[str, FileInBackup] = {}
+    """Of a journal: its files by name."""
     damaged: int = 0
     """Findings that were there when it was made, with ``allow_damaged``."""
+
+    @property
+    def earliest(self) -> int:
+        """The earliest commit as of which it can be restored."""
+        return self.commit_sequence if self.first_sequence is None else self.first_sequence
 
 
 def write_manifest(directory: Path, manifest: BackupManifest) -> None:

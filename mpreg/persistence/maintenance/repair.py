@@ -25,12 +25,14 @@ from mpreg.persistence.backends.sqlite.failures import translate
 from mpreg.persistence.data_directory import sync_directory
 from mpreg.persistence.maintenance.checks import check_entry, check_name, check_record
 from mpreg.persistence.maintenance.findings import FindingKind, VerificationReport
+from mpreg.persistence.maintenance.journal.repair import repair_journal
 from mpreg.persistence.maintenance.quarantine import (
     QUARANTINE_NAME,
     quarantine_files,
     read_set_aside,
 )
 from mpreg.persistence.maintenance.restore import held_place
+from mpreg.persistence.maintenance.rows import EntryRow, LogRow, RecordRow, Source
 from mpreg.persistence.maintenance.snapshots import (
     CHUNK_KEY,
     MANIFEST_KEY,
@@ -38,16 +40,9 @@ from mpreg.persistence.maintenance.snapshots import (
     is_snapshot_namespace,
     manifest_of,
 )
-from mpreg.persistence.maintenance.source import (
-    EntryRow,
-    LogRow,
-    RecordRow,
-    SqliteSource,
-    database_in,
-    open_source,
-)
+from mpreg.persistence.maintenance.source import SqliteSource, open_source, store_in
 from mpreg.persistence.maintenance.staging import file_errors
-from mpreg.persistence.maintenance.verify import examine_database
+from mpreg.persistence.maintenance.verify import examine_database, examine_journal
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
 
 __all__ = ["repair"]
@@ -68,6 +63,10 @@ async def repair(
     record (without it the offset would be given again: append to the log, then repair), and damaged
     names, offsets and numbers of the store itself, for which there is only a backup.
 
+    A journal is written anew from all whole frames. Damaged bytes go into quarantine as bytes. What
+    a lost commit has changed stays as it was before; a log that lost records keeps those after the
+    gap, and those before it go into quarantine.
+
     Cancelled, or killed: every item is in the store or in quarantine, perhaps in both.
 
     Raises:
@@ -78,7 +77,7 @@ async def repair(
     directory = Path(data_dir)
 
     def work(control: Control) -> VerificationReport:
-        database_in(directory)
+        store_in(directory)
         with held_place(directory.absolute()):
             return _repair(directory, control)
 
@@ -86,7 +85,10 @@ async def repair(
 
 
 def _repair(data_dir: Path, control: Control) -> VerificationReport:
-    path = database_in(data_dir)
+    store = store_in(data_dir)
+    if store.backend == "file":
+        return _repair_journal(data_dir, control)
+    path = store.path
     before = examine_database(path, control, set_aside=read_set_aside(data_dir))
     for finding in before.findings:
         if finding.kind is FindingKind.STRUCTURE:
@@ -108,10 +110,19 @@ def _repair(data_dir: Path, control: Control) -> VerificationReport:
     return examine_database(path, control, set_aside=read_set_aside(data_dir))
 
 
+def _repair_journal(data_dir: Path, control: Control) -> VerificationReport:
+    before = examine_journal(data_dir, control, set_aside=read_set_aside(data_dir))
+    if before.sound:
+        return before
+    with file_errors(data_dir), _Quarantine(data_dir) as quarantine:
+        repair_journal(data_dir, control, _damaged_rows, quarantine.write, quarantine.sync)
+    return examine_journal(data_dir, control, set_aside=read_set_aside(data_dir))
+
+
 # --- what is to go ---
 
 
-def _damaged_rows(source: SqliteSource) -> Iterator[EntryRow | RecordRow]:
+def _damaged_rows(source: Source) -> Iterator[EntryRow | RecordRow]:
     for id, name in source.namespaces_used():
         if name is None or check_name(FindingKind.NAMESPACE, name) is None:
             yield from _damaged_entries(source, id, name)
@@ -123,7 +134,7 @@ def _damaged_rows(source: SqliteSource) -> Iterator[EntryRow | RecordRow]:
             yield from source.records(id)
 
 
-def _damaged_entries(source: SqliteSource, id: Any, name: bytes | None) -> Iterator[EntryRow]:
+def _damaged_entries(source: Source, id: Any, name: bytes | None) -> Iterator[EntryRow]:
     lost = _lost_save(source, id, name) if name and is_snapshot_namespace(name) else None
     for row in source.entries(id):
         of_lost = lost is not None and (row.key == MANIFEST_KEY or row.key.startswith(lost))
@@ -131,7 +142,7 @@ def _damaged_entries(source: SqliteSource, id: Any, name: bytes | None) -> Itera
             yield row
 
 
-def _lost_save(source: SqliteSource, id: Any, name: bytes) -> bytes | None:
+def _lost_save(source: Source, id: Any, name: bytes) -> bytes | None:
     """What the keys of a snapshot's chunks start with, where it cannot be loaded."""
     found = source.entry(id, MANIFEST_KEY)
     if found is None or check_entry(name, found) is not None:
@@ -147,7 +158,7 @@ def _lost_save(source: SqliteSource, id: Any, name: bytes) -> bytes | None:
     return encode_key(CHUNK_KEY.pack(manifest.save, 0))[:9] if check.broken else None
 
 
-def _damaged_records(source: SqliteSource, log: LogRow) -> Iterator[RecordRow]:
+def _damaged_records(source: Source, log: LogRow) -> Iterator[RecordRow]:
     last = source.last_offset(log.id)
     for row in source.records(log.id):
         below = type(row.offset) is int and row.offset < log.first_offset
@@ -167,6 +178,7 @@ class _Quarantine:
     """(statement, first, second part of the key), of all that was written."""
     _path: Path = field(init=False)
     _file: BinaryIO = field(init=False)
+    _is_empty: bool = True
 
     def __enter__(self) -> Self:
         directory = self.data_dir / QUARANTINE_NAME
@@ -180,7 +192,7 @@ class _Quarantine:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        if not self.rows:
+        if self._is_empty:
             self._path.unlink(missing_ok=True)
 
     def add(self, row: EntryRow | RecordRow, source: SqliteSource) -> None:
@@ -190,7 +202,12 @@ class _Quarantine:
         else:
             item = _record_item(row, source)
             self.rows.append((_DELETE_RECORD, row.log_id, row.offset))
-        self._file.write(json.dumps(item).encode() + b"\n")
+        self.write(item)
+
+    def write(self, item: dict[str, Any]) -> None:
+        line = {name: _raw(value) for name, value in item.items()}
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._is_empty = False
 
     def sync(self) -> None:
         """So that it survives a power cut, before anything is removed."""
@@ -207,24 +224,24 @@ def _is_number(path: Path) -> bool:
 def _entry_item(row: EntryRow, source: SqliteSource) -> dict[str, Any]:
     return {
         "kind": "entry",
-        "namespace_id": _raw(row.namespace_id),
-        "namespace_name": _raw(source.name_of_namespace(row.namespace_id)),
-        "key": _raw(row.key),
-        "version": _raw(row.version),
-        "expires_at": _raw(row.expires_at),
-        "checksum": _raw(row.checksum),
-        "value": _raw(row.value),
+        "namespace_id": row.namespace_id,
+        "namespace_name": source.name_of_namespace(row.namespace_id),
+        "key": row.key,
+        "version": row.version,
+        "expires_at": row.expires_at,
+        "checksum": row.checksum,
+        "value": row.value,
     }
 
 
 def _record_item(row: RecordRow, source: SqliteSource) -> dict[str, Any]:
     return {
         "kind": "record",
-        "log_id": _raw(row.log_id),
-        "log_name": _raw(source.name_of_log(row.log_id)),
-        "offset": _raw(row.offset),
-        "checksum": _raw(row.checksum),
-        "data": _raw(row.data),
+        "log_id": row.log_id,
+        "log_name": source.name_of_log(row.log_id),
+        "offset": row.offset,
+        "checksum": row.checksum,
+        "data": row.data,
     }
 
 

@@ -1,7 +1,7 @@
 """Putting a backup in the place of a data directory, whole or not at all.
 
-A backup is one point in time: the commit sequence that its manifest names. Between two backups
-nothing is kept that could be replayed, so no other point can be restored.
+The backup of a database is one point in time: the commit sequence that its manifest names. That of
+a journal holds the commits since its snapshot, and can be restored as of each of them.
 """
 
 from __future__ import annotations
@@ -11,44 +11,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from attrs import define, frozen
+from attrs import define
 
-from mpreg.errors import CorruptDataError, DataDirectoryError
-from mpreg.persistence.data_directory import DATABASE_NAME, LOCK_NAME, DataDirectory
-from mpreg.persistence.maintenance.backup import damage_in
+from mpreg.errors import CorruptDataError, DataDirectoryError, InvalidArgumentError
+from mpreg.persistence.data_directory import DATABASE_NAME, LOCK_NAME, STORES, DataDirectory
+from mpreg.persistence.maintenance.acked import write_acked
 from mpreg.persistence.maintenance.findings import VerificationReport
+from mpreg.persistence.maintenance.journal.restore import check_journal, copy_journal
 from mpreg.persistence.maintenance.manifest import BackupManifest, file_digest, read_manifest
 from mpreg.persistence.maintenance.quarantine import copy_quarantine, read_set_aside
+from mpreg.persistence.maintenance.reports import RestoreReport, damage_in
 from mpreg.persistence.maintenance.staging import Staging, file_errors, staged
 from mpreg.persistence.maintenance.verify import examine_database
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
 
-__all__ = ["RestoreReport", "held_place", "restore"]
+__all__ = ["held_place", "restore"]
 
 _PIECE_BYTES: Final = 1 << 20
-
-
-@frozen(kw_only=True)
-class RestoreReport:
-    """What was restored."""
-
-    path: Path
-    commit_sequence: int
-    """Of the last group that is there. Whatever was committed after it is not."""
-    size_bytes: int
-    replaced: bool
-    """Whether there was a store before; it is gone."""
-
-    def as_mapping(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "path": str(self.path),
-            "commit_sequence": self.commit_sequence,
-            "size_bytes": self.size_bytes,
-            "replaced": self.replaced,
-        }
 
 
 async def restore(
@@ -57,6 +38,7 @@ async def restore(
     *,
     overwrite: bool = False,
     allow_damaged: bool = False,
+    to_commit: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> RestoreReport:
     """Make ``data_dir`` from a backup.
@@ -64,6 +46,12 @@ async def restore(
     The backup is verified first, with the checksum of the whole and that of every item. It is
     copied beside ``data_dir``, synced, and then renamed. With ``overwrite`` a store that is there
     is kept until the new one is in its place, and then removed.
+
+    What was acknowledged after the backup is given up with that: the file ``ACKED`` is written
+    anew, so that the store opens.
+
+    ``to_commit`` restores the state right after that commit. The backup of a journal holds every
+    commit since its snapshot; that of a database only its last.
 
     Cancelled, or failed: ``data_dir`` is as it was. Killed: it is as it was or, for the moment
     between two renames, under another name beside its place; run it again, and it is put back
@@ -73,11 +61,12 @@ async def restore(
         DataDirectoryError: ``source`` is no backup; or ``data_dir`` is not empty, without
             ``overwrite``.
         DataDirectoryLockedError: a process holds ``data_dir``.
+        InvalidArgumentError: the backup does not hold the state after ``to_commit``.
         CorruptDataError: the backup is damaged.
         SchemaVersionError: made by a newer mpreg.
         StorageFullError, StorageIOError: not restored.
     """
-    work = _Restore(Path(source), Path(data_dir), overwrite, allow_damaged)
+    work = _Restore(Path(source), Path(data_dir), overwrite, allow_damaged, to_commit)
     return await run_stoppable(work.run, on_progress)
 
 
@@ -87,10 +76,12 @@ class _Restore:
     data_dir: Path
     overwrite: bool
     allow_damaged: bool
+    to_commit: int | None
 
     def run(self, control: Control) -> RestoreReport:
         self.data_dir = self.data_dir.absolute()
         manifest = read_manifest(self.source)
+        sequence = self._sequence(manifest)
         with staged(self.data_dir) as staging, held_place(self.data_dir) as is_empty:
             if not is_empty and not self.overwrite:
                 raise DataDirectoryError(
@@ -100,16 +91,35 @@ class _Restore:
                 )
             self._check(manifest, control)
             with file_errors(self.data_dir):
-                self._copy(staging, manifest, control)
+                if manifest.backend == "file":
+                    copy_journal(self.source, manifest, staging.path, sequence, control)
+                else:
+                    self._copy(staging, manifest, control)
+                copy_quarantine(self.source, staging.path)
+                write_acked(staging.path, manifest.generation, sequence)
                 staging.publish()
         return RestoreReport(
             path=self.data_dir,
-            commit_sequence=manifest.commit_sequence,
+            commit_sequence=sequence,
             size_bytes=manifest.size_bytes,
             replaced=not is_empty,
         )
 
+    def _sequence(self, manifest: BackupManifest) -> int:
+        if self.to_commit is None:
+            return manifest.commit_sequence
+        if not manifest.earliest <= self.to_commit <= manifest.commit_sequence:
+            raise InvalidArgumentError(
+                f"{self.source} can be restored as of commit {manifest.earliest} to "
+                f"{manifest.commit_sequence}, not {self.to_commit}; nothing was changed"
+            )
+        return self.to_commit
+
     def _check(self, manifest: BackupManifest, control: Control) -> None:
+        if manifest.backend == "file":
+            with file_errors(self.source):
+                check_journal(self.source, manifest, control, allow_damaged=self.allow_damaged)
+            return
         database = self.source / DATABASE_NAME
         hint = "nothing was restored; use another backup"
         with file_errors(database):
@@ -142,7 +152,6 @@ class _Restore:
             os.fsync(target.fileno())
         if file_digest(copy, control) != manifest.sha256:
             raise CorruptDataError("the copy differs from the backup; nothing was restored", copy)
-        copy_quarantine(self.source, staging.path)
 
 
 @contextmanager
@@ -160,8 +169,13 @@ def held_place(data_dir: Path) -> Iterator[bool]:
         raise DataDirectoryError(
             data_dir, "this is a link or a file; name the directory itself; nothing was changed"
         )
-    let_go = DataDirectory(data_dir).acquire()
+    let_go = DataDirectory(data_dir, backend=_backend_of(data_dir)).acquire()
     try:
         yield all(path.name == LOCK_NAME for path in data_dir.iterdir())
     finally:
         let_go()
+
+
+def _backend_of(data_dir: Path) -> str:
+    """Whose store is there now: that is the one to be replaced."""
+    return next((one for one, name in STORES.items() if (data_dir / name).exists()), "sqlite")

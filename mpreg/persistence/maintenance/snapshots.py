@@ -13,7 +13,7 @@ from attrs import define, field
 from mpreg.codec import encode_key
 from mpreg.persistence.maintenance.checks import shown_name
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
-from mpreg.persistence.maintenance.source import EntryRow
+from mpreg.persistence.maintenance.rows import EntryRow
 
 __all__ = [
     "CHUNK_KEY",

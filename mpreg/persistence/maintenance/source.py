@@ -22,18 +22,12 @@ from mpreg.errors import CorruptDataError, DataDirectoryError, StorageIOError
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, is_transient, translate
 from mpreg.persistence.backends.sqlite.files import check_stamp
-from mpreg.persistence.data_directory import DATABASE_NAME
+from mpreg.persistence.data_directory import STORES
+from mpreg.persistence.maintenance.findings import Finding, FindingKind
+from mpreg.persistence.maintenance.rows import DamagedRowsError, EntryRow, LogRow, RecordRow
 from mpreg.persistence.maintenance.worker import Control
 
-__all__ = [
-    "DamagedRowsError",
-    "EntryRow",
-    "LogRow",
-    "RecordRow",
-    "SqliteSource",
-    "database_in",
-    "open_source",
-]
+__all__ = ["FoundStore", "SqliteSource", "open_source", "store_in"]
 
 #: SQLite's virtual machine looks whether it is still wanted after this many of its steps.
 _STEPS_BETWEEN_LOOKS: Final = 50_000
@@ -57,37 +51,6 @@ _RECORDS: Final = "SELECT offset, checksum, data FROM records WHERE log_id = ? O
 _RECORDS_FROM: Final = (
     "SELECT offset, checksum, data FROM records WHERE log_id = ? AND offset >= ? ORDER BY offset"
 )
-
-
-@frozen
-class EntryRow:
-    """A row of ``entries``; after damage its columns may hold anything."""
-
-    namespace_id: Any
-    key: Any
-    version: Any
-    expires_at: Any
-    checksum: Any
-    value: Any
-
-
-@frozen
-class LogRow:
-    id: Any
-    name: Any
-    first_offset: Any
-
-
-@frozen
-class RecordRow:
-    log_id: Any
-    offset: Any
-    checksum: Any
-    data: Any
-
-
-class DamagedRowsError(Exception):
-    """SQLite could not go on reading a table. Only this package ever sees it."""
 
 
 Rows: TypeAlias = Iterator[tuple[Any, ...]]
@@ -115,12 +78,12 @@ class SqliteSource:
             ).fetchone()
             return found
 
-    def check(self, *, full: bool) -> Iterator[str]:
+    def check(self, *, full: bool) -> Iterator[Finding]:
         """What SQLite's own check says; nothing where it is content."""
         pragma = "integrity_check" if full else "quick_check"
         for (line,) in self._rows(f"PRAGMA {pragma}(1000)"):
             if line != "ok":
-                yield str(line)
+                yield Finding(FindingKind.STRUCTURE, "the file", str(line))
 
     def namespaces(self) -> Iterator[tuple[Any, Any]]:
         """(id, name) of each."""
@@ -277,22 +240,29 @@ def _sorts_before(one: Any, other: Any) -> bool:
     return bool(one < other)
 
 
-def database_in(data_dir: Path) -> Path:
-    """The database of a data directory.
+@frozen
+class FoundStore:
+    """The store of a data directory."""
 
+    backend: str
+    path: Path
+    """The file that it is known by: the database, or the journal's control file."""
+
+
+def store_in(data_dir: Path) -> FoundStore:
+    """
     Raises:
         DataDirectoryError: there is none.
     """
-    path = data_dir / DATABASE_NAME
     try:
-        if path.is_file():
-            return path
+        for backend, name in STORES.items():
+            if (data_dir / name).is_file():
+                return FoundStore(backend, data_dir / name)
     except (OSError, ValueError) as error:
         raise DataDirectoryError(data_dir, f"it cannot be read: {error}") from error
-    missing = "there is no such directory" if not data_dir.exists() else f"no {DATABASE_NAME} in it"
-    raise DataDirectoryError(
-        data_dir, f"{missing}: check --data-dir; nothing was changed (only SQLite stores are known)"
-    )
+    names = " and no ".join(STORES.values())
+    missing = "there is no such directory" if not data_dir.exists() else f"no {names} in it"
+    raise DataDirectoryError(data_dir, f"{missing}: check --data-dir; nothing was changed")
 
 
 @contextmanager

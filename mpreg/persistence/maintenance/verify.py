@@ -10,6 +10,7 @@ from typing import Any
 from attrs import define, evolve, field
 
 from mpreg.errors import CorruptDataError
+from mpreg.persistence.maintenance.acked import read_acked, unaccounted
 from mpreg.persistence.maintenance.checks import (
     OffsetCheck,
     check_entry,
@@ -24,7 +25,9 @@ from mpreg.persistence.maintenance.findings import (
     FindingKind,
     VerificationReport,
 )
+from mpreg.persistence.maintenance.journal.source import open_damaged_journal
 from mpreg.persistence.maintenance.quarantine import SetAside, read_set_aside
+from mpreg.persistence.maintenance.rows import DamagedRowsError, EntryRow, LogRow, Source
 from mpreg.persistence.maintenance.snapshots import (
     MANIFEST_KEY,
     UNFINISHED_PREFIX,
@@ -33,18 +36,11 @@ from mpreg.persistence.maintenance.snapshots import (
     manifest_of,
     unfinished_save,
 )
-from mpreg.persistence.maintenance.source import (
-    DamagedRowsError,
-    EntryRow,
-    LogRow,
-    SqliteSource,
-    database_in,
-    open_source,
-)
+from mpreg.persistence.maintenance.source import open_source, store_in
 from mpreg.persistence.maintenance.staging import file_errors
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
 
-__all__ = ["Examination", "examine_database", "verify"]
+__all__ = ["Examination", "examine_database", "examine_journal", "verify"]
 
 #: Items between two looks at whether the result is still wanted.
 ITEMS_PER_STEP = 256
@@ -55,9 +51,10 @@ async def verify(
 ) -> VerificationReport:
     """Examine the store of a data directory, open in another process, in this one, or in none.
 
-    Nothing is changed, and no lock is taken. It reads everything once, in one transaction: beside
-    a running server the WAL grows meanwhile by what is written, and is emptied by the first
-    checkpoint afterwards. Memory is bounded by the largest value.
+    Nothing is changed, and no lock is taken. It reads everything once. Of a database in one
+    transaction: beside a running server the WAL grows meanwhile by what is written, and is emptied
+    by the first checkpoint afterwards; memory is bounded by the largest value. A journal is read
+    into memory as a whole.
 
     ``full`` has SQLite compare every index with its table as well (``integrity_check``), which
     takes several times as long as ``quick_check``.
@@ -72,10 +69,16 @@ async def verify(
     directory = Path(data_dir)
 
     def work(control: Control) -> VerificationReport:
-        path = database_in(directory)
+        store = store_in(directory)
         with file_errors(directory):
             set_aside = read_set_aside(directory)
-        return examine_database(path, control, full=full, set_aside=set_aside)
+            acked = read_acked(directory)
+        if store.backend == "file":
+            report = examine_journal(directory, control, full=full, set_aside=set_aside)
+        else:
+            report = examine_database(store.path, control, full=full, set_aside=set_aside)
+        lost = unaccounted(acked, report.generation, report.commit_sequence)
+        return report.with_damage(lost)
 
     return await run_stoppable(work, on_progress)
 
@@ -91,20 +94,35 @@ def examine_database(
     """`verify`, blocking, for one database file."""
     try:
         with open_source(path, control, immutable=immutable) as source:
-            examination = Examination(source, control, set_aside or SetAside())
-            for finding in examination.run(full=full):
-                examination.keep(finding)
-            return examination.report
+            return _examined(source, control, full=full, set_aside=set_aside)
     except CorruptDataError as damage:
         finding = Finding(FindingKind.STRUCTURE, "the file", damage.message)
         return VerificationReport(path=path, full=full, findings=(finding,), damaged=1)
+
+
+def examine_journal(
+    directory: Path, control: Control, *, full: bool = False, set_aside: SetAside | None = None
+) -> VerificationReport:
+    """`verify`, blocking, for the journal of one directory."""
+    with file_errors(directory):
+        source = open_damaged_journal(directory, control)
+    return _examined(source, control, full=full, set_aside=set_aside)
+
+
+def _examined(
+    source: Source, control: Control, *, full: bool, set_aside: SetAside | None
+) -> VerificationReport:
+    examination = Examination(source, control, set_aside or SetAside())
+    for finding in examination.run(full=full):
+        examination.keep(finding)
+    return examination.report
 
 
 @define
 class Examination:
     """One walk over a store. It yields what it finds and counts what it sees."""
 
-    source: SqliteSource
+    source: Source
     control: Control
     set_aside: SetAside = field(factory=SetAside)
     _findings: list[Finding] = field(factory=list)
@@ -179,8 +197,7 @@ class Examination:
         pages, page_bytes = self.source.pages()
         self._total = pages * page_bytes
         self.control.step("checking the structure", 0, self._total)
-        for line in self.source.check(full=full):
-            yield Finding(FindingKind.STRUCTURE, "the file", line)
+        yield from self.source.check(full=full)
 
     def _numbers(self) -> Iterator[Finding]:
         self._meta = self.source.meta()

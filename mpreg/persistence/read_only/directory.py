@@ -10,7 +10,7 @@ from typing import Final
 from attrs import frozen
 
 from mpreg.errors import DataDirectoryError, DataDirectoryMissingError
-from mpreg.persistence.data_directory import DATABASE_NAME, JOURNAL_NAME, LOCK_NAME
+from mpreg.persistence.data_directory import DATABASE_NAME, LOCK_NAME, STORES
 
 __all__ = ["FoundDirectory", "Holder", "find_holder"]
 
@@ -31,6 +31,8 @@ class FoundDirectory:
     """A directory with a store in it, found but not opened."""
 
     path: Path
+    backend: str
+    """Whose store it is, one of `STORES`."""
 
     @classmethod
     def at(cls, path: Path) -> FoundDirectory:
@@ -46,9 +48,14 @@ class FoundDirectory:
             # ValueError is Python's own, for a path with a NUL in it.
             said = error.strerror if isinstance(error, OSError) else error
             raise DataDirectoryError(path, f"the directory cannot be read: {said}") from error
-        if DATABASE_NAME not in names:
+        backends = [backend for backend, name in STORES.items() if name in names]
+        if not backends:
             raise DataDirectoryMissingError(found, _no_store(names))
-        directory = cls(found)
+        if len(backends) > 1:
+            raise DataDirectoryError(
+                found, f"there are two stores here, {' and '.join(STORES.values())}: move one away"
+            )
+        directory = cls(found, backends[0])
         if directory.database.is_symlink():
             raise DataDirectoryError(
                 directory.database, "this is a link; look at the directory that it leads to"
@@ -99,18 +106,13 @@ def _missing(path: Path) -> str:
 
 
 def _not_a_directory(path: Path) -> str:
-    if path.name.startswith(DATABASE_NAME):
+    if path.name.startswith(tuple(STORES.values())):
         return "this is a file of a data directory; give the directory that it is in"
     return "this is a file, not a data directory"
 
 
 def _no_store(names: list[str]) -> str:
-    if JOURNAL_NAME in names:
-        return (
-            f"{JOURNAL_NAME} is here, the store of the file backend; only stores of the sqlite "
-            "backend can be read from outside"
-        )
     told = ", ".join(names[:NAMES_TOLD_MAX]) or "nothing"
     if len(names) > NAMES_TOLD_MAX:
         told += f" and {len(names) - NAMES_TOLD_MAX} more"
-    return f"there is no store here: no {DATABASE_NAME}, but {told}"
+    return f"there is no store here: no {' and no '.join(STORES.values())}, but {told}"

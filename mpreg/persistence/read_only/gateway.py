@@ -9,7 +9,7 @@ from attrs import define
 
 from mpreg.actors import Ack, Mailbox
 from mpreg.errors import ReadOnlyError
-from mpreg.persistence.backends.sqlite.catalog import CatalogQuery
+from mpreg.persistence.backends.catalog import CatalogQuery
 from mpreg.persistence.batch import Durability, Settled
 from mpreg.persistence.gateway import READS_WAITING_MAX, StoreGateway
 from mpreg.persistence.operations import Append, Operation

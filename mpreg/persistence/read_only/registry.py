@@ -15,9 +15,10 @@ from attrs import frozen
 from mpreg.actors import RestartPolicy, Supervisor
 from mpreg.clock import Clock, SystemClock
 from mpreg.codec import encode_name
-from mpreg.errors import ConfigurationError, ReaderStoppedError
-from mpreg.persistence.backends.sqlite import SqliteOptions
-from mpreg.persistence.backends.sqlite.catalog import (
+from mpreg.errors import ConfigurationError, ReaderStoppedError, StorageIOError
+from mpreg.persistence.acked_file import AckedFile, DamagedFileError
+from mpreg.persistence.backend import StorageReader
+from mpreg.persistence.backends.catalog import (
     Counted,
     CountEntries,
     ListLogs,
@@ -27,9 +28,12 @@ from mpreg.persistence.backends.sqlite.catalog import (
     ReadNumbers,
     StoreNumbers,
 )
+from mpreg.persistence.backends.file.read_only import FileReadOnlyReader
+from mpreg.persistence.backends.sqlite import SqliteOptions
 from mpreg.persistence.backends.sqlite.read_only import ReadOnlyReader
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.config import PersistenceConfig
+from mpreg.persistence.data_directory import ACKED_NAME
 from mpreg.persistence.engine import collapsed_groups
 from mpreg.persistence.kv_store import Entry, KeyValueStore
 from mpreg.persistence.log_store import LogStore
@@ -62,6 +66,11 @@ class DirectoryStatistics:
     """How often a writer has opened the store."""
     commit_sequence: int
     """Of the last commit group."""
+    acked_sequence: int | None
+    """Of the last commit that is known to be acknowledged as durable, a little behind while the
+    directory is held; None: nothing is known."""
+    is_acked_damaged: bool
+    """Whether the file that tells is damaged."""
     last_version: int
     """Given by the last write of a key."""
     files: dict[str, int]
@@ -107,7 +116,8 @@ class ReadOnlyRegistry:
     - `StorageIOError`: the disk failed, or SQLite may not open the files.
 
     One whose directory nobody holds, and whose write-ahead log lacks its index (a copy of a
-    directory, say), is read from a copy in the system's directory for temporary files.
+    directory, say), is read from a copy in the system's directory for temporary files. A store of
+    the file backend is read into memory as a whole, and followed as it grows.
     """
 
     def __init__(self, data_dir: str | PathLike[str], *, clock: Clock | None = None) -> None:
@@ -209,16 +219,21 @@ class ReadOnlyRegistry:
 
         Raises:
             CorruptDataError: the store's own numbers are damaged.
+            SchemaVersionError: the file ``ACKED`` was written by a newer mpreg.
+            StorageIOError: it cannot be read.
             ReaderStoppedError: not open (any more).
         """
-        numbers: StoreNumbers = await self._gateway.ask(ReadNumbers())
         assert self._directory is not None
+        acked, is_acked_damaged = _read_acked(self._directory.path)
+        numbers: StoreNumbers = await self._gateway.ask(ReadNumbers())
         return DirectoryStatistics(
             path=self._directory.path,
-            backend="sqlite",
+            backend=self._directory.backend,
             holder=self._directory.holder(),
             generation=numbers.generation,
             commit_sequence=numbers.commit_sequence,
+            acked_sequence=acked,
+            is_acked_damaged=is_acked_damaged,
             last_version=numbers.last_version,
             files=_sizes(self._directory.path),
         )
@@ -258,21 +273,25 @@ class ReadOnlyRegistry:
                 reads.discard()
 
     def _supervisor(self, directory: FoundDirectory) -> Supervisor[ReadRequest]:
-        config = self.config
-        options = SqliteOptions(
-            cache_bytes=config.cache_bytes,
-            wal_checkpoint_pages=config.wal_checkpoint_pages,
-            busy_timeout_seconds=config.busy_timeout_seconds,
-        )
-        reader = ReadOnlyReader(directory.database, options, lambda: directory.holder() is not None)
         return Supervisor(
-            Reader(self._gateway.reads, reader),
+            Reader(self._gateway.reads, _reader(directory, self.config)),
             self._gateway.reads,
             # Whoever looks is told at once, and looks again.
             RestartPolicy(restarts_max=0),
-            grace_seconds=config.grace_seconds,
+            grace_seconds=self.config.grace_seconds,
             make_stopped_error=_stopped,
         )
+
+
+def _reader(directory: FoundDirectory, config: PersistenceConfig) -> StorageReader:
+    if directory.backend == "file":
+        return FileReadOnlyReader(directory.path)
+    options = SqliteOptions(
+        cache_bytes=config.cache_bytes,
+        wal_checkpoint_pages=config.wal_checkpoint_pages,
+        busy_timeout_seconds=config.busy_timeout_seconds,
+    )
+    return ReadOnlyReader(directory.database, options, lambda: directory.holder() is not None)
 
 
 def open_read_only(
@@ -288,6 +307,17 @@ def _stopped() -> Exception:
 
 def _stored_log(found: LogFound) -> StoredLog:
     return StoredLog(StoredName(found.name), found.first_offset, found.next_offset)
+
+
+def _read_acked(path: Path) -> tuple[int | None, bool]:
+    """(sequence, whether the file is damaged)."""
+    try:
+        record = AckedFile(path / ACKED_NAME).read()
+    except DamagedFileError:
+        return None, True
+    except OSError as error:
+        raise StorageIOError(f"cannot be read: {error.strerror}", path / ACKED_NAME) from error
+    return None if record is None else record.sequence, False
 
 
 def _sizes(path: Path) -> dict[str, int]:

@@ -12,13 +12,14 @@ from mpreg.persistence import Durability, PersistenceConfig, PersistenceRegistry
 from mpreg.queues import MessageQueueManager
 
 
-async def main(data_dir: Path) -> None:
-    async with PersistenceRegistry(PersistenceConfig(data_dir=data_dir)) as registry:
+async def main(data_dir: Path, backend: str = "sqlite", keys: str = "100000") -> None:
+    config = PersistenceConfig(data_dir=data_dir, backend=backend, journal_segment_bytes=64 << 10)
+    async with PersistenceRegistry(config) as registry:
         jobs = await MessageQueueManager(registry).create_queue("jobs")
         await jobs.send_many(range(10))
         await jobs.receive()
         store = registry.key_value_store("numbers")
-        for start in range(0, 100_000, 5_000):
+        for start in range(0, int(keys), 5_000):
             async with registry.transaction(durability=Durability.RELAXED) as transaction:
                 for number in range(start, start + 5_000):
                     store.put_nowait(f"{number:06}", b"x" * 100, transaction=transaction)
@@ -37,4 +38,4 @@ async def _write(registry: PersistenceRegistry) -> None:
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], main, Path(sys.argv[2]))
+    run(sys.argv[1], main, Path(sys.argv[2]), *sys.argv[3:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -12,14 +13,16 @@ from click.testing import CliRunner, Result
 
 from mpreg.cli.app import mpreg
 from mpreg.persistence import PersistenceConfig, PersistenceRegistry
-from tests.integration.maintenance_support import filled
-from tests.integration.support import tamper
+from tests.integration.maintenance_support import fill, filled
+from tests.integration.support import config, tamper
 
 #: What each report has. Programs are written against these names.
 REPORTS: Final = {
     "verify": "path sound commit_sequence generation last_version entries records logs snapshots "
     "bytes full damaged notices findings",
-    "backup": "path commit_sequence size_bytes unchanged verification",
+    "backup": "path commit_sequence first_sequence size_bytes copied_bytes unchanged verification",
+    "compact": "path expired_entries log_records snapshot_chunks freed_bytes free_bytes "
+    "database_bytes_before database_bytes wal_bytes_before wal_bytes",
     "restore": "path commit_sequence size_bytes replaced",
     "export": "lines entries records snapshots commit_sequence",
     "import": "path entries records snapshots commit_sequence",
@@ -34,6 +37,19 @@ def run(*arguments: object, stdin: bytes | None = None) -> Result:
 def data_dir(tmp_path: Path) -> Path:
     anyio.run(filled, tmp_path / "data")
     return tmp_path / "data"
+
+
+@pytest.fixture
+def journal_dir(tmp_path: Path) -> Path:
+    """The same, in a store of the file backend."""
+
+    async def make() -> None:
+        settings = config(tmp_path / "journal", backend="file")
+        async with PersistenceRegistry(settings) as opened:
+            await fill(opened)
+
+    anyio.run(make)
+    return tmp_path / "journal"
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
@@ -95,6 +111,7 @@ def test_a_directory_in_use_is_refused_with_its_holder(data_dir: Path, tmp_path:
             return [
                 await anyio.to_thread.run_sync(lambda: run("verify", "--repair", *at)),
                 await anyio.to_thread.run_sync(lambda: run("restore", place, "--overwrite", *at)),
+                await anyio.to_thread.run_sync(lambda: run("compact", *at)),
             ]
 
     at = ("--data-dir", data_dir)
@@ -130,8 +147,81 @@ def test_the_fields_of_json_are_stable(data_dir: Path, tmp_path: Path) -> None:
     found = {
         "verify": run("verify", *at, "--json").stdout,
         "backup": run("backup", place, *at, "--json").stdout,
+        "compact": run("compact", *at, "--json").stdout,
         "restore": run("restore", place, "--data-dir", tmp_path / "a", "--json").stdout,
         "export": run("export", file, *at, "--json").stderr,
         "import": run("import", file, "--data-dir", tmp_path / "b", "--json").stdout,
     }
     assert {name: " ".join(json.loads(line)) for name, line in found.items()} == REPORTS
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_compact_removes_what_has_expired_and_says_what_it_did(data_dir: Path, loop: str) -> None:
+    async def expire() -> None:
+        async with PersistenceRegistry(config(data_dir)) as opened:
+            for number in range(30):
+                await opened.key_value_store("brief").put(f"{number}", b"", ttl_seconds=1e-6)
+
+    anyio.run(expire)
+    as_json = run("compact", "--data-dir", data_dir, "--loop", loop, "--json")
+    assert as_json.exit_code == 0, as_json.output
+    assert json.loads(as_json.stdout)["expired_entries"] == 30
+    again = run("compact", "--data-dir", data_dir, "--loop", loop)
+    assert again.stdout.startswith(f"{data_dir}: removed 0 expired entries, 0 records")
+    missing = run("compact", "--data-dir", data_dir.with_name("none"))
+    assert (missing.exit_code, data_dir.with_name("none").exists()) == (1, False)
+
+
+def test_all_commands_know_a_journal(journal_dir: Path, tmp_path: Path) -> None:
+    at, place, new = ("--data-dir", journal_dir), tmp_path / "backup", tmp_path / "new"
+    assert json.loads(run("stats", "--json", *at).stdout.splitlines()[0])["backend"] == "file"
+    assert run("inspect", "keys", "shelf", *at).exit_code == 0
+    assert run("queue", "list", *at).stdout.startswith("jobs")
+    assert (
+        run("queue", "redrive", "jobs", *at).stdout
+        == "1 dead letters sent again to 'jobs'; 0 stay\n"
+    )
+    assert run("compact", *at).exit_code == 0
+    assert run("verify", *at).stdout.endswith("sound\n")
+    made = json.loads(run("backup", place, *at, "--json").stdout)
+    assert made["verification"]["sound"]
+    one = str(made["first_sequence"])
+    assert run("restore", place, "--to-commit", one, "--data-dir", new).exit_code == 0
+    assert run("verify", "--data-dir", new).stdout.endswith("sound\n")
+    beyond = str(made["commit_sequence"] + 1)
+    refused = run("restore", place, "--to-commit", beyond, "--overwrite", "--data-dir", new)
+    assert (refused.exit_code, "can be restored as of commit" in refused.stderr) == (2, True)
+    assert run("export", tmp_path / "lines", *at).exit_code == 0
+    imported = ("--data-dir", tmp_path / "imported")
+    assert run("import", tmp_path / "lines", "--backend", "file", *imported).exit_code == 0
+    assert run("verify", *imported).exit_code == 0
+
+
+def test_a_damaged_journal_is_told_and_mended(journal_dir: Path) -> None:
+    segment = next(journal_dir.glob("journal-*"))
+    content = bytearray(segment.read_bytes())
+    content[5_000] ^= 1
+    segment.write_bytes(content)
+    at = ("--data-dir", journal_dir)
+    for command in (("stats",), ("verify",), ("queue", "list"), ("compact",)):
+        result = run(*command, *at)
+        assert result.exit_code == 3, result.output
+        assert f"{segment.name}" in result.output
+    assert run("verify", "--repair", *at).exit_code == 0
+    assert run("stats", *at).exit_code == 0
+
+
+def test_acknowledged_commits_that_are_missing_are_damage(data_dir: Path) -> None:
+    copy = data_dir.with_name("copy")
+    shutil.copytree(data_dir, copy)
+
+    async def go_on() -> None:
+        async with PersistenceRegistry(config(data_dir)) as opened:
+            await opened.key_value_store("shelf").put("later", b"")
+
+    anyio.run(go_on)
+    shutil.copy(data_dir / "ACKED", copy)
+    for command in (("stats",), ("verify",)):
+        result = run(*command, "--data-dir", copy)
+        assert result.exit_code == 3
+        assert "were acknowledged as durable and are missing" in result.stdout

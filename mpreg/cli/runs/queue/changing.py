@@ -5,30 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final
 
-import anyio
 import click
 
 from mpreg.cli.decoding import printable
 from mpreg.cli.exits import NotFoundError
 from mpreg.cli.output import Output
-from mpreg.cli.progress import OnProgress, Progress
 from mpreg.cli.settings import Settings
+from mpreg.cli.watching import watched
 from mpreg.persistence import PersistenceRegistry
-from mpreg.persistence.read_only import FoundDirectory
 from mpreg.queues import MessageQueue, MessageQueueManager
 
 __all__ = ["purge", "redrive"]
-
-PROGRESS_SECONDS: Final = 0.2
 
 
 @asynccontextmanager
 async def _opened(settings: Settings, *names: str) -> AsyncGenerator[list[MessageQueue], None]:
     """The queues of a directory that is there: opening it must not make one."""
-    FoundDirectory.at(settings.data_dir)
-    async with PersistenceRegistry(settings.config()) as registry:
+    async with PersistenceRegistry(settings.config_of_what_is_there()) as registry:
         queues = MessageQueueManager(registry)
         yield [await queues.get_queue(name) for name in names]
 
@@ -92,29 +86,9 @@ def _is_confirmed(question: str) -> bool:
 async def _watched(
     output: Output, what: str, total: int, queue: MessageQueue, work: Callable[[], Awaitable[int]]
 ) -> int:
-    """Do it, and say on a terminal how far it has come."""
-    with output.progress(what) as on_progress:
-        if on_progress is None:
-            return await work()
-        done: list[int] = []
-        failures: list[Exception] = []
-        async with anyio.create_task_group() as task_group:
-            task_group.start_soon(_tell_progress, on_progress, what, total, queue)
-            try:
-                done.append(await work())
-            except Exception as error:  # noqa: BLE001
-                # Out of the task group by itself, not in an exception group.
-                failures.append(error)
-            task_group.cancel_scope.cancel()
-    if failures:
-        raise failures[0]
-    return done[0]
-
-
-async def _tell_progress(
-    on_progress: OnProgress, what: str, total: int, queue: MessageQueue
-) -> None:
     before = queue.statistics().dead
-    while True:
-        on_progress(Progress(what, before - queue.statistics().dead, total))
-        await anyio.sleep(PROGRESS_SECONDS)
+
+    async def done() -> int:
+        return before - queue.statistics().dead
+
+    return await watched(output, what, total, done, work)

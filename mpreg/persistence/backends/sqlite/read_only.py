@@ -11,8 +11,9 @@ from typing import Any, Final, TypeVar
 
 from mpreg.errors import CorruptDataError, MpregError, PersistenceError, StorageIOError
 from mpreg.persistence.backend import ReadQuery
+from mpreg.persistence.backends.catalog import CatalogQuery
 from mpreg.persistence.backends.sqlite import schema
-from mpreg.persistence.backends.sqlite.catalog import CatalogQuery
+from mpreg.persistence.backends.sqlite.catalog import answer_catalog
 from mpreg.persistence.backends.sqlite.connection import ConnectionThread, start_thread
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, translate
 from mpreg.persistence.backends.sqlite.files import check_header, check_readable
@@ -187,7 +188,7 @@ class ReadOnlySession:
     def _answer_catalog(self, connection: sqlite3.Connection, query: CatalogQuery) -> Any:
         connection.execute("BEGIN")
         try:
-            return query.answer(connection, self._path)
+            return answer_catalog(connection, self._path, query)
         except CorruptDataError as damage:
             return damage
         except sqlite3.Error as error:

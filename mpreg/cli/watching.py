@@ -1,0 +1,51 @@
+"""Work that does not say by itself how far it is, looked at from time to time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import anyio
+
+from mpreg.cli.output import Output
+from mpreg.cli.progress import OnProgress, Progress
+
+__all__ = ["watched"]
+
+T = TypeVar("T")
+
+LOOK_SECONDS: Final = 0.2
+
+
+async def watched(
+    output: Output,
+    what: str,
+    total: int | None,
+    done: Callable[[], Awaitable[int]],
+    work: Callable[[], Awaitable[T]],
+) -> T:
+    """Do the work, and show on a terminal how far ``done`` says it is."""
+    with output.progress(what) as on_progress:
+        if on_progress is None:
+            return await work()
+        results: list[T] = []
+        failures: list[Exception] = []
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(_tell, on_progress, what, total, done)
+            try:
+                results.append(await work())
+            except Exception as error:  # noqa: BLE001
+                # Out of the task group by itself, not in an exception group.
+                failures.append(error)
+            task_group.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+async def _tell(
+    on_progress: OnProgress, what: str, total: int | None, done: Callable[[], Awaitable[int]]
+) -> None:
+    while True:
+        on_progress(Progress(what, await done(), total))
+        await anyio.sleep(LOOK_SECONDS)

@@ -1,0 +1,76 @@
+"""A data directory from the backup of a journal, as it was after one of its commits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from mpreg.errors import CorruptDataError
+from mpreg.persistence.backends.file.control import Control
+from mpreg.persistence.backends.file.failures import reading
+from mpreg.persistence.maintenance.journal.copying import end_of_commit, write_control
+from mpreg.persistence.maintenance.manifest import BackupManifest, file_digest
+from mpreg.persistence.maintenance.quarantine import read_set_aside
+from mpreg.persistence.maintenance.reports import damage_in
+from mpreg.persistence.maintenance.verify import examine_journal
+from mpreg.persistence.maintenance.worker import Control as Work
+
+__all__ = ["check_journal", "copy_journal"]
+
+
+def check_journal(
+    backup: Path, manifest: BackupManifest, work: Work, *, allow_damaged: bool
+) -> None:
+    """
+    Raises:
+        CorruptDataError: the backup is not what was written.
+    """
+    hint = "nothing was restored; use another backup"
+    for name, file in manifest.files.items():
+        path = backup / name
+        try:
+            is_intact = file_digest(path, work) == file.sha256
+        except FileNotFoundError as error:
+            raise CorruptDataError(f"the file is missing; {hint}", path=path) from error
+        if not is_intact:
+            raise CorruptDataError(f"the file is not what the backup wrote; {hint}", path=path)
+    report = examine_journal(backup, work, set_aside=read_set_aside(backup))
+    if not report.sound and not allow_damaged:
+        raise damage_in(report, backup, f"{hint}, or take it with --allow-damaged")
+
+
+def copy_journal(
+    backup: Path, manifest: BackupManifest, target: Path, to_commit: int, work: Work
+) -> None:
+    """Copy what is needed to stand where commit ``to_commit`` stood. Not synced."""
+    segments = sorted(name for name in manifest.files if name.startswith("journal-"))
+    # The last of them that begins before, or right after, is to be gone on with.
+    kept = [name for name in segments if _first(name) <= to_commit + 1]
+    whole = [name for name in manifest.files if name.startswith("snapshot-")] + kept[:-1]
+    done = 0
+    for name in whole:
+        copy = target / name
+        copy.touch(mode=0o600)
+        shutil.copyfile(backup / name, copy)
+        done += manifest.files[name].size_bytes
+        work.step("copying", done, manifest.size_bytes)
+        if file_digest(copy, work) != manifest.files[name].sha256:
+            raise CorruptDataError("the copy differs from the backup; nothing was restored", copy)
+    _copy_up_to(backup / kept[-1], target / kept[-1], to_commit)
+    write_control(target, Control(manifest.generation, to_commit))
+
+
+def _first(name: str) -> int:
+    return int(name.rpartition("-")[2])
+
+
+def _copy_up_to(source: Path, target: Path, to_commit: int) -> None:
+    content = source.read_bytes()
+    with reading(source):
+        end, _ = end_of_commit(content, _first(source.name), to_commit)
+    target.touch(mode=0o600)
+    with target.open("r+b") as file:
+        file.write(content[:end])
+        file.flush()
+        os.fsync(file.fileno())
