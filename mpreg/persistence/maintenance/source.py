@@ -21,7 +21,7 @@ from attrs import frozen
 from mpreg.errors import CorruptDataError, DataDirectoryError, StorageIOError
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, is_transient, translate
-from mpreg.persistence.backends.sqlite.files import check_stamp
+from mpreg.persistence.backends.sqlite.files import check_readable
 from mpreg.persistence.data_directory import STORES
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
 from mpreg.persistence.maintenance.rows import DamagedRowsError, EntryRow, LogRow, RecordRow
@@ -291,15 +291,13 @@ def open_source(path: Path, control: Control, *, immutable: bool = False) -> Ite
     try:
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         with _opening(path):
+            check_readable(connection, path)
             for pragma in schema.READER_PRAGMAS:
                 connection.execute(pragma)
             connection.execute("PRAGMA busy_timeout = 5000")
             connection.execute("BEGIN")
-            (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
             # The transaction begins with the first page that is read.
             connection.execute("PRAGMA schema_version").fetchone()
-        check_stamp(application_id=application_id, version=version, path=path)
         connection.set_progress_handler(lambda: control.stopped, _STEPS_BETWEEN_LOOKS)
         yield SqliteSource(connection, path)
     except sqlite3.OperationalError:
