@@ -18,6 +18,7 @@ from mpreg.errors import (
     PersistenceError,
     ReaderStoppedError,
     SchemaVersionError,
+    SnapshotNotFoundError,
     StorageFullError,
     StorageIOError,
     TransactionStateError,
@@ -32,7 +33,13 @@ from mpreg.persistence.kv_store import Entry, KeyValueStore
 from mpreg.persistence.log_retention import LogRetention
 from mpreg.persistence.log_store import LogRecord, LogStore
 from mpreg.persistence.registry import PersistenceRegistry
-from mpreg.persistence.snapshot_store import Snapshot, SnapshotStore
+from mpreg.persistence.snapshots import (
+    Snapshot,
+    SnapshotReader,
+    SnapshotRetention,
+    SnapshotStore,
+    SnapshotVersion,
+)
 from mpreg.persistence.statistics import RegistryStatistics
 from mpreg.persistence.transaction import Transaction
 
@@ -65,7 +72,11 @@ __all__ = [
     "RegistryStatistics",
     "SchemaVersionError",
     "Snapshot",
+    "SnapshotNotFoundError",
+    "SnapshotReader",
+    "SnapshotRetention",
     "SnapshotStore",
+    "SnapshotVersion",
     "StorageFullError",
     "StorageIOError",
     "Transaction",

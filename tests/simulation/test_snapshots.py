@@ -26,7 +26,7 @@ from mpreg.persistence import (
 from mpreg.persistence.backend import ScanEntries, ScanPage, StoredEntry
 from mpreg.persistence.batch import WriteBatch
 from mpreg.persistence.operations import Put
-from mpreg.persistence.snapshot_store import CLEAN_UP_SECONDS, REMOVED_PER_BATCH
+from mpreg.persistence.snapshots import CLEAN_UP_SECONDS, REMOVED_PER_BATCH
 from mpreg.testing import (
     Fault,
     FaultInjector,
@@ -61,8 +61,11 @@ def stored_keys(disk: SimulatedDisk) -> list[str | bytes]:
 
 def assert_nothing_else_is_stored(disk: SimulatedDisk, data: bytes) -> None:
     keys = stored_keys(disk)
-    assert [key for key in keys if isinstance(key, str)] == ["manifest"]
-    assert len(keys) == 1 + math.ceil(len(data) / CHUNK)
+    texts = [key for key in keys if isinstance(key, str)]
+    assert len(texts) == 2
+    assert texts[0].startswith("version/")
+    assert texts[1] == "versions"
+    assert len(keys) == 2 + math.ceil(len(data) / CHUNK)
 
 
 def open_registry(
@@ -201,7 +204,11 @@ def test_cancelled_while_it_publishes_it_is_whole_or_not_at_all(published: bool)
 
 def publishes(batch: WriteBatch) -> bool:
     first = batch.operations[0]
-    return isinstance(first, Put) and decode_key(first.key) == "manifest"
+    return (
+        isinstance(first, Put)
+        and decode_key(first.key) == "versions"
+        and len(batch.operations) == 3
+    )
 
 
 async def chunks_of(registry: PersistenceRegistry) -> int:

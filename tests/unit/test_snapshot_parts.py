@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from mpreg.codec import NAME_BYTES_MAX, decode_name, encode_name, encode_reserved_name
 from mpreg.errors import InvalidArgumentError, ValueTooLargeError
-from mpreg.persistence.snapshot_store import ChunkCutter, SaveSlots
+from mpreg.persistence.snapshots import SnapshotSharing
+from mpreg.persistence.snapshots.chunks import ChunkCutter
 
 ANY_NAME = st.text(st.characters(codec=None) | st.characters(categories=["Cs"]), min_size=1)
 
@@ -39,16 +40,16 @@ def test_a_full_chunk_is_given_with_the_piece_that_fills_it() -> None:
 
 
 def test_each_save_holds_the_first_free_slot_of_its_snapshot() -> None:
-    slots = SaveSlots()
-    with slots.hold(b"a", slots.first_free(b"a")):
+    slots = SnapshotSharing()
+    with slots.hold(b"a", slots.first_free_slot(b"a")):
         assert not slots.is_free(b"a", 0)
-        assert slots.first_free(b"b") == 0
+        assert slots.first_free_slot(b"b") == 0
         with slots.hold(b"a", 2):
-            assert slots.first_free(b"a") == 1
-        with pytest.raises(LookupError), slots.hold(b"a", slots.first_free(b"a")):
+            assert slots.first_free_slot(b"a") == 1
+        with pytest.raises(LookupError), slots.hold(b"a", slots.first_free_slot(b"a")):
             raise LookupError
-        assert slots.first_free(b"a") == 1
-    assert slots.first_free(b"a") == 0
+        assert slots.first_free_slot(b"a") == 1
+    assert slots.first_free_slot(b"a") == 0
 
 
 @given(ANY_NAME, ANY_NAME)
