@@ -131,17 +131,9 @@ class SnapshotStore:
         """
         pieces = _checked(data)
         slot = self._sharing.first_free_slot(self._namespace)
-        try:
+        async with self._cleaned_up():
             with self._sharing.hold(self._namespace, slot):
-                number = await self._save(slot, pieces)
-        except BaseException:
-            with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
-                await self._clean_up()
-            # What was on its way to the disk meanwhile may have been overlooked.
-            self._sharing.be_due(self._namespace, -math.inf)
-            raise
-        await self._clean_up()
-        return number
+                return await self._save(slot, pieces)
 
     async def _save(self, slot: int, pieces: bytes | AsyncIterable[bytes]) -> int:
         with _not_done("the snapshot was not saved"):
@@ -198,6 +190,19 @@ class SnapshotStore:
                 # Another save has published in between.
             else:
                 return number
+
+    @asynccontextmanager
+    async def _cleaned_up(self) -> AsyncGenerator[None, None]:
+        """Clean up after a block that changes something, whatever becomes of it."""
+        try:
+            yield
+            await self._clean_up()
+        except BaseException:
+            with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+                await self._clean_up()
+            # What was on its way to the disk meanwhile may have been overlooked.
+            self._sharing.be_due(self._namespace, -math.inf)
+            raise
 
     async def _clean_up(self) -> None:
         """Finish what this save, and any before it, has left to do, as far as possible.
@@ -322,15 +327,9 @@ class SnapshotStore:
         Cancelled: it may still happen. Raises what `save` raises.
         """
         number = None if version is None else _checked_version(version)
-        try:
-            with _not_done("the snapshot may not be deleted"):
-                found = await self._delete(number)
-        except BaseException:
-            with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
-                await self._clean_up()
-            raise
-        await self._clean_up()
-        return found
+        async with self._cleaned_up():
+            with _not_done("it may not have been deleted"):
+                return await self._delete(number)
 
     async def _delete(self, number: int | None) -> bool:
         deleted = False
