@@ -19,6 +19,8 @@ from mpreg.persistence import (
     PersistenceRegistry,
     ReaderStoppedError,
     Snapshot,
+    SnapshotNotFoundError,
+    SnapshotRetention,
     SnapshotStore,
     StorageIOError,
     WriterStoppedError,
@@ -298,6 +300,8 @@ class Story:
     seen_max: int = 0
     numbers: Iterator[int] = field(factory=itertools.count)
     saved: int = 0
+    read: int = 0
+    kept: int = 1
     simulation: Simulation = field(init=False)
     disk: SimulatedDisk = field(init=False)
     faults: FaultInjector = field(init=False)
@@ -321,12 +325,16 @@ class Story:
     async def _live(self) -> None:
         try:
             async with open_registry(self.disk, self.simulation, self.faults) as registry:
+                self.kept = self.random.choice([1, 3])
+                retention = SnapshotRetention(versions_max=self.kept)
+                registry.snapshot_store("images", retention=retention)
                 self._check(await registry.snapshot_store("images").load())
                 async with anyio.create_task_group() as task_group:
                     for _ in range(3):
                         task_group.start_soon(self._save_on, registry.snapshot_store("images"))
                     for _ in range(2):
                         task_group.start_soon(self._load_on, registry.snapshot_store("images"))
+                        task_group.start_soon(self._read_on, registry.snapshot_store("images"))
         except* (StorageIOError, ReaderStoppedError):
             pass
 
@@ -353,6 +361,29 @@ class Story:
             self._check(snapshot, acked_before)
             await anyio.sleep(self.random.expovariate(20))
 
+    async def _read_on(self, images: SnapshotStore) -> None:
+        """Slowly, any version; what was opened is read to its end, whatever becomes of it."""
+        for _ in range(5):
+            await anyio.sleep(self.random.expovariate(20))
+            patience = self.random.choice([math.inf, math.inf, self.random.expovariate(5)])
+            with anyio.move_on_after(patience):
+                try:
+                    version = self.random.choice([None, *await images.versions()])
+                    asked = None if version is None else version.version
+                    async with images.open(asked) as reader:
+                        chunks = []
+                        async for chunk in reader:
+                            chunks.append(chunk)
+                            await anyio.sleep(self.random.choice([0, 0, 0.01, 0.1]))
+                except SnapshotNotFoundError:
+                    continue
+                except ReaderStoppedError:
+                    return
+                data = b"".join(chunks)
+                assert data in self.sent
+                assert reader.version == self.versions.get(data, reader.version)
+                self.read += 1
+
     def _check(self, found: Snapshot | None, acked: int | None = None) -> None:
         if acked is None:
             acked = max(self.versions.values(), default=0)
@@ -367,6 +398,8 @@ class Story:
         async with open_registry(self.disk, self.simulation, self.faults) as registry:
             images = registry.snapshot_store("images")
             self._check(await images.load())
+            assert len(await images.versions()) <= 3 + 3, "more than are kept and were under way"
+            images.keep(SnapshotRetention(versions_max=1))
             await images.save(b"the last")
             # What upkeep was at when the save ended, it finishes; the rest is asked for.
             await registry.compact()
@@ -374,9 +407,12 @@ class Story:
 
 
 def test_stories_of_many_savers_and_loaders() -> None:
-    saved = 0
+    saved = read = 0
     for seed in range(20):
         story = Story(seed)
         story.tell()
         saved += story.saved
+        read += story.read
+        assert len(set(story.versions.values())) == len(story.versions), "no number is used twice"
     assert saved > 100
+    assert read > 100

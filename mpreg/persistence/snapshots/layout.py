@@ -104,7 +104,7 @@ class Removal(msgspec.Struct, frozen=True):
 
     index: int = 0
     chunks: int = 0
-    """That there are at least."""
+    """That there are; 0 where that is not known."""
 
 
 def chunk_key(save: int, index: int) -> bytes:

@@ -209,16 +209,20 @@ class Remover:
         entries = self._entries
         key = numbered_key(REMOVING, save)
         stop = removal.index + REMOVED_PER_BATCH
+        is_last = 0 < removal.chunks <= stop
         async with Transaction(entries.gateway, Durability.RELAXED) as transaction:
-            following = Removal(stop, removal.chunks)
-            turned = transaction.add(entries.put(key, following, version))
+            turned = transaction.add(
+                Delete(entries.namespace, key, version)
+                if is_last
+                else entries.put(key, Removal(stop, removal.chunks), version)
+            )
             acks = [
                 transaction.add(Delete(entries.namespace, chunk_key(save, index)))
-                for index in range(removal.index, stop)
+                for index in range(removal.index, removal.chunks if is_last else stop)
             ]
         found = [await ack for ack in acks]
         # Where a chunk was not written, only those in flight with it can be behind it.
-        if stop >= removal.chunks and not any(found[-CHUNKS_IN_FLIGHT_MAX:]):
+        if not removal.chunks and not any(found[-CHUNKS_IN_FLIGHT_MAX:]):
             done = Delete(entries.namespace, key, await turned)
             await entries.gateway.write(done, Durability.RELAXED)
         return sum(found)
