@@ -15,7 +15,7 @@ from mpreg.persistence import PersistenceConfig, PersistenceRegistry
 from tests.e2e.programs.snapshots import KEPT, pieces_of
 from tests.e2e.support import Program, on_both_loops
 
-KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "4"))
+KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "3"))
 SEED = int(os.environ.get("MPREG_CRASH_SEED", "0"))
 
 
@@ -27,7 +27,7 @@ def test_what_is_visible_is_whole_over_many_kills(loop: str, tmp_path: Path) -> 
     versions: dict[int, int] = {}
     for _ in range(KILLS):
         with Program("snapshots", loop, data_dir) as program:
-            stop_after = rng.randint(1, 150)
+            stop_after = rng.randint(1, 60)
             for count, line in enumerate(program.lines()):
                 kind, *numbers = line.split()
                 number = int(numbers[0])

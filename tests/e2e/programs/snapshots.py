@@ -16,14 +16,14 @@ from tests.e2e.programs.shared import run, say
 
 KEPT = 2
 RETENTION = SnapshotRetention(versions_max=KEPT)
-PIECE_BYTES = 100_000
+PIECE_BYTES = 70_000
 
 
 def pieces_of(number: int) -> list[bytes]:
     """What is saved under a number: it begins with the number."""
     rng = Random(number)
     head = number.to_bytes(8, "big")
-    return [head, *(rng.randbytes(PIECE_BYTES) for _ in range(rng.randint(0, 40)))]
+    return [head, *(rng.randbytes(PIECE_BYTES) for _ in range(rng.randint(0, 20)))]
 
 
 async def told(number: int) -> AsyncIterator[bytes]:
