@@ -50,7 +50,7 @@ from mpreg.persistence.log_retention import (
     with_mark,
 )
 from mpreg.persistence.operations import Operation, SweepExpired, TruncateBefore
-from mpreg.persistence.snapshots import SnapshotSharing, SnapshotStore, Tidied
+from mpreg.persistence.snapshots import Remover, SnapshotEntries, SnapshotSharing, Tidied
 from mpreg.persistence.upkeep_policy import SpacePolicy, StepSize, seconds_until
 
 __all__ = ["CompactionReport", "Compactor"]
@@ -321,8 +321,9 @@ class Compactor:
 
     async def _tidy_snapshot(self, namespace: bytes, tally: _Tally, *, thoroughly: bool) -> None:
         name = decode_name(namespace)
-        store = SnapshotStore(self._gateway, self._snapshots, name, namespace)
-        await store.tidy(tally.snapshots, _resting, thoroughly=thoroughly)
+        remover = Remover(SnapshotEntries(self._gateway, self._snapshots, name, namespace))
+        tidy = remover.tidy_all if thoroughly else remover.tidy
+        await tidy(tally.snapshots, _resting)
 
     async def _tidy_up(self, tally: _Tally) -> None:
         """The write-ahead log, unused space, the planner's statistics."""

@@ -24,8 +24,9 @@ again.
 """
 
 from mpreg.persistence.snapshots.chunks import CHUNK_BYTES, CHUNKS_IN_FLIGHT_MAX
+from mpreg.persistence.snapshots.entries import SnapshotEntries
 from mpreg.persistence.snapshots.reader import SnapshotReader
-from mpreg.persistence.snapshots.removal import REMOVED_PER_BATCH, Tidied
+from mpreg.persistence.snapshots.removal import REMOVED_PER_BATCH, Remover, Tidied
 from mpreg.persistence.snapshots.retention import SnapshotRetention
 from mpreg.persistence.snapshots.sharing import SnapshotSharing
 from mpreg.persistence.snapshots.store import (
@@ -40,7 +41,9 @@ __all__ = [
     "CHUNK_BYTES",
     "CLEAN_UP_SECONDS",
     "REMOVED_PER_BATCH",
+    "Remover",
     "Snapshot",
+    "SnapshotEntries",
     "SnapshotReader",
     "SnapshotRetention",
     "SnapshotSharing",

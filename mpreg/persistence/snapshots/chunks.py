@@ -21,9 +21,9 @@ __all__ = ["CHUNKS_IN_FLIGHT_MAX", "CHUNK_BYTES", "ChunkCutter", "ChunkWriter"]
 #: and the writes of others wait several times as long between them.
 CHUNK_BYTES: Final = 256 << 10
 
-#: Chunks sent and not yet acked. More would make others wait, and hold more memory; with fewer the
-#: writer would wait for the next chunk.
-CHUNKS_IN_FLIGHT_MAX: Final = 4
+#: Chunks sent and not yet acked. With more, others wait longer and the save is no faster; with one
+#: the writer would wait for the next.
+CHUNKS_IN_FLIGHT_MAX: Final = 2
 
 
 @define

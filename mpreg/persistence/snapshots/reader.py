@@ -106,7 +106,7 @@ class SnapshotReader:
     def __repr__(self) -> str:
         return f"<SnapshotReader of {self._entries.name!r}, version {self.version}>"
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Called at the end of the block: nothing more is read."""
         self._closed = True
         for request in self._ahead:

@@ -40,7 +40,7 @@ from mpreg.persistence.snapshots.layout import (
     numbered_key,
 )
 from mpreg.persistence.snapshots.reader import SnapshotReader
-from mpreg.persistence.snapshots.removal import DROPPED_PER_BATCH, Pace, Remover, Tidied
+from mpreg.persistence.snapshots.removal import DROPPED_PER_BATCH, Remover, Tidied
 from mpreg.persistence.snapshots.retention import SnapshotRetention
 from mpreg.persistence.snapshots.sharing import SnapshotSharing
 from mpreg.persistence.transaction import Transaction
@@ -255,7 +255,7 @@ class SnapshotStore:
         try:
             yield reader
         finally:
-            reader.close()
+            reader._close()
             if self._sharing.end_read(self._namespace, manifest.save):
                 await self._remove_read(manifest.save)
 
@@ -342,20 +342,6 @@ class SnapshotStore:
                 dropped = some[:DROPPED_PER_BATCH]
                 await self._remover.drop(expected, listed, dropped, Durability.DURABLE)
                 deleted = True
-
-    # --- upkeep ---
-
-    async def tidy(self, tidied: Tidied, pace: Pace, *, thoroughly: bool) -> None:
-        """Drop what is beyond the retention, and remove what saves that were cut short have left.
-
-        What every save does, and ``thoroughly`` also chunks that nothing names any more, for which
-        all of the snapshot's versions are looked at. Adds to ``tidied`` as it goes; each step is
-        given to ``pace``. What is damaged stays. Raises what `save` raises.
-        """
-        if thoroughly:
-            await self._remover.tidy_all(tidied, pace)
-        else:
-            await self._remover.tidy(tidied, pace)
 
     def __repr__(self) -> str:
         return f"<SnapshotStore {self.name!r}>"
