@@ -400,6 +400,41 @@ async def test_a_damaged_chunk_is_told_by_snapshot_and_index(data_dir: Path, dam
         assert len(rows(data_dir)) == FIXED + 1
 
 
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+async def test_a_damaged_chunk_is_never_given_and_all_before_it_are(
+    data_dir: Path, damage: str
+) -> None:
+    data = random_bytes(100)
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images", retention=SnapshotRetention(versions_max=2))
+        older = await images.save(data[::-1])
+        await images.save(data)
+        tamper(data_dir, damage, (chunk_key(data_dir, 10 + 7),))
+        async with images.open() as reader:
+            given = [await anext(reader) for _ in range(7)]
+            for _ in range(3):
+                with pytest.raises(CorruptDataError) as caught:
+                    await anext(reader)
+                assert caught.value.where == "snapshot 'images', version 2, chunk 7"
+        assert b"".join(given) == data[:70]
+        assert await images.load(older) == Snapshot(older, data[::-1])
+
+
+async def test_what_was_read_is_known_to_be_right_only_at_the_end(data_dir: Path) -> None:
+    """As if a chunk had been written anew, with a right checksum, by something else."""
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images")
+        await images.save(random_bytes(30))
+        inside = opened.key_value_store("inside")
+        inside._name = images._namespace
+        await inside.put(chunk_key(data_dir, 1)[1:], b"0123456789")
+        async with images.open() as reader:
+            assert [len(await anext(reader)) for _ in range(3)] == [10, 10, 10]
+            for _ in range(2):
+                with pytest.raises(CorruptDataError, match="version 1: the whole"):
+                    await anext(reader)
+
+
 async def test_chunks_in_another_order_are_found_out(data_dir: Path) -> None:
     async with registry(data_dir, **TINY) as opened:
         images = opened.snapshot_store("images")

@@ -260,18 +260,19 @@ class Remover:
         First the chunks were read, then the saves, then the versions: a save goes from there to
         here, never back.
         """
-        named: set[int] = set()
         under_way = await self._entries.numbered(SAVING)
         manifests = await self._entries.numbered(VERSION)
         newest = 0
         try:
+            _, listed = await self._entries.versions()
+            named = {one.save for one in listed.versions}
             for entry in (*under_way, *manifests):
                 if isinstance(entry, CorruptDataError):
-                    return set()
+                    raise entry
                 manifest = _manifest(entry)
                 named.add(entry.version if manifest is None else manifest.save)
                 newest = max(newest, 0 if manifest is None else manifest.save)
-        except msgspec.MsgspecError:
+        except (CorruptDataError, msgspec.MsgspecError):
             return set()
         return {save for save in saves - named if save < newest}
 

@@ -62,14 +62,19 @@ class SnapshotSharing:
         self._reads[namespace, save] += 1
 
     def end_read(self, namespace: bytes, save: int) -> bool:
-        """Whether nobody reads it any more and its chunks are left to be removed."""
+        """Whether nobody reads it any more and its chunks are left to be removed.
+
+        Upkeep does it otherwise.
+        """
         self._reads[namespace, save] -= 1
         if self._reads[namespace, save]:
             return False
         del self._reads[namespace, save]
-        left = (namespace, save) in self._left
-        self._left.discard((namespace, save))
-        return left
+        if (namespace, save) not in self._left:
+            return False
+        self._left.remove((namespace, save))
+        self.be_due(namespace, -math.inf)
+        return True
 
     def leave_to_reads(self, namespace: bytes, save: int) -> None:
         """Its chunks are to be removed when nobody reads them any more."""

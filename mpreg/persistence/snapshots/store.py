@@ -298,7 +298,6 @@ class SnapshotStore:
             raise self._entries.corrupt("the manifest is missing", version=number)
 
     async def _remove_read(self, save: int) -> None:
-        self._sharing.be_due(self._namespace, -math.inf)
         with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True), suppress(PersistenceError):
             await self._remover.finish(save, Tidied())
 
