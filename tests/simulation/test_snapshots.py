@@ -417,3 +417,44 @@ def test_stories_of_many_savers_and_loaders() -> None:
         assert len(set(story.versions.values())) == len(story.versions), "no number is used twice"
     assert saved > 100
     assert read > 100
+
+
+# --- upkeep by itself ---
+
+
+@every_schedule
+async def test_versions_go_when_their_time_has_come_though_nobody_does_anything(
+    simulation: Simulation,
+) -> None:
+    disk = SimulatedDisk(simulation.stream("disk"))
+    async with open_registry(disk, simulation) as registry:
+        retention = SnapshotRetention(versions_max=None, seconds_max=100.0)
+        images = registry.snapshot_store("images", retention=retention)
+        for _ in range(3):
+            await images.save(NEW)
+            await anyio.sleep(30)
+        # The first is 90 seconds old, and upkeep comes within some seconds.
+        assert [one.version for one in await images.versions()] == [1, 2, 3]
+        await anyio.sleep(10 + 25)
+        assert [one.version for one in await images.versions()] == [2, 3]
+        await anyio.sleep(1_000)
+        assert [one.version for one in await images.versions()] == [3]
+    assert_nothing_else_is_stored(disk, NEW)
+
+
+@every_schedule
+async def test_upkeep_removes_what_was_read_when_it_was_dropped(simulation: Simulation) -> None:
+    """Where the last reader could not do it: the disk was full."""
+    disk = SimulatedDisk(simulation.stream("disk"))
+    async with open_registry(disk, simulation) as registry:
+        images = registry.snapshot_store("images")
+        await images.save(OLD)
+        async with images.open() as reader:
+            await images.save(NEW)
+            disk.full = True
+            assert b"".join([chunk async for chunk in reader]) == OLD
+        assert len(stored_keys(disk)) > 3 + math.ceil(len(NEW) / CHUNK)
+        disk.full = False
+        await registry.key_value_store("other").put("key", b"")
+        await anyio.sleep(100)
+    assert_nothing_else_is_stored(disk, NEW)
