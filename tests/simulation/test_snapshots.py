@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import AsyncIterator, Iterator
 from random import Random
 
@@ -409,7 +410,7 @@ class Story:
 
 def test_stories_of_many_savers_and_loaders() -> None:
     saved = read = 0
-    for seed in range(20):
+    for seed in range(int(os.environ.get("MPREG_SIMULATION_SEEDS", "20"))):
         story = Story(seed)
         story.tell()
         saved += story.saved
