@@ -20,6 +20,7 @@ from mpreg.errors import (
     ReaderStoppedError,
     ReadOnlyError,
     SchemaVersionError,
+    SnapshotNotFoundError,
     StorageFullError,
     StorageIOError,
     TransactionStateError,
@@ -43,7 +44,13 @@ from mpreg.persistence.read_only import (
     open_read_only,
 )
 from mpreg.persistence.registry import PersistenceRegistry
-from mpreg.persistence.snapshot_store import Snapshot, SnapshotStore
+from mpreg.persistence.snapshots import (
+    Snapshot,
+    SnapshotReader,
+    SnapshotRetention,
+    SnapshotStore,
+    SnapshotVersion,
+)
 from mpreg.persistence.statistics import RegistryStatistics
 from mpreg.persistence.transaction import Transaction
 
@@ -82,7 +89,11 @@ __all__ = [
     "RegistryStatistics",
     "SchemaVersionError",
     "Snapshot",
+    "SnapshotNotFoundError",
+    "SnapshotReader",
+    "SnapshotRetention",
     "SnapshotStore",
+    "SnapshotVersion",
     "StorageFullError",
     "StorageIOError",
     "StoredLog",

@@ -39,7 +39,7 @@ def test_a_queue_keeps_what_it_promised(seeds: range) -> None:
 def test_the_stories_leave_nothing_out() -> None:
     """Where a kind of trouble never happens, all those seeds say nothing about it."""
     counts: Counter[str] = Counter()
-    for seed in range(10_000, 10_020):
+    for seed in range(10_005, 10_025):
         counts += QueueStory(seed).tell().counts
     assert set(counts) >= {
         "acks",
