@@ -31,6 +31,8 @@ from benchmarks.queues.processes import Plan
 from benchmarks.queues.report import PARTS as QUEUE_PARTS
 from benchmarks.queues.report import compare_queues
 from benchmarks.responsiveness import Saturation, idleness, latencies_under_load
+from benchmarks.snapshots import PARTS as SNAPSHOT_PARTS
+from benchmarks.snapshots import measure_snapshots
 from benchmarks.upkeep import PARTS as UPKEEP_PARTS
 from benchmarks.upkeep import measure_upkeep
 from benchmarks.workload import KEYS, OPERATIONS, Result, Run, prefill, prefill_journal
@@ -38,7 +40,16 @@ from mpreg.persistence import PersistenceConfig
 
 BASELINE = "bare sqlite3"
 Measurement = dict[str, Any]
-PARTS = ("puts", "gets", "growth", "saturated", "idle", *UPKEEP_PARTS, *QUEUE_PARTS)
+PARTS = (
+    "puts",
+    "gets",
+    "growth",
+    "saturated",
+    "idle",
+    *UPKEEP_PARTS,
+    *SNAPSHOT_PARTS,
+    *QUEUE_PARTS,
+)
 DEFAULT_INTERVAL = PersistenceConfig(backend="memory").switch_interval_seconds
 
 
@@ -96,6 +107,7 @@ def main(
         if "idle" in wanted:
             idle(directory)
         measure_upkeep(wanted, directory, scale)
+        measure_snapshots(wanted, directory, scale, rounds)
         compare_queues(wanted, Plan(directory, rounds, scale))
 
 

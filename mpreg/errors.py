@@ -28,6 +28,7 @@
         ├── CommitUnknownError        the group's fate cannot be told         unknown
         ├── StorageIOError            the disk or its file system failed
         ├── CorruptDataError          stored bytes are not what was written
+        ├── SnapshotNotFoundError     there is no snapshot, or not this version of it
         ├── AckedDataLostError        the store has not all that was acked    acked data is missing
         ├── DataDirectoryError        the directory cannot be used
         │   ├── DataDirectoryLockedError   another process holds it
@@ -75,6 +76,7 @@ __all__ = [
     "ReadOnlyError",
     "ReaderStoppedError",
     "SchemaVersionError",
+    "SnapshotNotFoundError",
     "StorageFullError",
     "StorageIOError",
     "TransactionStateError",
@@ -306,6 +308,17 @@ class CorruptDataError(PersistenceError):
 
     def __str__(self) -> str:
         return ": ".join(str(part) for part in (self.path, self.where, self.message) if part)
+
+
+class SnapshotNotFoundError(PersistenceError, LookupError):
+    """There is no snapshot of this name, or not this version: never saved, dropped or deleted."""
+
+    def __init__(self, name: str, version: int | None = None) -> None:
+        self.name = name
+        self.version = version
+        """None where the newest was asked for, and there is none."""
+        which = "has no version" if version is None else f"has no version {version}"
+        super().__init__(f"snapshot {name!r} {which}: never saved, or not kept any more")
 
 
 class AckedDataLostError(PersistenceError):

@@ -22,6 +22,7 @@ from mpreg.errors import (
     ReaderStoppedError,
     ReadOnlyError,
     SchemaVersionError,
+    SnapshotNotFoundError,
     StorageFullError,
     StorageIOError,
     TransactionStateError,
@@ -52,7 +53,13 @@ from mpreg.persistence.read_only import (
     open_read_only,
 )
 from mpreg.persistence.registry import PersistenceRegistry
-from mpreg.persistence.snapshot_store import Snapshot, SnapshotStore
+from mpreg.persistence.snapshots import (
+    Snapshot,
+    SnapshotReader,
+    SnapshotRetention,
+    SnapshotStore,
+    SnapshotVersion,
+)
 from mpreg.persistence.statistics import RegistryStatistics
 from mpreg.persistence.transaction import Transaction
 
@@ -98,7 +105,11 @@ __all__ = [
     "RestoreOrder",
     "SchemaVersionError",
     "Snapshot",
+    "SnapshotNotFoundError",
+    "SnapshotReader",
+    "SnapshotRetention",
     "SnapshotStore",
+    "SnapshotVersion",
     "StorageFullError",
     "StorageIOError",
     "StoredLog",

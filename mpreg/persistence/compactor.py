@@ -1,9 +1,10 @@
 """What happens in the background so that a store stays as large as what is in it.
 
 The compactor sleeps until something was written, or something expires. Then it goes round: expired
-entries, logs with a limit, the write-ahead log, unused space. It decides by `upkeep_policy` and
-`log_retention`, and has the writer do it in steps that are small by the time they take; after each
-it rests for as long as the step took, so that the writer is at least half of the time for others.
+entries, logs with a limit, versions of snapshots, the write-ahead log, unused space. It decides by
+`upkeep_policy`, `log_retention` and `snapshots.retention`, and has the writer do it in steps that
+are small by the time they take; after each it rests for as long as the step took, so that the
+writer is at least half of the time for others.
 
 Whatever cuts it off, what was done is done, and the rest is done the next time.
 """
@@ -19,7 +20,7 @@ import anyio
 import msgspec
 from attrs import define, field, frozen
 
-from mpreg.codec import encode_name, encode_reserved_name
+from mpreg.codec import decode_name, encode_name, encode_reserved_name
 from mpreg.errors import CommitUnknownError, MpregError, ReaderStoppedError, WriterStoppedError
 from mpreg.persistence.activity import Activity
 from mpreg.persistence.backend import (
@@ -50,7 +51,7 @@ from mpreg.persistence.log_retention import (
     with_mark,
 )
 from mpreg.persistence.operations import Operation, SweepExpired, TruncateBefore
-from mpreg.persistence.snapshot_store import SaveSlots, SnapshotStore
+from mpreg.persistence.snapshots import Remover, SnapshotEntries, SnapshotSharing, Tidied
 from mpreg.persistence.upkeep_policy import SpacePolicy, StepSize, seconds_until
 
 __all__ = ["CompactionReport", "Compactor"]
@@ -72,8 +73,12 @@ class CompactionReport:
     expired_entries: int = 0
     log_records: int = 0
     """Beyond the limits of their logs."""
+    snapshot_versions: int = 0
+    """Beyond the retention of their snapshots."""
+    snapshot_bytes: int = 0
+    """Of the data of these versions."""
     snapshot_chunks: int = 0
-    """Left behind by saves that were cut short."""
+    """Removed: of these versions, of others that were dropped before, and of saves cut short."""
     freed_bytes: int = 0
     """Given back to the file system, by the database and by its log."""
     free_bytes: int = 0
@@ -90,7 +95,7 @@ class _Tally:
 
     expired_entries: int = 0
     log_records: int = 0
-    snapshot_chunks: int = 0
+    snapshots: Tidied = field(factory=Tidied)
     freed_bytes: int = 0
     free_bytes: int = 0
 
@@ -98,7 +103,7 @@ class _Tally:
 @define(eq=False)
 class Compactor:
     _gateway: StoreGateway
-    _save_slots: SaveSlots
+    _snapshots: SnapshotSharing
     _activity: Activity
     _sizes: Callable[[], BackendStatistics]
     _sweep_size: StepSize = field(factory=StepSize)
@@ -125,7 +130,7 @@ class Compactor:
             return
         # What the last process left: time has gone by since.
         self._gateway.earliest_expiry = -math.inf
-        await self._try(self._remove_leftovers, interval)
+        await self._try(self._tidy_all_snapshots, interval)
         while True:
             await self._try(self._go_round, interval)
             with anyio.move_on_after(self._seconds_to_next()):
@@ -134,7 +139,7 @@ class Compactor:
             await anyio.sleep(interval)
 
     def _seconds_to_next(self) -> float:
-        due = min(self._gateway.earliest_expiry, self._logs_due)
+        due = min(self._gateway.earliest_expiry, self._logs_due, self._snapshots.earliest_due)
         seconds = seconds_until(due, self._gateway.clock.wall())
         interval = self._gateway.config.upkeep_interval_seconds
         return min(seconds, interval) if self._unsettled and interval is not None else seconds
@@ -165,6 +170,8 @@ class Compactor:
             await self._look_ahead(now)
         if written or self._logs_due <= now:
             await self._limit_logs(tally)
+        for namespace in self._snapshots.due_at(now):
+            await self._tidy_snapshot(namespace, tally, thoroughly=False)
         if written:
             await self._tidy_up(tally)
         elif self._unsettled:
@@ -178,7 +185,7 @@ class Compactor:
         before = self._sizes()
         tally = _Tally()
         async with self._working:
-            await self._remove_leftovers(tally)
+            await self._tidy_all_snapshots(tally)
             await self._sweep(self._gateway.clock.wall(), tally)
             await self._limit_logs(tally)
             await self._gateway.keep_up(RefreshStatistics())
@@ -187,7 +194,9 @@ class Compactor:
         return CompactionReport(
             expired_entries=tally.expired_entries,
             log_records=tally.log_records,
-            snapshot_chunks=tally.snapshot_chunks,
+            snapshot_versions=tally.snapshots.versions,
+            snapshot_bytes=tally.snapshots.version_bytes,
+            snapshot_chunks=tally.snapshots.chunks,
             freed_bytes=max(0, tally.freed_bytes),
             free_bytes=tally.free_bytes,
             database_bytes_before=before.database_bytes,
@@ -306,12 +315,16 @@ class Compactor:
             _log.warning("log %r: what upkeep knew of it is damaged; measured anew", log)
         return LogMarks()
 
-    async def _remove_leftovers(self, tally: _Tally) -> None:
+    async def _tidy_all_snapshots(self, tally: _Tally) -> None:
         for one in await self._namespaces(after=math.inf):
             if _is_snapshot(one.namespace):
-                name = one.namespace.decode("utf-8", "replace")
-                store = SnapshotStore(self._gateway, self._save_slots, name, one.namespace)
-                tally.snapshot_chunks += await _resting(store.remove_leftovers())
+                await self._tidy_snapshot(one.namespace, tally, thoroughly=True)
+
+    async def _tidy_snapshot(self, namespace: bytes, tally: _Tally, *, thoroughly: bool) -> None:
+        name = decode_name(namespace)
+        remover = Remover(SnapshotEntries(self._gateway, self._snapshots, name, namespace))
+        tidy = remover.tidy_all if thoroughly else remover.tidy
+        await tidy(tally.snapshots, _resting)
 
     async def _tidy_up(self, tally: _Tally) -> None:
         """The write-ahead log, unused space, the planner's statistics."""

@@ -25,7 +25,7 @@ from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.data_directory import DataDirectory
 from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.reader import Reader
-from mpreg.persistence.snapshot_store import SaveSlots
+from mpreg.persistence.snapshots import SnapshotSharing
 from mpreg.persistence.statistics import RegistryStatistics
 from mpreg.persistence.switch_interval import lowered_switch_interval
 from mpreg.persistence.upkeep_policy import CheckpointWatch
@@ -45,7 +45,7 @@ class Engine:
         gateway: StoreGateway,
         clock: Clock,
         backend: StorageBackend | None,
-        save_slots: SaveSlots,
+        snapshots: SnapshotSharing,
     ) -> None:
         self._config = config
         self._background: TaskGroup | None = None
@@ -53,7 +53,7 @@ class Engine:
         self._backend = backend or _make_backend(config, self._directory, clock)
         self._accounting = _make_accounting(config, self._directory)
         activity = Activity()
-        self._compactor = Compactor(gateway, save_slots, activity, self._backend.statistics)
+        self._compactor = Compactor(gateway, snapshots, activity, self._backend.statistics)
         gateway.new_mailboxes()
         self._writer = Writer(
             gateway.writes,

@@ -26,7 +26,7 @@ from mpreg.persistence.kv_store import KeyValueStore
 from mpreg.persistence.lifecycle import Lifecycle
 from mpreg.persistence.log_store import LogStore
 from mpreg.persistence.participant import Participant
-from mpreg.persistence.snapshot_store import SaveSlots, SnapshotStore
+from mpreg.persistence.snapshots import SnapshotRetention, SnapshotSharing, SnapshotStore
 from mpreg.persistence.statistics import RegistryStatistics
 from mpreg.persistence.transaction import Transaction
 
@@ -51,7 +51,7 @@ class ReservedStores:
     """
 
     _gateway: StoreGateway
-    _save_slots: SaveSlots
+    _snapshots: SnapshotSharing
     _kind: str
 
     def key_value_store(self, namespace: str) -> KeyValueStore:
@@ -61,9 +61,14 @@ class ReservedStores:
     def log_store(self, name: str) -> LogStore:
         return LogStore(self._gateway, name, encode_reserved_name(self._kind, name))
 
-    def snapshot_store(self, name: str) -> SnapshotStore:
+    def snapshot_store(
+        self, name: str, *, retention: SnapshotRetention | None = None
+    ) -> SnapshotStore:
         encoded = encode_reserved_name(f"{self._kind}.snapshot", name)
-        return SnapshotStore(self._gateway, self._save_slots, name, encoded)
+        store = SnapshotStore(self._gateway, self._snapshots, name, encoded)
+        if retention is not None:
+            store.keep(retention)
+        return store
 
 
 class PersistenceRegistry:
@@ -98,7 +103,7 @@ class PersistenceRegistry:
         self._own_backend = backend
         self.clock = SystemClock() if clock is None else clock
         self._gateway = StoreGateway(config, self.clock)
-        self._save_slots = SaveSlots()
+        self._snapshots = SnapshotSharing()
         self._subsystems: dict[str, object] = {}
         self._lifecycle = Lifecycle()
         self._opening_seconds = 0.0
@@ -117,9 +122,22 @@ class PersistenceRegistry:
         """An append-only log. Costs nothing; it exists from its first record on."""
         return LogStore(self._gateway, name)
 
-    def snapshot_store(self, name: str) -> SnapshotStore:
-        """The last complete state saved under a name. Costs nothing; exists from the first save."""
-        return SnapshotStore(self._gateway, self._save_slots, name)
+    def snapshot_store(
+        self, name: str, *, retention: SnapshotRetention | None = None
+    ) -> SnapshotStore:
+        """The last complete states saved under a name. Costs nothing; exists from the first save.
+
+        ``retention`` says how many versions are kept from now on, for all who use this name. It is
+        written down with the next save and holds until another one is given, also in later
+        processes. Where none was ever given, only the newest version is kept.
+
+        Raises:
+            InvalidArgumentError: the name is impossible, or the retention is none.
+        """
+        store = SnapshotStore(self._gateway, self._snapshots, name)
+        if retention is not None:
+            store.keep(retention)
+        return store
 
     def transaction(self, *, durability: Durability = Durability.DURABLE) -> Transaction:
         """One batch of operations of any stores: ``async with registry.transaction() as tx``."""
@@ -129,7 +147,7 @@ class PersistenceRegistry:
 
     def reserved(self, kind: str) -> ReservedStores:
         """Stores for a part of mpreg, apart from those of users and of other parts."""
-        return ReservedStores(self._gateway, self._save_slots, kind)
+        return ReservedStores(self._gateway, self._snapshots, kind)
 
     def subsystem(self, name: str, make: Callable[[], S]) -> S:
         """What ``make`` made when this name was first asked for.
@@ -219,10 +237,10 @@ class PersistenceRegistry:
         """Remove at once what nobody can ask for any more, and give back the space.
 
         The same as happens in the background, but now, and without leaving space for later
-        writes: entries that have expired, records beyond the limits of their logs, chunks that
-        saves have left behind; then the write-ahead log is moved into the database and cut, and
-        free pages are given back to the file system. In small steps, between which others are
-        served; of a large store it can take minutes.
+        writes: entries that have expired, records beyond the limits of their logs, versions beyond
+        the retention of their snapshots, chunks that saves have left behind; then the write-ahead
+        log is moved into the database and cut, and free pages are given back to the file system.
+        In small steps, between which others are served; of a large store it can take minutes.
 
         Cancelled, or failed: what was done is done, the rest is done the next time.
 
@@ -306,7 +324,7 @@ class PersistenceRegistry:
         task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
         began = anyio.current_time()
-        engine = Engine(self.config, self._gateway, self.clock, self._own_backend, self._save_slots)
+        engine = Engine(self.config, self._gateway, self.clock, self._own_backend, self._snapshots)
         with scope:
             async with engine.running():
                 self._engine = engine

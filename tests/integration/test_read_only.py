@@ -111,7 +111,7 @@ async def test_names_logs_and_counts_are_told(data_dir: Path) -> None:
         assert stats.generation == 1
         assert stats.files["mpreg.db"] == database(data_dir).stat().st_size
         stored = view.key_value_store(StoredName.parse("<snapshot/images>"))
-        assert "manifest" in [one.key for one in await listed(stored.scan())]
+        assert "versions" in [one.key for one in await listed(stored.scan())]
 
 
 async def test_more_names_than_a_page_come_in_order(data_dir: Path) -> None:

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from mpreg.codec import encode_key
-from mpreg.persistence import CorruptDataError, DataDirectoryLockedError
+from mpreg.persistence import CorruptDataError, DataDirectoryLockedError, SnapshotRetention
 from mpreg.persistence.maintenance import FindingKind, backup, repair, restore, verify
+from mpreg.persistence.snapshots.layout import VERSION
 from tests.integration.maintenance_support import filled, read_all
 from tests.integration.support import database, registry, tamper
+
+ANY_MANIFEST = encode_key(VERSION)
 
 pytestmark = pytest.mark.anyio
 
@@ -61,9 +64,31 @@ async def test_a_snapshot_with_a_lost_chunk_goes_as_a_whole(data_dir: Path) -> N
     assert quarantined(data_dir)
 
 
+async def test_versions_that_are_whole_stay_where_another_is_lost(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        images = opened.snapshot_store("image", retention=SnapshotRetention(versions_max=3))
+        for data in (b"first", b"second", b"third"):
+            await images.save(data)
+    tamper(data_dir, "UPDATE entries SET value = x'00' WHERE value = ?", (b"second",))
+    assert not (await verify(data_dir)).sound
+    assert (await repair(data_dir)).sound
+    async with registry(data_dir) as opened:
+        images = opened.snapshot_store("image")
+        newest = await images.load()
+        assert newest is not None
+        assert newest.data == b"third"
+        assert len(await images.versions()) == 2
+        assert await images.save(b"fourth") > newest.version
+    assert (await verify(data_dir)).sound
+
+
 async def test_a_damaged_manifest_is_set_aside(data_dir: Path) -> None:
     await filled(data_dir)
-    tamper(data_dir, "UPDATE entries SET value = x'00' WHERE key = ?", (encode_key("manifest"),))
+    tamper(
+        data_dir,
+        "UPDATE entries SET value = x'00' WHERE substr(key, 1, ?) = ?",
+        (len(ANY_MANIFEST), ANY_MANIFEST),
+    )
     assert (await repair(data_dir)).sound
 
 

@@ -19,17 +19,26 @@ from mpreg.persistence import (
     InvalidArgumentError,
     ReaderStoppedError,
     Snapshot,
+    SnapshotRetention,
     SnapshotStore,
     ValueTooLargeError,
     WriterStoppedError,
 )
-from mpreg.persistence.snapshot_store import CHUNK_BYTES, CHUNKS_IN_FLIGHT_MAX
+from mpreg.persistence.snapshots import CHUNK_BYTES, CHUNKS_IN_FLIGHT_MAX
+from mpreg.persistence.snapshots.layout import numbered_key
 from tests.integration.support import database, listed, registry, tamper
 
 pytestmark = pytest.mark.anyio
 
+#: The entry of a save under way.
+SAVING_0 = "saving/00000000000000000000"
+
 #: So that a handful of bytes is many chunks.
 TINY: dict[str, Any] = {"value_bytes_max": 10}
+
+
+#: Entries of a snapshot with one version, beside its chunks: the list, and the manifest.
+FIXED = 2
 
 
 def random_bytes(size: int, seed: int = 0) -> bytes:
@@ -76,7 +85,7 @@ async def test_a_snapshot_comes_back_as_it_was_also_after_a_restart(
         images = opened.snapshot_store("images")
         version = await images.save(data)
         assert await images.load() == Snapshot(version, data)
-    assert len(rows(data_dir)) == 1 + -(-size // CHUNK_BYTES)
+    assert len(rows(data_dir)) == FIXED + -(-size // CHUNK_BYTES)
     async with registry(data_dir) as opened:
         assert await opened.snapshot_store("images").load() == Snapshot(version, data)
 
@@ -90,7 +99,7 @@ async def test_an_iterable_is_one_snapshot_whatever_its_pieces(
         images = opened.snapshot_store("images")
         await images.save(pieces_of(data, sizes))
         assert await loaded(images) == data
-    assert len(rows(data_dir)) == 1 + 24
+    assert len(rows(data_dir)) == FIXED + 24
 
 
 async def test_a_large_iterable_of_odd_pieces(data_dir: Path) -> None:
@@ -154,7 +163,7 @@ async def test_a_replaced_snapshot_leaves_no_chunk_behind(data_dir: Path) -> Non
         images = opened.snapshot_store("images")
         for size in (1_000, 5, 333, 0, 20):
             versions.append(await images.save(random_bytes(size)))
-            assert len(rows(data_dir)) == 1 + -(-size // 10)
+            assert len(rows(data_dir)) == FIXED + -(-size // 10)
         assert await loaded(images) == random_bytes(20)
     assert versions == sorted(set(versions))
 
@@ -201,7 +210,7 @@ async def test_saves_and_loads_at_the_same_time_see_whole_snapshots(data_dir: Pa
         for snapshots in seen:
             assert [s.version for s in snapshots] == sorted(s.version for s in snapshots)
             assert all(saved[snapshot.version] == snapshot.data for snapshot in snapshots)
-    assert len(rows(data_dir)) == 1 + -(-len(last.data) // 10)
+    assert len(rows(data_dir)) == FIXED + -(-len(last.data) // 10)
 
 
 async def test_other_writes_go_on_while_a_snapshot_is_saved(data_dir: Path) -> None:
@@ -253,7 +262,7 @@ async def test_a_piece_that_is_not_bytes_leaves_the_snapshot_before(data_dir: Pa
         with pytest.raises(InvalidArgumentError, match="str"):
             await images.save(pieces())
         assert await images.load() == Snapshot(version, b"before")
-    assert len(rows(data_dir)) == 2
+    assert len(rows(data_dir)) == FIXED + 1
 
 
 async def test_an_iterable_that_raises_leaves_the_snapshot_before(data_dir: Path) -> None:
@@ -300,7 +309,7 @@ async def test_cancelled_between_two_pieces_it_leaves_the_snapshot_before(data_d
         with anyio.CancelScope() as scope:
             await images.save(pieces())
         assert scope.cancelled_caught
-        assert len(rows(data_dir)) == 2
+        assert len(rows(data_dir)) == FIXED + 1
         assert await loaded(images) == b"before"
         await images.save(b"after")
         assert await loaded(images) == b"after"
@@ -346,7 +355,7 @@ async def test_a_registry_closed_in_the_middle_of_a_save(data_dir: Path, last: b
         assert await images.load() == Snapshot(version, b"before")
         # What the interrupted save has left behind goes with the next one.
         await images.save(b"after")
-        assert len(rows(data_dir)) == 2
+        assert len(rows(data_dir)) == FIXED + 1
 
 
 async def test_a_batch_limit_too_small_for_anything_is_told(data_dir: Path) -> None:
@@ -384,11 +393,46 @@ async def test_a_damaged_chunk_is_told_by_snapshot_and_index(data_dir: Path, dam
         tamper(data_dir, damage, (chunk_key(data_dir, 3),))
         with pytest.raises(CorruptDataError) as caught:
             await images.load()
-        assert caught.value.where == "snapshot 'images', chunk 3"
+        assert caught.value.where == "snapshot 'images', version 1, chunk 3"
         assert (await opened.stats()).reader_restarts == 0
         await images.save(b"anew")
         assert await loaded(images) == b"anew"
-        assert len(rows(data_dir)) == 2
+        assert len(rows(data_dir)) == FIXED + 1
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+async def test_a_damaged_chunk_is_never_given_and_all_before_it_are(
+    data_dir: Path, damage: str
+) -> None:
+    data = random_bytes(100)
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images", retention=SnapshotRetention(versions_max=2))
+        older = await images.save(data[::-1])
+        await images.save(data)
+        tamper(data_dir, damage, (chunk_key(data_dir, 10 + 7),))
+        async with images.open() as reader:
+            given = [await anext(reader) for _ in range(7)]
+            for _ in range(3):
+                with pytest.raises(CorruptDataError) as caught:
+                    await anext(reader)
+                assert caught.value.where == "snapshot 'images', version 2, chunk 7"
+        assert b"".join(given) == data[:70]
+        assert await images.load(older) == Snapshot(older, data[::-1])
+
+
+async def test_what_was_read_is_known_to_be_right_only_at_the_end(data_dir: Path) -> None:
+    """As if a chunk had been written anew, with a right checksum, by something else."""
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images")
+        await images.save(random_bytes(30))
+        inside = opened.key_value_store("inside")
+        inside._name = images._namespace
+        await inside.put(chunk_key(data_dir, 1)[1:], b"0123456789")
+        async with images.open() as reader:
+            assert [len(await anext(reader)) for _ in range(3)] == [10, 10, 10]
+            for _ in range(2):
+                with pytest.raises(CorruptDataError, match="version 1: the whole"):
+                    await anext(reader)
 
 
 async def test_chunks_in_another_order_are_found_out(data_dir: Path) -> None:
@@ -398,7 +442,7 @@ async def test_chunks_in_another_order_are_found_out(data_dir: Path) -> None:
         first, second = chunk_key(data_dir, 0), chunk_key(data_dir, 1)
         for old, new in ((first, b"aside"), (second, first), (b"aside", second)):
             tamper(data_dir, "UPDATE entries SET key = ? WHERE key = ?", (new, old))
-        with pytest.raises(CorruptDataError, match="snapshot 'images', chunk 0"):
+        with pytest.raises(CorruptDataError, match="snapshot 'images', version 1, chunk 0"):
             await images.load()
 
 
@@ -411,29 +455,95 @@ async def test_the_whole_has_a_checksum_of_its_own(data_dir: Path) -> None:
         inside = opened.key_value_store("inside")
         inside._name = images._namespace
         await inside.put(chunk_key(data_dir, 1)[1:], b"xyz")
-        with pytest.raises(CorruptDataError, match="snapshot 'images': the whole"):
+        with pytest.raises(CorruptDataError, match="snapshot 'images', version 1: the whole"):
             await images.load()
 
 
-@pytest.mark.parametrize("damage", ["value = x'00'", "version = 'first'", "expires_at = 1"])
-async def test_a_damaged_manifest_is_told_and_can_be_replaced(data_dir: Path, damage: str) -> None:
+LIST = encode_key("versions")
+ENTRY_DAMAGES = ["value = x'00'", "version = 'first'", "expires_at = 1"]
+
+
+def manifest_key(version: int) -> bytes:
+    return numbered_key("version/", version)
+
+
+@pytest.mark.parametrize("damage", ENTRY_DAMAGES)
+async def test_a_damaged_manifest_is_told_and_others_can_be_loaded(
+    data_dir: Path, damage: str
+) -> None:
+    async with registry(data_dir) as opened:
+        images = opened.snapshot_store("images", retention=SnapshotRetention(versions_max=3))
+        older = await images.save(b"older")
+        version = await images.save(b"before")
+        tamper(data_dir, f"UPDATE entries SET {damage} WHERE key = ?", (manifest_key(version),))
+        for asked in (None, version):
+            with pytest.raises(CorruptDataError, match="'images', version 2: the manifest"):
+                await images.load(asked)
+        assert await images.load(older) == Snapshot(older, b"older")
+        assert [one.version for one in await images.versions()] == [older, version]
+        assert await images.save(b"after") > version
+        assert await loaded(images) == b"after"
+        assert await images.delete(version)
+        assert [one.version for one in await images.versions()] == [older, version + 1]
+        await opened.compact()
+    assert len(rows(data_dir)) == FIXED + 1 + 2, "its chunk is found though nothing names it"
+
+
+async def test_a_missing_manifest_is_told(data_dir: Path) -> None:
     async with registry(data_dir) as opened:
         images = opened.snapshot_store("images")
         version = await images.save(b"before")
-        tamper(data_dir, f"UPDATE entries SET {damage} WHERE key = ?", (encode_key("manifest"),))
-        with pytest.raises(CorruptDataError, match="snapshot 'images': the manifest"):
-            await images.load()
-        assert await images.save(b"after") > version
+        tamper(data_dir, "DELETE FROM entries WHERE key = ?", (manifest_key(version),))
+        for asked in (None, version):
+            with pytest.raises(CorruptDataError, match="'images', version 1: the manifest is miss"):
+                await images.load(asked)
+        await images.save(b"after")
         assert await loaded(images) == b"after"
 
 
-async def test_a_manifest_that_says_nothing_known_is_told(data_dir: Path) -> None:
+@pytest.mark.parametrize("damage", [*ENTRY_DAMAGES, "key = x'00'", "missing"])
+async def test_a_damaged_list_of_versions_is_told_and_made_anew(
+    data_dir: Path, damage: str
+) -> None:
+    async with registry(data_dir) as opened:
+        images = opened.snapshot_store("images", retention=SnapshotRetention(versions_max=3))
+        first = await images.save(b"first")
+        second = await images.save(b"second")
+        if damage == "missing":
+            tamper(data_dir, "DELETE FROM entries WHERE key = ?", (LIST,))
+        else:
+            tamper(data_dir, f"UPDATE entries SET {damage} WHERE key = ?", (LIST,))
+        for ask in (images.load, images.versions):
+            with pytest.raises(CorruptDataError, match="'images': the list of versions is dam"):
+                await ask()
+        assert await images.load(first) == Snapshot(first, b"first")
+        # Upkeep leaves damage as it is.
+        assert (await opened.compact()).snapshot_chunks == 0
+        third = await images.save(b"third")
+        assert third > second
+        assert [one.version for one in await images.versions()] == [first, second, third]
+        assert await loaded(images) == b"third"
+
+
+async def test_a_list_that_is_damaged_is_deleted_with_all_it_named(data_dir: Path) -> None:
     async with registry(data_dir) as opened:
         images = opened.snapshot_store("images")
+        await images.save(b"data")
+        tamper(data_dir, "UPDATE entries SET value = x'00' WHERE key = ?", (LIST,))
+        assert await images.delete()
+        assert await images.load() is None
+    assert rows(data_dir) == []
+
+
+@pytest.mark.parametrize("key", ["versions", "version/00000000000000000001"])
+async def test_an_entry_that_says_nothing_known_is_told(data_dir: Path, key: str) -> None:
+    async with registry(data_dir) as opened:
+        images = opened.snapshot_store("images")
+        await images.save(b"before")
         inside = opened.key_value_store("inside")
         inside._name = images._namespace
-        await inside.put("manifest", b"from another version")
-        with pytest.raises(CorruptDataError, match="snapshot 'images': the manifest"):
+        await inside.put(key, b"from another version")
+        with pytest.raises(CorruptDataError, match="snapshot 'images'"):
             await images.load()
         await images.save(b"after")
         assert await loaded(images) == b"after"
@@ -447,16 +557,16 @@ async def test_a_damaged_note_of_an_unfinished_save_does_not_stand_in_the_way(
         images = opened.snapshot_store("images")
         inside = opened.key_value_store("inside")
         inside._name = images._namespace
-        await inside.put("unfinished/0", b"")
-        await inside.put("unfinished/5", b"no note of ours")
+        await inside.put(SAVING_0, b"")
+        await inside.put("saving/00000000000000000005", b"no note of ours")
         tamper(
             data_dir,
             f"UPDATE entries SET {damage} WHERE key = ?",
-            (encode_key("unfinished/0"),),
+            (encode_key(SAVING_0),),
         )
         await images.save(b"data")
         assert await loaded(images) == b"data"
-        assert len(rows(data_dir)) == 2
+        assert len(rows(data_dir)) == FIXED + 1
 
 
 @pytest.mark.parametrize("damage", ["version = 'first'", "version = version + 1"])
@@ -467,7 +577,7 @@ async def test_a_save_whose_own_note_is_damaged_meanwhile_fails(
         tamper(
             data_dir,
             f"UPDATE entries SET {damage} WHERE key = ?",
-            (encode_key("unfinished/0"),),
+            (encode_key(SAVING_0),),
         )
         yield b"data"
 

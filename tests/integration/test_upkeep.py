@@ -12,7 +12,6 @@ from typing import Any
 import anyio
 import pytest
 
-from mpreg.codec import encode_key
 from mpreg.persistence import (
     CommitFailedError,
     CompactionReport,
@@ -24,7 +23,8 @@ from mpreg.persistence import (
 )
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.wal_room import FRAME_BYTES
-from mpreg.persistence.snapshot_store import CHUNK_BYTES
+from mpreg.persistence.snapshots import CHUNK_BYTES
+from mpreg.persistence.snapshots.layout import numbered_key
 from tests.integration.support import (
     OpenBackend,
     TurnedClock,
@@ -326,7 +326,7 @@ async def test_chunks_that_a_cut_short_save_left_are_removed_at_the_next_start(
         await opened.snapshot_store("state").save(pieces())  # type: ignore[arg-type]
     assert rows(image, "SELECT count(*) FROM entries") > 5
     async with registry(image, upkeep_interval_seconds=0.01) as opened:
-        await until(lambda: rows(image, "SELECT count(*) FROM entries") == 2)
+        await until(lambda: rows(image, "SELECT count(*) FROM entries") == 3)
         snapshot = await opened.snapshot_store("state").load()
         assert snapshot is not None
         assert snapshot.data == b"first"
@@ -345,7 +345,7 @@ async def test_chunks_that_nothing_names_are_removed_and_those_of_the_snapshot_s
     async with registry(data_dir, upkeep_interval_seconds=None) as opened:
         state = opened.snapshot_store("state")
         await state.save(data)
-        await opened.snapshot_store("older").save(data)
+        older = await opened.snapshot_store("older").save(data)
         version = await state.save(data[::-1])
         # As a save leaves them whose entry was damaged and has gone: older than the snapshot,
         # and, of "newer", newer than it.
@@ -356,7 +356,7 @@ async def test_chunks_that_nothing_names_are_removed_and_those_of_the_snapshot_s
         tamper(
             data_dir,
             "UPDATE entries SET checksum = 0 WHERE namespace_id = 2 AND key = ?",
-            (encode_key("manifest"),),
+            (numbered_key("version/", older),),
         )
         assert (await opened.compact()).snapshot_chunks == 11
         assert (await opened.compact()).snapshot_chunks == 0

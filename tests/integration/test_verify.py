@@ -18,7 +18,7 @@ from mpreg.persistence import (
     SchemaVersionError,
 )
 from mpreg.persistence.maintenance import FindingKind, VerificationReport, verify
-from mpreg.persistence.maintenance.snapshots import CHUNK_KEY
+from mpreg.persistence.snapshots.layout import chunk_key
 from tests.integration.maintenance_support import fill, filled, read_all
 from tests.integration.support import database, registry, tamper
 
@@ -97,14 +97,14 @@ async def test_a_store_that_is_open_can_be_verified_and_goes_on(data_dir: Path) 
         (
             "DELETE FROM entries WHERE length(value) > 100000",
             (),
-            (FindingKind.SNAPSHOT, "snapshot '<snapshot/image>'"),
+            (FindingKind.SNAPSHOT, "snapshot '<snapshot/image>', version 65"),
         ),
         ("UPDATE meta SET last_version = 3", (), (FindingKind.META, "meta, last_version")),
         ("UPDATE meta SET commit_sequence = 0", (), (FindingKind.META, "meta, commit_sequence")),
         ("UPDATE meta SET generation = 'x'", (), (FindingKind.META, "meta")),
         ("DELETE FROM meta", (), (FindingKind.META, "meta")),
-        ("DROP TABLE meta", (), (FindingKind.STRUCTURE, "table meta")),
-        ("DROP TABLE records", (), (FindingKind.STRUCTURE, "table records")),
+        ("DROP TABLE meta", (), (FindingKind.STRUCTURE, "schema: meta")),
+        ("DROP TABLE records", (), (FindingKind.STRUCTURE, "schema: records")),
     ],
 )
 async def test_each_kind_of_damage_is_told_by_name(
@@ -124,7 +124,7 @@ async def test_chunks_that_no_snapshot_names_are_told_and_are_no_damage(data_dir
     await filled(data_dir)
     async with registry(data_dir) as opened:
         stray = opened.reserved("snapshot").key_value_store("image")
-        await stray.put(CHUNK_KEY.pack(123_456, 0), b"nobody's")
+        await stray.put(chunk_key(123_456, 0)[1:], b"nobody's")
     report = await verify(data_dir)
     assert report.sound
     assert told(report) == [(FindingKind.LEFTOVER, "snapshot '<snapshot/image>', save 123456")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import AsyncIterator, Iterator
 from random import Random
 
@@ -19,6 +20,8 @@ from mpreg.persistence import (
     PersistenceRegistry,
     ReaderStoppedError,
     Snapshot,
+    SnapshotNotFoundError,
+    SnapshotRetention,
     SnapshotStore,
     StorageIOError,
     WriterStoppedError,
@@ -26,7 +29,7 @@ from mpreg.persistence import (
 from mpreg.persistence.backend import ScanEntries, ScanPage, StoredEntry
 from mpreg.persistence.batch import WriteBatch
 from mpreg.persistence.operations import Put
-from mpreg.persistence.snapshot_store import CLEAN_UP_SECONDS, REMOVED_PER_BATCH
+from mpreg.persistence.snapshots import CLEAN_UP_SECONDS, REMOVED_PER_BATCH
 from mpreg.testing import (
     Fault,
     FaultInjector,
@@ -61,8 +64,11 @@ def stored_keys(disk: SimulatedDisk) -> list[str | bytes]:
 
 def assert_nothing_else_is_stored(disk: SimulatedDisk, data: bytes) -> None:
     keys = stored_keys(disk)
-    assert [key for key in keys if isinstance(key, str)] == ["manifest"]
-    assert len(keys) == 1 + math.ceil(len(data) / CHUNK)
+    texts = [key for key in keys if isinstance(key, str)]
+    assert len(texts) == 2
+    assert texts[0].startswith("version/")
+    assert texts[1] == "versions"
+    assert len(keys) == 2 + math.ceil(len(data) / CHUNK)
 
 
 def open_registry(
@@ -126,10 +132,11 @@ def cancelled_after(ticks: int, seed: int, *, has_old: bool, as_pieces: bool) ->
 
 @pytest.mark.parametrize("has_old", [True, False], ids=["replacing", "first"])
 def test_cancelled_at_any_moment_it_leaves_the_old_one_or_the_new_one(has_old: bool) -> None:
+    # Each meets every other moment.
     for seed, as_pieces in enumerate([True, False]):
-        ticks = 0
+        ticks = seed
         while cancelled_after(ticks, seed, has_old=has_old, as_pieces=as_pieces):
-            ticks += 1
+            ticks += 2
         assert ticks > 20
 
 
@@ -201,7 +208,11 @@ def test_cancelled_while_it_publishes_it_is_whole_or_not_at_all(published: bool)
 
 def publishes(batch: WriteBatch) -> bool:
     first = batch.operations[0]
-    return isinstance(first, Put) and decode_key(first.key) == "manifest"
+    return (
+        isinstance(first, Put)
+        and decode_key(first.key) == "versions"
+        and len(batch.operations) == 3
+    )
 
 
 async def chunks_of(registry: PersistenceRegistry) -> int:
@@ -241,13 +252,15 @@ class Life:
             version = await images.save(b"after the crash")
             assert await images.load() == Snapshot(version, b"after the crash")
             assert found is None or version > found.version
+            # What upkeep was at when the save ended, it finishes; the rest is asked for.
+            await registry.compact()
         assert_nothing_else_is_stored(self.disk, b"after the crash")
 
 
 @pytest.mark.parametrize("power_cut", [True, False], ids=["power cut", "kill"])
 def test_crashed_at_any_step_the_old_one_or_the_new_one_is_there(power_cut: bool) -> None:
-    # Both together meet every step, and each meets all that there is to meet.
-    for step in itertools.count(1 if power_cut else 2, 2):
+    # Between them they meet two of three steps, and each meets all that there is to meet.
+    for step in itertools.count(1 if power_cut else 2, 3):
         simulation = Simulation(step)
         disk = SimulatedDisk(simulation.stream("disk"))
         life = Life(disk, simulation)
@@ -289,6 +302,8 @@ class Story:
     seen_max: int = 0
     numbers: Iterator[int] = field(factory=itertools.count)
     saved: int = 0
+    read: int = 0
+    kept: int = 1
     simulation: Simulation = field(init=False)
     disk: SimulatedDisk = field(init=False)
     faults: FaultInjector = field(init=False)
@@ -312,12 +327,16 @@ class Story:
     async def _live(self) -> None:
         try:
             async with open_registry(self.disk, self.simulation, self.faults) as registry:
+                self.kept = self.random.choice([1, 3])
+                retention = SnapshotRetention(versions_max=self.kept)
+                registry.snapshot_store("images", retention=retention)
                 self._check(await registry.snapshot_store("images").load())
                 async with anyio.create_task_group() as task_group:
                     for _ in range(3):
                         task_group.start_soon(self._save_on, registry.snapshot_store("images"))
                     for _ in range(2):
                         task_group.start_soon(self._load_on, registry.snapshot_store("images"))
+                        task_group.start_soon(self._read_on, registry.snapshot_store("images"))
         except* (StorageIOError, ReaderStoppedError):
             pass
 
@@ -344,6 +363,29 @@ class Story:
             self._check(snapshot, acked_before)
             await anyio.sleep(self.random.expovariate(20))
 
+    async def _read_on(self, images: SnapshotStore) -> None:
+        """Slowly, any version; what was opened is read to its end, whatever becomes of it."""
+        for _ in range(5):
+            await anyio.sleep(self.random.expovariate(20))
+            patience = self.random.choice([math.inf, math.inf, self.random.expovariate(5)])
+            with anyio.move_on_after(patience):
+                try:
+                    version = self.random.choice([None, *await images.versions()])
+                    asked = None if version is None else version.version
+                    async with images.open(asked) as reader:
+                        chunks = []
+                        async for chunk in reader:
+                            chunks.append(chunk)
+                            await anyio.sleep(self.random.choice([0, 0, 0.01, 0.1]))
+                except SnapshotNotFoundError:
+                    continue
+                except ReaderStoppedError:
+                    return
+                data = b"".join(chunks)
+                assert data in self.sent
+                assert reader.version == self.versions.get(data, reader.version)
+                self.read += 1
+
     def _check(self, found: Snapshot | None, acked: int | None = None) -> None:
         if acked is None:
             acked = max(self.versions.values(), default=0)
@@ -358,6 +400,8 @@ class Story:
         async with open_registry(self.disk, self.simulation, self.faults) as registry:
             images = registry.snapshot_store("images")
             self._check(await images.load())
+            assert len(await images.versions()) <= 3 + 3, "more than are kept and were under way"
+            images.keep(SnapshotRetention(versions_max=1))
             await images.save(b"the last")
             # What upkeep was at when the save ended, it finishes; the rest is asked for.
             await registry.compact()
@@ -365,9 +409,53 @@ class Story:
 
 
 def test_stories_of_many_savers_and_loaders() -> None:
-    saved = 0
-    for seed in range(20):
+    saved = read = 0
+    for seed in range(int(os.environ.get("MPREG_SIMULATION_SEEDS", "20"))):
         story = Story(seed)
         story.tell()
         saved += story.saved
+        read += story.read
+        assert len(set(story.versions.values())) == len(story.versions), "no number is used twice"
     assert saved > 100
+    assert read > 100
+
+
+# --- upkeep by itself ---
+
+
+@every_schedule
+async def test_versions_go_when_their_time_has_come_though_nobody_does_anything(
+    simulation: Simulation,
+) -> None:
+    disk = SimulatedDisk(simulation.stream("disk"))
+    async with open_registry(disk, simulation) as registry:
+        retention = SnapshotRetention(versions_max=None, seconds_max=100.0)
+        images = registry.snapshot_store("images", retention=retention)
+        for _ in range(3):
+            await images.save(NEW)
+            await anyio.sleep(30)
+        # The first is 90 seconds old, and upkeep comes within some seconds.
+        assert [one.version for one in await images.versions()] == [1, 2, 3]
+        await anyio.sleep(10 + 25)
+        assert [one.version for one in await images.versions()] == [2, 3]
+        await anyio.sleep(1_000)
+        assert [one.version for one in await images.versions()] == [3]
+    assert_nothing_else_is_stored(disk, NEW)
+
+
+@every_schedule
+async def test_upkeep_removes_what_was_read_when_it_was_dropped(simulation: Simulation) -> None:
+    """Where the last reader could not do it: the disk was full."""
+    disk = SimulatedDisk(simulation.stream("disk"))
+    async with open_registry(disk, simulation) as registry:
+        images = registry.snapshot_store("images")
+        await images.save(OLD)
+        async with images.open() as reader:
+            await images.save(NEW)
+            disk.full = True
+            assert b"".join([chunk async for chunk in reader]) == OLD
+        assert len(stored_keys(disk)) > 3 + math.ceil(len(NEW) / CHUNK)
+        disk.full = False
+        await registry.key_value_store("other").put("key", b"")
+        await anyio.sleep(100)
+    assert_nothing_else_is_stored(disk, NEW)

@@ -37,6 +37,9 @@ from mpreg.persistence import (
     RestoreOrder,
     SchemaVersionError,
     Snapshot,
+    SnapshotReader,
+    SnapshotRetention,
+    SnapshotVersion,
     StorageFullError,
     Transaction,
     VersionConflictError,
@@ -147,7 +150,16 @@ async def snapshots(registry: PersistenceRegistry) -> None:
     images = registry.snapshot_store("images")
     assert_type(await images.save(b""), int)
     assert_type(await images.load(), Snapshot | None)
+    assert_type(await images.load(version=3), Snapshot | None)
     assert_type(await images.delete(), bool)
+    assert_type(await images.delete(version=3), bool)
+    assert_type(await images.versions(), list[SnapshotVersion])
+    async with images.open(version=3) as reader:
+        assert_type(reader, SnapshotReader)
+        async for chunk in reader:
+            assert_type(chunk, bytes)
+    registry.snapshot_store("kept", retention=SnapshotRetention(versions_max=None, seconds_max=60))
+    await images.load("newest")  # type: ignore[arg-type]
 
 
 class Counts:

@@ -25,12 +25,12 @@ from mpreg.persistence.maintenance.lines import (
     store_name_of,
 )
 from mpreg.persistence.maintenance.snapshots import (
-    CHUNK_KEY,
-    Manifest,
+    KeptVersion,
     SnapshotCheck,
+    SnapshotEntriesFound,
     is_snapshot_namespace,
-    manifest_of,
 )
+from mpreg.persistence.snapshots.layout import Manifest, VersionList, chunk_key
 
 ANY_TEXT = st.text(st.characters(), min_size=1, max_size=20)
 
@@ -106,31 +106,52 @@ def _offsets_in(finding: Finding) -> range:
 # --- snapshots ---
 
 
-def checked(manifest: Manifest, chunks: dict[tuple[int, int], bytes]) -> list[FindingKind]:
-    check = SnapshotCheck(b"s", manifest, frozenset({99}))
-    found: list[Finding] = []
+def checked(
+    manifests: dict[int, Manifest],
+    chunks: dict[tuple[int, int], bytes],
+    listed: VersionList | None = None,
+) -> list[tuple[FindingKind, str]]:
+    """Of version numbers and what they are made of."""
+    versions = [KeptVersion(number, manifest) for number, manifest in manifests.items()]
+    entries = SnapshotEntriesFound(listed=listed, versions=versions, accounted={99})
+    check = SnapshotCheck(b"\xffsnapshot/s", entries)
+    found = list(check.listed())
     for place, chunk in sorted(chunks.items()):
-        found += check.follow(encode_key(CHUNK_KEY.pack(*place)), chunk, intact=True)
+        found += check.follow(chunk_key(*place), chunk, intact=True)
     found += check.finish()
-    assert check.broken == (FindingKind.SNAPSHOT in [one.kind for one in found])
-    return [one.kind for one in found]
+    return [(one.kind, one.where) for one in found]
 
 
-def test_a_snapshot_is_whole_only_with_each_of_its_chunks_as_it_was() -> None:
-    chunks = {(7, 0): b"ab", (7, 1): b"c", (7, 2): b"d"}
-    manifest = Manifest(7, 3, 4, zlib.crc32(b"abcd"))
-    assert checked(manifest, chunks) == []
-    assert checked(manifest, chunks | {(99, 0): b"under way"}) == []
-    assert checked(manifest, chunks | {(8, 0): b"nobody's"}) == [FindingKind.LEFTOVER]
-    assert checked(manifest, chunks | {(7, 1): b"x"}) == [FindingKind.SNAPSHOT]
+DAMAGED = FindingKind.SNAPSHOT
+
+
+def test_a_version_is_whole_only_with_each_of_its_chunks_as_it_was() -> None:
+    chunks = {(7, 0): b"ab", (7, 1): b"c", (7, 2): b"d", (8, 0): b"e"}
+    manifests = {
+        1: Manifest(7, 3, 4, zlib.crc32(b"abcd"), 1.0),
+        2: Manifest(8, 1, 1, zlib.crc32(b"e"), 2.0),
+    }
+    first, second = (f"snapshot '<snapshot/s>', version {number}" for number in manifests)
+    assert checked(manifests, chunks) == []
+    assert checked(manifests, chunks | {(99, 0): b"under way"}) == []
+    stray = [(FindingKind.LEFTOVER, "snapshot '<snapshot/s>', save 9")]
+    assert checked(manifests, chunks | {(9, 0): b"nobody's"}) == stray
+    assert checked(manifests, chunks | {(7, 1): b"x"}) == [(DAMAGED, first)]
     for missing in chunks:
         rest = {place: chunk for place, chunk in chunks.items() if place != missing}
-        assert checked(manifest, rest) == [FindingKind.SNAPSHOT]
+        assert checked(manifests, rest) == [(DAMAGED, first if missing[0] == 7 else second)]
 
 
-@given(st.one_of(st.binary(max_size=20), st.none(), st.integers(), st.text()))
-def test_what_is_no_manifest_is_none(value: object) -> None:
-    assert manifest_of(value) is None or isinstance(value, bytes)
+def test_the_list_of_versions_is_that_of_the_manifests() -> None:
+    chunks = {(7, 0): b"ab"}
+    manifest = Manifest(7, 1, 2, zlib.crc32(b"ab"), 1.0)
+    second = [(DAMAGED, "snapshot '<snapshot/s>', version 2")]
+    assert checked({2: manifest}, chunks, VersionList(2, (manifest.listed(2),))) == []
+    assert checked({2: manifest}, chunks, None) == [], "it is made anew from them"
+    assert checked({2: manifest}, chunks, VersionList(2)) == second
+    other = VersionList(2, (msgspec.structs.replace(manifest, save=8).listed(2),))
+    assert checked({2: manifest}, chunks, other) == second
+    assert checked({}, {}, VersionList(2, (manifest.listed(2),))) == second
 
 
 # --- the store's own numbers ---

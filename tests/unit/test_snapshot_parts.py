@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from mpreg.codec import NAME_BYTES_MAX, decode_name, encode_name, encode_reserved_name
 from mpreg.errors import InvalidArgumentError, ValueTooLargeError
-from mpreg.persistence.snapshot_store import ChunkCutter, SaveSlots
+from mpreg.persistence.snapshots import SnapshotRetention, SnapshotSharing
+from mpreg.persistence.snapshots.chunks import ChunkCutter
 
 ANY_NAME = st.text(st.characters(codec=None) | st.characters(categories=["Cs"]), min_size=1)
 
@@ -39,16 +41,16 @@ def test_a_full_chunk_is_given_with_the_piece_that_fills_it() -> None:
 
 
 def test_each_save_holds_the_first_free_slot_of_its_snapshot() -> None:
-    slots = SaveSlots()
-    with slots.hold(b"a", slots.first_free(b"a")):
+    slots = SnapshotSharing()
+    with slots.hold(b"a", slots.first_free_slot(b"a")):
         assert not slots.is_free(b"a", 0)
-        assert slots.first_free(b"b") == 0
+        assert slots.first_free_slot(b"b") == 0
         with slots.hold(b"a", 2):
-            assert slots.first_free(b"a") == 1
-        with pytest.raises(LookupError), slots.hold(b"a", slots.first_free(b"a")):
+            assert slots.first_free_slot(b"a") == 1
+        with pytest.raises(LookupError), slots.hold(b"a", slots.first_free_slot(b"a")):
             raise LookupError
-        assert slots.first_free(b"a") == 1
-    assert slots.first_free(b"a") == 0
+        assert slots.first_free_slot(b"a") == 1
+    assert slots.first_free_slot(b"a") == 0
 
 
 @given(ANY_NAME, ANY_NAME)
@@ -77,3 +79,47 @@ def test_a_reserved_name_is_checked_like_any_other() -> None:
         encode_reserved_name("snapshot", b"bytes")  # type: ignore[arg-type]
     with pytest.raises(ValueTooLargeError):
         encode_reserved_name("snapshot", "n" * (NAME_BYTES_MAX + 1))
+
+
+def test_chunks_are_left_to_the_last_of_those_who_read_them() -> None:
+    sharing = SnapshotSharing()
+    sharing.begin_read(b"a", 1)
+    sharing.begin_read(b"a", 1)
+    sharing.begin_read(b"a", 2)
+    assert sharing.is_read(b"a", 1)
+    assert not sharing.is_read(b"b", 1)
+    assert not sharing.end_read(b"a", 2), "nobody has wanted to remove these"
+    sharing.leave_to_reads(b"a", 1)
+    assert not sharing.end_read(b"a", 1)
+    assert sharing.end_read(b"a", 1)
+    assert not sharing.is_read(b"a", 1)
+    sharing.begin_read(b"a", 1)
+    assert not sharing.end_read(b"a", 1), "it was told once"
+
+
+def test_only_one_removes_the_chunks_of_a_save() -> None:
+    sharing = SnapshotSharing()
+    with sharing.removal(b"a", 1) as alone:
+        assert alone
+        with sharing.removal(b"a", 1) as second, sharing.removal(b"a", 2) as other:
+            assert (second, other) == (False, True)
+        with sharing.removal(b"a", 1) as third:
+            assert not third, "whoever was refused has not ended it"
+    with sharing.removal(b"a", 1) as again:
+        assert again
+
+
+def test_upkeep_is_told_which_snapshot_is_due() -> None:
+    sharing = SnapshotSharing()
+    assert sharing.earliest_due == math.inf
+    sharing.be_due(b"a", 10.0)
+    sharing.be_due(b"b", 20.0)
+    assert sharing.earliest_due == 10.0
+    assert sharing.due_at(9.0) == []
+    assert sharing.due_at(15.0) == [b"a"]
+    sharing.be_due(b"a", math.inf)
+    assert sharing.earliest_due == 20.0
+    sharing.keep(b"c", SnapshotRetention())
+    assert sharing.due_at(0.0) == [b"c"]
+    assert sharing.retention(b"c") == SnapshotRetention()
+    assert sharing.retention(b"a") is None

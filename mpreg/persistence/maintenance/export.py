@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 
 from attrs import define, frozen
 
-from mpreg.codec import encode_key
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.maintenance.checks import (
     check_entry,
@@ -29,15 +28,15 @@ from mpreg.persistence.maintenance.lines import (
 )
 from mpreg.persistence.maintenance.rows import DamagedRowsError, EntryRow, LogRow, Source
 from mpreg.persistence.maintenance.snapshots import (
-    CHUNK_KEY,
-    MANIFEST_KEY,
-    Manifest,
+    KeptVersion,
+    find_entries,
     is_snapshot_namespace,
-    manifest_of,
+    read_versions,
 )
 from mpreg.persistence.maintenance.source import open_source, store_in
 from mpreg.persistence.maintenance.staging import file_errors
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
+from mpreg.persistence.snapshots.layout import VersionList, chunk_key
 
 __all__ = ["ExportReport", "export_lines"]
 
@@ -169,29 +168,30 @@ class _Export:
             )
 
     def _snapshot(self, id: Any, name: bytes) -> None:
-        row = self.source.entry(id, MANIFEST_KEY)
-        if row is None:
-            return
-        self._check(check_entry(name, row))
-        manifest = manifest_of(row.value)
-        if manifest is None:
-            self._check(_of_snapshot(name, "the manifest is damaged"))
-            return
-        self._snapshots += 1
-        self._line(
-            type="snapshot",
-            store=encode_store_name(name),
-            version=row.version,
-            chunks=manifest.chunks,
-        )
-        for chunk in self._chunks(id, name, manifest):
-            self._line(type="chunk", data=encode_data(chunk.value))
+        listed = find_entries(self.source, id, name).listed or VersionList()
+        for kept in read_versions(self.source, id, name):
+            if isinstance(kept, Finding):
+                self._check(kept)
+                continue
+            self._snapshots += 1
+            self._line(
+                type="snapshot",
+                store=encode_store_name(name),
+                version=kept.number,
+                saved_at=kept.manifest.saved_at,
+                chunks=kept.manifest.chunks,
+                versions_max=listed.versions_max,
+                seconds_max=listed.seconds_max,
+            )
+            for chunk in self._chunks(id, name, kept):
+                self._line(type="chunk", data=encode_data(chunk.value))
 
-    def _chunks(self, id: Any, name: bytes, manifest: Manifest) -> Iterator[EntryRow]:
-        for index in range(manifest.chunks):
-            row = self.source.entry(id, encode_key(CHUNK_KEY.pack(manifest.save, index)))
+    def _chunks(self, id: Any, name: bytes, kept: KeptVersion) -> Iterator[EntryRow]:
+        for index in range(kept.manifest.chunks):
+            row = self.source.entry(id, chunk_key(kept.manifest.save, index))
             if row is None:
-                self._check(_of_snapshot(name, f"chunk {index} is missing"))
+                where = f"snapshot {shown_name(name)}, version {kept.number}"
+                self._check(Finding(FindingKind.SNAPSHOT, where, f"chunk {index} is missing"))
                 return
             self._check(check_entry(name, row))
             yield row
@@ -223,10 +223,6 @@ class _Export:
                 self.source.path,
                 finding.where,
             )
-
-
-def _of_snapshot(name: bytes, message: str) -> Finding:
-    return Finding(FindingKind.SNAPSHOT, f"snapshot {shown_name(name)}", message)
 
 
 def _gap(log: bytes, start: int, stop: int) -> Finding:

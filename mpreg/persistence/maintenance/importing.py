@@ -9,7 +9,7 @@ from typing import Any, Final
 import anyio.to_thread
 from attrs import define, evolve, field, frozen
 
-from mpreg.errors import DataDirectoryError, InvalidArgumentError
+from mpreg.errors import ConfigurationError, DataDirectoryError, InvalidArgumentError
 from mpreg.persistence.batch import operation_bytes
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.maintenance.lines import (
@@ -25,7 +25,7 @@ from mpreg.persistence.maintenance.restore import held_place
 from mpreg.persistence.maintenance.staging import Staging, file_errors, staged
 from mpreg.persistence.operations import Append, Operation, Put, TruncateBefore
 from mpreg.persistence.registry import PersistenceRegistry
-from mpreg.persistence.snapshot_store import SnapshotStore
+from mpreg.persistence.snapshots import SnapshotRetention, SnapshotStore
 
 __all__ = ["ImportReport", "import_into", "import_lines"]
 
@@ -197,7 +197,9 @@ class _Import:
     # --- snapshots ---
 
     async def _save(self, item: dict[str, Any]) -> None:
-        await self._store(item).save(self._chunks(number_of(item, "chunks")))
+        store = self._store(item)
+        store.keep(_retention(item))
+        await store.save(self._chunks(number_of(item, "chunks")))
 
     async def _chunks(self, count: int) -> AsyncGenerator[bytes, None]:
         for _ in range(count):
@@ -213,6 +215,15 @@ class _Import:
         if kind is None or not kind.endswith(".snapshot"):
             raise InvalidArgumentError(f"{name!r} is no name of a snapshot")
         return self.registry.reserved(kind.removesuffix(".snapshot")).snapshot_store(name)
+
+
+def _retention(item: dict[str, Any]) -> SnapshotRetention:
+    try:
+        return SnapshotRetention(
+            versions_max=item.get("versions_max", 1), seconds_max=item.get("seconds_max")
+        )
+    except ConfigurationError as error:
+        raise InvalidArgumentError(str(error)) from error
 
 
 def _put(item: dict[str, Any]) -> Put:

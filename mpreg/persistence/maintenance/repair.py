@@ -17,9 +17,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
-from attrs import define, field
+from attrs import define, field, frozen
 
-from mpreg.codec import encode_key
 from mpreg.errors import CorruptDataError, DataDirectoryError
 from mpreg.persistence.backends.sqlite.failures import translate
 from mpreg.persistence.data_directory import sync_directory
@@ -34,16 +33,15 @@ from mpreg.persistence.maintenance.quarantine import (
 from mpreg.persistence.maintenance.restore import held_place
 from mpreg.persistence.maintenance.rows import EntryRow, LogRow, RecordRow, Source
 from mpreg.persistence.maintenance.snapshots import (
-    CHUNK_KEY,
-    MANIFEST_KEY,
     SnapshotCheck,
+    find_entries,
     is_snapshot_namespace,
-    manifest_of,
 )
 from mpreg.persistence.maintenance.source import SqliteSource, open_source, store_in
 from mpreg.persistence.maintenance.staging import file_errors
 from mpreg.persistence.maintenance.verify import examine_database, examine_journal
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
+from mpreg.persistence.snapshots.layout import VERSION, VERSIONS_KEY, chunk_place, numbered_key
 
 __all__ = ["repair"]
 
@@ -135,27 +133,40 @@ def _damaged_rows(source: Source) -> Iterator[EntryRow | RecordRow]:
 
 
 def _damaged_entries(source: Source, id: Any, name: bytes | None) -> Iterator[EntryRow]:
-    lost = _lost_save(source, id, name) if name and is_snapshot_namespace(name) else None
+    lost = _Lost()
+    if name and is_snapshot_namespace(name):
+        lost = _lost_versions(source, id, name)
     for row in source.entries(id):
-        of_lost = lost is not None and (row.key == MANIFEST_KEY or row.key.startswith(lost))
-        if of_lost or check_entry(name, row) is not None:
+        if lost.has(row.key) or check_entry(name, row) is not None:
             yield row
 
 
-def _lost_save(source: Source, id: Any, name: bytes) -> bytes | None:
-    """What the keys of a snapshot's chunks start with, where it cannot be loaded."""
-    found = source.entry(id, MANIFEST_KEY)
-    if found is None or check_entry(name, found) is not None:
-        return None
-    if (manifest := manifest_of(found.value)) is None:
-        return None
-    check = SnapshotCheck(name, manifest, frozenset())
+@frozen
+class _Lost:
+    """The entries of versions of a snapshot that cannot be loaded."""
+
+    keys: frozenset[bytes] = frozenset()
+    saves: frozenset[int] = frozenset()
+
+    def has(self, key: object) -> bool:
+        place = chunk_place(key)
+        return key in self.keys if place is None else place[0] in self.saves
+
+
+def _lost_versions(source: Source, id: Any, name: bytes) -> _Lost:
+    check = SnapshotCheck(name, find_entries(source, id, name))
+    keys = {row.key for row in check.found.damaged}
+    is_listed_wrong = any(True for _ in check.listed())
     for row in source.entries(id):
         for _ in check.follow(row.key, row.value, intact=check_entry(name, row) is None):
             pass
     for _ in check.finish():
         pass
-    return encode_key(CHUNK_KEY.pack(manifest.save, 0))[:9] if check.broken else None
+    keys |= {numbered_key(VERSION, kept.number) for kept in check.broken}
+    if check.broken or is_listed_wrong:
+        # Without it the list is what the manifests say.
+        keys.add(VERSIONS_KEY)
+    return _Lost(frozenset(keys), frozenset(kept.manifest.save for kept in check.broken))
 
 
 def _damaged_records(source: Source, log: LogRow) -> Iterator[RecordRow]:

@@ -29,12 +29,9 @@ from mpreg.persistence.maintenance.journal.source import open_damaged_journal
 from mpreg.persistence.maintenance.quarantine import SetAside, read_set_aside
 from mpreg.persistence.maintenance.rows import DamagedRowsError, EntryRow, LogRow, Source
 from mpreg.persistence.maintenance.snapshots import (
-    MANIFEST_KEY,
-    UNFINISHED_PREFIX,
     SnapshotCheck,
+    find_entries,
     is_snapshot_namespace,
-    manifest_of,
-    unfinished_save,
 )
 from mpreg.persistence.maintenance.source import open_source, store_in
 from mpreg.persistence.maintenance.staging import file_errors
@@ -96,7 +93,7 @@ def examine_database(
         with open_source(path, control, immutable=immutable) as source:
             return _examined(source, control, full=full, set_aside=set_aside)
     except CorruptDataError as damage:
-        finding = Finding(FindingKind.STRUCTURE, "the file", damage.message)
+        finding = Finding(FindingKind.STRUCTURE, damage.where or "the file", damage.message)
         return VerificationReport(path=path, full=full, findings=(finding,), damaged=1)
 
 
@@ -238,27 +235,14 @@ class Examination:
         return finding
 
     def _snapshot(self, id: Any, name: bytes) -> Iterator[Finding]:
-        check = self._snapshot_check(id, name)
+        check = SnapshotCheck(name, find_entries(self.source, id, name))
+        self._snapshots += len(check.found.versions)
+        yield from check.listed()
         for row in self.source.entries(id):
             if (finding := self._entry(name, row)) is not None:
                 yield finding
-            elif row.key == MANIFEST_KEY and check.manifest is None:
-                yield Finding(FindingKind.SNAPSHOT, _snapshot(name), "the manifest is damaged")
             yield from check.follow(row.key, row.value, intact=finding is None)
         yield from check.finish()
-
-    def _snapshot_check(self, id: Any, name: bytes) -> SnapshotCheck:
-        manifest = self.source.entry(id, MANIFEST_KEY)
-        self._snapshots += manifest is not None
-        # Few: one for each save under way.
-        unfinished = {
-            unfinished_save(row) for row in self.source.entries_with(id, UNFINISHED_PREFIX)
-        }
-        return SnapshotCheck(
-            name,
-            None if manifest is None else manifest_of(manifest.value),
-            frozenset(save for save in unfinished if save is not None),
-        )
 
     # --- logs ---
 
@@ -297,7 +281,3 @@ class Examination:
             if not self.source.has_log(id):
                 where = f"records of log number {id!r}"
                 yield Finding(FindingKind.RECORD, where, "no log has this number")
-
-
-def _snapshot(name: bytes) -> str:
-    return f"snapshot {shown_name(name)}"

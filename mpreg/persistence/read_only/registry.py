@@ -43,7 +43,7 @@ from mpreg.persistence.read_only.gateway import ReadOnlyGateway
 from mpreg.persistence.read_only.names import StoredName
 from mpreg.persistence.reader import Reader, ReadRequest
 from mpreg.persistence.registry import ReservedStores
-from mpreg.persistence.snapshot_store import SaveSlots, SnapshotStore
+from mpreg.persistence.snapshots import SnapshotSharing, SnapshotStore
 
 __all__ = ["DirectoryStatistics", "KeyCount", "ReadOnlyRegistry", "StoredLog", "open_read_only"]
 
@@ -125,7 +125,7 @@ class ReadOnlyRegistry:
         self.clock = SystemClock() if clock is None else clock
         self._data_dir = Path(data_dir)
         self._gateway = ReadOnlyGateway(self.config, self.clock)
-        self._save_slots = SaveSlots()
+        self._snapshots = SnapshotSharing()
         self._directory: FoundDirectory | None = None
         self._was_entered = False
         self._block: AbstractAsyncContextManager[None] | None = None
@@ -144,12 +144,12 @@ class ReadOnlyRegistry:
 
     def snapshot_store(self, name: str | StoredName) -> SnapshotStore:
         if isinstance(name, StoredName):
-            return SnapshotStore(self._gateway, self._save_slots, name.snapshot, name.encoded)
-        return SnapshotStore(self._gateway, self._save_slots, name)
+            return SnapshotStore(self._gateway, self._snapshots, name.snapshot, name.encoded)
+        return SnapshotStore(self._gateway, self._snapshots, name)
 
     def reserved(self, kind: str) -> ReservedStores:
         """See `PersistenceRegistry.reserved`."""
-        return ReservedStores(self._gateway, self._save_slots, kind)
+        return ReservedStores(self._gateway, self._snapshots, kind)
 
     def transaction(self, *, durability: Durability = Durability.DURABLE) -> NoReturn:
         """Raises `ReadOnlyError`."""
@@ -192,13 +192,14 @@ class ReadOnlyRegistry:
         return store._scan_after(prefix, after, on_damaged)
 
     async def describe_snapshot(self, name: str | StoredName) -> tuple[int, int] | None:
-        """(version, size in bytes) of a snapshot, without reading it; None where there is none.
+        """(version, size in bytes) of a snapshot's newest version, without reading it; None where
+        there is none.
 
         Raises:
-            CorruptDataError: its manifest is damaged.
+            CorruptDataError: its list of versions is damaged.
         """
-        found = await self.snapshot_store(name)._read_manifest()
-        return None if found is None else (found[0], found[1].size_bytes)
+        versions = await self.snapshot_store(name).versions()
+        return (versions[-1].version, versions[-1].size_bytes) if versions else None
 
     async def count_keys(self, namespace: str | StoredName, up_to: int | None = None) -> KeyCount:
         """Count the keys of a namespace, in small steps; with ``up_to`` not more than these.

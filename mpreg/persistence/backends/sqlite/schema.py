@@ -138,6 +138,9 @@ WRITER_PRAGMAS: Final = (
     # A checkpoint inside a commit would be waited for by its callers, and SQLite says nothing where
     # it fails. The writer makes them between groups.
     "PRAGMA wal_autocheckpoint = 0",
+    # Some systems build SQLite so that it writes zeros over all that is deleted, through the log:
+    # to remove a large value would cost as much as to write it.
+    "PRAGMA secure_delete = OFF",
     # Of each index so many rows are looked at, however large it is.
     "PRAGMA analysis_limit = 400",
     # On macOS an ordinary fsync leaves the data in the drive's cache; elsewhere these do nothing.
