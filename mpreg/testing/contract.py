@@ -347,7 +347,7 @@ class StorageBackendContract:
             with anyio.CancelScope() as scope:
                 scope.cancel()
                 await store.do(Put(b"n", b"key", b"after"), Append(b"log", (b"after",)))
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 await store.backend.close()
                 state = await store.backend.open()
             committed = state.commit_sequence == 2

@@ -20,7 +20,7 @@ from mpreg.cli.app import mpreg
 from tests.docs.pages import PAGES, REPOSITORY, Block, Page, same_but_for_numbers
 
 #: Only turns a hang into a failure.
-GUARD_SECONDS: Final = 60.0
+GUARD_SECONDS: Final = 240.0
 
 BLOCKS: Final = [block for page in PAGES.values() for block in page.blocks]
 PYTHON: Final = [block for block in BLOCKS if block.language == "python"]

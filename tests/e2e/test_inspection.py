@@ -34,7 +34,9 @@ def mpreg(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str
 @pytest.fixture(scope="module", params=["asyncio", "trio"])
 def holder(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[tuple[Program, Path]]:
     data_dir = tmp_path_factory.mktemp("held") / "data"
-    with Program("holder", request.param, data_dir) as program:
+    # It lives as long as all tests that look at it take together.
+    guard_seconds = 10 * GUARD_SECONDS
+    with Program("holder", request.param, data_dir, guard_seconds=guard_seconds) as program:
         assert program.line() == "ready"
         yield program, data_dir
 

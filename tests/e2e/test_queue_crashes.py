@@ -49,7 +49,7 @@ SEED = int(os.environ.get("MPREG_CRASH_SEED", "0"))
 LINES_MAX = 3_000
 
 #: A process that is drained has more to do than most.
-DRAIN_GUARD_SECONDS = 90.0
+DRAIN_GUARD_SECONDS = 300.0
 
 #: Where the order is that of the sends, and nobody gives back unseen what he has taken ahead.
 ORDERED = (ORDERS, ALARMS, VOTES, STEPS, UNIQUE)

@@ -32,12 +32,13 @@ class TurnedClock:
 
 def config(data_dir: Path, **settings: Any) -> PersistenceConfig:
     # Locks are taken at once or not at all here, failures are told without long waits, and nothing
-    # happens by itself.
+    # happens by itself; what was accepted is committed at the end however slow the machine is.
     defaults = {
         "busy_timeout_seconds": 0.02,
         "backoff_initial_seconds": 0.001,
         "restarts_max": 2,
         "upkeep_interval_seconds": None,
+        "grace_seconds": 60.0,
     }
     return PersistenceConfig(data_dir=data_dir, **(defaults | settings))
 
@@ -126,5 +127,5 @@ def threads_that_stay(before: Sequence[threading.Thread]) -> list[threading.Thre
         if thread not in before and not thread.name.lower().startswith("trio")
     ]
     for thread in started:
-        thread.join(timeout=10)
+        thread.join(timeout=60)
     return [thread for thread in started if thread.is_alive()]

@@ -29,7 +29,7 @@ class Session:
 
     def work(self) -> None:
         self.entered.set()
-        self.may_go_on.wait(timeout=30)
+        self.may_go_on.wait(timeout=60)
 
     def close(self) -> None:
         self.closed += 1
@@ -48,7 +48,7 @@ def test_a_thread_whose_event_loop_is_gone_closes_quietly(
     async def leave_at_work() -> Session:
         thread, session = await start_thread(Session)
         task = asyncio.create_task(thread.run(session.work))
-        await asyncio.to_thread(session.entered.wait, 30)
+        await asyncio.to_thread(session.entered.wait, 60)
         task.cancel()
         await asyncio.wait([task])
         await thread.close(session.close)
@@ -59,7 +59,7 @@ def test_a_thread_whose_event_loop_is_gone_closes_quietly(
     loop.close()
     assert session.closed == 0
     session.may_go_on.set()
-    session.thread.join(timeout=30)
+    session.thread.join(timeout=60)
     assert not session.thread.is_alive()
     assert told == []
     assert session.closed == 1

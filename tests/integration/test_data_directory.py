@@ -36,7 +36,7 @@ class SlowCommit:
 
     def end(self) -> None:
         self.may_go_on.set()
-        self.thread.join(timeout=30)
+        self.thread.join(timeout=60)
         assert not self.thread.is_alive()
 
 
@@ -51,7 +51,7 @@ def slow_commit(backend: str) -> Iterator[SlowCommit]:
     def commit(session: Any, group: CommitGroup) -> Any:
         slow.thread = threading.current_thread()
         slow.entered.set()
-        slow.may_go_on.wait(timeout=30)
+        slow.may_go_on.wait(timeout=60)
         return real(session, group)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -85,7 +85,7 @@ async def test_a_commit_that_was_given_up_on_keeps_the_directory_until_it_has_en
                 registry(data_dir, backend=backend, grace_seconds=0).serve
             )
             ack = opened.key_value_store("s").put_nowait("k", b"late")
-            await anyio.to_thread.run_sync(slow.entered.wait, 30)
+            await anyio.to_thread.run_sync(slow.entered.wait, 60)
             task_group.cancel_scope.cancel()
         with pytest.raises(CommitUnknownError):
             await ack
@@ -130,7 +130,7 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_process_that_was_killed(data
     ) as server:
         assert server.stdout is not None
         assert server.stdout.read(6) == b"forked"
-        assert server.wait(timeout=30) == -signal.SIGKILL
+        assert server.wait(timeout=60) == -signal.SIGKILL
         # The child lives on: it waits for its input to end, which the end of this block does.
         anyio.run(use)
 

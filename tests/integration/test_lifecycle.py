@@ -250,7 +250,7 @@ def calls(opened: PersistenceRegistry) -> Iterator[tuple[Callable[[], Any], type
 
 async def assert_every_call_is_refused(opened: PersistenceRegistry) -> None:
     for call, expected in calls(opened):
-        with anyio.fail_after(10), pytest.raises(expected):  # noqa: PT012
+        with anyio.fail_after(60), pytest.raises(expected):  # noqa: PT012
             result = call()
             if isinstance(result, Awaitable):
                 await result

@@ -1,5 +1,5 @@
 """Writes, waits until that is written down as acknowledged, says so, and waits to be killed:
-``noted LOOP DATA_DIR COMMITS``."""
+``noted LOOP DATA_DIR COMMITS BACKEND``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mpreg.persistence.acked_file import AckedFile
 from tests.e2e.programs.shared import run, say
 
 
-async def main(data_dir: Path, commits: int) -> None:
-    config = PersistenceConfig(data_dir=data_dir, accounting_interval_seconds=0.01)
+async def main(data_dir: Path, commits: int, backend: str) -> None:
+    config = PersistenceConfig(data_dir=data_dir, backend=backend, accounting_interval_seconds=0.01)
     async with PersistenceRegistry(config) as registry:
         store = registry.key_value_store("things")
         for number in range(commits):
@@ -26,4 +26,4 @@ async def main(data_dir: Path, commits: int) -> None:
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], main, Path(sys.argv[2]), int(sys.argv[3]))
+    run(sys.argv[1], main, Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -52,7 +52,7 @@ NOTES: Final = "notes"
 DELIVERIES_MAX: Final = 4
 """Of a job. All others have as many as it takes, so that nothing but a loss can lose them."""
 
-DRAIN_SECONDS: Final = 45.0
+DRAIN_SECONDS: Final = 240.0
 """Only turns a hang into a failure that says more than the guard's."""
 
 _PATIENT: Final = 1_000_000

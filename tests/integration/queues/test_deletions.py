@@ -35,7 +35,7 @@ async def test_an_open_queue_is_got_at_once_while_another_one_is_deleted(data_di
             # First that it is deleted, and then what gives its space back.
             for _ in range(2):
                 await backend.reached()
-                with anyio.fail_after(20):
+                with anyio.fail_after(60):
                     assert await queues.get_queue("hot") is hot
                     assert await queues.create_queue("hot") is hot
                 backend.open_gate()

@@ -155,7 +155,7 @@ async def test_the_state_is_saved_from_time_to_time_and_the_events_dropped(
             await until(lambda: jobs._core.changes < 4_096)
         before = jobs.statistics()
         # With a second snapshot the events before the first one are needless.
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while await events.first_offset() == 0:
                 await anyio.sleep(0.002)
     async with open_queue(data_dir) as jobs:

@@ -245,7 +245,7 @@ async def test_a_hand_out_under_way_does_not_bring_a_deleted_subscription_back(
 
         async def receive() -> None:
             with pytest.raises(QueueNotFoundError):
-                await b.receive(20)
+                await b.receive(60)
 
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(jobs.delete_subscription, "b")

@@ -38,10 +38,7 @@ def test_a_queue_keeps_what_it_promised(seeds: range) -> None:
 
 def test_the_stories_leave_nothing_out() -> None:
     """Where a kind of trouble never happens, all those seeds say nothing about it."""
-    counts: Counter[str] = Counter()
-    for seed in range(10_000, 10_020):
-        counts += QueueStory(seed).tell().counts
-    assert set(counts) >= {
+    expected = {
         "acks",
         "cancellations",
         "consumers that were told of the end",
@@ -70,6 +67,12 @@ def test_the_stories_leave_nothing_out() -> None:
         "subscriptions deleted",
         "transactions",
     }
+    counts: Counter[str] = Counter()
+    for seed in range(10_000, 10_045):
+        counts += QueueStory(seed).tell().counts
+        if set(counts) >= expected:
+            return
+    assert expected - set(counts) == set()
 
 
 def test_one_seed_is_one_story() -> None:

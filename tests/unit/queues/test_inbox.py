@@ -47,7 +47,7 @@ async def test_what_is_put_in_another_thread_is_looked_at_in_the_event_loops() -
 
     inbox = Inbox(take)
     await anyio.to_thread.run_sync(inbox.put, dropped())
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         await taken.wait()
     assert threads == [threading.get_ident()]
 
