@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time  # noqa: TID251  (a pause in a thread, before there is a loop to pause in)
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -27,7 +28,12 @@ JOURNAL_NAME: Final = "mpreg.journal"
 STORES: Final = {"sqlite": DATABASE_NAME, "file": JOURNAL_NAME}
 """What a backend's store is known by in its directory."""
 LOCK_NAME: Final = "LOCK"
+
 ACKED_NAME: Final = "ACKED"
+
+#: Longer than a look takes (`_lock_exclusively`), and how many in a row are waited for.
+_LOOK_SECONDS: Final = 0.001
+_LOOKERS_MAX: Final = 20
 
 
 class DataDirectory:
@@ -91,7 +97,7 @@ class DataDirectory:
 
     def _take(self, lock: int) -> None:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_exclusively(lock)
         except BlockingIOError as error:
             raise DataDirectoryLockedError(self.path, _read_pid(lock)) from error
         except OSError as error:
@@ -137,6 +143,23 @@ class DataDirectory:
             _held_locks.discard(self._lock)
             os.close(self._lock)
             self._lock = None
+
+
+def _lock_exclusively(lock: int) -> None:
+    """Raises `BlockingIOError` where somebody else holds the directory.
+
+    Who only looks whether it is held has a shared lock for an instant. That is waited for.
+    """
+    for _ in range(_LOOKERS_MAX):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 #: To be closed in a forked child: it would keep the lock when this process has ended.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -165,6 +166,33 @@ async def test_a_database_that_is_a_link_is_refused_and_its_target_left_alone(
         assert type(caught.value) is DataDirectoryError, "it is not left locked"
     assert target.read_bytes() == before
     assert sorted(entry.name for entry in data_dir.iterdir()) == ["LOCK", "mpreg.db"]
+
+
+def test_who_only_looks_whether_it_is_held_keeps_nobody_out(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    DataDirectory(data_dir).acquire()()
+    pauses: list[float] = []
+    with (data_dir / "LOCK").open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+
+        def look_away(seconds: float) -> None:
+            pauses.append(seconds)
+            fcntl.flock(looking, fcntl.LOCK_UN)
+
+        monkeypatch.setattr("mpreg.persistence.data_directory.time.sleep", look_away)
+        DataDirectory(data_dir).acquire()()
+    assert len(pauses) == 1
+    let_go = DataDirectory(data_dir).acquire()
+    with pytest.raises(DataDirectoryLockedError):
+        DataDirectory(data_dir).acquire()
+    assert len(pauses) == 1, "who holds it is not waited for"
+    let_go()
+    with (data_dir / "LOCK").open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr("mpreg.persistence.data_directory.time.sleep", pauses.append)
+        with pytest.raises(DataDirectoryLockedError):
+            DataDirectory(data_dir).acquire()
 
 
 def test_a_directory_that_another_process_makes_at_the_same_time_is_as_good(

@@ -74,7 +74,7 @@ def find_holder(path: Path) -> Holder | None:
     """Who holds a data directory; None where nobody does, or where there is no lock file.
 
     It is found out by taking a shared lock for an instant, without waiting. Two who look do not
-    meet; a registry that is opened in that very instant would be told that the directory is in use.
+    meet, and a registry that is opened in that very instant waits for its end.
 
     Raises:
         DataDirectoryError: the lock file is there and may not be read.
