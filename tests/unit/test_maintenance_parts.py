@@ -132,14 +132,15 @@ def test_a_version_is_whole_only_with_each_of_its_chunks_as_it_was() -> None:
         2: Manifest(8, 1, 1, zlib.crc32(b"e"), 2.0),
     }
     first, second = (f"snapshot '<snapshot/s>', version {number}" for number in manifests)
-    assert checked(manifests, chunks) == []
-    assert checked(manifests, chunks | {(99, 0): b"under way"}) == []
+    listed = VersionList(2, tuple(one.listed(number) for number, one in manifests.items()))
+    assert checked(manifests, chunks, listed) == []
+    assert checked(manifests, chunks | {(99, 0): b"under way"}, listed) == []
     stray = [(FindingKind.LEFTOVER, "snapshot '<snapshot/s>', save 9")]
-    assert checked(manifests, chunks | {(9, 0): b"nobody's"}) == stray
-    assert checked(manifests, chunks | {(7, 1): b"x"}) == [(DAMAGED, first)]
+    assert checked(manifests, chunks | {(9, 0): b"nobody's"}, listed) == stray
+    assert checked(manifests, chunks | {(7, 1): b"x"}, listed) == [(DAMAGED, first)]
     for missing in chunks:
         rest = {place: chunk for place, chunk in chunks.items() if place != missing}
-        assert checked(manifests, rest) == [(DAMAGED, first if missing[0] == 7 else second)]
+        assert checked(manifests, rest, listed) == [(DAMAGED, first if missing[0] == 7 else second)]
 
 
 def test_the_list_of_versions_is_that_of_the_manifests() -> None:
@@ -147,7 +148,7 @@ def test_the_list_of_versions_is_that_of_the_manifests() -> None:
     manifest = Manifest(7, 1, 2, zlib.crc32(b"ab"), 1.0)
     second = [(DAMAGED, "snapshot '<snapshot/s>', version 2")]
     assert checked({2: manifest}, chunks, VersionList(2, (manifest.listed(2),))) == []
-    assert checked({2: manifest}, chunks, None) == [], "it is made anew from them"
+    assert checked({2: manifest}, chunks, None) == [(DAMAGED, "snapshot '<snapshot/s>'")]
     assert checked({2: manifest}, chunks, VersionList(2)) == second
     other = VersionList(2, (msgspec.structs.replace(manifest, save=8).listed(2),))
     assert checked({2: manifest}, chunks, other) == second

@@ -30,6 +30,7 @@ def _text(report: CompactionReport) -> str:
     after = report.database_bytes + report.wal_bytes
     return (
         f"removed {report.expired_entries} expired entries, {report.log_records} records, "
-        f"{report.snapshot_chunks} left over chunks; {size(before)} before, {size(after)} now, "
+        f"{report.snapshot_versions} versions of snapshots, {report.snapshot_chunks} of their "
+        f"chunks; {size(before)} before, {size(after)} now, "
         f"{size(report.free_bytes)} of it unused"
     )

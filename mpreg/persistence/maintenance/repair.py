@@ -11,14 +11,17 @@ import base64
 import json
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
+import msgspec
 from attrs import define, field, frozen
 
+from mpreg.codec import checksum_entry
 from mpreg.errors import CorruptDataError, DataDirectoryError
 from mpreg.persistence.backends.sqlite.failures import translate
 from mpreg.persistence.data_directory import sync_directory
@@ -31,7 +34,13 @@ from mpreg.persistence.maintenance.quarantine import (
     read_set_aside,
 )
 from mpreg.persistence.maintenance.restore import held_place
-from mpreg.persistence.maintenance.rows import EntryRow, LogRow, RecordRow, Source
+from mpreg.persistence.maintenance.rows import (
+    EntryRow,
+    LogRow,
+    NewEntryRow,
+    RecordRow,
+    Source,
+)
 from mpreg.persistence.maintenance.snapshots import (
     SnapshotCheck,
     find_entries,
@@ -46,6 +55,10 @@ from mpreg.persistence.snapshots.layout import VERSION, VERSIONS_KEY, chunk_plac
 __all__ = ["repair"]
 
 _DELETE_ENTRY: Final = "DELETE FROM entries WHERE namespace_id IS ? AND key IS ?"
+_INSERT_ENTRY: Final = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)"
+_NEXT_VERSION: Final = (
+    "UPDATE meta SET last_version = last_version + 1 WHERE id = 1 RETURNING last_version"
+)
 _DELETE_RECORD: Final = "DELETE FROM records WHERE log_id IS ? AND offset IS ?"
 
 
@@ -103,8 +116,9 @@ def _repair(data_dir: Path, control: Control) -> VerificationReport:
             for row in _damaged_rows(source):
                 control.step("setting aside", len(quarantine.rows))
                 quarantine.add(row, source)
+            written = list(_lists_anew(source))
         quarantine.sync()
-        _remove(path, quarantine.rows)
+        _change(path, quarantine.rows, written)
     return examine_database(path, control, set_aside=read_set_aside(data_dir))
 
 
@@ -113,7 +127,9 @@ def _repair_journal(data_dir: Path, control: Control) -> VerificationReport:
     if before.sound:
         return before
     with file_errors(data_dir), _Quarantine(data_dir) as quarantine:
-        repair_journal(data_dir, control, _damaged_rows, quarantine.write, quarantine.sync)
+        repair_journal(
+            data_dir, control, _damaged_rows, _lists_anew, quarantine.write, quarantine.sync
+        )
     return examine_journal(data_dir, control, set_aside=read_set_aside(data_dir))
 
 
@@ -135,10 +151,19 @@ def _damaged_rows(source: Source) -> Iterator[EntryRow | RecordRow]:
 def _damaged_entries(source: Source, id: Any, name: bytes | None) -> Iterator[EntryRow]:
     lost = _Lost()
     if name and is_snapshot_namespace(name):
-        lost = _lost_versions(source, id, name)
+        lost = _lost_versions(_checked_snapshot(source, id, name))
     for row in source.entries(id):
         if lost.has(row.key) or check_entry(name, row) is not None:
             yield row
+
+
+def _lists_anew(source: Source) -> Iterator[NewEntryRow]:
+    """Lists of versions in the place of those that are damaged, or name versions that are lost."""
+    for id, name in source.namespaces_used():
+        if name and is_snapshot_namespace(name):
+            anew = _checked_snapshot(source, id, name).list_anew()
+            if anew is not None:
+                yield NewEntryRow(id, name, VERSIONS_KEY, msgspec.msgpack.encode(anew))
 
 
 @frozen
@@ -153,18 +178,20 @@ class _Lost:
         return key in self.keys if place is None else place[0] in self.saves
 
 
-def _lost_versions(source: Source, id: Any, name: bytes) -> _Lost:
+def _checked_snapshot(source: Source, id: Any, name: bytes) -> SnapshotCheck:
     check = SnapshotCheck(name, find_entries(source, id, name))
-    keys = {row.key for row in check.found.damaged}
-    is_listed_wrong = any(True for _ in check.listed())
     for row in source.entries(id):
         for _ in check.follow(row.key, row.value, intact=check_entry(name, row) is None):
             pass
     for _ in check.finish():
         pass
+    return check
+
+
+def _lost_versions(check: SnapshotCheck) -> _Lost:
+    keys = {row.key for row in check.found.damaged}
     keys |= {numbered_key(VERSION, kept.number) for kept in check.broken}
-    if check.broken or is_listed_wrong:
-        # Without it the list is what the manifests say.
+    if check.broken or any(True for _ in check.listed()):
         keys.add(VERSIONS_KEY)
     return _Lost(frozenset(keys), frozenset(kept.manifest.save for kept in check.broken))
 
@@ -261,7 +288,7 @@ def _raw(column: Any) -> Any:
     return {"base64": base64.b64encode(column).decode()} if isinstance(column, bytes) else column
 
 
-def _remove(path: Path, rows: list[tuple[str, Any, Any]]) -> None:
+def _change(path: Path, rows: list[tuple[str, Any, Any]], written: list[NewEntryRow]) -> None:
     """In one transaction. The lock on the directory says that nobody else writes."""
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -272,6 +299,11 @@ def _remove(path: Path, rows: list[tuple[str, Any, Any]]) -> None:
                 if connection.execute(statement, (first, second)).rowcount != 1:
                     connection.execute("ROLLBACK")
                     raise DataDirectoryError(path, "it was changed meanwhile; nothing was removed")
+            for row in written:
+                (version,) = connection.execute(_NEXT_VERSION).fetchone()
+                checksum = checksum_entry(zlib.crc32(row.name), row.key, version, None, row.value)
+                values = (row.namespace_id, row.key, version, None, checksum, row.value)
+                connection.execute(_INSERT_ENTRY, values)
             connection.execute("COMMIT")
     except sqlite3.Error as error:
         raise translate(error, path) from error

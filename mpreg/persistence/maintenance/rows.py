@@ -10,7 +10,7 @@ from attrs import frozen
 
 from mpreg.persistence.maintenance.findings import Finding
 
-__all__ = ["DamagedRowsError", "EntryRow", "LogRow", "RecordRow", "Source"]
+__all__ = ["DamagedRowsError", "EntryRow", "LogRow", "NewEntryRow", "RecordRow", "Source"]
 
 
 @frozen
@@ -23,6 +23,16 @@ class EntryRow:
     expires_at: Any
     checksum: Any
     value: Any
+
+
+@frozen
+class NewEntryRow:
+    """An entry that a repair writes."""
+
+    namespace_id: Any
+    name: bytes
+    key: bytes
+    value: bytes
 
 
 @frozen

@@ -144,11 +144,27 @@ class SnapshotCheck:
         """Versions that cannot be loaded."""
         return [whole.kept for whole in self._wholes.values() if whole.broken]
 
+    def list_anew(self) -> VersionList | None:
+        """The list without the versions that are `broken`; None where it is right, or none is left.
+
+        What was not followed cannot be known to be broken.
+        """
+        broken = {kept.number for kept in self.broken}
+        whole = [kept for kept in self.found.versions if kept.number not in broken]
+        if not whole or not (broken or self.found.listed is None or any(self.listed())):
+            return None
+        # Where nobody can say how many are kept: as many as there are.
+        before = self.found.listed or VersionList(versions_max=len(whole))
+        versions = tuple(kept.manifest.listed(kept.number) for kept in whole)
+        return before.changed(before.last, versions, before.retention)
+
     def listed(self) -> Iterator[Finding]:
         """The list of versions against the manifests."""
         for row in self.found.damaged:
             yield self._finding(f"the entry {row.key!r} is damaged")
         if self.found.listed is None:
+            if self.found.list_row is None and self.found.versions:
+                yield self._finding("the list of versions is missing")
             return
         listed = {one.number: one.save for one in self.found.listed.versions}
         kept = {one.number: one.manifest.save for one in self.found.versions}

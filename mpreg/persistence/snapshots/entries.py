@@ -62,35 +62,23 @@ class SnapshotEntries:
     # --- the list of versions ---
 
     async def versions(self) -> tuple[int, VersionList]:
-        """The list, and the version that it must have to be changed: 0 where there is none.
-
-        A list that was set aside as damaged is what the manifests say.
+        """The list, and the version that it must have to be changed.
 
         Raises:
-            CorruptDataError: it is damaged; or it is missing, and a manifest is damaged.
+            CorruptDataError: it is damaged, or missing while there are versions.
         """
         try:
             entry = await self.get(VERSIONS_KEY)
+            if entry is None and (found := await self.scan(ANY_VERSION)):
+                # One page shows one state: either it was made just now, or it is gone.
+                entry = found[-1] if isinstance(found[-1], StoredEntry) else None
+                if entry is None or entry.key != VERSIONS_KEY:
+                    raise CorruptDataError("it is missing")
             if entry is None:
-                # One page shows one state: either it was made just now, or there is none.
-                found = await self.scan(ANY_VERSION)
-                last = found[-1] if found else None
-                if not isinstance(last, StoredEntry) or last.key != VERSIONS_KEY:
-                    return 0, self._derived(found)
-                entry = last
+                return 0, VersionList()
             return entry.version, msgspec.msgpack.decode(entry.value, type=VersionList)
         except (CorruptDataError, msgspec.MsgspecError) as error:
             raise self.corrupt("the list of versions is damaged", cause=error) from error
-
-    def _derived(self, manifests: list[StoredEntry | CorruptDataError]) -> VersionList:
-        versions = []
-        for entry in manifests:
-            if isinstance(entry, CorruptDataError):
-                raise entry
-            manifest = msgspec.msgpack.decode(entry.value, type=Manifest)
-            versions.append(manifest.listed(number_in(VERSION, entry.key)))
-        # Nobody is left to say how many are kept: as many as there are.
-        return VersionList(0, tuple(versions), max(1, len(versions)))
 
     async def versions_to_change(self) -> tuple[int, VersionList]:
         """`versions`, made anew from what is intact where it is damaged.

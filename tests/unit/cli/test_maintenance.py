@@ -21,8 +21,8 @@ REPORTS: Final = {
     "verify": "path sound commit_sequence generation last_version entries records logs snapshots "
     "bytes full damaged notices findings",
     "backup": "path commit_sequence first_sequence size_bytes copied_bytes unchanged verification",
-    "compact": "path expired_entries log_records snapshot_chunks freed_bytes free_bytes "
-    "database_bytes_before database_bytes wal_bytes_before wal_bytes",
+    "compact": "path expired_entries log_records snapshot_versions snapshot_bytes snapshot_chunks "
+    "freed_bytes free_bytes database_bytes_before database_bytes wal_bytes_before wal_bytes",
     "restore": "path commit_sequence size_bytes replaced",
     "export": "lines entries records snapshots commit_sequence",
     "import": "path entries records snapshots commit_sequence",

@@ -19,11 +19,13 @@ from mpreg.persistence.backends.file.journal import Journal
 from mpreg.persistence.backends.file.names import Names
 from mpreg.persistence.backends.file.payload import FramePayload
 from mpreg.persistence.backends.file.snapshot import SnapshotWriter
+from mpreg.persistence.commit_group import NewEntry
 from mpreg.persistence.data_directory import JOURNAL_NAME
 from mpreg.persistence.maintenance.journal.salvage import Salvage, salvage
 from mpreg.persistence.maintenance.journal.source import JournalSource, WatchedFiles
-from mpreg.persistence.maintenance.rows import EntryRow, RecordRow, Source
+from mpreg.persistence.maintenance.rows import EntryRow, NewEntryRow, RecordRow, Source
 from mpreg.persistence.maintenance.worker import Control as Work
+from mpreg.persistence.operations import EntryKey
 
 __all__ = ["repair_journal"]
 
@@ -37,6 +39,7 @@ def repair_journal(
     directory: Path,
     work: Work,
     damaged_rows: Callable[[Source], Iterable[EntryRow | RecordRow]],
+    written_rows: Callable[[Source], Iterable[NewEntryRow]],
     set_aside: Callable[[dict[str, Any]], None],
     sync: Callable[[], None],
 ) -> None:
@@ -53,17 +56,21 @@ def repair_journal(
     source = JournalSource(
         directory / JOURNAL_NAME, found.state, (found.generation, found.sequence)
     )
-    gone: dict[tuple[bytes, bytes], None] = {}
+    changed: dict[EntryKey, NewEntry | None] = {}
     for row in damaged_rows(source):
         # Of whole frames, so only entries: parts of snapshots that lack another part.
         assert isinstance(row, EntryRow)
         item = {"namespace_name": row.namespace_id, "key": row.key, "version": row.version}
         set_aside({"kind": "entry", **item, "expires_at": row.expires_at, "value": row.value})
-        gone[row.namespace_id, row.key] = None
+        changed[row.namespace_id, row.key] = None
+    last_version = found.state.last_version
+    for new in written_rows(source):
+        last_version += 1
+        changed[new.namespace_id, new.key] = (last_version, None, new.value)
     for finding in found.findings:
         set_aside({"kind": "finding", "where": finding.where, "message": finding.message})
     sync()
-    found.state.carry_out(FramePayload(found.state.last_version, dict(gone), [], {}, []))
+    found.state.carry_out(FramePayload(last_version, changed, [], {}, []))
     _write_anew(directory, found, work)
 
 
