@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 from attrs import field, frozen
@@ -30,19 +30,22 @@ class WriteMode(enum.Enum):
     ack tells when it is there."""
 
 
+E = TypeVar("E", bound=enum.Enum)
+
+
+def _one_of(kind: type[E], name: str, value: object) -> E:
+    try:
+        return kind(value)
+    except ValueError:
+        raise found(name, "one of " + ", ".join(repr(one.value) for one in kind), value) from None
+
+
 def _policy(value: object) -> EvictionPolicyName:
     return _one_of(EvictionPolicyName, "policy", value)
 
 
 def _mode(value: object) -> WriteMode:
     return _one_of(WriteMode, "write_mode", value)
-
-
-def _one_of(kind: Any, name: str, value: object) -> Any:
-    try:
-        return kind(value)
-    except ValueError:
-        raise found(name, "one of " + ", ".join(repr(one.value) for one in kind), value) from None
 
 
 def _name(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:

@@ -1,8 +1,8 @@
 """What L2 holds, in memory: how much, and what goes first.
 
-An entry is removed in the order in which it was written (the oldest first), but is passed over once
-where it was read since (CLOCK, after Corbató 1968), and as long as it is in L1: an entry that
-is read all the time is read there, and L2 would not know. Pure: what is removed is only chosen here.
+What was written first is removed first, but is passed over once where it was read since (CLOCK,
+after Corbató 1968), and as long as it is in L1: what is read all the time is read there, and
+L2 would not know. Pure: what is removed is only chosen here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -25,6 +25,9 @@ ENTRY_OVERHEAD_BYTES: Final = 64
 
 #: Entries that are passed over for one that is removed, at most: beyond that everything is in use.
 PASSED_OVER_MAX: Final = 32
+
+#: Entries removed in one batch.
+VICTIMS_MAX: Final = 1_024
 
 _HEAP_MIN: Final = 64
 
@@ -80,14 +83,19 @@ class DiskIndex:
         self._coming_entries -= share[0]
         self._coming_bytes -= share[1]
 
-    def make_room(self, is_kept: Callable[[bytes], bool]) -> list[bytes]:
+    def make_room(
+        self, is_written: Callable[[bytes], bool], is_held: Callable[[bytes], bool]
+    ) -> list[bytes]:
         """What has to go for all that is coming, out of the order already: `leave`, or `stay`.
 
-        ``is_kept`` tells of keys that must not go: those that are being written. The rest of what
-        it names is passed over a few times and goes when there is nothing else.
+        What ``is_written`` is being written and does not go. What ``is_held`` is in L1, and only
+        goes where nothing else is near. It `is_over` afterwards where nothing may go, or where more
+        would have to go at once than `VICTIMS_MAX`: that is left to the next time.
         """
         victims: list[bytes] = []
-        while self._is_over and (victim := self._next_victim(is_kept)) is not None:
+        while self.is_over and len(victims) < VICTIMS_MAX:
+            if (victim := self._next_victim(is_written, is_held)) is None:
+                break
             stored = self.stored.pop(victim)
             self._leaving[victim] = stored
             self._leaving_bytes += stored.size_bytes
@@ -96,22 +104,26 @@ class DiskIndex:
         return victims
 
     @property
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether more is there, with what is coming, than there may be."""
         return (
             len(self.stored) + self._coming_entries > self.entries_max
             or self.size_bytes + self._coming_bytes > self.bytes_max
         )
 
-    def _next_victim(self, is_kept: Callable[[bytes], bool]) -> bytes | None:
-        fallback: bytes | None = None
+    def _next_victim(
+        self, is_written: Callable[[bytes], bool], is_held: Callable[[bytes], bool]
+    ) -> bytes | None:
+        held: bytes | None = None
         for _ in range(min(PASSED_OVER_MAX, len(self.stored))):
             key, stored = next(iter(self.stored.items()))
-            if not stored.used and not is_kept(key):
-                return key
+            if not is_written(key):
+                if not stored.used and not is_held(key):
+                    return key
+                held = held or key
             stored.used = False
             self.stored.move_to_end(key)
-            fallback = fallback or key
-        return fallback
+        return held
 
     def leave(self, victims: list[bytes]) -> None:
         """They were removed."""
@@ -178,13 +190,16 @@ class DiskIndex:
             if stored is not None and stored.expires_at == expires_at:
                 self.remove(key)
 
-    def matching(self, prefix: bytes, version: int) -> Iterator[bytes]:
-        """The keys that begin so and are of an older version. It goes through all there are."""
-        return (
+    def matching(self, keys: Iterable[bytes], prefix: bytes, version: int) -> list[bytes]:
+        """Of some keys, those that begin so and are of an older version."""
+        stored = self.stored
+        return [
             key
-            for key, stored in list(self.stored.items())
-            if stored.version < version and key.startswith(prefix)
-        )
+            for key in keys
+            if key.startswith(prefix)
+            and (one := stored.get(key)) is not None
+            and one.version < version
+        ]
 
     def linked(self, link: Link, version: int) -> list[bytes]:
         """The keys of entries with this link that are of an older version."""

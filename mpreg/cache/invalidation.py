@@ -17,16 +17,22 @@ from typing import TypeAlias
 import msgspec
 from attrs import define, field
 
-from mpreg.cache.keys import decode_namespace, namespace_of
+from mpreg.cache.keys import KeyPart, decode_namespace, encode_prefix, namespace_of
 from mpreg.cache.records import Link
 
 __all__ = ["Barriers", "Prefix", "Space", "Target", "dependency_row", "target_row"]
 
 
 class Prefix(msgspec.Struct, frozen=True):
-    """All keys whose bytes begin so: a namespace, or a part of one."""
+    """A namespace, or the keys of it that begin so: see `mpreg.cache.keys.encode_prefix`."""
 
     encoded: bytes
+    namespace: str
+    prefix: KeyPart | tuple[KeyPart, ...] | None = None
+
+    @classmethod
+    def of(cls, namespace: str, prefix: KeyPart | tuple[KeyPart, ...] | None) -> Prefix:
+        return cls(encode_prefix(namespace, prefix), namespace, prefix)
 
 
 Target: TypeAlias = Prefix | str | bytes
@@ -91,45 +97,54 @@ class Barriers:
         if kind == b"r":
             self.depended_on.add(rest)
         elif kind == b"p":
-            encoded = namespace_of(rest)
-            self.raise_to(Prefix(rest), version, self.space(encoded, decode_namespace(encoded)))
+            namespace = decode_namespace(namespace_of(rest))
+            self.raise_to(Prefix(rest, namespace), version)
         elif kind == b"t":
-            self.raise_to(rest.decode("utf-8", "surrogatepass"), version, None)
+            self.raise_to(rest.decode("utf-8", "surrogatepass"), version)
         elif kind == b"d":
-            self.raise_to(rest, version, None)
+            self.raise_to(rest, version)
         else:
             raise ValueError(f"no invalidation is stored under {row!r:.80}")
 
-    def space(self, encoded: bytes, name: str) -> Space:
+    def space(self, encoded: bytes) -> Space:
+        """Of an encoded namespace."""
         found = self.spaces.get(encoded)
         if found is None:
-            found = self.spaces[encoded] = Space(name, encoded)
+            found = self.spaces[encoded] = Space(decode_namespace(encoded), encoded)
         return found
 
     def link_kills(self, links: Iterable[Link], version: int) -> bool:
         barriers = self.links
         return any(version < barriers.get(link, 0) for link in links)
 
-    def raise_to(self, target: Target, version: int, space: Space | None) -> None:
-        """It was committed. ``space`` is that of a prefix."""
-        if isinstance(target, Prefix):
-            assert space is not None
-            if target.encoded == space.encoded:
-                space.barrier = max(space.barrier, version)
-            else:
-                space.prefixes[target.encoded] = max(
-                    version, space.prefixes.get(target.encoded, 0)
-                )
-        else:
+    def raise_to(self, target: Target, version: int) -> None:
+        """It was committed."""
+        if not isinstance(target, Prefix):
             self.links[target] = max(version, self.links.get(target, 0))
+            return
+        space = self.space(namespace_of(target.encoded))
+        if target.encoded == space.encoded:
+            space.barrier = max(version, space.barrier)
+        else:
+            space.prefixes[target.encoded] = max(version, space.prefixes.get(target.encoded, 0))
 
-    def lower(self, target: Target, version: int, space: Space | None) -> None:
+    def lower(self, target: Target, version: int) -> None:
         """Nothing that it concerns is left. Not where it was raised again meanwhile."""
-        if isinstance(target, Prefix):
-            assert space is not None
-            if target.encoded == space.encoded:
-                space.barrier = 0 if space.barrier == version else space.barrier
-            elif space.prefixes.get(target.encoded) == version:
-                del space.prefixes[target.encoded]
-        elif self.links.get(target) == version:
-            del self.links[target]
+        if not isinstance(target, Prefix):
+            if self.links.get(target) == version:
+                del self.links[target]
+            return
+        space = self.space(namespace_of(target.encoded))
+        if target.encoded == space.encoded:
+            space.barrier = 0 if space.barrier == version else space.barrier
+        elif space.prefixes.get(target.encoded) == version:
+            del space.prefixes[target.encoded]
+
+    def standing(self) -> list[tuple[Target, int]]:
+        """All of them."""
+        found: list[tuple[Target, int]] = list(self.links.items())
+        for space in self.spaces.values():
+            if space.barrier:
+                found.append((Prefix(space.encoded, space.name), space.barrier))
+            found += [(Prefix(one, space.name), version) for one, version in space.prefixes.items()]
+        return found

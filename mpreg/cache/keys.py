@@ -8,7 +8,7 @@ ends. So a key whose parts begin with those of another begins with its bytes, an
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from mpreg.codec import KEY_BYTES_MAX, NAME_BYTES_MAX
 from mpreg.errors import InvalidArgumentError, ValueTooLargeError
@@ -59,7 +59,7 @@ class GlobalCacheKey(_Parts):
 
     __slots__ = ()
 
-    def __new__(cls, namespace: str, *parts: KeyPart) -> GlobalCacheKey:
+    def __new__(cls, namespace: str, *parts: KeyPart) -> Self:
         check_namespace(namespace)
         if not parts:
             raise InvalidArgumentError(f"a key in {namespace!r} needs at least one part")

@@ -6,12 +6,13 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["NO_LINKS", "CachedRecord", "Link", "decode_record", "encode_record"]
+__all__ = ["FORMAT", "NO_LINKS", "CachedRecord", "Link", "decode_record", "encode_record"]
 
 FORMAT: Final = 1
 
 Link = str | bytes
-"""What can invalidate an entry from elsewhere: a tag (`str`), or the bytes of a key it depends on."""
+"""What can invalidate an entry from elsewhere: a tag (`str`), or a key on which it depends, as
+bytes."""
 
 NO_LINKS: Final[tuple[Link, ...]] = ()
 
@@ -36,16 +37,8 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(CachedRecord).decode
 
 
-def encode_record(
-    value: bytes,
-    fresh_until: float | None,
-    cost: float,
-    tags: tuple[str, ...],
-    dependencies: tuple[bytes, ...],
-) -> bytes:
-    return _encode(
-        CachedRecord(FORMAT, msgspec.Raw(value), fresh_until, cost, tags, dependencies)
-    )
+def encode_record(record: CachedRecord) -> bytes:
+    return _encode(record)
 
 
 def decode_record(data: bytes) -> CachedRecord:
