@@ -92,7 +92,7 @@ class CacheConfiguration:
     crash loses what is newer, of this list alone."""
 
     watch_changes_max: int = field(default=4_096, validator=whole_number(1))
-    """Changes kept for one who watches and does not take them; then the watch ends with an error."""
+    """Changes kept for one who watches and does not take them; then the watch ends."""
 
     def __attrs_post_init__(self) -> None:
         for entries_or_bytes in ("entries", "bytes"):

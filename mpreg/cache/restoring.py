@@ -64,6 +64,10 @@ class Restoring:
     """Set when it is known what L2 holds."""
     is_stopped: bool = False
 
+    @property
+    def is_warm(self) -> bool:
+        return self.state in (WarmUpState.COUNTING, WarmUpState.DONE)
+
     async def until_warm(self) -> None:
         """Raises `ReaderStoppedError` where it was stopped before, as `until_counted` does."""
         await self._until(self.warm)

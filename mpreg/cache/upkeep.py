@@ -99,7 +99,7 @@ class Upkeep:
 
     async def save_heat(self) -> None:
         """Where it is worth it: an L1 that is not warm yet knows less than what is written."""
-        if self._core.is_heat_old and self.restoring.warm.is_set():
+        if self._core.is_heat_old and self.restoring.is_warm:
             self._core.is_heat_old = False
             await save_heat(self._core)
 
