@@ -39,7 +39,7 @@ class _Segment:
 
 
 class S4LruPolicy:
-    """Q. Huang et al., "An Analysis of Facebook Photo Caching" (SOSP 2013), section 6.2.
+    """Q. Huang et al., "An Analysis of Facebook Photo Caching" (SOSP 2013).
 
     A new entry begins in the lowest segment; each use moves it to the recent end of the segment
     above. What a segment has beyond its quota, a quarter of the entries and of the bytes, goes
