@@ -101,12 +101,15 @@ class CacheCore:
 
     def is_alive(self, entry: CachedEntry) -> bool:
         """Whether nothing has invalidated it. What is not on disk yet is always later."""
-        if (version := entry.version) == 0:
+        barriers, version = self.barriers, entry.version
+        if entry.checked_at == barriers.raised or version == 0:
             return True
-        space = entry.space
-        if version < space.barrier or (space.prefixes and space.kills(entry.encoded, version)):
+        if entry.space.kills(entry.encoded, version):
             return False
-        return not (entry.links and self.barriers.link_kills(entry.links, version))
+        if entry.links and barriers.link_kills(entry.links, version):
+            return False
+        entry.checked_at = barriers.raised
+        return True
 
     def look(self, key: GlobalCacheKey, now: float) -> CachedEntry | None:
         """What is in memory. That it is fresh is for the caller to see."""
@@ -393,6 +396,8 @@ class CacheCore:
             return
         assert isinstance(result, int)
         entry.written(result)
+        # Whatever was raised until now was raised by an earlier version.
+        entry.checked_at = self.barriers.raised
         known = self.memory.peek(key)
         if known is None or known.version < result:
             self.memory.put(entry)

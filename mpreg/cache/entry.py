@@ -49,6 +49,8 @@ class CachedEntry(HeldEntry):
     links: tuple[Link, ...]
     fresh_until: float
     """Wall clock; `math.inf`: as long as it is there."""
+    checked_at: int = -1
+    """`Barriers.raised` when it was last held against them."""
     found: Found | None = None
     """What every reader is given, where its value cannot be changed."""
 

@@ -87,6 +87,8 @@ class Barriers:
     """By the encoded namespace."""
     links: dict[Link, int] = field(factory=dict)
     """Of tags, and of keys that others depend on."""
+    raised: int = 0
+    """How often any of them was: what was alive then, and nothing was raised since, is alive."""
     depended_on: set[bytes] = field(factory=set)
     """Keys that others depend on, or did: each change of one of them raises its barrier. That is
     stored, too, with the first entry that depends on it."""
@@ -119,6 +121,7 @@ class Barriers:
 
     def raise_to(self, target: Target, version: int) -> None:
         """It was committed."""
+        self.raised += 1
         if not isinstance(target, Prefix):
             self.links[target] = max(version, self.links.get(target, 0))
             return
