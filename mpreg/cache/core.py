@@ -412,10 +412,10 @@ class CacheCore:
         self.watchers.tell(ChangeKind.PUT, key, change.encoded, result)
 
     def _gone(self, victim: bytes) -> None:
-        """It was evicted from L2. Not where it was put again by what came after that."""
-        if victim in self.index.stored:
-            return
+        """It was evicted from L2, also what was put there by a batch that got ahead of this one.
+        What comes after it is told later."""
         key = decode_key(victim)
+        self.index.remove(victim)
         self.memory.discard(key)
         if (reading := self._reading.pop(victim, None)) is not None:
             reading.is_overtaken = True
