@@ -63,7 +63,9 @@ class Engine:
             self._accounting,
             activity,
             CheckpointWatch(config.wal_checkpoint_pages),
+            gateway.followers,
         )
+        self._followers = gateway.followers
         self._writes = Supervisor(
             self._writer,
             gateway.writes,
@@ -85,6 +87,7 @@ class Engine:
     async def running(self) -> AsyncGenerator[None, None]:
         """Open, run while the block runs, stop when it ends in whatever way."""
         with collapsed_groups(), ExitStack() as stack:
+            stack.callback(self._end_followers)
             # Where opening fails, those who called meanwhile must not wait for ever.
             stack.callback(self._reads.discard)
             stack.callback(self._writes.discard)
@@ -109,6 +112,11 @@ class Engine:
             finally:
                 # The last acks were given meanwhile.
                 await self._accounting.finish()
+
+    def _end_followers(self) -> None:
+        self._followers.end(
+            WriterStoppedError("the registry has closed: nothing more will be committed")
+        )
 
     def start_soon(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a task for as long as the engine runs. Only while it runs."""

@@ -22,6 +22,7 @@ from mpreg.persistence.batch import Durability, Settled
 from mpreg.persistence.compactor import CompactionReport
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.engine import Engine, collapsed_groups
+from mpreg.persistence.following import Observer
 from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.kv_store import KeyValueStore
 from mpreg.persistence.lifecycle import Lifecycle
@@ -229,6 +230,14 @@ class PersistenceRegistry:
             WriterStoppedError: the registry is closing, or closed.
         """
         self._lifecycle.register(participant)
+
+    def observe(self, observer: Observer) -> None:
+        """Have ``observer`` told of every commit group from now on, and what it took: for metrics.
+
+        It is called in the writer's own task, after the acks: it must be quick and not raise.
+        """
+        self._gateway.followers.observers.append(observer)
+        self._gateway.note_waiting()
 
     @property
     def opening_has_begun(self) -> bool:

@@ -29,6 +29,7 @@ from mpreg.persistence.backend import (
 )
 from mpreg.persistence.batch import Durability, WriteBatch
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
+from mpreg.persistence.following import CommitObserved, Followers
 from mpreg.persistence.upkeep_command import UpkeepCommand, WriterMessage
 from mpreg.persistence.upkeep_policy import CheckpointWatch
 
@@ -98,6 +99,7 @@ class Writer:
     _accounting: Accounting = field(factory=Accounting)
     _activity: Activity = field(factory=Activity)
     _watch: CheckpointWatch = field(factory=lambda: CheckpointWatch(sys.maxsize))
+    _followers: Followers = field(factory=Followers)
     counters: WriterCounters = field(factory=WriterCounters)
     _in_doubt: _InDoubt | None = None
     _commands: deque[UpkeepCommand] = field(factory=deque)
@@ -199,6 +201,10 @@ class Writer:
 
     async def _commit(self, group: CommitGroup) -> None:
         self._in_doubt = _InDoubt(group)
+        observers = self._followers.observers
+        since, began = (
+            (self._mailbox.take_waiting_since(), anyio.current_time()) if observers else (None, 0.0)
+        )
         try:
             outcomes = await self._backend.commit(group)
         except CommitFailedError as error:
@@ -208,8 +214,31 @@ class Writer:
             self._in_doubt = _InDoubt(group, error.outcomes, told=True)
             raise error.reason from error
         else:
+            took = anyio.current_time() - began if observers else 0.0
             self._answer(group, outcomes)
             self._in_doubt = None
+            if observers and self.counters.commit_sequence == group.sequence:
+                self._observe(group, outcomes, took, began if since is None else since)
+
+    def _observe(
+        self, group: CommitGroup, outcomes: Sequence[BatchOutcome], took: float, since: float
+    ) -> None:
+        committed = [
+            batch
+            for batch, outcome in zip(group.batches, outcomes, strict=True)
+            if isinstance(outcome, tuple)
+        ]
+        commit = CommitObserved(
+            sequence=group.sequence,
+            batches=sum(batch.asked[0] for batch in committed),
+            operations=sum(batch.asked[1] for batch in committed),
+            size_bytes=sum(batch.size_bytes for batch in committed),
+            durability=group.durability,
+            commit_seconds=took,
+            ack_seconds=anyio.current_time() - since,
+        )
+        for observer in self._followers.observers:
+            observer.committed(commit)
 
     def _settle(self, on_disk: int) -> None:
         """Decide, from the commit sequence on disk, about the group that was in flight."""
@@ -248,6 +277,7 @@ class Writer:
                 counters.durable_sequence = group.sequence
                 self._accounting.acked(group.sequence)
         group.resolve(outcomes)
+        self._followers.tell(group, outcomes)
 
     def _fail(self, messages: Sequence[WriterMessage], error: CommitFailedError) -> None:
         for message in messages:
