@@ -14,7 +14,7 @@ from mpreg.errors import ConfigurationError
 from mpreg.persistence import PersistenceConfig
 from mpreg.persistence.config import TABLE
 from mpreg.persistence.read_only import FoundDirectory
-from mpreg.persistence.settings_file import SettingsFile
+from mpreg.settings_source import SettingsSource
 
 __all__ = ["Settings"]
 
@@ -81,7 +81,8 @@ class Settings:
 
 def _data_dir_in(config_file: Path) -> Path | None:
     """What is no path there is told when all settings are looked at."""
-    found = SettingsFile.read(config_file, TABLE).settings.get("data_dir")
+    table = SettingsSource.read(config_file).settings.get(TABLE, {})
+    found = table.get("data_dir") if isinstance(table, dict) else None
     return config_file.parent / found if isinstance(found, str) else None
 
 

@@ -14,7 +14,7 @@ from attrs import field, frozen
 from mpreg.actors import RestartPolicy
 from mpreg.errors import ConfigurationError
 from mpreg.persistence.log_retention import LogRetention
-from mpreg.persistence.settings_file import SettingsFile
+from mpreg.settings_source import ROOT, SettingsSource
 from mpreg.validation import found, refuse_unknown, seconds, whole_number
 
 __all__ = ["BACKENDS", "TABLE", "PersistenceConfig"]
@@ -178,25 +178,31 @@ class PersistenceConfig:
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], **changes: object) -> PersistenceConfig:
-        """From the table ``[persistence]`` of a TOML file; ``changes`` win over what it says.
+        """From the table ``[mpreg.persistence]`` of a TOML or JSON file, the one that has the settings
+        of all parts (`mpreg.settings.MPREGSettings`); ``changes`` win over what it says.
 
         ``data_dir`` is relative to the directory of the file. TOML has no null: what may be None
         here is written as ``"none"`` there. Reads the file at once, without await.
 
         Raises:
-            ConfigurationError: the file cannot be read, is no TOML, or has something in it that is
-                no setting or cannot be one; names the file, and the line where there is one.
+            ConfigurationError: the file cannot be read, is neither TOML nor JSON, or has something
+                in this table that is no setting or cannot be one; names the file, and the line
+                where there is one.
         """
-        file = SettingsFile.read(Path(path), TABLE)
-        written = {name: _none(cls, name, value) for name, value in file.settings.items()}
+        source = SettingsSource.read(Path(path))
+        table = source.settings.get(TABLE, {})
+        if not isinstance(table, Mapping):
+            raise source.error(f"[{ROOT}.{TABLE}] must be a table", TABLE)
+        written = {name: _none(cls, name, value) for name, value in table.items()}
         if "data_dir" in written and isinstance(written["data_dir"], str):
-            written["data_dir"] = file.path.parent / written["data_dir"]
+            written["data_dir"] = Path(path).parent / Path(written["data_dir"]).expanduser()
         try:
             return cls.from_mapping({**written, **changes})
         except ConfigurationError as error:
             if error.setting in changes:
                 raise
-            raise file.error(str(error), error.setting) from error
+            keys = (TABLE,) if error.setting is None else (TABLE, error.setting)
+            raise source.error(str(error), *keys) from error
 
     @property
     def restart_policy(self) -> RestartPolicy:

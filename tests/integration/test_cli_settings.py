@@ -40,7 +40,7 @@ def stores(tmp_path: Path) -> tuple[Path, Path]:
 def config(tmp_path: Path, stores: tuple[Path, Path]) -> Path:
     """Says store one."""
     path = tmp_path / "mpreg.toml"
-    path.write_text('[persistence]\ndata_dir = "one"\n')
+    path.write_text('[mpreg.persistence]\ndata_dir = "one"\n')
     return path
 
 
@@ -80,7 +80,7 @@ def test_an_environment_that_means_another_store_than_the_file_is_refused(
 def test_a_file_without_a_directory_gives_the_other_settings(
     config: Path, stores: tuple[Path, Path]
 ) -> None:
-    config.write_text("[persistence]\ngrace_seconds = 1\n")
+    config.write_text("[mpreg.persistence]\ngrace_seconds = 1\n")
     assert store_of(run("stats", "--json", "--config", config, MPREG_DATA_DIR=stores[1])) == "two"
     missing = run("stats", "--config", config)
     assert missing.exit_code == 2
@@ -92,7 +92,7 @@ def test_a_file_without_a_directory_gives_the_other_settings(
     "command", [("stats",), ("verify",), ("queue", "redrive", "jobs"), ("import", "/dev/null")]
 )
 def test_a_wrong_file_is_told_by_every_command(config: Path, command: tuple[str, ...]) -> None:
-    config.write_text('[persistence]\ndata_dir = "one"\ngrace_second = 1\n')
+    config.write_text('[mpreg.persistence]\ndata_dir = "one"\ngrace_second = 1\n')
     result = run(*command, "--config", config)
     assert result.exit_code == 2
     assert result.stderr == (
@@ -108,7 +108,7 @@ def test_a_wrong_file_is_told_by_every_command(config: Path, command: tuple[str,
 
 
 def test_memory_keeps_nothing_that_a_command_could_work_on(config: Path) -> None:
-    config.write_text("[persistence]\nbackend = 'memory'\ndata_dir = 'one'\n")
+    config.write_text("[mpreg.persistence]\nbackend = 'memory'\ndata_dir = 'one'\n")
     result = run("stats", "--config", config)
     assert result.exit_code == 2
     assert "keeps nothing on disk" in result.stderr
@@ -129,7 +129,7 @@ def test_what_writes_opens_the_store_with_the_settings_of_the_file(
                 await anyio.wait_all_tasks_blocked()
 
     anyio.run(make)
-    config.write_text('[persistence]\ndata_dir = "one"\nvalue_bytes_max = 1000\n')
+    config.write_text('[mpreg.persistence]\ndata_dir = "one"\nvalue_bytes_max = 1000\n')
     refused = run("queue", "redrive", "jobs", "--config", config)
     assert refused.exit_code == 2, refused.output
     assert "value_bytes_max" in refused.stderr

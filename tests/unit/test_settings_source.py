@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mpreg.settings_source import line_of
 
 from mpreg.errors import ConfigurationError
 from mpreg.persistence import LogRetention, PersistenceConfig
-from mpreg.persistence.settings_file import line_of
 
 FULL = """\
 # a server
-[persistence]
+[mpreg.persistence]
 data_dir = "state"
 backend = "sqlite"
 
@@ -50,8 +50,8 @@ def test_a_file_gives_the_same_as_keywords(path: Path) -> None:
 
 def test_limits_of_logs_are_tables_of_their_own_and_none_is_a_word(path: Path) -> None:
     path.write_text(
-        '[persistence]\ndata_dir = "a"\nupkeep_interval_seconds = "none"\n'
-        '[[persistence.log_retention]]\nlog = "audit"\nrecords_max = 5\n'
+        '[mpreg.persistence]\ndata_dir = "a"\nupkeep_interval_seconds = "none"\n'
+        '[[mpreg.persistence.log_retention]]\nlog = "audit"\nrecords_max = 5\n'
     )
     config = PersistenceConfig.from_file(path)
     assert config.upkeep_interval_seconds is None
@@ -84,38 +84,42 @@ def test_an_empty_file_has_nothing_to_say(path: Path) -> None:
     ("text", "line", "message"),
     [
         (
-            "[persistence]\n\ndta_dir = 'a'",
+            "[mpreg.persistence]\n\ndta_dir = 'a'",
             3,
             "unknown setting 'dta_dir'; did you mean 'data_dir'?",
         ),
-        ("[persistence]\ndata_dir = 7", 2, "data_dir: a path is expected, not 7"),
+        ("[mpreg.persistence]\ndata_dir = 7", 2, "data_dir: a path is expected, not 7"),
         (
-            "[persistence]\ndata_dir = 'a'\ngrace_seconds = '3'",
+            "[mpreg.persistence]\ndata_dir = 'a'\ngrace_seconds = '3'",
             3,
             "grace_seconds: a number of seconds, at least 0, is expected, not '3'",
         ),
         (
-            "[persistence]\ndata_dir = 'a'\ngrace_seconds = 'none'",
+            "[mpreg.persistence]\ndata_dir = 'a'\ngrace_seconds = 'none'",
             3,
             "grace_seconds: a number of seconds, at least 0, is expected, not 'none'",
         ),
         (
-            "[persistence]\nbackend = 'sqlit'\ndata_dir = 'a'",
+            "[mpreg.persistence]\nbackend = 'sqlit'\ndata_dir = 'a'",
             2,
             "backend: 'sqlite' or 'file' or 'memory' is expected, not 'sqlit'",
         ),
         (
-            "[persistence]\ndata_dir = 'a'\nvalue_bytes_max = 9\nbatch_bytes_max = 8",
+            "[mpreg.persistence]\ndata_dir = 'a'\nvalue_bytes_max = 9\nbatch_bytes_max = 8",
             3,
             "value_bytes_max (9) is above batch_bytes_max (8): such a value could never be written",
         ),
-        ("[persistence]\r\ndata_dir = 7\r\n", 2, "data_dir: a path is expected, not 7"),
+        ("[mpreg.persistence]\r\ndata_dir = 7\r\n", 2, "data_dir: a path is expected, not 7"),
         ("\n[persistance]\n", 2, "unknown table [persistance]; did you mean 'persistence'?"),
         ("[persistence.old]\n", 1, "unknown setting 'old'; known are "),
         ("[web]\nport = 1", 1, "unknown table [web]; known are persistence"),
-        ("data_dir = 'a'", 1, "'data_dir' stands in no table: settings stand below [persistence]"),
-        ("persistence = 3", 1, "persistence must be a table: [persistence]"),
-        ("[[persistence]]", 1, "persistence must be a table: [persistence]"),
+        (
+            "data_dir = 'a'",
+            1,
+            "'data_dir' stands in no table: settings stand below [mpreg.persistence]",
+        ),
+        ("persistence = 3", 1, "persistence must be a table: [mpreg.persistence]"),
+        ("[[mpreg.persistence]]", 1, "persistence must be a table: [mpreg.persistence]"),
     ],
 )
 def test_what_is_wrong_is_told_with_file_and_line(
@@ -125,7 +129,7 @@ def test_what_is_wrong_is_told_with_file_and_line(
 
 
 def test_what_is_no_toml_is_told_with_its_place(path: Path) -> None:
-    said = error(path, "[persistence]\ndata_dir = x\n")
+    said = error(path, "[mpreg.persistence]\ndata_dir = x\n")
     assert said.startswith(f"{path}: this is not TOML: ")
     assert "line 2" in said
     assert error(path, b"\xff\xfe").startswith(f"{path}: this is not TOML: ")
