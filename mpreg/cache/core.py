@@ -65,8 +65,8 @@ class CacheCore:
     watchers: Watchers = field(init=False)
     behind: dict[GlobalCacheKey, Write] = field(factory=dict)
     """Keys that are written behind, each with the last write that is on its way."""
-    on_sending: list[Callable[[Write], None]] = field(factory=list)
-    """Told of every write before it is sent."""
+    on_changing: list[Callable[[Write], None]] = field(factory=list)
+    """Told of every write before it is sent, and again when it was committed."""
     ask_for_upkeep: Callable[[], None] = lambda: None
     """Called when there is something to be done at leisure."""
     is_heat_old: bool = False
@@ -75,6 +75,8 @@ class CacheCore:
     """On their way."""
     _writing: dict[bytes, int] = field(factory=dict)
     """How many changes of a key are on their way."""
+    _tidying: dict[bytes, int] = field(factory=dict)
+    """How many of them only remove what is dead."""
     _depending: dict[bytes, int] = field(factory=dict)
     """How many entries on their way depend on a key."""
     _reading: dict[bytes, _Reading] = field(factory=dict)
@@ -292,11 +294,13 @@ class CacheCore:
             raise
 
     def _begin(self, write: Write) -> None:
-        for told in self.on_sending:
+        for told in self.on_changing:
             told(write)
         for change in write.changes:
             encoded = change.encoded
             self._writing[encoded] = self._writing.get(encoded, 0) + 1
+            if write.is_tidying:
+                self._tidying[encoded] = self._tidying.get(encoded, 0) + 1
             if change.entry is not None:
                 change.share = self.index.expect(encoded, change.size_bytes)
             if write.is_behind:
@@ -311,6 +315,8 @@ class CacheCore:
         write.is_settled = True
         for change in write.changes:
             _count_down(self._writing, change.encoded)
+            if write.is_tidying:
+                _count_down(self._tidying, change.encoded)
             self.index.arrive(change.share)
             if self.behind.get(change.key) is write:
                 del self.behind[change.key]
@@ -341,6 +347,10 @@ class CacheCore:
     def is_written(self, encoded: bytes) -> bool:
         """Whether a change of it is on its way."""
         return encoded in self._writing
+
+    def is_changing(self, encoded: bytes) -> bool:
+        """Whether a change of it is on its way that readers will see."""
+        return self._writing.get(encoded, 0) > self._tidying.get(encoded, 0)
 
     def _is_held(self, encoded: bytes) -> bool:
         return decode_key(encoded) in self.memory
@@ -373,6 +383,8 @@ class CacheCore:
         if results is None:
             self._not_written(write)
             return
+        for told in self.on_changing:
+            told(write)
         for target, version in zip(write.raised, results, strict=False):
             assert isinstance(version, int)
             self._raise(target, version)
