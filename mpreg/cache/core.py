@@ -28,7 +28,7 @@ from mpreg.cache.index import DiskIndex, Stored
 from mpreg.cache.invalidation import Barriers, Prefix, Target
 from mpreg.cache.keys import GlobalCacheKey, decode_key, namespace_of
 from mpreg.cache.memory import EvictionCause, MemoryCache
-from mpreg.cache.records import decode_record
+from mpreg.cache.records import Link, decode_record
 from mpreg.cache.storage import CacheStorage
 from mpreg.cache.watching import ChangeKind, Watchers
 from mpreg.cache.writes import Change, Write
@@ -77,8 +77,8 @@ class CacheCore:
     """How many changes of a key are on their way."""
     _tidying: dict[bytes, int] = field(factory=dict)
     """How many of them only remove what is dead."""
-    _depending: dict[bytes, int] = field(factory=dict)
-    """How many entries on their way depend on a key."""
+    _linking: dict[Link, list[bytes]] = field(factory=dict)
+    """The keys of entries on their way, by tags and by keys on which they depend."""
     _reading: dict[bytes, _Reading] = field(factory=dict)
     _room: anyio.Event = field(factory=anyio.Event)
     """Set, and made anew, when a write is settled for which somebody waits."""
@@ -265,12 +265,15 @@ class CacheCore:
         while left:
             target = left.pop()
             if isinstance(target, Prefix):
-                known = [*self.barriers.depended_on, *self._depending]
-                concerned: Iterable[bytes] = (
-                    one for one in known if one.startswith(target.encoded)
-                )
+                known = (*self.barriers.depended_on, *self._linking)
+                concerned: Iterable[bytes] = [
+                    one
+                    for one in known
+                    if isinstance(one, bytes) and one.startswith(target.encoded)
+                ]
             else:
-                concerned = filter(self.is_depended_on, self.index.by_link.get(target, ()))
+                linked = (*self.index.by_link.get(target, ()), *self._linking.get(target, ()))
+                concerned = filter(self.is_depended_on, linked)
             for one in concerned:
                 if one not in found:
                     found[one] = None
@@ -305,8 +308,8 @@ class CacheCore:
                 change.share = self.index.expect(encoded, change.size_bytes)
             if write.is_behind:
                 self.behind[change.key] = write
-        for dependency in _depended_on(write):
-            self._depending[dependency] = self._depending.get(dependency, 0) + 1
+        for link, encoded in _links(write):
+            self._linking.setdefault(link, []).append(encoded)
         if write.raised:
             self.invalidating.append(write)
 
@@ -320,8 +323,11 @@ class CacheCore:
             self.index.arrive(change.share)
             if self.behind.get(change.key) is write:
                 del self.behind[change.key]
-        for dependency in _depended_on(write):
-            _count_down(self._depending, dependency)
+        for link, encoded in _links(write):
+            keys = self._linking[link]
+            keys.remove(encoded)
+            if not keys:
+                del self._linking[link]
         if write.raised:
             self.invalidating.remove(write)
         if write.settled is not None:
@@ -367,14 +373,14 @@ class CacheCore:
         return None
 
     def is_becoming_depended_on(self, encoded: bytes) -> bool:
-        return encoded in self._depending
+        return encoded in self._linking
 
     def is_known(self, encoded: bytes) -> bool:
         """Whether there may be something of a key on the disk, or on its way there."""
         return encoded in self.index.stored or encoded in self._writing
 
     def is_depended_on(self, encoded: bytes) -> bool:
-        return encoded in self.barriers.depended_on or encoded in self._depending
+        return encoded in self.barriers.depended_on or encoded in self._linking
 
     # --- what became of it ---
 
@@ -483,12 +489,12 @@ def _entry_in(write: Write, key: GlobalCacheKey) -> CachedEntry | None:
     return next(change.entry for change in reversed(write.changes) if change.key == key)
 
 
-def _depended_on(write: Write) -> Iterable[bytes]:
+def _links(write: Write) -> Iterable[tuple[Link, bytes]]:
+    """Of its entries, each with the key."""
     for change in write.changes:
         if change.entry is not None:
             for link in change.entry.links:
-                if isinstance(link, bytes):
-                    yield link
+                yield link, change.encoded
 
 
 def _count_down(counts: dict[bytes, int], key: bytes) -> None:
