@@ -14,11 +14,12 @@ then, and is never evicted from there; the bound of the mailbox is its bound.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 from attrs import define, field
 
 from mpreg.cache.configuration import CacheConfiguration
@@ -67,6 +68,8 @@ class CacheCore:
     """Keys that are written behind, each with the last write that is on its way."""
     on_changing: list[Callable[[Write], None]] = field(factory=list)
     """Told of every write before it is sent, and again when it was committed."""
+    until_counted: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
+    """Waits until it is known what L2 holds, and so who depends on whom."""
     ask_for_upkeep: Callable[[], None] = lambda: None
     """Called when there is something to be done at leisure."""
     is_heat_old: bool = False
@@ -233,6 +236,8 @@ class CacheCore:
         Returns an ack for each change, answered already unless ``is_behind``; raises what they
         raise. Cancelled while it waits for room, nothing was sent; later, it may still happen.
         """
+        if not self.index.is_complete and any(self.is_depended_on(one.encoded) for one in changes):
+            await self.until_counted()
         raised = self.cascade([one.encoded for one in changes if self.is_depended_on(one.encoded)])
         dependencies = self._new_dependencies(changes)
         write = Write(raised, dependencies, changes, is_behind=is_behind, origin=origin)

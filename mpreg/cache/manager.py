@@ -46,7 +46,9 @@ class GlobalCacheManager:
     - `InvalidArgumentError`, `ValueTooLargeError`: nothing was sent.
     - `StorageFullError`, `CommitFailedError`: rolled back; L1 and L2 are as before.
     - `CommitUnknownError`: it cannot be told, and the writer is gone.
-    - `WriterStoppedError`: not open (any more); not written.
+    - `WriterStoppedError`: not open (any more); not written. `ReaderStoppedError`: not open yet, or
+      it closed before it was known who depends on the key: a change of a key on which others depend
+      waits for that after an opening.
 
     Cancelled, it may still happen, as a whole; cancelled while it waits for room in the mailbox,
     nothing was sent. A read raises `ReaderStoppedError` where the registry is not open and the key
@@ -287,7 +289,7 @@ class GlobalCacheManager:
         await self._shared.open()
         if self._core.barriers.depended_on:
             # Who depends on whom is known when all of L2 is.
-            await self._shared.upkeep.restoring.until_counted()
+            await self._core.until_counted()
         raised = self._core.cascade([target])
         write = Write(
             raised=raised, operations=[self._core.storage.invalidate(one) for one in raised]
