@@ -217,6 +217,7 @@ class GlobalCacheManager:
         checked_version(expected_version)
         encoded = encode_key(key)
         await self._shared.open()
+        damaged_version = 0
         while True:
             entry, version = await physical(self._core, key, encoded)
             visible = 0 if entry is None else version
@@ -227,13 +228,14 @@ class GlobalCacheManager:
                 tags=tags,
                 dependencies=dependencies,
                 cost=cost,
-                expected_version=version,
+                expected_version=version or damaged_version,
             )
             change, put = prepare_put(self._core, key, value, details)
             try:
                 (ack,) = await self._write([change], [put], None, durability, waits=True)
-            except VersionConflictError:
-                # It was changed meanwhile: what it has now decides.
+            except VersionConflictError as conflict:
+                # It was changed meanwhile: what it has now decides. Or it cannot be read.
+                damaged_version = conflict.found_version
                 continue
             assert ack.value is not None
             return ack.value
