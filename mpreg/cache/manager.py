@@ -18,6 +18,7 @@ from mpreg.cache.physical import physical
 from mpreg.cache.requests import (
     Details,
     checked_seconds,
+    checked_tag,
     checked_version,
     durability_of,
     is_behind,
@@ -442,8 +443,6 @@ def _target(
     if prefix is not None:
         raise InvalidArgumentError("prefix is one within a namespace: give that, too")
     if tag is not None:
-        if type(tag) is not str or not tag:
-            raise InvalidArgumentError(f"a tag is a str that is not empty, not {tag!r:.80}")
-        return tag
+        return checked_tag(tag)
     assert dependency is not None
     return encode_key(dependency)
