@@ -17,6 +17,7 @@ from mpreg.cache.keys import GlobalCacheKey, KeyPart, encode_key, encode_prefix,
 from mpreg.cache.physical import physical
 from mpreg.cache.requests import (
     Details,
+    check_choices,
     checked_seconds,
     checked_tag,
     checked_version,
@@ -190,8 +191,9 @@ class GlobalCacheManager:
         encoded = encode_key(key)
         await self._shared.open()
         core = self._core
-        was_there = await core.find(key, encoded) is not None
-        if not was_there and core.index.is_complete and not core.is_known(encoded):
+        entry = await core.find(key, encoded)
+        was_there = entry is not None and self._wall() < entry.fresh_until
+        if entry is None and core.index.is_complete and not core.is_known(encoded):
             return False
         change = Change(key, encoded, None, 0)
         await self._write([change], [core.storage.delete(encoded)], mode, durability)
@@ -289,6 +291,7 @@ class GlobalCacheManager:
             InvalidArgumentError: not exactly one of ``namespace``, ``tag`` and ``dependency``.
         """
         target = _target(namespace, prefix, tag, dependency)
+        check_choices(None, durability)
         await self._shared.open()
         if self._core.barriers.depended_on:
             # Who depends on whom is known when all of L2 is.
@@ -333,6 +336,7 @@ class GlobalCacheManager:
         Raises:
             WriterStoppedError: the registry has closed meanwhile.
         """
+        check_choices(mode, durability)
         recipe = Recipe(
             compute=compute,
             details=Details(
@@ -351,11 +355,17 @@ class GlobalCacheManager:
             checked_seconds("negative_ttl_seconds", negative_ttl_seconds, zero=True)
         encoded = encode_key(key)
         await self._shared.open()
-        entry = await self._core.find(key, encoded)
-        if entry is None:
-            return await self._compute(key, encoded, recipe)
-        if self._core.wall() < entry.fresh_until:
+        now = self._wall()
+        entry = self._core.look(key, now)
+        if entry is not None and now < entry.fresh_until:
             entry.space.memory_hits += 1
+            return entry.give().value
+        entry = await self._core.find(key, encoded)
+        # What is written behind may have expired before it was on disk.
+        if entry is None or entry.expires_at <= (now := self._wall()):
+            return await self._compute(key, encoded, recipe)
+        if now < entry.fresh_until:
+            entry.space.disk_hits += 1
         else:
             computations = self._shared.computations
             if computations.running(key) is None:
@@ -419,6 +429,7 @@ class GlobalCacheManager:
         *,
         waits: bool = False,
     ) -> Sequence[Ack[int]]:
+        check_choices(mode, durability)
         await self._shared.open()
         return await self._core.write(
             changes,

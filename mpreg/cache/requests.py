@@ -24,6 +24,7 @@ from mpreg.persistence.operations import Put
 
 __all__ = [
     "Details",
+    "check_choices",
     "checked_seconds",
     "checked_tag",
     "checked_version",
@@ -184,6 +185,14 @@ def _times(core: CacheCore, details: Details) -> tuple[float | None, float | Non
     fresh_until = core.wall() + ttl
     expires_at = fresh_until + details.stale_seconds
     return fresh_until, None if expires_at == math.inf else expires_at
+
+
+def check_choices(mode: object, durability: object) -> None:
+    """Raises `InvalidArgumentError`: what is no member would be taken for the default."""
+    if mode is not None and not isinstance(mode, WriteMode):
+        raise InvalidArgumentError(f"mode is a WriteMode, not {mode!r:.80}")
+    if durability is not None and not isinstance(durability, Durability):
+        raise InvalidArgumentError(f"durability is a Durability, not {durability!r:.80}")
 
 
 def is_behind(configuration: CacheConfiguration, mode: WriteMode | None) -> bool:
