@@ -79,10 +79,11 @@ class CachedFunction(Generic[P, R]):
 
 
 def _plain(value: object) -> object:
-    """``*args`` and ``**kwargs`` of the function itself."""
+    """Equal arguments as equal bytes: a dict in one order, a tuple, as ``*args`` are, as a list."""
     if isinstance(value, dict):
-        return dict(sorted(value.items()))
-    return list(value) if isinstance(value, tuple) else value
+        # What has keys of other types is refused when it is encoded, and told by name.
+        return {key: _plain(value[key]) for key in sorted(value, key=str)}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def cached(
