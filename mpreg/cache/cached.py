@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -20,7 +21,11 @@ R = TypeVar("R")
 
 
 class CachedFunction(Generic[P, R]):
-    """What `cached` makes of a function: called as it is."""
+    """What `cached` makes of a function: called as it is.
+
+    Of a method as well, whose ``key=`` gets the object, too: an object is seldom part of a key.
+    There ``key`` and ``invalidate`` are those of the class, and take the object first.
+    """
 
     def __init__(
         self,
@@ -44,6 +49,9 @@ class CachedFunction(Generic[P, R]):
             self.key(*args, **kwargs), compute, **self._options
         )
         return result
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
 
     @property
     def cache(self) -> GlobalCacheManager:
