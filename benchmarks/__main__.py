@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.contenders import GETS, ONE_COMMIT_A_PUT, PUTS, store_of
 from benchmarks.figures import console, peak_mib, percentile, print_machine
 from benchmarks.growth import GROWTH_KEYS_MAX, compare_growth, sizes_up_to
-from benchmarks.queues.processes import Plan
+from benchmarks.processes import Plan
 from benchmarks.queues.report import PARTS as QUEUE_PARTS
 from benchmarks.queues.report import compare_queues
 from benchmarks.responsiveness import Saturation, idleness, latencies_under_load
@@ -108,7 +108,7 @@ def main(
             idle(directory)
         measure_upkeep(wanted, directory, scale)
         measure_snapshots(wanted, directory, scale, rounds)
-        compare_queues(wanted, Plan(directory, rounds, scale))
+        compare_queues(wanted, Plan(directory / "queues", rounds, scale))
 
 
 @contextmanager
