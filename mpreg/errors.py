@@ -8,6 +8,8 @@
     │   ├── MailboxClosedError        the actor has stopped for good          nothing was sent
     │   └── AckAlreadyResolvedError   a bug: an ack was answered twice
     ├── ConfigurationError            a setting is unknown, mistyped or impossible
+    ├── CacheError
+    │   └── WatchLaggedError          changes came faster than they were taken; some were not told
     ├── QueueError
     │   ├── QueueNotFoundError        no queue, or no subscription, of this name
     │   ├── QueueDeletedError         the queue was deleted while it was in use
@@ -52,6 +54,7 @@ __all__ = [
     "AckedDataLostError",
     "ActorError",
     "BatchRejectedError",
+    "CacheError",
     "CommitFailedError",
     "CommitUnknownError",
     "ConfigurationError",
@@ -82,6 +85,7 @@ __all__ = [
     "TransactionStateError",
     "ValueTooLargeError",
     "VersionConflictError",
+    "WatchLaggedError",
     "WriterStoppedError",
 ]
 
@@ -132,6 +136,18 @@ class ConfigurationError(MpregError, ValueError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class CacheError(MpregError):
+    """A condition of the caches."""
+
+
+class WatchLaggedError(CacheError):
+    """Who watches a cache did not take the changes as fast as they came, and missed some.
+
+    Those that were told before are handed out first. The cache itself lacks nothing: watch again,
+    and read what matters anew.
+    """
 
 
 class QueueError(MpregError):

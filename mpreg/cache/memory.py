@@ -58,8 +58,8 @@ class MemoryCache(Generic[E]):
     """
 
     __slots__ = (
-        "_entries", "_expiries", "_on_evicted", "_policy", "_touch",
-        "bytes_max", "entries_max", "size_bytes",
+        "_entries", "_expiries", "_on_evicted", "_policy",
+        "bytes_max", "entries_max", "peek", "size_bytes", "touch",
     )  # fmt: skip
 
     def __init__(
@@ -80,7 +80,11 @@ class MemoryCache(Generic[E]):
         self._entries: dict[Hashable, E] = {}
         self._expiries = Ranking()
         self._policy = make_policy(policy, entries_max, bytes_max)
-        self._touch = self._policy.touch
+        # Attributes and not methods: a hit pays for no further Python call.
+        self.peek: Callable[[Hashable], E | None] = self._entries.get
+        """The entry of a key, expired or not, without a use of it."""
+        self.touch: Callable[[Hashable], None] = self._policy.touch
+        """An entry that `peek` gave has been used."""
         self._on_evicted = on_evicted
 
     def get(self, key: Hashable, now: float) -> E | None:
@@ -92,12 +96,8 @@ class MemoryCache(Generic[E]):
         if entry.expires_at <= now:
             self._evict(entry, EvictionCause.EXPIRED)
             return None
-        self._touch(key)
+        self.touch(key)
         return entry
-
-    def peek(self, key: Hashable) -> E | None:
-        """The entry of a key, expired or not, without a use of it."""
-        return self._entries.get(key)
 
     def put(self, entry: E) -> bool:
         """Hold an entry instead of the one that its key has, which counts as a use; make room.

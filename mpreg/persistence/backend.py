@@ -40,6 +40,8 @@ __all__ = [
     "Checkpoint",
     "CommitInDoubtError",
     "FoundState",
+    "FoundEntries",
+    "GetEntries",
     "GetEntry",
     "GetLogBounds",
     "GiveBackSpace",
@@ -274,6 +276,22 @@ class GetEntry:
 
 
 @frozen
+class GetEntries:
+    """The entries of many keys, expired or not: `FoundEntries`."""
+
+    namespace: bytes
+    keys: Sequence[bytes]
+
+
+@frozen
+class FoundEntries:
+    """In the order of the keys that were asked for, as many of them as fit in a page of bytes, at
+    least one. None where there is no entry; a damaged one stands in it as its error."""
+
+    entries: tuple[StoredEntry | CorruptDataError | None, ...]
+
+
+@frozen
 class ScanEntries:
     """The entries with ``start <= key < stop``, in the order of their encoded keys: `ScanPage`."""
 
@@ -342,8 +360,12 @@ class RecordsPage:
     next_start: int | None
 
 
-ReadQuery: TypeAlias = GetEntry | ScanEntries | ReadRecords | GetLogBounds | ListNamespaces
-ReadResult: TypeAlias = StoredEntry | ScanPage | RecordsPage | LogBounds | NamespacesPage | None
+ReadQuery: TypeAlias = (
+    GetEntry | GetEntries | ScanEntries | ReadRecords | GetLogBounds | ListNamespaces
+)
+ReadResult: TypeAlias = (
+    StoredEntry | FoundEntries | ScanPage | RecordsPage | LogBounds | NamespacesPage | None
+)
 
 
 class StorageReader(Protocol):

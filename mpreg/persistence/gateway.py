@@ -122,6 +122,22 @@ class StoreGateway:
         self.writes.send_nowait(batch)
         return ack
 
+    def send_nowait(
+        self,
+        operations: Sequence[Operation],
+        durability: Durability,
+        settled: Settled | None = None,
+    ) -> Sequence[Ack[Any]]:
+        """Send several operations at once as one batch, or raise what `Mailbox.send_nowait` raises.
+
+        ``settled`` is told where it was sent.
+        """
+        acks = tuple([self.writes.new_ack() for _ in operations])
+        batch = WriteBatch.of(tuple(operations), acks, durability, settled)
+        self._checked(batch.size_bytes)
+        self.writes.send_nowait(batch)
+        return acks
+
     def append(
         self, append: Append, durability: Durability, settled: Settled | None = None
     ) -> Awaitable[int]:
@@ -135,6 +151,17 @@ class StoreGateway:
                 batch.join(append, size, ack, settled)
                 return ack.wait()
         return self._append_alone(append, durability, settled)
+
+    async def send(
+        self,
+        operations: Sequence[Operation],
+        durability: Durability,
+        settled: Settled | None = None,
+    ) -> Sequence[Ack[Any]]:
+        """`send_nowait`, waiting for room; not for the acks. Cancelled: nothing was sent."""
+        acks = tuple([self.writes.new_ack() for _ in operations])
+        await self.write_batch(operations, acks, durability, settled)
+        return acks
 
     async def write_batch(
         self,

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from attrs import frozen
 
 from mpreg.actors import Ack
 from mpreg.codec import decode_key, encode_bytes, encode_key, encode_name, prefix_end
-from mpreg.errors import InvalidArgumentError
-from mpreg.persistence.backend import GetEntry, ScanEntries, ScanPage, StoredEntry
+from mpreg.errors import CorruptDataError, InvalidArgumentError
+from mpreg.persistence.backend import (
+    FoundEntries,
+    GetEntries,
+    GetEntry,
+    ScanEntries,
+    ScanPage,
+    StoredEntry,
+)
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.operations import Delete, Put, SweepExpired
@@ -99,7 +106,7 @@ class KeyValueStore:
         durability: Durability = Durability.DURABLE,
     ) -> bool:
         """Remove a key. True if it was there (and had not expired)."""
-        delete = self._delete(key, expected_version)
+        delete = self.delete_operation(key, expected_version)
         was_there: bool = await self._gateway.write(delete, durability)
         return was_there
 
@@ -113,7 +120,7 @@ class KeyValueStore:
     ) -> Ack[bool]:
         """`delete`, sent at once."""
         return send_nowait(
-            self._gateway, self._delete(key, expected_version), durability, transaction
+            self._gateway, self.delete_operation(key, expected_version), durability, transaction
         )
 
     async def sweep_expired(self, entries_max: int = 256) -> int:
@@ -150,6 +157,34 @@ class KeyValueStore:
         found: StoredEntry | None = await self._gateway.read(GetEntry(self._name, encode_key(key)))
         return None if found is None else self._visible(found)
 
+    async def get_many(
+        self, keys: Sequence[str | bytes], *, on_damaged: OnDamaged | None = None
+    ) -> list[Entry | None]:
+        """The committed entries of many keys, in the order of the keys; None as `get` has it.
+
+        One hop to the reader for each MiB of values, and not for each key; each of these is one
+        consistent state. A damaged entry raises `CorruptDataError`; with ``on_damaged`` it is
+        given to that, and None stands in its place.
+
+        Raises:
+            CorruptDataError: a stored entry is damaged.
+            ReaderStoppedError: not open (any more).
+        """
+        found: list[Entry | None] = []
+        left = [encode_key(key) for key in keys]
+        while left:
+            answer: FoundEntries = await self._gateway.read(GetEntries(self._name, left))
+            for entry in answer.entries:
+                if isinstance(entry, CorruptDataError):
+                    if on_damaged is None:
+                        raise entry
+                    on_damaged(entry)
+                    found.append(None)
+                else:
+                    found.append(None if entry is None else self._visible(entry))
+            left = left[len(answer.entries) :]
+        return found
+
     def scan(
         self, prefix: str | bytes | None = None, *, on_damaged: OnDamaged | None = None
     ) -> AsyncIterator[Entry]:
@@ -179,6 +214,25 @@ class KeyValueStore:
 
         return Paged(read_page, start, self._visible, on_damaged)
 
+    def put_operation(
+        self,
+        key: str | bytes,
+        value: bytes,
+        *,
+        expires_at: float | None = None,
+        expected_version: int | None = None,
+    ) -> Put:
+        """A `put` that is not sent yet: for `ReservedStores.send`. ``expires_at`` is wall clock."""
+        if expires_at is not None and expires_at < self._gateway.earliest_expiry:
+            self._gateway.earliest_expiry = expires_at
+        return Put(
+            self._name,
+            encode_key(key),
+            encode_bytes(value, self._gateway.config.value_bytes_max),
+            expires_at,
+            None if expected_version is None else _checked_version(expected_version),
+        )
+
     def _put(
         self,
         key: str | bytes,
@@ -189,17 +243,12 @@ class KeyValueStore:
         expires_at = None
         if ttl_seconds is not None:
             expires_at = self._gateway.clock.wall() + _checked_ttl(ttl_seconds)
-            if expires_at < self._gateway.earliest_expiry:
-                self._gateway.earliest_expiry = expires_at
-        return Put(
-            self._name,
-            encode_key(key),
-            encode_bytes(value, self._gateway.config.value_bytes_max),
-            expires_at,
-            None if expected_version is None else _checked_version(expected_version),
+        return self.put_operation(
+            key, value, expires_at=expires_at, expected_version=expected_version
         )
 
-    def _delete(self, key: str | bytes, expected_version: int | None) -> Delete:
+    def delete_operation(self, key: str | bytes, expected_version: int | None = None) -> Delete:
+        """A `delete` that is not sent yet: for `ReservedStores.send`."""
         return Delete(
             self._name,
             encode_key(key),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -13,11 +13,12 @@ import anyio.lowlevel
 from anyio.abc import TaskStatus
 from attrs import evolve, frozen
 
+from mpreg.actors import Ack
 from mpreg.clock import Clock, SystemClock
 from mpreg.codec import encode_reserved_name
 from mpreg.errors import ConfigurationError, WriterStoppedError
 from mpreg.persistence.backend import StorageBackend
-from mpreg.persistence.batch import Durability
+from mpreg.persistence.batch import Durability, Settled
 from mpreg.persistence.compactor import CompactionReport
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.engine import Engine, collapsed_groups
@@ -25,6 +26,7 @@ from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.kv_store import KeyValueStore
 from mpreg.persistence.lifecycle import Lifecycle
 from mpreg.persistence.log_store import LogStore
+from mpreg.persistence.operations import Operation
 from mpreg.persistence.participant import Participant
 from mpreg.persistence.snapshots import SnapshotRetention, SnapshotSharing, SnapshotStore
 from mpreg.persistence.statistics import RegistryStatistics
@@ -69,6 +71,39 @@ class ReservedStores:
         if retention is not None:
             store.keep(retention)
         return store
+
+    def send_nowait(
+        self,
+        operations: Sequence[Operation],
+        settled: Settled,
+        *,
+        durability: Durability = Durability.DURABLE,
+    ) -> Sequence[Ack[Any]]:
+        """Send operations of these stores at once as one batch; an ack for each.
+
+        ``settled`` is told the results, or None where it was not committed: exactly once, in the
+        order of the commits and before any task runs. Not where this raises.
+
+        Raises:
+            MailboxFullError, ValueTooLargeError, WriterStoppedError: nothing was sent.
+        """
+        return self._gateway.send_nowait(operations, durability, settled)
+
+    async def send(
+        self,
+        operations: Sequence[Operation],
+        settled: Settled,
+        *,
+        durability: Durability = Durability.DURABLE,
+    ) -> Sequence[Ack[Any]]:
+        """`send_nowait` that waits for room in the mailbox, and not for the acks.
+
+        Cancelled while it waits: nothing was sent, and ``settled`` is not told.
+
+        Raises:
+            ValueTooLargeError, WriterStoppedError: nothing was sent.
+        """
+        return await self._gateway.send(operations, durability, settled)
 
 
 class PersistenceRegistry:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 
 from mpreg.cache.eviction.policy import Evictable
-from mpreg.cache.eviction.ranking import Ranking
+from mpreg.cache.eviction.ranking import Place, Ranking
 
 __all__ = ["CostPolicy"]
 
 
 class _Worth:
-    __slots__ = ("uses", "worth_per_use")
+    __slots__ = ("per_use", "place", "uses")
 
-    def __init__(self, entry: Evictable, uses: int) -> None:
-        self.worth_per_use = entry.cost / max(entry.size_bytes, 1)
+    def __init__(self, per_use: float, uses: int, place: Place) -> None:
+        self.per_use = per_use
         self.uses = uses
+        self.place = place
 
 
 class CostPolicy:
@@ -40,7 +41,7 @@ class CostPolicy:
     def touch(self, key: Hashable) -> None:
         worth = self._worths[key]
         worth.uses += 1
-        self._ranking.set(key, self._age + worth.uses * worth.worth_per_use)
+        self._ranking.rise(worth.place, self._age + worth.uses * worth.per_use)
 
     def update(self, entry: Evictable) -> None:
         self._appraise(entry, self._worths[entry.key].uses + 1)
@@ -62,8 +63,9 @@ class CostPolicy:
         self._worths.clear()
 
     def _appraise(self, entry: Evictable, uses: int) -> None:
-        worth = self._worths[entry.key] = _Worth(entry, uses)
-        self._ranking.set(entry.key, self._age + uses * worth.worth_per_use)
+        per_use = entry.cost / max(entry.size_bytes, 1)
+        place = self._ranking.set(entry.key, self._age + uses * per_use)
+        self._worths[entry.key] = _Worth(per_use, uses, place)
 
     def __len__(self) -> int:
         return len(self._worths)

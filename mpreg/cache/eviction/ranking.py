@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Hashable, Iterator
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-__all__ = ["Ranking"]
+__all__ = ["Place", "Ranking"]
 
 _Rank: TypeAlias = tuple[float, int, Hashable]
 
 
-class _Place:
+#: Putting the heap right at one look: beyond this share of its keys, building it anew is quicker.
+_RIGHTED_SHARE_MAX: Final = 1 / 16
+
+
+class Place:
+    """Where a key stands."""
+
     __slots__ = ("item", "rank")
 
     def __init__(self, rank: _Rank) -> None:
@@ -33,22 +39,29 @@ class Ranking:
 
     def __init__(self) -> None:
         self._heap: list[_Rank] = []
-        self._places: dict[Hashable, _Place] = {}
+        self._places: dict[Hashable, Place] = {}
         self._turn = 0
 
-    def set(self, key: Hashable, number: float) -> None:
+    def set(self, key: Hashable, number: float) -> Place:
+        """Rank a key anew. Its place stays the same object until it is gone."""
         self._turn = turn = self._turn + 1
         rank = (number, turn, key)
         place = self._places.get(key)
         if place is None:
-            self._places[key] = _Place(rank)
+            place = self._places[key] = Place(rank)
         elif rank < place.item:
             place.rank = place.item = rank
         else:
             place.rank = rank
-            return
+            return place
         heapq.heappush(self._heap, rank)
         self._bury()
+        return place
+
+    def rise(self, place: Place, number: float) -> None:
+        """As `set`, for a number that is not below the one before."""
+        self._turn = turn = self._turn + 1
+        place.rank = (number, turn, place.rank[2])
 
     def discard(self, key: Hashable) -> None:
         if self._places.pop(key, None) is not None:
@@ -57,16 +70,20 @@ class Ranking:
     def first(self) -> tuple[float, Hashable] | None:
         """The lowest number and its key, or None where there are no keys."""
         heap, places = self._heap, self._places
+        righted = 0
         while heap:
             item = heap[0]
             place = places.get(item[2])
             if place is None or place.item is not item:
                 heapq.heappop(heap)
-            elif place.rank is not item:
+            elif place.rank is item:
+                return item[0], item[2]
+            elif righted <= len(places) * _RIGHTED_SHARE_MAX:
                 place.item = place.rank
                 heapq.heapreplace(heap, place.rank)
+                righted += 1
             else:
-                return item[0], item[2]
+                heap = self._rebuild()
         return None
 
     def pop_first(self, spared: Hashable) -> tuple[float, Hashable] | None:
@@ -88,10 +105,14 @@ class Ranking:
 
     def _bury(self) -> None:
         if len(self._heap) > 2 * len(self._places):
-            for place in self._places.values():
-                place.item = place.rank
-            self._heap = [place.rank for place in self._places.values()]
-            heapq.heapify(self._heap)
+            self._rebuild()
+
+    def _rebuild(self) -> list[_Rank]:
+        for place in self._places.values():
+            place.item = place.rank
+        self._heap = [place.rank for place in self._places.values()]
+        heapq.heapify(self._heap)
+        return self._heap
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._places

@@ -14,6 +14,8 @@ from mpreg.persistence.backend import (
     PAGE_BYTES_MAX,
     PAGE_ITEMS_MAX,
     READ_BYTES_MAX,
+    FoundEntries,
+    GetEntries,
     GetEntry,
     GetLogBounds,
     ListNamespaces,
@@ -114,6 +116,8 @@ class ReadSession:
         match query:
             case GetEntry():
                 return self._get(query)
+            case GetEntries():
+                return self._get_many(query)
             case ScanEntries():
                 return self._scan(query)
             case ReadRecords():
@@ -156,6 +160,21 @@ class ReadSession:
         if isinstance(entry, CorruptDataError):
             raise entry
         return entry
+
+    def _get_many(self, query: GetEntries) -> FoundEntries:
+        namespace_id = self._namespace_id(query.namespace)
+        if namespace_id is None:
+            return FoundEntries((None,) * len(query.keys))
+        found: list[StoredEntry | CorruptDataError | None] = []
+        size, get = 0, self.connection.execute
+        for key in query.keys:
+            row = get(schema.GET_ENTRY, (namespace_id, key)).fetchone()
+            found.append(None if row is None else self._verified_entry(query.namespace, row))
+            if row is not None and isinstance(row[4], bytes):
+                size += len(row[4])
+                if size >= PAGE_BYTES_MAX:
+                    break
+        return FoundEntries(tuple(found))
 
     def _scan(self, query: ScanEntries) -> ScanPage:
         namespace_id = self._namespace_id(query.namespace)

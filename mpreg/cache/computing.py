@@ -1,0 +1,178 @@
+"""One computation for all who ask for a key at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeAlias
+
+import anyio
+from attrs import define, evolve, field, frozen
+
+from mpreg.cache.configuration import WriteMode
+from mpreg.cache.core import CacheCore, log
+from mpreg.cache.invalidation import Prefix
+from mpreg.cache.keys import GlobalCacheKey
+from mpreg.cache.requests import Details
+from mpreg.cache.writes import Write
+from mpreg.errors import InvalidArgumentError, MpregError, WriterStoppedError
+from mpreg.persistence import Ack, Durability
+
+__all__ = ["Computation", "Computations", "Compute", "Recipe"]
+
+Compute: TypeAlias = Callable[[], Awaitable[object]]
+
+
+@frozen(kw_only=True)
+class Recipe:
+    """How a missing value is computed, and cached then."""
+
+    compute: Compute
+    details: Details
+    negative_ttl_seconds: float | None
+    """Time to live of None; 0: it is not cached; None: it is a value as every other."""
+    cost: float | None
+    """None: the seconds that it took."""
+    mode: WriteMode | None
+    durability: Durability | None
+
+    def details_for(self, value: object, seconds: float) -> Details | None:
+        """None: it is not cached."""
+        details = self.details
+        if self.cost is None:
+            details = evolve(details, cost=seconds)
+        if value is None and self.negative_ttl_seconds is not None:
+            if self.negative_ttl_seconds == 0:
+                return None
+            details = evolve(details, ttl_seconds=self.negative_ttl_seconds)
+        return details
+
+
+@define(eq=False)
+class Computation:
+    key: GlobalCacheKey
+    encoded: bytes
+    recipe: Recipe
+    is_refresh: bool = False
+    """It goes on without callers."""
+    is_outdated: bool = False
+    """What it is computed from was changed meanwhile, or the key itself: it is not stored."""
+    waiting: int = 0
+    """Callers; where the last one is cancelled, so is this."""
+    answer: Ack[object] = field(factory=Ack)
+    scope: anyio.CancelScope = field(factory=anyio.CancelScope)
+
+    def is_concerned_by(self, write: Write) -> bool:
+        if write.origin is self or write.is_tidying:
+            return False
+        details = self.recipe.details
+        for change in write.changes:
+            if change.encoded == self.encoded or change.encoded in details.checked_dependencies:
+                return True
+        for target in write.raised:
+            if isinstance(target, Prefix):
+                if self.encoded.startswith(target.encoded):
+                    return True
+            elif target in details.checked_tags or target in details.checked_dependencies:
+                return True
+        return False
+
+
+Store: TypeAlias = Callable[[Computation, object, Details], Awaitable[None]]
+
+
+@define(eq=False)
+class Computations:
+    """Those of one cache, each in a task of its own: the registry's, and not that of a caller who
+    may be cancelled."""
+
+    _core: CacheCore
+    store: Store
+    _running: dict[GlobalCacheKey, Computation] = field(factory=dict)
+    """Those that whoever comes now may wait for."""
+
+    def __attrs_post_init__(self) -> None:
+        self._core.on_sending.append(self._sending)
+
+    def running(self, key: GlobalCacheKey) -> Computation | None:
+        return self._running.get(key)
+
+    def start(self, computation: Computation) -> None:
+        """Raises `WriterStoppedError` where the registry is not open (any more)."""
+        self._core.registry.start_soon(partial(self._run, computation))
+        self._running[computation.key] = computation
+
+    async def wait(self, computation: Computation) -> object:
+        """Its result, which is the caller's own. Cancelled: it goes on for the others, and ends
+        with the last of them."""
+        computation.waiting += 1
+        try:
+            return copied(await computation.answer.wait())
+        finally:
+            computation.waiting -= 1
+            if not (computation.waiting or computation.is_refresh or computation.answer.done):
+                self._forget(computation)
+                computation.scope.cancel()
+
+    async def _run(self, computation: Computation) -> None:
+        counters, answer = self._core.counters, computation.answer
+        counters.computations += 1
+        try:
+            with computation.scope:
+                value, seconds = await self._compute(computation.recipe)
+                if not computation.is_outdated:
+                    await self._store(computation, value, seconds)
+                answer.resolve(value)
+        except Exception as error:
+            counters.computations_failed += 1
+            if not computation.waiting:
+                log.warning("%r could not be computed: %s", computation.key, error)
+            answer.reject(error)
+        finally:
+            self._forget(computation)
+            if not answer.done:
+                answer.reject(
+                    WriterStoppedError(f"{computation.key!r}: the registry closed meanwhile")
+                )
+
+    async def _compute(self, recipe: Recipe) -> tuple[object, float]:
+        began = anyio.current_time()
+        try:
+            value = await recipe.compute()
+        finally:
+            seconds = anyio.current_time() - began
+            self._core.counters.computing_seconds += seconds
+        return value, seconds
+
+    async def _store(self, computation: Computation, value: object, seconds: float) -> None:
+        """Who asked gets the value also where the disk is full."""
+        details = computation.recipe.details_for(value, seconds)
+        if details is None:
+            return
+        try:
+            await self.store(computation, value, details)
+        except InvalidArgumentError:
+            raise
+        except MpregError as error:
+            log.warning("%r was computed, and is not cached: %s", computation.key, error)
+
+    def _sending(self, write: Write) -> None:
+        if self._running:
+            for computation in list(self._running.values()):
+                if computation.is_concerned_by(write):
+                    computation.is_outdated = True
+                    self._forget(computation)
+
+    def _forget(self, computation: Computation) -> None:
+        """Whoever comes now does not get its result."""
+        if self._running.get(computation.key) is computation:
+            del self._running[computation.key]
+
+
+def copied(value: object) -> object:
+    """What may be changed is given to each caller as a copy."""
+    if isinstance(value, list):
+        return [copied(item) for item in value]
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,49 @@
+"""What is on disk for a key, dead or not: what a condition of the store is held against."""
+
+from __future__ import annotations
+
+import anyio
+
+from mpreg.cache.core import CacheCore
+from mpreg.cache.entry import CachedEntry
+from mpreg.cache.keys import GlobalCacheKey
+from mpreg.cache.writes import Write
+
+__all__ = ["physical"]
+
+
+async def physical(
+    core: CacheCore, key: GlobalCacheKey, encoded: bytes
+) -> tuple[CachedEntry | None, int]:
+    """The entry that readers see (None: none) and the version that the store has (0: none).
+
+    What is on its way and concerns the key is waited for first. Raises as `CacheCore.find` does.
+    """
+    while True:
+        if (write := core.on_its_way(key, encoded)) is not None:
+            await _settled(write)
+            continue
+        now = core.wall()
+        entry = core.memory.peek(key)
+        if entry is not None:
+            if entry.expires_at <= now:
+                return None, 0
+            visible = core.is_alive(entry) and now < entry.fresh_until
+            return (entry if visible else None), entry.version
+        if core.index.is_complete and encoded not in core.index.stored:
+            return None, 0
+        with core.reading([encoded]) as (reading,):
+            (stored,) = await core.storage.read_many([encoded], core.damaged)
+            if reading.is_overtaken or core.on_its_way(key, encoded) is not None:
+                continue
+            if stored is None:
+                return None, 0
+            entry = core.take_in(key, encoded, stored)
+            visible = entry is not None and core.wall() < entry.fresh_until
+            return (entry if visible else None), stored.version
+
+
+async def _settled(write: Write) -> None:
+    if write.settled is None:
+        write.settled = anyio.Event()
+    await write.settled.wait()

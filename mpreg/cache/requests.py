@@ -1,0 +1,181 @@
+"""What callers give, checked and made ready to be sent. Nothing was sent where these raise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import msgspec
+from attrs import field, frozen
+
+from mpreg.cache.configuration import CacheConfiguration, WriteMode
+from mpreg.cache.core import CacheCore
+from mpreg.cache.entry import CachedEntry, make_entry
+from mpreg.cache.index import ENTRY_OVERHEAD_BYTES
+from mpreg.cache.keys import GlobalCacheKey, encode_key, namespace_of
+from mpreg.cache.records import FORMAT, CachedRecord, encode_record
+from mpreg.cache.writes import Change
+from mpreg.codec import encode_value
+from mpreg.errors import InvalidArgumentError, ValueTooLargeError
+from mpreg.persistence import Durability
+from mpreg.persistence.operations import Put
+
+__all__ = [
+    "Details",
+    "checked_seconds",
+    "checked_version",
+    "durability_of",
+    "is_behind",
+    "prepare_put",
+]
+
+
+@frozen(kw_only=True)
+class Details:
+    """What belongs to a value beside it."""
+
+    ttl_seconds: float | None = None
+    """`math.inf`: until it is evicted; None: as configured."""
+    stale_seconds: float = 0.0
+    tags: Iterable[str] = ()
+    dependencies: Iterable[GlobalCacheKey] = ()
+    cost: float = 1.0
+    expected_version: int | None = None
+    checked_tags: tuple[str, ...] = field(init=False)
+    checked_dependencies: tuple[bytes, ...] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.ttl_seconds is not None:
+            checked_seconds("ttl_seconds", self.ttl_seconds)
+        checked_seconds("stale_seconds", self.stale_seconds, zero=True)
+        _check_cost(self.cost)
+        object.__setattr__(self, "checked_tags", _tags(self.tags) if self.tags else ())
+        object.__setattr__(
+            self,
+            "checked_dependencies",
+            _dependencies(self.dependencies) if self.dependencies else (),
+        )
+
+
+def checked_seconds(name: str, seconds: object, *, zero: bool = False) -> float:
+    """Raises `InvalidArgumentError`."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or math.isnan(seconds):
+        raise InvalidArgumentError(f"{name} is a number of seconds, not {seconds!r:.80}")
+    if seconds < 0 or (seconds == 0 and not zero):
+        raise InvalidArgumentError(
+            f"{name} must be {'at least' if zero else 'above'} 0, not {seconds!r}"
+        )
+    return seconds
+
+
+def checked_version(version: object) -> int:
+    """Raises `InvalidArgumentError`."""
+    if isinstance(version, bool) or not isinstance(version, int) or version < 0:
+        raise InvalidArgumentError(f"expected_version is a version or 0, not {version!r:.80}")
+    return version
+
+
+def _check_cost(cost: object) -> None:
+    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < math.inf:
+        raise InvalidArgumentError(f"cost is a number, at least 0, not {cost!r:.80}")
+
+
+def _tags(tags: object) -> tuple[str, ...]:
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise InvalidArgumentError(f"tags are several: give ({tags!r},) and not {tags!r}")
+    checked = tuple(dict.fromkeys(tags))
+    for tag in checked:
+        if type(tag) is not str or not tag:
+            raise InvalidArgumentError(f"a tag is a str that is not empty, not {tag!r:.80}")
+    return checked
+
+
+def _dependencies(keys: object) -> tuple[bytes, ...]:
+    if isinstance(keys, GlobalCacheKey) or not isinstance(keys, Iterable):
+        raise InvalidArgumentError(f"dependencies are several: give ({keys!r},) and not {keys!r}")
+    return tuple(dict.fromkeys(encode_key(key) for key in keys))
+
+
+def prepare_put(
+    core: CacheCore,
+    key: GlobalCacheKey,
+    value: object,
+    details: Details,
+    like: CachedEntry | None = None,
+) -> tuple[Change, Put]:
+    """What is to be sent. ``like``: what belongs to the value is as it was with that entry, and
+    not as the details say.
+
+    Raises:
+        InvalidArgumentError, ValueTooLargeError
+    """
+    encoded = encode_key(key)
+    if encoded in details.checked_dependencies:
+        raise InvalidArgumentError(f"{key!r} cannot depend on itself")
+    payload = encode_value(value, core.registry.config.value_bytes_max)
+    record, expires_at = _record(core, payload, details) if like is None else _like(payload, like)
+    data = encode_record(record)
+    size = len(encoded) + len(data) + ENTRY_OVERHEAD_BYTES
+    if size > core.configuration.disk_bytes_max:
+        raise ValueTooLargeError(
+            f"{key!r:.200} takes {size} bytes in the cache; "
+            f"at most {core.configuration.disk_bytes_max} (disk_bytes_max)"
+        )
+    entry = make_entry(
+        key,
+        encoded,
+        core.barriers.space(namespace_of(encoded)),
+        record,
+        expires_at=expires_at,
+    )
+    put = core.storage.put(encoded, data, expires_at, details.expected_version)
+    return Change(key, encoded, entry, size), put
+
+
+def _record(core: CacheCore, payload: bytes, details: Details) -> tuple[CachedRecord, float | None]:
+    fresh_until, expires_at = _times(core, details)
+    record = CachedRecord(
+        FORMAT,
+        msgspec.Raw(payload),
+        fresh_until,
+        float(details.cost),
+        details.checked_tags,
+        details.checked_dependencies,
+    )
+    return record, expires_at
+
+
+def _like(payload: bytes, entry: CachedEntry) -> tuple[CachedRecord, float | None]:
+    record = CachedRecord(
+        FORMAT,
+        msgspec.Raw(payload),
+        None if entry.fresh_until == math.inf else entry.fresh_until,
+        entry.cost,
+        tuple(one for one in entry.links if isinstance(one, str)),
+        tuple(one for one in entry.links if isinstance(one, bytes)),
+    )
+    return record, None if entry.expires_at == math.inf else entry.expires_at
+
+
+def _times(core: CacheCore, details: Details) -> tuple[float | None, float | None]:
+    ttl = details.ttl_seconds
+    if ttl is None:
+        ttl = core.configuration.default_ttl_seconds
+    if ttl is None or ttl == math.inf:
+        return None, None
+    fresh_until = core.wall() + ttl
+    expires_at = fresh_until + details.stale_seconds
+    return fresh_until, None if expires_at == math.inf else expires_at
+
+
+def is_behind(configuration: CacheConfiguration, mode: WriteMode | None) -> bool:
+    return (mode or configuration.write_mode) is WriteMode.WRITE_BEHIND
+
+
+def durability_of(
+    configuration: CacheConfiguration, mode: WriteMode | None, durability: Durability | None
+) -> Durability:
+    if durability is not None:
+        return durability
+    relaxed = (mode or configuration.write_mode) is WriteMode.RELAXED
+    return Durability.RELAXED if relaxed else Durability.DURABLE

@@ -1,0 +1,208 @@
+"""What a cache does at leisure: remove what was invalidated, keep its bounds, note what is hot.
+
+One task for each cache. Where there is nothing to do it sleeps: an idle cache costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Final
+
+import anyio
+import anyio.lowlevel
+from attrs import define, field
+
+from mpreg.cache.core import CacheCore, log
+from mpreg.cache.invalidation import Prefix, Target
+from mpreg.cache.keys import decode_key
+from mpreg.cache.restoring import Restoring, save_heat
+from mpreg.cache.writes import Change, Write
+from mpreg.errors import (
+    CommitUnknownError,
+    MpregError,
+    ReaderStoppedError,
+    VersionConflictError,
+    WriterStoppedError,
+)
+from mpreg.persistence import Durability
+
+__all__ = ["Upkeep"]
+
+#: Entries removed in one batch, so that nobody's write waits long behind it.
+REMOVED_PER_BATCH: Final = 256
+
+#: Keys looked through in one turn of the event loop.
+KEYS_PER_TURN: Final = 4_096
+
+#: Before what failed is tried again.
+RETRY_SECONDS: Final = 5.0
+
+
+@define(eq=False)
+class Upkeep:
+    _core: CacheCore
+    restoring: Restoring = field(init=False)
+    _asked: anyio.Event = field(factory=anyio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        self.restoring = Restoring(self._core)
+        self._core.ask_for_upkeep = self.ask
+
+    def ask(self) -> None:
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled, or the stores have stopped."""
+        try:
+            await self.restoring.run()
+            heat_due = math.inf
+            while True:
+                failed = not await self._try_once()
+                now = anyio.current_time()
+                if self._core.is_heat_old:
+                    heat_due = min(heat_due, now + self._core.configuration.heat_interval_seconds)
+                await self._wait(heat_due, retry=failed)
+                if heat_due <= anyio.current_time():
+                    heat_due = math.inf
+                    await self._try_saving_heat()
+        except (WriterStoppedError, ReaderStoppedError, CommitUnknownError):
+            # The registry is ending, and says why.
+            return
+        finally:
+            self.restoring.stop()
+
+    async def _wait(self, heat_due: float, *, retry: bool) -> None:
+        deadline = anyio.current_time() + RETRY_SECONDS if retry else math.inf
+        with anyio.move_on_at(min(heat_due, deadline)):
+            await self._asked.wait()
+
+    async def _try_once(self) -> bool:
+        self._asked = anyio.Event()
+        try:
+            await self.tidy_up()
+        except (WriterStoppedError, ReaderStoppedError, CommitUnknownError):
+            raise
+        except MpregError as error:
+            log.warning("upkeep of a cache failed, and is tried again: %s", error)
+            return False
+        return True
+
+    async def _try_saving_heat(self) -> None:
+        try:
+            await self.save_heat()
+        except (WriterStoppedError, ReaderStoppedError, CommitUnknownError):
+            raise
+        except MpregError as error:
+            log.warning("the most used keys of a cache were not written down: %s", error)
+
+    async def save_heat(self) -> None:
+        """Where it is worth it: an L1 that is not warm yet knows less than what is written."""
+        if self._core.is_heat_old and self.restoring.is_warm:
+            self._core.is_heat_old = False
+            await save_heat(self._core)
+
+    # --- removing ---
+
+    async def tidy_up(self) -> None:
+        """Raises what writes raise; what was removed is removed."""
+        for target, version in self._core.barriers.standing():
+            await self._remove(target, version)
+        await self._forget_dependencies()
+        await self._fit()
+
+    async def _remove(self, target: Target, version: int) -> None:
+        for keys in _batches(await self._dead(target, version), REMOVED_PER_BATCH):
+            await self._delete(keys, version)
+        if not await self._dead(target, version):
+            await self._lower(target, version)
+
+    async def _dead(self, target: Target, version: int) -> list[bytes]:
+        index = self._core.index
+        if not isinstance(target, Prefix):
+            return index.linked(target, version)
+        dead: list[bytes] = []
+        for keys in _batches(list(index.stored), KEYS_PER_TURN):
+            dead += index.matching(keys, target.encoded, version)
+            await anyio.lowlevel.checkpoint()
+        return dead
+
+    async def _delete(self, keys: Iterable[bytes], before: int) -> None:
+        """Those that are still of a version before. A key that was put again meanwhile keeps that,
+        and costs the batch."""
+        core = self._core
+        dead = [
+            (key, stored.version)
+            for key in keys
+            if (stored := core.index.stored.get(key)) is not None
+            and stored.version < before
+            and not core.is_written(key)
+        ]
+        try:
+            await self._send_deletions(dead)
+        except VersionConflictError:
+            for one in dead:
+                try:
+                    await self._send_deletions([one])
+                except VersionConflictError:
+                    # It has expired, or was put again: what is on disk is not what was looked at.
+                    if (now := core.index.stored.get(one[0])) and now.version == one[1]:
+                        core.index.remove(one[0])
+                        core.memory.discard(decode_key(one[0]))
+
+    async def _send_deletions(self, dead: list[tuple[bytes, int]]) -> None:
+        if not dead:
+            return
+        core = self._core
+        write = Write(
+            changes=[Change(decode_key(key), key, None, 0) for key, _ in dead],
+            operations=[core.storage.delete(key, version) for key, version in dead],
+            is_tidying=True,
+        )
+        await core.send(write, Durability.RELAXED)
+        await write.acks[0]
+
+    async def _lower(self, target: Target, version: int) -> None:
+        """The barrier goes: nothing is left behind it, on disk or in memory."""
+        core = self._core
+        operation = core.storage.lower(target, version)
+        try:
+            acks = await core.storage.send([operation], _nothing, Durability.RELAXED)
+            await acks[0]
+        except VersionConflictError:
+            # It was raised again.
+            return
+        core.barriers.lower(target, version)
+
+    async def _forget_dependencies(self) -> None:
+        """Keys that nothing depends on any more."""
+        core = self._core
+        for dependency in list(core.barriers.depended_on):
+            if core.index.by_link.get(dependency) or core.is_becoming_depended_on(dependency):
+                continue
+            # From here on, who depends on it says so anew, in a batch that comes later.
+            core.barriers.depended_on.discard(dependency)
+            operation = core.storage.no_longer_depend(dependency)
+            acks = await core.storage.send([operation], _nothing, Durability.RELAXED)
+            await acks[0]
+
+    async def _fit(self) -> None:
+        """After the bounds were lowered, or were overrun while nothing was known of L2."""
+        core = self._core
+        while core.index.is_over:
+            write = Write()
+            await core.send(write, Durability.RELAXED)
+            if not write.victims:
+                return
+            await write.acks[0]
+
+
+def _nothing(_results: object) -> None:
+    """Nobody follows it."""
+
+
+def _batches(keys: list[bytes], size: int) -> Iterator[list[bytes]]:
+    left = iter(keys)
+    while batch := list(islice(left, size)):
+        yield batch

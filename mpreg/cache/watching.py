@@ -1,0 +1,145 @@
+"""Who is told of changes, in the order in which they were committed."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import Self
+
+import anyio
+import anyio.lowlevel
+from attrs import define, field, frozen
+
+from mpreg.cache.invalidation import Prefix, Target
+from mpreg.cache.keys import GlobalCacheKey, KeyPart, decode_key
+from mpreg.errors import WatchLaggedError, WriterStoppedError
+
+__all__ = ["CacheChange", "ChangeKind", "Watch", "Watchers"]
+
+
+class ChangeKind(enum.Enum):
+    PUT = "put"
+    DELETED = "deleted"
+    INVALIDATED = "invalidated"
+    """A namespace, a part of it, a tag, or what depends on a key: the change says which."""
+    EVICTED = "evicted"
+    """It had to make room in L2."""
+
+
+@frozen
+class CacheChange:
+    """One change that was committed. That an entry expires is no change: it is known before."""
+
+    kind: ChangeKind
+    version: int | None = None
+    """Of what was put, or of the invalidation."""
+    key: GlobalCacheKey | None = None
+    """None where it is `ChangeKind.INVALIDATED`."""
+    namespace: str | None = None
+    """Invalidated, as a whole or the part that ``prefix`` names."""
+    prefix: KeyPart | tuple[KeyPart, ...] | None = None
+    tag: str | None = None
+    """Entries with it were invalidated."""
+    dependency: GlobalCacheKey | None = None
+    """What depends on it was invalidated."""
+
+
+@define(eq=False)
+class Watch:
+    """An async iterator over the changes of a cache from the moment its block was entered.
+
+    Made by `GlobalCacheManager.watch`. One task iterates; cancelled while it waits, it has missed
+    nothing and may go on.
+
+    Raises, while iterating:
+        WatchLaggedError: more changes came than were taken: some are missing from here on.
+        WriterStoppedError: the registry has closed; there will be no more.
+    """
+
+    _all: dict[Watch, None]
+    _prefix: bytes
+    """Of the keys that concern it; empty: all."""
+    _changes_max: int
+    _changes: deque[CacheChange] = field(factory=deque)
+    _arrived: anyio.Event = field(factory=anyio.Event)
+    _failure: Exception | None = None
+
+    def tell(self, change: CacheChange, encoded: bytes) -> None:
+        """``encoded``: the key, or what all keys that are concerned begin with; empty: any key."""
+        if not encoded.startswith(self._prefix) and (
+            change.key is not None or not self._prefix.startswith(encoded)
+        ):
+            return
+        if len(self._changes) >= self._changes_max:
+            self.end(
+                WatchLaggedError(
+                    f"{self._changes_max} changes were not taken in time: later ones are missing"
+                )
+            )
+            return
+        self._changes.append(change)
+        self._arrived.set()
+
+    def end(self, failure: Exception) -> None:
+        """What was told before is still handed out."""
+        self._all.pop(self, None)
+        self._failure = self._failure or failure
+        self._arrived.set()
+
+    async def __aenter__(self) -> Self:
+        await anyio.lowlevel.checkpoint()
+        self._all[self] = None
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._all.pop(self, None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> CacheChange:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        while not self._changes:
+            if self._failure is not None:
+                raise self._failure
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+        return self._changes.popleft()
+
+
+@define(eq=False)
+class Watchers:
+    _changes_max: int
+    _all: dict[Watch, None] = field(factory=dict)
+
+    def watch(self, prefix: bytes) -> Watch:
+        return Watch(self._all, prefix, self._changes_max)
+
+    def tell(
+        self, kind: ChangeKind, key: GlobalCacheKey, encoded: bytes, version: int | None = None
+    ) -> None:
+        if self._all:
+            self._tell(CacheChange(kind, version, key), encoded)
+
+    def tell_invalidated(self, target: Target, version: int) -> None:
+        if not self._all:
+            return
+        kind = ChangeKind.INVALIDATED
+        match target:
+            case Prefix():
+                change = CacheChange(
+                    kind, version, namespace=target.namespace, prefix=target.prefix
+                )
+                self._tell(change, target.encoded)
+            case str():
+                self._tell(CacheChange(kind, version, tag=target), b"")
+            case bytes():
+                self._tell(CacheChange(kind, version, dependency=decode_key(target)), b"")
+
+    def _tell(self, change: CacheChange, encoded: bytes) -> None:
+        for watch in list(self._all):
+            watch.tell(change, encoded)
+
+    def end(self) -> None:
+        for watch in list(self._all):
+            watch.end(WriterStoppedError("the registry has closed; there are no more changes"))

@@ -1,0 +1,62 @@
+"""Changes of a cache on their way to the writer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+from attrs import define, field
+
+from mpreg.cache.entry import CachedEntry
+from mpreg.cache.invalidation import Target
+from mpreg.cache.keys import GlobalCacheKey
+from mpreg.persistence import Ack
+from mpreg.persistence.operations import Operation
+
+__all__ = ["Change", "Write"]
+
+
+@define(eq=False)
+class Change:
+    """Of one key: another entry, or none."""
+
+    key: GlobalCacheKey
+    encoded: bytes
+    entry: CachedEntry | None
+    """None: it is deleted."""
+    size_bytes: int
+    """In L2; 0 where it is deleted."""
+    share: tuple[int, int] = (0, 0)
+    """What `DiskIndex.expect` counted."""
+
+
+@define(eq=False)
+class Write:
+    """One batch: all of it happens, or nothing."""
+
+    raised: Sequence[Target] = ()
+    """What is invalidated. Before the changes, which so have later versions."""
+    dependencies: Sequence[bytes] = ()
+    """Keys that are depended on from now on."""
+    changes: Sequence[Change] = ()
+    victims: list[bytes] = field(factory=list)
+    """What goes from L2 to make room."""
+    operations: list[Operation] = field(factory=list)
+    """One for each of all these, in this order."""
+    origin: object = None
+    """The computation whose result it stores."""
+    is_tidying: bool = False
+    """It removes what is dead already: no change that anybody is to be told of."""
+    is_behind: bool = False
+    """Its caller does not wait for it."""
+    acks: Sequence[Ack[Any]] = ()
+    """Of the operations, once it was sent."""
+    settled: anyio.Event | None = None
+    """For whoever waits for that."""
+    is_settled: bool = False
+
+    @property
+    def first_change(self) -> int:
+        """The place of the first change among the operations."""
+        return len(self.raised) + len(self.dependencies)
