@@ -96,7 +96,7 @@ class Trace:
         return request >> 1 < self.shape.keys
 
 
-def make_trace(seed: int, shape: Shape = Shape()) -> Trace:
+def make_trace(seed: int, shape: Shape) -> Trace:
     """The trace of this seed."""
     generator = random.Random(seed)
     popular = _popular(shape, generator)
@@ -143,8 +143,14 @@ class Values:
 
     def of(self, key: int) -> bytes:
         """From 100 to 300 bytes, 200 on average."""
-        # Multiplicative hashing: neighbours get sizes that have nothing to do with each other.
-        mixed = key * 0x9E37_79B1 & 0xFFFF_FFFF
-        size = VALUE_BYTES - VALUE_BYTES_SPREAD + (mixed >> 16) % (2 * VALUE_BYTES_SPREAD + 1)
-        start = mixed % POOL_BYTES
-        return self._pool[start : start + size]
+        start = _mixed(key) % POOL_BYTES
+        return self._pool[start : start + size_of_value(key)]
+
+
+def size_of_value(key: int) -> int:
+    return VALUE_BYTES - VALUE_BYTES_SPREAD + (_mixed(key) >> 16) % (2 * VALUE_BYTES_SPREAD + 1)
+
+
+def _mixed(key: int) -> int:
+    """Multiplicative hashing: neighbours get numbers that have nothing to do with each other."""
+    return key * 0x9E37_79B1 & 0xFFFF_FFFF
