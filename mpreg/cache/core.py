@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
+import msgspec
 from attrs import define, field
 
 from mpreg.cache.configuration import CacheConfiguration
@@ -27,7 +28,7 @@ from mpreg.cache.counters import Counters
 from mpreg.cache.entry import CachedEntry, make_entry
 from mpreg.cache.index import DiskIndex, Stored
 from mpreg.cache.invalidation import Barriers, Prefix, Target
-from mpreg.cache.keys import GlobalCacheKey, decode_key, namespace_of
+from mpreg.cache.keys import GlobalCacheKey, decode_key
 from mpreg.cache.memory import EvictionCause, MemoryCache
 from mpreg.cache.records import Link, decode_record
 from mpreg.cache.storage import CacheStorage
@@ -45,8 +46,7 @@ log: Final = logging.getLogger("mpreg.cache")
 EXPIRED_PER_PUT: Final = 4
 
 
-@define(eq=False)
-class _Reading:
+class _Reading(msgspec.Struct, eq=False, gc=False):
     """Reads of one key from L2 that are under way."""
 
     count: int = 0
@@ -208,7 +208,7 @@ class CacheCore:
         return make_entry(
             key,
             encoded,
-            self.barriers.space(namespace_of(encoded)),
+            self.barriers.space(key.namespace),
             record,
             expires_at=stored.expires_at,
             version=stored.version,

@@ -14,7 +14,7 @@ from mpreg.cache.configuration import CacheConfiguration, WriteMode
 from mpreg.cache.core import CacheCore
 from mpreg.cache.entry import CachedEntry, make_entry
 from mpreg.cache.index import ENTRY_OVERHEAD_BYTES
-from mpreg.cache.keys import GlobalCacheKey, encode_key, namespace_of
+from mpreg.cache.keys import GlobalCacheKey, encode_key
 from mpreg.cache.records import FORMAT, CachedRecord, encode_record
 from mpreg.cache.writes import Change
 from mpreg.codec import encode_value
@@ -143,7 +143,7 @@ def prepare_put(
     entry = make_entry(
         key,
         encoded,
-        core.barriers.space(namespace_of(encoded)),
+        core.barriers.space(key.namespace),
         record,
         expires_at=expires_at,
     )
