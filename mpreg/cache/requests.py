@@ -51,8 +51,12 @@ class Details:
     def __attrs_post_init__(self) -> None:
         if self.ttl_seconds is not None:
             checked_seconds("ttl_seconds", self.ttl_seconds)
-        checked_seconds("stale_seconds", self.stale_seconds, zero=True)
-        _check_cost(self.cost)
+        # The common case first: this is done for every put.
+        stale_seconds, cost = self.stale_seconds, self.cost
+        if type(stale_seconds) is not float or not stale_seconds >= 0.0:
+            checked_seconds("stale_seconds", self.stale_seconds, zero=True)
+        if type(cost) is not float or not 0.0 <= cost < math.inf:
+            _check_cost(self.cost)
         if self.tags:
             self._set("tags", tags := _tags(self.tags))
             self._set("checked_tags", tags)
