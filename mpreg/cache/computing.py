@@ -66,12 +66,12 @@ class Computation:
         if write.origin is self or write.is_tidying:
             return False
         details = self.recipe.details
-        for change in write.changes:
-            if change.encoded == self.encoded or change.encoded in details.checked_dependencies:
-                return True
+        keys = (self.encoded, *details.checked_dependencies)
+        if any(change.encoded in keys for change in write.changes):
+            return True
         for target in write.raised:
             if isinstance(target, Prefix):
-                if self.encoded.startswith(target.encoded):
+                if any(key.startswith(target.encoded) for key in keys):
                     return True
             elif target in details.checked_tags or target in details.checked_dependencies:
                 return True
@@ -92,13 +92,15 @@ class Computations:
     """Those that whoever comes now may wait for."""
 
     def __attrs_post_init__(self) -> None:
-        self._core.on_sending.append(self._sending)
+        self._core.on_changing.append(self._changing)
 
     def running(self, key: GlobalCacheKey) -> Computation | None:
         return self._running.get(key)
 
     def start(self, computation: Computation) -> None:
         """Raises `WriterStoppedError` where the registry is not open (any more)."""
+        # It reads what is there before a change that is under way, and would be stored after it.
+        computation.is_outdated = self._is_changing(computation)
         self._core.registry.start_soon(partial(self._run, computation))
         self._running[computation.key] = computation
 
@@ -156,7 +158,16 @@ class Computations:
         except MpregError as error:
             log.warning("%r was computed, and is not cached: %s", computation.key, error)
 
-    def _sending(self, write: Write) -> None:
+    def _is_changing(self, computation: Computation) -> bool:
+        core = self._core
+        keys = (computation.encoded, *computation.recipe.details.checked_dependencies)
+        return any(map(core.is_changing, keys)) or any(
+            map(computation.is_concerned_by, core.invalidating)
+        )
+
+    def _changing(self, write: Write) -> None:
+        """Both when it is sent and when it was committed: whoever began between these has read what
+        was there before."""
         if self._running:
             for computation in list(self._running.values()):
                 if computation.is_concerned_by(write):

@@ -14,11 +14,13 @@ then, and is never evicted from there; the bound of the mailbox is its bound.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
+import msgspec
 from attrs import define, field
 
 from mpreg.cache.configuration import CacheConfiguration
@@ -26,13 +28,13 @@ from mpreg.cache.counters import Counters
 from mpreg.cache.entry import CachedEntry, make_entry
 from mpreg.cache.index import DiskIndex, Stored
 from mpreg.cache.invalidation import Barriers, Prefix, Target
-from mpreg.cache.keys import GlobalCacheKey, decode_key, namespace_of
+from mpreg.cache.keys import GlobalCacheKey, decode_key
 from mpreg.cache.memory import EvictionCause, MemoryCache
-from mpreg.cache.records import decode_record
+from mpreg.cache.records import Link, decode_record
 from mpreg.cache.storage import CacheStorage
 from mpreg.cache.watching import ChangeKind, Watchers
 from mpreg.cache.writes import Change, Write
-from mpreg.errors import CommitUnknownError, CorruptDataError
+from mpreg.errors import CommitUnknownError, CorruptDataError, MailboxFullError
 from mpreg.persistence import Ack, Durability, Entry, PersistenceRegistry
 from mpreg.persistence.operations import Operation
 
@@ -44,8 +46,7 @@ log: Final = logging.getLogger("mpreg.cache")
 EXPIRED_PER_PUT: Final = 4
 
 
-@define(eq=False)
-class _Reading:
+class _Reading(msgspec.Struct, eq=False, gc=False):
     """Reads of one key from L2 that are under way."""
 
     count: int = 0
@@ -65,8 +66,10 @@ class CacheCore:
     watchers: Watchers = field(init=False)
     behind: dict[GlobalCacheKey, Write] = field(factory=dict)
     """Keys that are written behind, each with the last write that is on its way."""
-    on_sending: list[Callable[[Write], None]] = field(factory=list)
-    """Told of every write before it is sent."""
+    on_changing: list[Callable[[Write], None]] = field(factory=list)
+    """Told of every write before it is sent, and again when it was committed."""
+    until_counted: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
+    """Waits until it is known what L2 holds, and so who depends on whom."""
     ask_for_upkeep: Callable[[], None] = lambda: None
     """Called when there is something to be done at leisure."""
     is_heat_old: bool = False
@@ -75,8 +78,10 @@ class CacheCore:
     """On their way."""
     _writing: dict[bytes, int] = field(factory=dict)
     """How many changes of a key are on their way."""
-    _depending: dict[bytes, int] = field(factory=dict)
-    """How many entries on their way depend on a key."""
+    _tidying: dict[bytes, int] = field(factory=dict)
+    """How many of them only remove what is dead."""
+    _linking: dict[Link, list[bytes]] = field(factory=dict)
+    """The keys of entries on their way, by tags and by keys on which they depend."""
     _reading: dict[bytes, _Reading] = field(factory=dict)
     _room: anyio.Event = field(factory=anyio.Event)
     """Set, and made anew, when a write is settled for which somebody waits."""
@@ -203,7 +208,7 @@ class CacheCore:
         return make_entry(
             key,
             encoded,
-            self.barriers.space(namespace_of(encoded)),
+            self.barriers.space(key.namespace),
             record,
             expires_at=stored.expires_at,
             version=stored.version,
@@ -231,7 +236,11 @@ class CacheCore:
         Returns an ack for each change, answered already unless ``is_behind``; raises what they
         raise. Cancelled while it waits for room, nothing was sent; later, it may still happen.
         """
-        raised = self.cascade([one.encoded for one in changes if self.is_depended_on(one.encoded)])
+        raised: Sequence[Target] = ()
+        if concerned := [one.encoded for one in changes if self.is_depended_on(one.encoded)]:
+            if not self.index.is_complete:
+                await self.until_counted()
+            raised = self.cascade(concerned)
         dependencies = self._new_dependencies(changes)
         write = Write(raised, dependencies, changes, is_behind=is_behind, origin=origin)
         if raised or dependencies:
@@ -263,12 +272,15 @@ class CacheCore:
         while left:
             target = left.pop()
             if isinstance(target, Prefix):
-                known = [*self.barriers.depended_on, *self._depending]
-                concerned: Iterable[bytes] = (
-                    one for one in known if one.startswith(target.encoded)
-                )
+                known = (*self.barriers.depended_on, *self._linking)
+                concerned: Iterable[bytes] = [
+                    one
+                    for one in known
+                    if isinstance(one, bytes) and one.startswith(target.encoded)
+                ]
             else:
-                concerned = filter(self.is_depended_on, self.index.by_link.get(target, ()))
+                linked = (*self.index.by_link.get(target, ()), *self._linking.get(target, ()))
+                concerned = filter(self.is_depended_on, linked)
             for one in concerned:
                 if one not in found:
                     found[one] = None
@@ -282,27 +294,32 @@ class CacheCore:
         """
         self._begin(write)
         try:
-            await self._make_room(write)
-            write.acks = await self.storage.send(
-                write.operations, partial(self._settle, write), durability
-            )
+            if self.index.is_over:
+                await self._make_room(write)
+            settled = partial(self._settle, write)
+            try:
+                write.acks = self.storage.send_nowait(write.operations, settled, durability)
+            except MailboxFullError:
+                write.acks = await self.storage.send(write.operations, settled, durability)
         except BaseException:
             self._end(write)
             self.index.stay(write.victims)
             raise
 
     def _begin(self, write: Write) -> None:
-        for told in self.on_sending:
+        for told in self.on_changing:
             told(write)
         for change in write.changes:
             encoded = change.encoded
             self._writing[encoded] = self._writing.get(encoded, 0) + 1
+            if write.is_tidying:
+                self._tidying[encoded] = self._tidying.get(encoded, 0) + 1
             if change.entry is not None:
                 change.share = self.index.expect(encoded, change.size_bytes)
             if write.is_behind:
                 self.behind[change.key] = write
-        for dependency in _depended_on(write):
-            self._depending[dependency] = self._depending.get(dependency, 0) + 1
+        for link, encoded in _links(write):
+            self._linking.setdefault(link, []).append(encoded)
         if write.raised:
             self.invalidating.append(write)
 
@@ -311,11 +328,16 @@ class CacheCore:
         write.is_settled = True
         for change in write.changes:
             _count_down(self._writing, change.encoded)
+            if write.is_tidying:
+                _count_down(self._tidying, change.encoded)
             self.index.arrive(change.share)
             if self.behind.get(change.key) is write:
                 del self.behind[change.key]
-        for dependency in _depended_on(write):
-            _count_down(self._depending, dependency)
+        for link, encoded in _links(write):
+            keys = self._linking[link]
+            keys.remove(encoded)
+            if not keys:
+                del self._linking[link]
         if write.raised:
             self.invalidating.remove(write)
         if write.settled is not None:
@@ -342,6 +364,10 @@ class CacheCore:
         """Whether a change of it is on its way."""
         return encoded in self._writing
 
+    def is_changing(self, encoded: bytes) -> bool:
+        """Whether a change of it is on its way that readers will see."""
+        return self._writing.get(encoded, 0) > self._tidying.get(encoded, 0)
+
     def _is_held(self, encoded: bytes) -> bool:
         return decode_key(encoded) in self.memory
 
@@ -357,14 +383,14 @@ class CacheCore:
         return None
 
     def is_becoming_depended_on(self, encoded: bytes) -> bool:
-        return encoded in self._depending
+        return encoded in self._linking
 
     def is_known(self, encoded: bytes) -> bool:
         """Whether there may be something of a key on the disk, or on its way there."""
         return encoded in self.index.stored or encoded in self._writing
 
     def is_depended_on(self, encoded: bytes) -> bool:
-        return encoded in self.barriers.depended_on or encoded in self._depending
+        return encoded in self.barriers.depended_on or encoded in self._linking
 
     # --- what became of it ---
 
@@ -373,6 +399,8 @@ class CacheCore:
         if results is None:
             self._not_written(write)
             return
+        for told in self.on_changing:
+            told(write)
         for target, version in zip(write.raised, results, strict=False):
             assert isinstance(version, int)
             self._raise(target, version)
@@ -471,12 +499,12 @@ def _entry_in(write: Write, key: GlobalCacheKey) -> CachedEntry | None:
     return next(change.entry for change in reversed(write.changes) if change.key == key)
 
 
-def _depended_on(write: Write) -> Iterable[bytes]:
+def _links(write: Write) -> Iterable[tuple[Link, bytes]]:
+    """Of its entries, each with the key."""
     for change in write.changes:
         if change.entry is not None:
             for link in change.entry.links:
-                if isinstance(link, bytes):
-                    yield link
+                yield link, change.encoded
 
 
 def _count_down(counts: dict[bytes, int], key: bytes) -> None:

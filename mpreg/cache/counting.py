@@ -69,6 +69,7 @@ class Counting:
             _reject([*taken, *left], WriterStoppedError(f"{key!r}: the registry closed meanwhile"))
 
     async def _apply(self, key: GlobalCacheKey, increments: list[Increment]) -> None:
+        damaged_version = 0
         while True:
             entry, version = await self._read(key)
             value = None if entry is None else entry.give().value
@@ -82,9 +83,12 @@ class Counting:
             if number is None:
                 break
             try:
-                await self._write(key, number, version, entry, increments[0].ttl_seconds)
-            except VersionConflictError:
-                # Somebody put another value meanwhile: add to that.
+                await self._write(
+                    key, number, version or damaged_version, entry, increments[0].ttl_seconds
+                )
+            except VersionConflictError as conflict:
+                # Somebody put another value meanwhile: add to that. Or it cannot be read.
+                damaged_version = conflict.found_version
                 continue
             break
         for increment, result in results:

@@ -13,11 +13,13 @@ from mpreg.cache.configuration import CacheConfiguration, WriteMode
 from mpreg.cache.counting import Increment
 from mpreg.cache.entry import CachedEntry, Found
 from mpreg.cache.invalidation import Prefix, Target
-from mpreg.cache.keys import GlobalCacheKey, KeyPart, encode_key, encode_prefix, namespace_of
+from mpreg.cache.keys import GlobalCacheKey, KeyPart, encode_key, encode_prefix
 from mpreg.cache.physical import physical
 from mpreg.cache.requests import (
     Details,
+    check_choices,
     checked_seconds,
+    checked_tag,
     checked_version,
     durability_of,
     is_behind,
@@ -46,7 +48,9 @@ class GlobalCacheManager:
     - `InvalidArgumentError`, `ValueTooLargeError`: nothing was sent.
     - `StorageFullError`, `CommitFailedError`: rolled back; L1 and L2 are as before.
     - `CommitUnknownError`: it cannot be told, and the writer is gone.
-    - `WriterStoppedError`: not open (any more); not written.
+    - `WriterStoppedError`: not open (any more); not written. `ReaderStoppedError`: not open yet, or
+      it closed before it was known who depends on the key: a change of a key on which others depend
+      waits for that after an opening.
 
     Cancelled, it may still happen, as a whole; cancelled while it waits for room in the mailbox,
     nothing was sent. A read raises `ReaderStoppedError` where the registry is not open and the key
@@ -95,10 +99,10 @@ class GlobalCacheManager:
     async def _get_from_disk(self, key: GlobalCacheKey) -> Found | None:
         encoded = encode_key(key)
         await self._shared.open()
-        return self._given(await self._core.find(key, encoded), encoded)
+        return self._given(key, await self._core.find(key, encoded))
 
-    def _given(self, entry: CachedEntry | None, encoded: bytes) -> Found | None:
-        space = self._core.barriers.space(namespace_of(encoded))
+    def _given(self, key: GlobalCacheKey, entry: CachedEntry | None) -> Found | None:
+        space = self._core.barriers.space(key.namespace)
         if entry is None or self._core.wall() >= entry.fresh_until:
             space.misses += 1
             return None
@@ -120,7 +124,7 @@ class GlobalCacheManager:
         if missing:
             await self._shared.open()
             for key, one in (await self._core.find_many(missing)).items():
-                if (given := self._given(one, missing[key])) is not None:
+                if (given := self._given(key, one)) is not None:
                     found[key] = given
         else:
             await anyio.lowlevel.checkpoint()
@@ -187,8 +191,9 @@ class GlobalCacheManager:
         encoded = encode_key(key)
         await self._shared.open()
         core = self._core
-        was_there = await core.find(key, encoded) is not None
-        if not was_there and core.index.is_complete and not core.is_known(encoded):
+        entry = await core.find(key, encoded)
+        was_there = entry is not None and self._wall() < entry.fresh_until
+        if entry is None and core.index.is_complete and not core.is_known(encoded):
             return False
         change = Change(key, encoded, None, 0)
         await self._write([change], [core.storage.delete(encoded)], mode, durability)
@@ -215,6 +220,7 @@ class GlobalCacheManager:
         checked_version(expected_version)
         encoded = encode_key(key)
         await self._shared.open()
+        damaged_version = 0
         while True:
             entry, version = await physical(self._core, key, encoded)
             visible = 0 if entry is None else version
@@ -225,13 +231,14 @@ class GlobalCacheManager:
                 tags=tags,
                 dependencies=dependencies,
                 cost=cost,
-                expected_version=version,
+                expected_version=version or damaged_version,
             )
             change, put = prepare_put(self._core, key, value, details)
             try:
                 (ack,) = await self._write([change], [put], None, durability, waits=True)
-            except VersionConflictError:
-                # It was changed meanwhile: what it has now decides.
+            except VersionConflictError as conflict:
+                # It was changed meanwhile: what it has now decides. Or it cannot be read.
+                damaged_version = conflict.found_version
                 continue
             assert ack.value is not None
             return ack.value
@@ -284,10 +291,11 @@ class GlobalCacheManager:
             InvalidArgumentError: not exactly one of ``namespace``, ``tag`` and ``dependency``.
         """
         target = _target(namespace, prefix, tag, dependency)
+        check_choices(None, durability)
         await self._shared.open()
         if self._core.barriers.depended_on:
             # Who depends on whom is known when all of L2 is.
-            await self._shared.upkeep.restoring.until_counted()
+            await self._core.until_counted()
         raised = self._core.cascade([target])
         write = Write(
             raised=raised, operations=[self._core.storage.invalidate(one) for one in raised]
@@ -328,6 +336,7 @@ class GlobalCacheManager:
         Raises:
             WriterStoppedError: the registry has closed meanwhile.
         """
+        check_choices(mode, durability)
         recipe = Recipe(
             compute=compute,
             details=Details(
@@ -346,11 +355,17 @@ class GlobalCacheManager:
             checked_seconds("negative_ttl_seconds", negative_ttl_seconds, zero=True)
         encoded = encode_key(key)
         await self._shared.open()
-        entry = await self._core.find(key, encoded)
-        if entry is None:
-            return await self._compute(key, encoded, recipe)
-        if self._core.wall() < entry.fresh_until:
+        now = self._wall()
+        entry = self._core.look(key, now)
+        if entry is not None and now < entry.fresh_until:
             entry.space.memory_hits += 1
+            return entry.give().value
+        entry = await self._core.find(key, encoded)
+        # What is written behind may have expired before it was on disk.
+        if entry is None or entry.expires_at <= (now := self._wall()):
+            return await self._compute(key, encoded, recipe)
+        if now < entry.fresh_until:
+            entry.space.disk_hits += 1
         else:
             computations = self._shared.computations
             if computations.running(key) is None:
@@ -359,7 +374,7 @@ class GlobalCacheManager:
         return entry.give().value
 
     async def _compute(self, key: GlobalCacheKey, encoded: bytes, recipe: Recipe) -> object:
-        self._core.barriers.space(namespace_of(encoded)).misses += 1
+        self._core.barriers.space(key.namespace).misses += 1
         computations = self._shared.computations
         running = computations.running(key)
         if running is None:
@@ -414,6 +429,7 @@ class GlobalCacheManager:
         *,
         waits: bool = False,
     ) -> Sequence[Ack[int]]:
+        check_choices(mode, durability)
         await self._shared.open()
         return await self._core.write(
             changes,
@@ -438,8 +454,6 @@ def _target(
     if prefix is not None:
         raise InvalidArgumentError("prefix is one within a namespace: give that, too")
     if tag is not None:
-        if type(tag) is not str or not tag:
-            raise InvalidArgumentError(f"a tag is a str that is not empty, not {tag!r:.80}")
-        return tag
+        return checked_tag(tag)
     assert dependency is not None
     return encode_key(dependency)

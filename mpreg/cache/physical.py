@@ -17,7 +17,8 @@ async def physical(
 ) -> tuple[CachedEntry | None, int]:
     """The entry that readers see (None: none) and the version that the store has (0: none).
 
-    What is on its way and concerns the key is waited for first. Raises as `CacheCore.find` does.
+    What is on its way and concerns the key is waited for first. A damaged entry counts as none: the
+    conflict of a write tells its version. Raises as `CacheCore.find` does.
     """
     while True:
         if (write := core.on_its_way(key, encoded)) is not None:

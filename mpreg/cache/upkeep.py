@@ -49,6 +49,7 @@ class Upkeep:
     def __attrs_post_init__(self) -> None:
         self.restoring = Restoring(self._core)
         self._core.ask_for_upkeep = self.ask
+        self._core.until_counted = self.restoring.until_counted
 
     def ask(self) -> None:
         self._asked.set()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final, Self
 
 import anyio.lowlevel
+import msgspec
 from attrs import define, field, frozen
 
 from mpreg.actors import Ack, Feed
@@ -80,8 +81,8 @@ class KeyWatch(Feed[KeyChange]):
             del self._followers[self._namespace]
 
 
-@frozen
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    # One is made for every entry that is read: see `mpreg.persistence.operations`.
     key: str | bytes
     """Of the same type as it was put."""
     value: bytes
