@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 from attrs import frozen
@@ -199,8 +199,16 @@ class KeyValueStore:
         """
         return self._scan_after(prefix, None, on_damaged)
 
+    def scan_stored(self, *, on_damaged: OnDamaged | None = None) -> AsyncIterator[Entry]:
+        """`scan` of all that is on disk: also what has expired and is not removed yet."""
+        return self._scan_after(None, None, on_damaged, _as_stored)
+
     def _scan_after(
-        self, prefix: str | bytes | None, after: str | bytes | None, on_damaged: OnDamaged | None
+        self,
+        prefix: str | bytes | None,
+        after: str | bytes | None,
+        on_damaged: OnDamaged | None,
+        make_entry: Callable[[StoredEntry], Entry | None] | None = None,
     ) -> AsyncIterator[Entry]:
         start = b"" if prefix is None else encode_key(prefix)
         stop = prefix_end(start)
@@ -212,7 +220,7 @@ class KeyValueStore:
             page: ScanPage = await self._gateway.read(ScanEntries(self._name, start, stop))
             return page.entries, page.next_start
 
-        return Paged(read_page, start, self._visible, on_damaged)
+        return Paged(read_page, start, make_entry or self._visible, on_damaged)
 
     def put_operation(
         self,
@@ -262,10 +270,14 @@ class KeyValueStore:
         expires_at = stored.expires_at
         if expires_at is not None and expires_at <= self._gateway.clock.wall():
             return None
-        return Entry(decode_key(stored.key), stored.value, stored.version, expires_at)
+        return _as_stored(stored)
 
     def __repr__(self) -> str:
         return f"<KeyValueStore {self.namespace!r}>"
+
+
+def _as_stored(stored: StoredEntry) -> Entry:
+    return Entry(decode_key(stored.key), stored.value, stored.version, stored.expires_at)
 
 
 def _checked_ttl(seconds: object) -> float:
