@@ -14,7 +14,7 @@ from mpreg.cache.core import CacheCore, log
 from mpreg.cache.invalidation import Prefix
 from mpreg.cache.keys import GlobalCacheKey
 from mpreg.cache.requests import Details
-from mpreg.cache.writes import Write
+from mpreg.cache.writes import OvertakenError, Write
 from mpreg.errors import InvalidArgumentError, MpregError, WriterStoppedError
 from mpreg.persistence import Ack, Durability
 
@@ -92,7 +92,7 @@ class Computations:
     """Those that whoever comes now may wait for."""
 
     def __attrs_post_init__(self) -> None:
-        self._core.on_sending.append(self._sending)
+        self._core.on_changing.append(self._changing)
 
     def running(self, key: GlobalCacheKey) -> Computation | None:
         return self._running.get(key)
@@ -100,6 +100,8 @@ class Computations:
     def start(self, computation: Computation) -> None:
         """Raises `WriterStoppedError` where the registry is not open (any more)."""
         self._core.registry.start_soon(partial(self._run, computation))
+        # What it reads now may be what was there before a change that is on its way.
+        computation.is_outdated = self._is_changing(computation)
         self._running[computation.key] = computation
 
     async def wait(self, computation: Computation) -> object:
@@ -151,17 +153,27 @@ class Computations:
             return
         try:
             await self.store(computation, value, details)
+        except OvertakenError:
+            return
         except InvalidArgumentError:
             raise
         except MpregError as error:
             log.warning("%r was computed, and is not cached: %s", computation.key, error)
 
-    def _sending(self, write: Write) -> None:
+    def _changing(self, write: Write) -> None:
         if self._running:
             for computation in list(self._running.values()):
                 if computation.is_concerned_by(write):
                     computation.is_outdated = True
                     self._forget(computation)
+
+    def _is_changing(self, computation: Computation) -> bool:
+        core, dependencies = self._core, computation.recipe.details.checked_dependencies
+        return (
+            core.is_written(computation.encoded)
+            or any(map(core.is_written, dependencies))
+            or any(map(computation.is_concerned_by, core.invalidating))
+        )
 
     def _forget(self, computation: Computation) -> None:
         """Whoever comes now does not get its result."""

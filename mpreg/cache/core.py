@@ -14,7 +14,8 @@ then, and is never evicted from there; the bound of the mailbox is its bound.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -24,16 +25,17 @@ from attrs import define, field
 from mpreg.cache.configuration import CacheConfiguration
 from mpreg.cache.counters import Counters
 from mpreg.cache.entry import CachedEntry, make_entry
-from mpreg.cache.index import DiskIndex, Stored
+from mpreg.cache.index import VICTIMS_MAX, DiskIndex, Stored
 from mpreg.cache.invalidation import Barriers, Prefix, Target
 from mpreg.cache.keys import GlobalCacheKey, decode_key, namespace_of
 from mpreg.cache.memory import EvictionCause, MemoryCache
-from mpreg.cache.records import decode_record
+from mpreg.cache.records import Link, decode_record
 from mpreg.cache.storage import CacheStorage
 from mpreg.cache.watching import ChangeKind, Watchers
-from mpreg.cache.writes import Change, Write
+from mpreg.cache.writes import Change, OvertakenError, Write
 from mpreg.errors import CommitUnknownError, CorruptDataError
 from mpreg.persistence import Ack, Durability, Entry, PersistenceRegistry
+from mpreg.persistence.batch import operation_bytes
 from mpreg.persistence.operations import Operation
 
 __all__ = ["CacheCore", "log"]
@@ -65,22 +67,28 @@ class CacheCore:
     watchers: Watchers = field(init=False)
     behind: dict[GlobalCacheKey, Write] = field(factory=dict)
     """Keys that are written behind, each with the last write that is on its way."""
-    on_sending: list[Callable[[Write], None]] = field(factory=list)
-    """Told of every write before it is sent."""
+    on_changing: list[Callable[[Write], None]] = field(factory=list)
+    """Told of every write when it is sent, and when it is committed: what is read between the two
+    is what was there before it."""
     ask_for_upkeep: Callable[[], None] = lambda: None
     """Called when there is something to be done at leisure."""
+    until_counted: Callable[[], Awaitable[None]] = anyio.sleep_forever
+    """Waits until the index is complete."""
     is_heat_old: bool = False
     """Whether other entries may be the most used ones than was written down."""
     invalidating: list[Write] = field(factory=list)
     """On their way."""
     _writing: dict[bytes, int] = field(factory=dict)
     """How many changes of a key are on their way."""
-    _depending: dict[bytes, int] = field(factory=dict)
-    """How many entries on their way depend on a key."""
+    _evicting: set[bytes] = field(factory=set)
+    """Keys on their way with a write that makes room."""
+    _linking: dict[Link, list[bytes]] = field(factory=dict)
+    """The entries on their way that have a link."""
     _reading: dict[bytes, _Reading] = field(factory=dict)
+    _under_way: int = 0
+    """Writes that are sent and not settled."""
     _room: anyio.Event = field(factory=anyio.Event)
-    """Set, and made anew, when a write is settled for which somebody waits."""
-    _waiting_for_room: int = 0
+    """Set, and made anew, when a write is settled."""
 
     def __attrs_post_init__(self) -> None:
         configuration = self.configuration
@@ -114,16 +122,13 @@ class CacheCore:
     def look(self, key: GlobalCacheKey, now: float) -> CachedEntry | None:
         """What is in memory. That it is fresh is for the caller to see."""
         if self.behind and (write := self.behind.get(key)) is not None:
-            return _entry_in(write, key)
+            entry = _entry_in(write, key)
+            return None if entry is None or entry.expires_at <= now else entry
         entry = self.memory.get(key, now)
         if entry is None or self.is_alive(entry):
             return entry
         self.memory.discard(key)
         return None
-
-    def is_deleted_behind(self, key: GlobalCacheKey) -> bool:
-        write = self.behind.get(key)
-        return write is not None and _entry_in(write, key) is None
 
     async def find(self, key: GlobalCacheKey, encoded: bytes) -> CachedEntry | None:
         """The entry of a key in L1 or L2, perhaps not fresh any more.
@@ -133,7 +138,7 @@ class CacheCore:
         """
         while True:
             entry = self.look(key, self.wall())
-            if entry is not None or self.is_deleted_behind(key):
+            if entry is not None or key in self.behind:
                 return entry
             if self.index.is_complete and encoded not in self.index.stored:
                 # Also where it is being evicted: that has been decided.
@@ -224,25 +229,106 @@ class CacheCore:
         *,
         is_behind: bool = False,
         origin: object = None,
+        is_wanted: Callable[[], bool] | None = None,
     ) -> Sequence[Ack[Any]]:
         """Send changes, an operation for each, with what goes along: those who depend on what is
         changed are invalidated, those who are depended on from now on are noted.
 
         Returns an ack for each change, answered already unless ``is_behind``; raises what they
-        raise. Cancelled while it waits for room, nothing was sent; later, it may still happen.
+        raise, and what `send` does. Cancelled while it waits for room, nothing was sent; later, it
+        may still happen.
         """
-        raised = self.cascade([one.encoded for one in changes if self.is_depended_on(one.encoded)])
-        dependencies = self._new_dependencies(changes)
-        write = Write(raised, dependencies, changes, is_behind=is_behind, origin=origin)
-        if raised or dependencies:
-            write.operations += [self.storage.invalidate(target) for target in raised]
-            write.operations += [self.storage.depend(one) for one in dependencies]
-        write.operations += operations
+        write = Write(
+            own=operations,
+            changes=changes,
+            is_behind=is_behind,
+            origin=origin,
+            is_wanted=is_wanted,
+        )
         await self.send(write, durability)
         acks = write.acks[write.first_change : write.first_change + len(changes)]
         if not is_behind:
             await acks[-1]
         return acks
+
+    async def send(self, write: Write, durability: Durability) -> None:
+        """Send a batch. Waits for room only: its acks tell what became of it.
+
+        What goes along with it is decided when there is room, and in the moment in which it is
+        sent: so no other write comes between the two. Nothing is sent where there is nothing to be
+        done.
+
+        Where this raises, also cancelled, nothing was sent and nothing has changed.
+
+        Raises:
+            OvertakenError: it is not wanted any more.
+        """
+        size = sum(map(operation_bytes, write.own))
+        wait: Callable[[], Awaitable[object]] | None = None
+        while True:
+            await self.storage.reserve(size)
+            try:
+                if (wait := self._prepare(write)) is None and write.operations:
+                    self._send(write, durability, size)
+                    return
+            except BaseException:
+                self.storage.give_back(size)
+                raise
+            self.storage.give_back(size)
+            if wait is None:
+                self._end(write)
+                return
+            await wait()
+
+    def _prepare(self, write: Write) -> Callable[[], Awaitable[object]] | None:
+        """Decide all that goes along with a write, and note that it is on its way. Or what must be
+        waited for: then nothing is noted."""
+        if write.is_wanted is not None and not write.is_wanted():
+            raise OvertakenError
+        targets: list[Target] = list(write.targets)
+        if not write.is_tidying:
+            targets += [one.encoded for one in write.changes if self.is_depended_on(one.encoded)]
+        if targets and not self.index.is_complete and self._is_anything_depended_on():
+            # Who depends on whom is known when all of L2 is.
+            return self.until_counted
+        write.raised = self.cascade(targets)
+        write.dependencies = self._new_dependencies(write.changes)
+        if any(self._is_undecided(one.encoded) for one in write.changes):
+            return self._room.wait
+        victims_max = VICTIMS_MAX if self.index.is_over else math.inf
+        before = self.index.coming
+        self._begin(write)
+        if not write.is_tidying and not self._make_room(write, victims_max, before):
+            self._forget(write)
+            return self._room.wait
+        if write.raised or write.dependencies or write.victims:
+            write.operations = [
+                *map(self.storage.invalidate, write.raised),
+                *map(self.storage.depend, write.dependencies),
+                *write.own,
+                *map(self.storage.delete, write.victims),
+            ]
+        else:
+            write.operations = write.own
+        return None
+
+    def _send(self, write: Write, durability: Durability, size: int) -> None:
+        try:
+            write.acks = self.storage.send_reserved(
+                write.operations, partial(self._settle, write), size, durability
+            )
+        except BaseException:
+            self._forget(write)
+            raise
+        self._under_way += 1
+        if write.victims:
+            self._evicting.update(one.encoded for one in write.changes)
+        self.tell(write)
+
+    def tell(self, write: Write) -> None:
+        """Something changes: what is being computed from it is outdated."""
+        for told in self.on_changing:
+            told(write)
 
     def _new_dependencies(self, changes: Sequence[Change]) -> list[bytes]:
         """Also those that a write on its way will note: that one may fail."""
@@ -263,80 +349,89 @@ class CacheCore:
         while left:
             target = left.pop()
             if isinstance(target, Prefix):
-                known = [*self.barriers.depended_on, *self._depending]
+                known = [*self.barriers.depended_on, *self._linking]
                 concerned: Iterable[bytes] = (
-                    one for one in known if one.startswith(target.encoded)
+                    one
+                    for one in known
+                    if isinstance(one, bytes) and one.startswith(target.encoded)
                 )
             else:
-                concerned = filter(self.is_depended_on, self.index.by_link.get(target, ()))
+                linked = [*self.index.by_link.get(target, ()), *self._linking.get(target, ())]
+                concerned = filter(self.is_depended_on, linked)
             for one in concerned:
                 if one not in found:
                     found[one] = None
                     left.append(one)
         return list(found)
 
-    async def send(self, write: Write, durability: Durability) -> None:
-        """Send a batch. Waits for room only: its acks tell what became of it.
-
-        Where this raises, also cancelled, nothing was sent and nothing has changed.
-        """
-        self._begin(write)
-        try:
-            await self._make_room(write)
-            write.acks = await self.storage.send(
-                write.operations, partial(self._settle, write), durability
-            )
-        except BaseException:
-            self._end(write)
-            self.index.stay(write.victims)
-            raise
-
     def _begin(self, write: Write) -> None:
-        for told in self.on_sending:
-            told(write)
         for change in write.changes:
             encoded = change.encoded
             self._writing[encoded] = self._writing.get(encoded, 0) + 1
             if change.entry is not None:
-                change.share = self.index.expect(encoded, change.size_bytes)
+                self.index.expect(encoded, change.size_bytes)
+                for link in change.entry.links:
+                    self._linking.setdefault(link, []).append(encoded)
             if write.is_behind:
+                write.before.append(self.behind.get(change.key))
                 self.behind[change.key] = write
-        for dependency in _depended_on(write):
-            self._depending[dependency] = self._depending.get(dependency, 0) + 1
         if write.raised:
             self.invalidating.append(write)
 
+    def _forget(self, write: Write) -> None:
+        """It was not sent: all is as it was before `_begin`."""
+        self.index.stay(write.victims)
+        write.victims = []
+        self._unmark(write)
+        for change, before in zip(write.changes, write.before, strict=False):
+            if before is not None:
+                self.behind[change.key] = before
+        write.before = []
+
     def _end(self, write: Write) -> None:
-        """What `_begin` has noted."""
+        """It is not on its way any more."""
         write.is_settled = True
-        for change in write.changes:
-            _count_down(self._writing, change.encoded)
-            self.index.arrive(change.share)
-            if self.behind.get(change.key) is write:
-                del self.behind[change.key]
-        for dependency in _depended_on(write):
-            _count_down(self._depending, dependency)
-        if write.raised:
-            self.invalidating.remove(write)
+        write.before = []
+        self._unmark(write)
         if write.settled is not None:
             write.settled.set()
-        if self._waiting_for_room:
-            self._room.set()
-            self._room = anyio.Event()
+        self._room.set()
+        self._room = anyio.Event()
 
-    async def _make_room(self, write: Write) -> None:
-        """Choose what goes; where all that could go is being written itself, wait until it is."""
+    def _unmark(self, write: Write) -> None:
+        """What `_begin` has noted."""
+        for change in write.changes:
+            _count_down(self._writing, change.encoded)
+            if change.entry is not None:
+                self.index.arrive(change.encoded)
+                for link in change.entry.links:
+                    self._linking[link].remove(change.encoded)
+                    if not self._linking[link]:
+                        del self._linking[link]
+            if self.behind.get(change.key) is write:
+                del self.behind[change.key]
+        self.index.no_longer_expect(write.more)
+        write.more = (0, 0)
+        if write.raised:
+            self.invalidating.remove(write)
+
+    def _make_room(self, write: Write, victims_max: float, before: tuple[int, int]) -> bool:
+        """Choose what goes; False where what could go is being written itself. ``before``: what
+        was coming without this write."""
         index = self.index
-        while index.is_over and not write.is_tidying:
-            write.victims += index.make_room(self.is_written, self._is_held)
-            if write.victims or len(self._writing) <= len(write.changes):
-                break
-            self._waiting_for_room += 1
-            try:
-                await self._room.wait()
-            finally:
-                self._waiting_for_room -= 1
-        write.operations += [self.storage.delete(victim) for victim in write.victims]
+        taken = (index.coming[0] - before[0], index.coming[1] - before[1])
+        if index.is_over:
+            write.victims = index.make_room(
+                self.wall(), victims_max, self.is_written, self._is_held
+            )
+            if self._under_way and self.index.is_over and len(write.victims) < victims_max:
+                return False
+            write.more = index.expect_to_stay(write.victims, taken)
+        return True
+
+    def _is_undecided(self, encoded: bytes) -> bool:
+        """Whether an eviction that may fail decides what a change of a key adds to L2."""
+        return encoded in self._evicting or self.index.is_leaving(encoded)
 
     def is_written(self, encoded: bytes) -> bool:
         """Whether a change of it is on its way."""
@@ -356,23 +451,31 @@ class CacheCore:
                     return write
         return None
 
-    def is_becoming_depended_on(self, encoded: bytes) -> bool:
-        return encoded in self._depending
+    def is_not_in_use(self, dependency: bytes) -> bool:
+        """Whether nothing depends on a key, nor will."""
+        return dependency not in self.index.by_link and dependency not in self._linking
+
+    def _is_anything_depended_on(self) -> bool:
+        return bool(self.barriers.depended_on or self._linking)
 
     def is_known(self, encoded: bytes) -> bool:
         """Whether there may be something of a key on the disk, or on its way there."""
         return encoded in self.index.stored or encoded in self._writing
 
     def is_depended_on(self, encoded: bytes) -> bool:
-        return encoded in self.barriers.depended_on or encoded in self._depending
+        return encoded in self.barriers.depended_on or encoded in self._linking
 
     # --- what became of it ---
 
     def _settle(self, write: Write, results: Sequence[object] | None) -> None:
+        self._under_way -= 1
+        if write.victims:
+            self._evicting.difference_update([one.encoded for one in write.changes])
         self._end(write)
         if results is None:
             self._not_written(write)
             return
+        self.tell(write)
         for target, version in zip(write.raised, results, strict=False):
             assert isinstance(version, int)
             self._raise(target, version)
@@ -404,9 +507,7 @@ class CacheCore:
         self.index.put(
             change.encoded, Stored(result, change.size_bytes, entry.expires_at, entry.links)
         )
-        now = self.wall()
-        self.memory.expire(now, EXPIRED_PER_PUT)
-        self.index.expire(now, EXPIRED_PER_PUT)
+        self.memory.expire(self.wall(), EXPIRED_PER_PUT)
         self.counters.puts += 1
         self._warmed()
         self.watchers.tell(ChangeKind.PUT, key, change.encoded, result)
@@ -469,14 +570,6 @@ class _ReadingKeys:
 def _entry_in(write: Write, key: GlobalCacheKey) -> CachedEntry | None:
     """What a write makes of a key: where it names it twice, the last one counts."""
     return next(change.entry for change in reversed(write.changes) if change.key == key)
-
-
-def _depended_on(write: Write) -> Iterable[bytes]:
-    for change in write.changes:
-        if change.entry is not None:
-            for link in change.entry.links:
-                if isinstance(link, bytes):
-                    yield link
 
 
 def _count_down(counts: dict[bytes, int], key: bytes) -> None:

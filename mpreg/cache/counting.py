@@ -10,6 +10,7 @@ from attrs import define, field
 
 from mpreg.cache.entry import CachedEntry
 from mpreg.cache.keys import GlobalCacheKey
+from mpreg.cache.writes import OvertakenError
 from mpreg.errors import InvalidArgumentError, VersionConflictError, WriterStoppedError
 from mpreg.persistence import Ack, PersistenceRegistry
 
@@ -29,14 +30,14 @@ class Increment:
     ack: Ack[int] = field(factory=Ack)
 
 
-ReadNumber: TypeAlias = Callable[[GlobalCacheKey], Awaitable[tuple[CachedEntry | None, int]]]
-"""See `mpreg.cache.physical.physical`."""
+ReadNumber: TypeAlias = Callable[[GlobalCacheKey, bool], Awaitable[tuple[CachedEntry | None, int]]]
+"""See `mpreg.cache.physical.physical`: (key, afresh)."""
 
 WriteNumber: TypeAlias = Callable[
     [GlobalCacheKey, int, int, CachedEntry | None, float | None], Awaitable[None]
 ]
 """Put (key, number, expected version, the entry that it replaces, or else a time to live). Raises
-`VersionConflictError`."""
+`VersionConflictError`, `OvertakenError`."""
 
 
 @define(eq=False)
@@ -69,8 +70,9 @@ class Counting:
             _reject([*taken, *left], WriterStoppedError(f"{key!r}: the registry closed meanwhile"))
 
     async def _apply(self, key: GlobalCacheKey, increments: list[Increment]) -> None:
+        is_afresh = False
         while True:
-            entry, version = await self._read(key)
+            entry, version = await self._read(key, is_afresh)
             value = None if entry is None else entry.give().value
             if entry is not None and type(value) is not int:
                 raise InvalidArgumentError(
@@ -83,8 +85,11 @@ class Counting:
                 break
             try:
                 await self._write(key, number, version, entry, increments[0].ttl_seconds)
+            except OvertakenError:
+                continue
             except VersionConflictError:
                 # Somebody put another value meanwhile: add to that.
+                is_afresh = True
                 continue
             break
         for increment, result in results:

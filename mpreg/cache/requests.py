@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from attrs import field, frozen
@@ -22,6 +22,7 @@ from mpreg.persistence.operations import Put
 
 __all__ = [
     "Details",
+    "check_together",
     "checked_seconds",
     "checked_version",
     "durability_of",
@@ -130,6 +131,20 @@ def prepare_put(
     )
     put = core.storage.put(encoded, data, expires_at, details.expected_version)
     return Change(key, encoded, entry, size), put
+
+
+def check_together(configuration: CacheConfiguration, changes: Sequence[Change]) -> None:
+    """Raises `ValueTooLargeError` where L2 could not hold them at the same time."""
+    entries_max, bytes_max = configuration.disk_entries_max, configuration.disk_bytes_max
+    if len(changes) > entries_max:
+        raise ValueTooLargeError(
+            f"{len(changes)} entries in one batch; the cache holds {entries_max} (disk_entries_max)"
+        )
+    size = sum(change.size_bytes for change in changes)
+    if size > bytes_max:
+        raise ValueTooLargeError(
+            f"entries of {size} bytes in one batch; the cache holds {bytes_max} (disk_bytes_max)"
+        )
 
 
 def _record(core: CacheCore, payload: bytes, details: Details) -> tuple[CachedRecord, float | None]:
