@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from attrs import field, frozen
@@ -17,12 +17,13 @@ from mpreg.cache.index import ENTRY_OVERHEAD_BYTES
 from mpreg.cache.keys import GlobalCacheKey, encode_key, namespace_of
 from mpreg.cache.records import FORMAT, CachedRecord, encode_record
 from mpreg.cache.writes import Change
-from mpreg.codec import encode_value
+from mpreg.codec import KEY_BYTES_MAX, encode_value
 from mpreg.errors import InvalidArgumentError, ValueTooLargeError
 from mpreg.persistence import Durability
 from mpreg.persistence.operations import Put
 
 __all__ = [
+    "TAG_BYTES_MAX",
     "Details",
     "check_choices",
     "checked_seconds",
@@ -32,6 +33,9 @@ __all__ = [
     "is_behind",
     "prepare_put",
 ]
+
+#: Its invalidation is a row whose key is the tag and a byte before it.
+TAG_BYTES_MAX: Final = KEY_BYTES_MAX - 1
 
 
 @frozen(kw_only=True)
@@ -105,13 +109,15 @@ def _tags(tags: object) -> tuple[str, ...]:
 
 
 def checked_tag(tag: object) -> str:
-    """Raises `InvalidArgumentError`."""
+    """Raises `InvalidArgumentError`, `ValueTooLargeError`."""
     if type(tag) is not str or not tag:
         raise InvalidArgumentError(f"a tag is a str that is not empty, not {tag!r:.80}")
     try:
-        tag.encode()
+        size = len(tag.encode())
     except UnicodeEncodeError as error:
         raise InvalidArgumentError(f"a tag that is no text: {error}") from error
+    if size > TAG_BYTES_MAX:
+        raise ValueTooLargeError(f"a tag of {size} bytes; at most {TAG_BYTES_MAX}")
     return tag
 
 
