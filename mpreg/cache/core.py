@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
+import msgspec
 from attrs import define, field
 
 from mpreg.cache.configuration import CacheConfiguration
@@ -27,13 +28,13 @@ from mpreg.cache.counters import Counters
 from mpreg.cache.entry import CachedEntry, make_entry
 from mpreg.cache.index import DiskIndex, Stored
 from mpreg.cache.invalidation import Barriers, Prefix, Target
-from mpreg.cache.keys import GlobalCacheKey, decode_key, namespace_of
+from mpreg.cache.keys import GlobalCacheKey, decode_key
 from mpreg.cache.memory import EvictionCause, MemoryCache
 from mpreg.cache.records import Link, decode_record
 from mpreg.cache.storage import CacheStorage
 from mpreg.cache.watching import ChangeKind, Watchers
 from mpreg.cache.writes import Change, Write
-from mpreg.errors import CommitUnknownError, CorruptDataError
+from mpreg.errors import CommitUnknownError, CorruptDataError, MailboxFullError
 from mpreg.persistence import Ack, Durability, Entry, PersistenceRegistry
 from mpreg.persistence.operations import Operation
 
@@ -45,8 +46,7 @@ log: Final = logging.getLogger("mpreg.cache")
 EXPIRED_PER_PUT: Final = 4
 
 
-@define(eq=False)
-class _Reading:
+class _Reading(msgspec.Struct, eq=False, gc=False):
     """Reads of one key from L2 that are under way."""
 
     count: int = 0
@@ -208,7 +208,7 @@ class CacheCore:
         return make_entry(
             key,
             encoded,
-            self.barriers.space(namespace_of(encoded)),
+            self.barriers.space(key.namespace),
             record,
             expires_at=stored.expires_at,
             version=stored.version,
@@ -236,9 +236,11 @@ class CacheCore:
         Returns an ack for each change, answered already unless ``is_behind``; raises what they
         raise. Cancelled while it waits for room, nothing was sent; later, it may still happen.
         """
-        if not self.index.is_complete and any(self.is_depended_on(one.encoded) for one in changes):
-            await self.until_counted()
-        raised = self.cascade([one.encoded for one in changes if self.is_depended_on(one.encoded)])
+        raised: Sequence[Target] = ()
+        if concerned := [one.encoded for one in changes if self.is_depended_on(one.encoded)]:
+            if not self.index.is_complete:
+                await self.until_counted()
+            raised = self.cascade(concerned)
         dependencies = self._new_dependencies(changes)
         write = Write(raised, dependencies, changes, is_behind=is_behind, origin=origin)
         if raised or dependencies:
@@ -292,10 +294,13 @@ class CacheCore:
         """
         self._begin(write)
         try:
-            await self._make_room(write)
-            write.acks = await self.storage.send(
-                write.operations, partial(self._settle, write), durability
-            )
+            if self.index.is_over:
+                await self._make_room(write)
+            settled = partial(self._settle, write)
+            try:
+                write.acks = self.storage.send_nowait(write.operations, settled, durability)
+            except MailboxFullError:
+                write.acks = await self.storage.send(write.operations, settled, durability)
         except BaseException:
             self._end(write)
             self.index.stay(write.victims)

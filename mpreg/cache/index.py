@@ -143,6 +143,8 @@ class DiskIndex:
                 self.stored[key] = stored
                 self.stored.move_to_end(key, last=False)
                 self.size_bytes += stored.size_bytes
+                # It may have expired meanwhile, and have been passed over.
+                self._will_expire(key, stored)
 
     # --- what is there ---
 
@@ -155,10 +157,7 @@ class DiskIndex:
         self.size_bytes += stored.size_bytes
         for link in stored.links:
             self.by_link.setdefault(link, set()).add(key)
-        if stored.expires_at != math.inf:
-            heapq.heappush(self._expiries, (stored.expires_at, key))
-            if len(self._expiries) > max(_HEAP_MIN, 2 * len(self.stored)):
-                self._rebuild_expiries()
+        self._will_expire(key, stored)
         if self.removed:
             self.removed.discard(key)
 
@@ -219,6 +218,12 @@ class DiskIndex:
                 keys.discard(key)
                 if not keys:
                     del self.by_link[link]
+
+    def _will_expire(self, key: bytes, stored: Stored) -> None:
+        if stored.expires_at != math.inf:
+            heapq.heappush(self._expiries, (stored.expires_at, key))
+            if len(self._expiries) > max(_HEAP_MIN, 2 * len(self.stored)):
+                self._rebuild_expiries()
 
     def _rebuild_expiries(self) -> None:
         self._expiries = [

@@ -35,6 +35,8 @@ _ZERO: Final = b"\x01\x01"
 _ONE: Final = b"\x01\x02"
 """The two bytes inside a part that would be an end or an escape; in order, below all others."""
 
+_NEXT_TEXT: Final = (_END + _TEXT).decode()
+
 _U64: Final = struct.Struct(">Q")
 _OFFSET: Final = 2**63
 
@@ -135,6 +137,15 @@ def encode_prefix(namespace: str, prefix: KeyPart | tuple[KeyPart, ...] | None) 
 
 def decode_key(encoded: bytes) -> GlobalCacheKey:
     """What `encode_key` was given. Raises `ValueError` for what it did not return."""
+    # Most keys are plain texts: no part has to be looked at by itself then.
+    if _ESCAPE not in encoded and _NUMBER not in encoded and encoded[-1:] == _END:
+        texts = encoded[1:-1].decode("utf-8", "surrogatepass").split(_NEXT_TEXT)
+        if len(texts) > 1 and texts[0] and encoded.count(_END) == len(texts):
+            return tuple.__new__(GlobalCacheKey, texts)
+    return _decode_parts(encoded)
+
+
+def _decode_parts(encoded: bytes) -> GlobalCacheKey:
     parts: list[KeyPart] = []
     position = 0
     while position < len(encoded):

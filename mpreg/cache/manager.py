@@ -13,7 +13,7 @@ from mpreg.cache.configuration import CacheConfiguration, WriteMode
 from mpreg.cache.counting import Increment
 from mpreg.cache.entry import CachedEntry, Found
 from mpreg.cache.invalidation import Prefix, Target
-from mpreg.cache.keys import GlobalCacheKey, KeyPart, encode_key, encode_prefix, namespace_of
+from mpreg.cache.keys import GlobalCacheKey, KeyPart, encode_key, encode_prefix
 from mpreg.cache.physical import physical
 from mpreg.cache.requests import (
     Details,
@@ -99,10 +99,10 @@ class GlobalCacheManager:
     async def _get_from_disk(self, key: GlobalCacheKey) -> Found | None:
         encoded = encode_key(key)
         await self._shared.open()
-        return self._given(await self._core.find(key, encoded), encoded)
+        return self._given(key, await self._core.find(key, encoded))
 
-    def _given(self, entry: CachedEntry | None, encoded: bytes) -> Found | None:
-        space = self._core.barriers.space(namespace_of(encoded))
+    def _given(self, key: GlobalCacheKey, entry: CachedEntry | None) -> Found | None:
+        space = self._core.barriers.space(key.namespace)
         if entry is None or self._core.wall() >= entry.fresh_until:
             space.misses += 1
             return None
@@ -124,7 +124,7 @@ class GlobalCacheManager:
         if missing:
             await self._shared.open()
             for key, one in (await self._core.find_many(missing)).items():
-                if (given := self._given(one, missing[key])) is not None:
+                if (given := self._given(key, one)) is not None:
                     found[key] = given
         else:
             await anyio.lowlevel.checkpoint()
@@ -374,7 +374,7 @@ class GlobalCacheManager:
         return entry.give().value
 
     async def _compute(self, key: GlobalCacheKey, encoded: bytes, recipe: Recipe) -> object:
-        self._core.barriers.space(namespace_of(encoded)).misses += 1
+        self._core.barriers.space(key.namespace).misses += 1
         computations = self._shared.computations
         running = computations.running(key)
         if running is None:

@@ -14,7 +14,7 @@ from mpreg.cache.configuration import CacheConfiguration, WriteMode
 from mpreg.cache.core import CacheCore
 from mpreg.cache.entry import CachedEntry, make_entry
 from mpreg.cache.index import ENTRY_OVERHEAD_BYTES
-from mpreg.cache.keys import GlobalCacheKey, encode_key, namespace_of
+from mpreg.cache.keys import GlobalCacheKey, encode_key
 from mpreg.cache.records import FORMAT, CachedRecord, encode_record
 from mpreg.cache.writes import Change
 from mpreg.codec import KEY_BYTES_MAX, encode_value
@@ -55,8 +55,12 @@ class Details:
     def __attrs_post_init__(self) -> None:
         if self.ttl_seconds is not None:
             checked_seconds("ttl_seconds", self.ttl_seconds)
-        checked_seconds("stale_seconds", self.stale_seconds, zero=True)
-        _check_cost(self.cost)
+        # The common case first: this is done for every put.
+        stale_seconds, cost = self.stale_seconds, self.cost
+        if type(stale_seconds) is not float or not stale_seconds >= 0.0:
+            checked_seconds("stale_seconds", self.stale_seconds, zero=True)
+        if type(cost) is not float or not 0.0 <= cost < math.inf:
+            _check_cost(self.cost)
         if self.tags:
             self._set("tags", tags := _tags(self.tags))
             self._set("checked_tags", tags)
@@ -149,7 +153,7 @@ def prepare_put(
     entry = make_entry(
         key,
         encoded,
-        core.barriers.space(namespace_of(encoded)),
+        core.barriers.space(key.namespace),
         record,
         expires_at=expires_at,
     )

@@ -80,6 +80,11 @@ class CacheStorage:
     def no_longer_depend(self, dependency: bytes) -> Delete:
         return self.invalidations.delete_operation(dependency_row(dependency))
 
+    def send_nowait(
+        self, operations: Sequence[Operation], settled: Settled, durability: Durability
+    ) -> Sequence[Ack[Any]]:
+        return self.stores.send_nowait(operations, settled, durability=durability)
+
     async def send(
         self, operations: Sequence[Operation], settled: Settled, durability: Durability
     ) -> Sequence[Ack[Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import anyio
-from attrs import define, field
+import msgspec
 
 from mpreg.cache.entry import CachedEntry
 from mpreg.cache.invalidation import Target
@@ -17,8 +17,7 @@ from mpreg.persistence.operations import Operation
 __all__ = ["Change", "Write"]
 
 
-@define(eq=False)
-class Change:
+class Change(msgspec.Struct, eq=False, gc=False):
     """Of one key: another entry, or none."""
 
     key: GlobalCacheKey
@@ -31,18 +30,20 @@ class Change:
     """What `DiskIndex.expect` counted."""
 
 
-@define(eq=False)
-class Write:
-    """One batch: all of it happens, or nothing."""
+class Write(msgspec.Struct, eq=False, gc=False):
+    """One batch: all of it happens, or nothing.
+
+    One is made for every put: ``gc=False``, since nothing that it holds refers to it.
+    """
 
     raised: Sequence[Target] = ()
     """What is invalidated. Before the changes, which so have later versions."""
     dependencies: Sequence[bytes] = ()
     """Keys that are depended on from now on."""
     changes: Sequence[Change] = ()
-    victims: list[bytes] = field(factory=list)
+    victims: list[bytes] = []
     """What goes from L2 to make room."""
-    operations: list[Operation] = field(factory=list)
+    operations: list[Operation] = []
     """One for each of all these, in this order."""
     origin: object = None
     """The computation whose result it stores."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpreg.cache.invalidation import Barriers, Prefix, Target, dependency_row, target_row
-from mpreg.cache.keys import GlobalCacheKey, encode_key, encode_prefix, namespace_of
+from mpreg.cache.keys import GlobalCacheKey, decode_namespace, encode_key, namespace_of
 from mpreg.cache.records import Link
 
 KEYS = [
@@ -30,7 +30,7 @@ def concerns(target: Target, encoded: bytes, links: tuple[Link, ...]) -> bool:
 
 
 def is_dead(barriers: Barriers, encoded: bytes, links: tuple[Link, ...], version: int) -> bool:
-    space = barriers.space(namespace_of(encoded))
+    space = barriers.space(decode_namespace(namespace_of(encoded)))
     return space.kills(encoded, version) or barriers.link_kills(links, version)
 
 
@@ -105,5 +105,5 @@ def test_an_older_barrier_does_not_lower_a_newer_one() -> None:
     for version in (5, 3):
         barriers.raise_to(target, version)
         barriers.raise_to("t", version)
-    assert barriers.space(encode_prefix("a", None)).prefixes == {target.encoded: 5}
+    assert barriers.space("a").prefixes == {target.encoded: 5}
     assert barriers.links == {"t": 5}
