@@ -62,11 +62,15 @@ class Computation:
     answer: Ack[object] = field(factory=Ack)
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
 
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """What it stores, and what that depends on."""
+        return (self.encoded, *self.recipe.details.checked_dependencies)
+
     def is_concerned_by(self, write: Write) -> bool:
         if write.origin is self or write.is_tidying:
             return False
-        details = self.recipe.details
-        keys = (self.encoded, *details.checked_dependencies)
+        details, keys = self.recipe.details, self.keys
         if any(change.encoded in keys for change in write.changes):
             return True
         for target in write.raised:
@@ -96,6 +100,10 @@ class Computations:
 
     def running(self, key: GlobalCacheKey) -> Computation | None:
         return self._running.get(key)
+
+    def involve(self, encoded: bytes) -> bool:
+        """Whether this key, or what depends on it, is being computed."""
+        return any(encoded in one.keys for one in self._running.values())
 
     def start(self, computation: Computation) -> None:
         """Raises `WriterStoppedError` where the registry is not open (any more)."""
@@ -160,8 +168,7 @@ class Computations:
 
     def _is_changing(self, computation: Computation) -> bool:
         core = self._core
-        keys = (computation.encoded, *computation.recipe.details.checked_dependencies)
-        return any(map(core.is_changing, keys)) or any(
+        return any(map(core.is_changing, computation.keys)) or any(
             map(computation.is_concerned_by, core.invalidating)
         )
 

@@ -193,11 +193,20 @@ class GlobalCacheManager:
         core = self._core
         entry = await core.find(key, encoded)
         was_there = entry is not None and self._wall() < entry.fresh_until
-        if entry is None and core.index.is_complete and not core.is_known(encoded):
+        if entry is None and core.index.is_complete and not self._is_of_interest(encoded):
             return False
         change = Change(key, encoded, None, 0)
         await self._write([change], [core.storage.delete(encoded)], mode, durability)
         return was_there
+
+    def _is_of_interest(self, encoded: bytes) -> bool:
+        """Whether anything would be changed by its deletion, on disk or elsewhere."""
+        core = self._core
+        return (
+            core.is_known(encoded)
+            or core.is_depended_on(encoded)
+            or self._shared.computations.involve(encoded)
+        )
 
     async def compare_and_set(
         self,

@@ -22,6 +22,7 @@ __all__ = [
     "PATIENCE_SECONDS",
     "ReadGateBackend",
     "both",
+    "counts_entries",
     "count_stored",
     "damage",
     "get_value",

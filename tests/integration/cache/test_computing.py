@@ -220,7 +220,8 @@ async def test_what_was_changed_while_it_was_computed_is_given_and_not_cached(
             await cache.put(key, "old")
             await cache.invalidate(tag="eu")
             await cache.delete(key)
-            source, results = Source(), []
+            source = Source()
+            results: list[Any] = []
 
             async def call(source: Source = source, results: list[Any] = results) -> None:
                 results.append(
