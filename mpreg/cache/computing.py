@@ -148,7 +148,7 @@ class Computations:
     async def _compute(self, recipe: Recipe) -> tuple[object, float]:
         began = anyio.current_time()
         try:
-            value = await recipe.compute()
+            value = await _awaitable(recipe.compute())
         finally:
             seconds = anyio.current_time() - began
             self._core.counters.computing_seconds += seconds
@@ -185,6 +185,14 @@ class Computations:
         """Whoever comes now does not get its result."""
         if self._running.get(computation.key) is computation:
             del self._running[computation.key]
+
+
+def _awaitable(result: Awaitable[object]) -> Awaitable[object]:
+    if not isinstance(result, Awaitable):
+        raise InvalidArgumentError(
+            f"compute is an async function that takes nothing; its call gave {result!r:.80}"
+        )
+    return result
 
 
 def copied(value: object) -> object:

@@ -346,6 +346,10 @@ class GlobalCacheManager:
             WriterStoppedError: the registry has closed meanwhile.
         """
         check_choices(mode, durability)
+        if not callable(compute):
+            raise InvalidArgumentError(
+                f"compute is an async function that takes nothing, not {compute!r:.80}"
+            )
         recipe = Recipe(
             compute=compute,
             details=Details(

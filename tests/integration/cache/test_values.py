@@ -158,6 +158,9 @@ async def test_calls_that_cannot_mean_anything_are_refused(data_dir: Path) -> No
             await cache.increment(user(1), initial=None)  # type: ignore[arg-type]
         with pytest.raises(InvalidArgumentError, match="a key is a GlobalCacheKey, not 'a'"):
             await cache.get("a")  # type: ignore[arg-type]
+        for compute in (1, lambda: 5):
+            with pytest.raises(InvalidArgumentError, match="compute is an async function that"):
+                await cache.get_or_compute(user(1), compute)  # type: ignore[arg-type]
         assert cache.statistics().puts == 0
 
 
