@@ -15,6 +15,7 @@ from mpreg.cache.invalidation import Prefix
 from mpreg.cache.keys import GlobalCacheKey
 from mpreg.cache.requests import Details
 from mpreg.cache.writes import Write
+from mpreg.codec import encode_value
 from mpreg.errors import InvalidArgumentError, MpregError, WriterStoppedError
 from mpreg.persistence import Ack, Durability
 
@@ -130,7 +131,10 @@ class Computations:
         try:
             with computation.scope:
                 value, seconds = await self._compute(computation.recipe)
-                if not computation.is_outdated:
+                if computation.is_outdated:
+                    # Refused or not must not depend on what happened meanwhile.
+                    encode_value(value, self._core.registry.config.value_bytes_max)
+                else:
                     await self._store(computation, value, seconds)
                 answer.resolve(value)
         except Exception as error:

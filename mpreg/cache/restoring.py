@@ -94,13 +94,11 @@ class Restoring:
         """Raises what the reader raises where it has stopped."""
         began = anyio.current_time()
         self.state = WarmUpState.WARMING
-        taken = await self._warm_up()
+        await self._put_in_order(await self._warm_up())
         self.warm_up_seconds = anyio.current_time() - began
         self.state = WarmUpState.COUNTING
         self.warm.set()
         began = anyio.current_time()
-        await self._put_in_order(taken)
-        del taken
         await self._count()
         self.counting_seconds = anyio.current_time() - began
         self.state = WarmUpState.DONE
@@ -191,6 +189,8 @@ class Restoring:
             return
         size = len(encoded) + len(stored.value) + ENTRY_OVERHEAD_BYTES
         expires_at = float("inf") if stored.expires_at is None else stored.expires_at
+        # Also those whose note was damaged and set aside.
+        self._core.barriers.depended_on.update(record.dependencies)
         index.found(encoded, Stored(stored.version, size, expires_at, record.links))
 
 

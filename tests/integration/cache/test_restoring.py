@@ -43,7 +43,7 @@ pytestmark = pytest.mark.anyio
         ({"warm_up_entries_max": 2}, {4, 5}),
         ({"warm_up_entries_max": 0}, set()),
         ({"memory_entries_max": 3}, {3, 4, 5}),
-        ({"warm_up_bytes_max": 600}, {4, 5}),
+        ({"warm_up_bytes_max": 1_400}, {4, 5}),
     ],
 )
 async def test_the_most_used_are_warm_after_a_restart_up_to_the_budget(
