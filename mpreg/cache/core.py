@@ -72,6 +72,8 @@ class CacheCore:
     """Waits until it is known what L2 holds, and so who depends on whom."""
     ask_for_upkeep: Callable[[], None] = lambda: None
     """Called when there is something to be done at leisure."""
+    is_anything_left: bool = False
+    """Whether upkeep has passed over what was being written: it looks again when that is done."""
     is_heat_old: bool = False
     """Whether other entries may be the most used ones than was written down."""
     invalidating: list[Write] = field(factory=list)
@@ -342,6 +344,9 @@ class CacheCore:
             self.invalidating.remove(write)
         if write.settled is not None:
             write.settled.set()
+        if self.is_anything_left and not write.is_tidying:
+            self.is_anything_left = False
+            self.ask_for_upkeep()
         if self._waiting_for_room:
             self._room.set()
             self._room = anyio.Event()

@@ -116,7 +116,9 @@ class Upkeep:
     async def _remove(self, target: Target, version: int) -> None:
         for keys in _batches(await self._dead(target, version), REMOVED_PER_BATCH):
             await self._delete(keys, version)
-        if not await self._dead(target, version):
+        if await self._dead(target, version):
+            self._core.is_anything_left = True
+        else:
             await self._lower(target, version)
 
     async def _dead(self, target: Target, version: int) -> list[bytes]:

@@ -101,6 +101,13 @@ class ReadGateBackend(GatedBackend):
         with anyio.fail_after(PATIENCE_SECONDS):
             await self.held_reads.wait()
 
+    def open_gate_once(self) -> None:
+        """Let the commit go that waits at the gate, and hold the next one."""
+        gate = self._gate
+        assert gate is not None
+        self.close_gate()
+        gate.set()
+
     async def pass_gate(self, queries: Sequence[ReadQuery]) -> None:
         if any(map(self.held, queries)):
             self.held_reads.set()

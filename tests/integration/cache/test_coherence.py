@@ -168,6 +168,30 @@ async def test_what_depends_on_something_that_is_still_on_its_way_is_invalidated
         assert set(await cache.get_many([PAGE, SITE, BOB])) == {BOB}
 
 
+async def test_an_invalidation_is_forgotten_also_where_its_key_was_being_written(
+    data_dir: Path,
+) -> None:
+    backend = ReadGateBackend(data_dir)
+    async with open_cache(data_dir, backend=backend) as cache:
+        await cache.put(ANN, "old")
+        await read_back(cache)
+        backend.close_gate()
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(lambda: cache.invalidate(namespace="users"))
+            await backend.reached()
+            task_group.start_soon(cache.put, ANN, "new")
+            await anyio.wait_all_tasks_blocked()
+            backend.open_gate_once()
+            # The invalidation is committed, and what it concerns is on its way.
+            await backend.reached()
+            await anyio.wait_all_tasks_blocked()
+            assert cache.statistics().barriers == 1
+            backend.open_gate()
+        await tidied(cache)
+        assert await get_value(cache, ANN) == "new"
+    assert count_stored(data_dir, "invalidations") == 0
+
+
 # --- modes and order ---
 
 
