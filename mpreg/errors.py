@@ -8,8 +8,7 @@
     │   ├── MailboxClosedError        the actor has stopped for good          nothing was sent
     │   └── AckAlreadyResolvedError   a bug: an ack was answered twice
     ├── ConfigurationError            a setting is unknown, mistyped or impossible
-    ├── CacheError
-    │   └── WatchLaggedError          changes came faster than they were taken; some were not told
+    ├── WatchLaggedError              changes came faster than they were taken
     ├── QueueError
     │   ├── QueueNotFoundError        no queue, or no subscription, of this name
     │   ├── QueueDeletedError         the queue was deleted while it was in use
@@ -54,7 +53,6 @@ __all__ = [
     "AckedDataLostError",
     "ActorError",
     "BatchRejectedError",
-    "CacheError",
     "CommitFailedError",
     "CommitUnknownError",
     "ConfigurationError",
@@ -138,14 +136,10 @@ class ConfigurationError(MpregError, ValueError):
         return str(self.args[0])
 
 
-class CacheError(MpregError):
-    """A condition of the caches."""
+class WatchLaggedError(MpregError):
+    """Who watches did not take the changes as fast as they came, and missed some.
 
-
-class WatchLaggedError(CacheError):
-    """Who watches a cache did not take the changes as fast as they came, and missed some.
-
-    Those that were told before are handed out first. The cache itself lacks nothing: watch again,
+    Those that were told before are handed out first. What is watched lacks nothing: watch again,
     and read what matters anew.
     """
 

@@ -9,12 +9,11 @@ from mpreg.cache.manager import GlobalCacheManager
 from mpreg.cache.memory import EvictionCause, HeldEntry, MemoryCache
 from mpreg.cache.statistics import CacheStatistics, NamespaceStatistics, WarmUpState
 from mpreg.cache.watching import CacheChange, ChangeKind, Watch
-from mpreg.errors import CacheError, WatchLaggedError
+from mpreg.errors import WatchLaggedError
 
 __all__ = [
     "CacheChange",
     "CacheConfiguration",
-    "CacheError",
     "CacheLevel",
     "CacheStatistics",
     "CachedFunction",

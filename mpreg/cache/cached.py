@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -20,7 +21,11 @@ R = TypeVar("R")
 
 
 class CachedFunction(Generic[P, R]):
-    """What `cached` makes of a function: called as it is."""
+    """What `cached` makes of a function: called as it is.
+
+    Of a method as well, whose ``key=`` gets the object, too: an object is seldom part of a key.
+    There ``key`` and ``invalidate`` are those of the class, and take the object first.
+    """
 
     def __init__(
         self,
@@ -44,6 +49,9 @@ class CachedFunction(Generic[P, R]):
             self.key(*args, **kwargs), compute, **self._options
         )
         return result
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
 
     @property
     def cache(self) -> GlobalCacheManager:
@@ -79,10 +87,11 @@ class CachedFunction(Generic[P, R]):
 
 
 def _plain(value: object) -> object:
-    """``*args`` and ``**kwargs`` of the function itself."""
+    """Equal arguments as equal bytes: a dict in one order, a tuple, as ``*args`` are, as a list."""
     if isinstance(value, dict):
-        return dict(sorted(value.items()))
-    return list(value) if isinstance(value, tuple) else value
+        # What has keys of other types is refused when it is encoded, and told by name.
+        return {key: _plain(value[key]) for key in sorted(value, key=str)}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def cached(

@@ -15,6 +15,7 @@ from mpreg.cache.invalidation import Prefix
 from mpreg.cache.keys import GlobalCacheKey
 from mpreg.cache.requests import Details
 from mpreg.cache.writes import OvertakenError, Write
+from mpreg.codec import encode_value
 from mpreg.errors import InvalidArgumentError, MpregError, WriterStoppedError
 from mpreg.persistence import Ack, Durability
 
@@ -62,16 +63,20 @@ class Computation:
     answer: Ack[object] = field(factory=Ack)
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
 
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """What it stores, and what that depends on."""
+        return (self.encoded, *self.recipe.details.checked_dependencies)
+
     def is_concerned_by(self, write: Write) -> bool:
         if write.origin is self or write.is_tidying:
             return False
-        details = self.recipe.details
-        for change in write.changes:
-            if change.encoded == self.encoded or change.encoded in details.checked_dependencies:
-                return True
+        details, keys = self.recipe.details, self.keys
+        if any(change.encoded in keys for change in write.changes):
+            return True
         for target in write.raised:
             if isinstance(target, Prefix):
-                if self.encoded.startswith(target.encoded):
+                if any(key.startswith(target.encoded) for key in keys):
                     return True
             elif target in details.checked_tags or target in details.checked_dependencies:
                 return True
@@ -97,11 +102,15 @@ class Computations:
     def running(self, key: GlobalCacheKey) -> Computation | None:
         return self._running.get(key)
 
+    def involve(self, encoded: bytes) -> bool:
+        """Whether this key, or what depends on it, is being computed."""
+        return any(encoded in one.keys for one in self._running.values())
+
     def start(self, computation: Computation) -> None:
         """Raises `WriterStoppedError` where the registry is not open (any more)."""
-        self._core.registry.start_soon(partial(self._run, computation))
-        # What it reads now may be what was there before a change that is on its way.
+        # It reads what is there before a change that is under way, and would be stored after it.
         computation.is_outdated = self._is_changing(computation)
+        self._core.registry.start_soon(partial(self._run, computation))
         self._running[computation.key] = computation
 
     async def wait(self, computation: Computation) -> object:
@@ -122,7 +131,10 @@ class Computations:
         try:
             with computation.scope:
                 value, seconds = await self._compute(computation.recipe)
-                if not computation.is_outdated:
+                if computation.is_outdated:
+                    # Refused or not must not depend on what happened meanwhile.
+                    encode_value(value, self._core.registry.config.value_bytes_max)
+                else:
                     await self._store(computation, value, seconds)
                 answer.resolve(value)
         except Exception as error:
@@ -140,7 +152,7 @@ class Computations:
     async def _compute(self, recipe: Recipe) -> tuple[object, float]:
         began = anyio.current_time()
         try:
-            value = await recipe.compute()
+            value = await _awaitable(recipe.compute())
         finally:
             seconds = anyio.current_time() - began
             self._core.counters.computing_seconds += seconds
@@ -160,25 +172,33 @@ class Computations:
         except MpregError as error:
             log.warning("%r was computed, and is not cached: %s", computation.key, error)
 
+    def _is_changing(self, computation: Computation) -> bool:
+        core = self._core
+        return any(map(core.is_changing, computation.keys)) or any(
+            map(computation.is_concerned_by, core.invalidating)
+        )
+
     def _changing(self, write: Write) -> None:
+        """Both when it is sent and when it was committed: whoever began between these has read what
+        was there before."""
         if self._running:
             for computation in list(self._running.values()):
                 if computation.is_concerned_by(write):
                     computation.is_outdated = True
                     self._forget(computation)
 
-    def _is_changing(self, computation: Computation) -> bool:
-        core, dependencies = self._core, computation.recipe.details.checked_dependencies
-        return (
-            core.is_written(computation.encoded)
-            or any(map(core.is_written, dependencies))
-            or any(map(computation.is_concerned_by, core.invalidating))
-        )
-
     def _forget(self, computation: Computation) -> None:
         """Whoever comes now does not get its result."""
         if self._running.get(computation.key) is computation:
             del self._running[computation.key]
+
+
+def _awaitable(result: Awaitable[object]) -> Awaitable[object]:
+    if not isinstance(result, Awaitable):
+        raise InvalidArgumentError(
+            f"compute is an async function that takes nothing; its call gave {result!r:.80}"
+        )
+    return result
 
 
 def copied(value: object) -> object:

@@ -20,6 +20,8 @@ from functools import partial
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
+import msgspec
 from attrs import define, field
 
 from mpreg.cache.configuration import CacheConfiguration
@@ -27,7 +29,7 @@ from mpreg.cache.counters import Counters
 from mpreg.cache.entry import CachedEntry, make_entry
 from mpreg.cache.index import VICTIMS_MAX, DiskIndex, Stored
 from mpreg.cache.invalidation import Barriers, Prefix, Target
-from mpreg.cache.keys import GlobalCacheKey, decode_key, namespace_of
+from mpreg.cache.keys import GlobalCacheKey, decode_key
 from mpreg.cache.memory import EvictionCause, MemoryCache
 from mpreg.cache.records import Link, decode_record
 from mpreg.cache.storage import CacheStorage
@@ -46,8 +48,7 @@ log: Final = logging.getLogger("mpreg.cache")
 EXPIRED_PER_PUT: Final = 4
 
 
-@define(eq=False)
-class _Reading:
+class _Reading(msgspec.Struct, eq=False, gc=False):
     """Reads of one key from L2 that are under way."""
 
     count: int = 0
@@ -70,20 +71,24 @@ class CacheCore:
     on_changing: list[Callable[[Write], None]] = field(factory=list)
     """Told of every write when it is sent, and when it is committed: what is read between the two
     is what was there before it."""
+    until_counted: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
+    """Waits until it is known what L2 holds, and so who depends on whom."""
     ask_for_upkeep: Callable[[], None] = lambda: None
     """Called when there is something to be done at leisure."""
-    until_counted: Callable[[], Awaitable[None]] = anyio.sleep_forever
-    """Waits until the index is complete."""
+    is_anything_left: bool = False
+    """Whether upkeep has passed over what was being written: it looks again when that is done."""
     is_heat_old: bool = False
     """Whether other entries may be the most used ones than was written down."""
     invalidating: list[Write] = field(factory=list)
     """On their way."""
     _writing: dict[bytes, int] = field(factory=dict)
     """How many changes of a key are on their way."""
+    _tidying: dict[bytes, int] = field(factory=dict)
+    """How many of them only remove what is dead."""
     _evicting: set[bytes] = field(factory=set)
     """Keys on their way with a write that makes room."""
     _linking: dict[Link, list[bytes]] = field(factory=dict)
-    """The entries on their way that have a link."""
+    """The keys of entries on their way, by tags and by keys on which they depend."""
     _reading: dict[bytes, _Reading] = field(factory=dict)
     _under_way: int = 0
     """Writes that are sent and not settled."""
@@ -208,7 +213,7 @@ class CacheCore:
         return make_entry(
             key,
             encoded,
-            self.barriers.space(namespace_of(encoded)),
+            self.barriers.space(key.namespace),
             record,
             expires_at=stored.expires_at,
             version=stored.version,
@@ -368,6 +373,8 @@ class CacheCore:
         for change in write.changes:
             encoded = change.encoded
             self._writing[encoded] = self._writing.get(encoded, 0) + 1
+            if write.is_tidying:
+                self._tidying[encoded] = self._tidying.get(encoded, 0) + 1
             if change.entry is not None:
                 self.index.expect(encoded, change.size_bytes)
                 for link in change.entry.links:
@@ -395,6 +402,9 @@ class CacheCore:
         self._unmark(write)
         if write.settled is not None:
             write.settled.set()
+        if self.is_anything_left and not write.is_tidying:
+            self.is_anything_left = False
+            self.ask_for_upkeep()
         self._room.set()
         self._room = anyio.Event()
 
@@ -402,6 +412,8 @@ class CacheCore:
         """What `_begin` has noted."""
         for change in write.changes:
             _count_down(self._writing, change.encoded)
+            if write.is_tidying:
+                _count_down(self._tidying, change.encoded)
             if change.entry is not None:
                 self.index.arrive(change.encoded)
                 for link in change.entry.links:
@@ -422,7 +434,7 @@ class CacheCore:
         taken = (index.coming[0] - before[0], index.coming[1] - before[1])
         if index.is_over:
             write.victims = index.make_room(
-                self.wall(), victims_max, self.is_written, self._is_held
+                self.is_written, self._is_held, self.wall(), victims_max
             )
             if self._under_way and self.index.is_over and len(write.victims) < victims_max:
                 return False
@@ -436,6 +448,10 @@ class CacheCore:
     def is_written(self, encoded: bytes) -> bool:
         """Whether a change of it is on its way."""
         return encoded in self._writing
+
+    def is_changing(self, encoded: bytes) -> bool:
+        """Whether a change of it is on its way that readers will see."""
+        return self._writing.get(encoded, 0) > self._tidying.get(encoded, 0)
 
     def _is_held(self, encoded: bytes) -> bool:
         return decode_key(encoded) in self.memory

@@ -70,7 +70,7 @@ class Counting:
             _reject([*taken, *left], WriterStoppedError(f"{key!r}: the registry closed meanwhile"))
 
     async def _apply(self, key: GlobalCacheKey, increments: list[Increment]) -> None:
-        is_afresh = False
+        damaged_version, is_afresh = 0, False
         while True:
             entry, version = await self._read(key, is_afresh)
             value = None if entry is None else entry.give().value
@@ -84,12 +84,14 @@ class Counting:
             if number is None:
                 break
             try:
-                await self._write(key, number, version, entry, increments[0].ttl_seconds)
+                await self._write(
+                    key, number, version or damaged_version, entry, increments[0].ttl_seconds
+                )
             except OvertakenError:
                 continue
-            except VersionConflictError:
-                # Somebody put another value meanwhile: add to that.
-                is_afresh = True
+            except VersionConflictError as conflict:
+                # Somebody put another value meanwhile: add to that. Or it cannot be read.
+                damaged_version, is_afresh = conflict.found_version, True
                 continue
             break
         for increment, result in results:

@@ -6,18 +6,17 @@ import math
 from typing import Final, Literal, TypeAlias
 
 import msgspec
-from attrs import define
 
 from mpreg.cache.invalidation import Space
 from mpreg.cache.keys import GlobalCacheKey
 from mpreg.cache.memory import HeldEntry
-from mpreg.cache.records import NO_LINKS, CachedRecord, Link
+from mpreg.cache.records import CachedRecord, Link
 from mpreg.codec import decode_value
 
 __all__ = ["ENTRY_OVERHEAD_BYTES", "CacheLevel", "CachedEntry", "Found", "make_entry"]
 
 #: What an entry in L1 counts for beside its key and its value: the objects that hold it.
-ENTRY_OVERHEAD_BYTES: Final = 256
+ENTRY_OVERHEAD_BYTES: Final = 640
 
 CacheLevel: TypeAlias = Literal["L1", "L2"]
 
@@ -38,9 +37,11 @@ class Found(msgspec.Struct, frozen=True):
     """Wall clock, in seconds since 1970; None: until it is evicted."""
 
 
-@define(eq=False, kw_only=True)
-class CachedEntry(HeldEntry):
-    """What L1 holds for a key. ``value`` is what `found` has, or the encoded value."""
+class CachedEntry(HeldEntry, eq=False, kw_only=True, gc=False):
+    """What L1 holds for a key. ``value`` is the encoded value, until `found` has it.
+
+    ``gc=False``: there are many, and nothing that they hold refers to them.
+    """
 
     key: GlobalCacheKey
     encoded: bytes
@@ -52,13 +53,16 @@ class CachedEntry(HeldEntry):
     checked_at: int = -1
     """`Barriers.raised` when it was last held against them."""
     found: Found | None = None
-    """What every reader is given, where its value cannot be changed."""
+    """What every reader is given, where its value cannot be changed: from the first read on."""
 
     def give(self, level: CacheLevel = "L1") -> Found:
-        if self.found is not None:
-            return self.found if level == "L1" else msgspec.structs.replace(self.found, level=level)
-        assert isinstance(self.value, bytes)
-        return self._found(level, decode_value(self.value))
+        if self.found is None:
+            assert isinstance(self.value, bytes)
+            value = decode_value(self.value)
+            if type(value) not in _SHARED:
+                return self._found(level, value)
+            self.value, self.found = None, self._found("L1", value)
+        return self.found if level == "L1" else msgspec.structs.replace(self.found, level=level)
 
     def written(self, version: int) -> None:
         """It is on disk, by this version."""
@@ -82,20 +86,15 @@ def make_entry(
 ) -> CachedEntry:
     """What is held of a record. Version 0: it is not on disk yet."""
     payload = bytes(record.value)
-    value = decode_value(payload)
-    is_shared = type(value) in _SHARED
-    entry = CachedEntry(
+    return CachedEntry(
         key=key,
-        value=None if is_shared else payload,
+        value=payload,
         size_bytes=ENTRY_OVERHEAD_BYTES + len(encoded) + len(payload),
         expires_at=math.inf if expires_at is None else expires_at,
         cost=record.cost,
         version=version,
         encoded=encoded,
         space=space,
-        links=record.links if record.tags or record.dependencies else NO_LINKS,
+        links=record.links,
         fresh_until=math.inf if record.fresh_until is None else record.fresh_until,
     )
-    if is_shared:
-        entry.found = entry._found("L1", value)
-    return entry

@@ -117,16 +117,17 @@ class DiskIndex:
 
     def make_room(
         self,
-        now: float,
-        victims_max: float,
         is_written: Callable[[bytes], bool],
         is_held: Callable[[bytes], bool],
+        now: float = -math.inf,
+        victims_max: float = VICTIMS_MAX,
     ) -> list[bytes]:
         """What has to go for all that is coming, out of the order already: `leave`, or `stay`.
 
-        What ``is_written`` is being written and does not go. What ``is_held`` is in L1, and only
-        goes where nothing else is near. It `is_over` afterwards where nothing may go, or where more
-        would have to go at once than ``victims_max``: that is left to the next time.
+        What has expired by ``now`` goes first. What ``is_written`` is being written and does not
+        go. What ``is_held`` is in L1, and only goes where nothing else is near. It `is_over`
+        afterwards where nothing may go, or where more would have to go at once than
+        ``victims_max``: that is left to the next time.
         """
         victims: list[bytes] = []
         while self.is_over and len(victims) < victims_max:
@@ -209,7 +210,8 @@ class DiskIndex:
                 self.stored.move_to_end(key, last=False)
                 self.size_bytes += stored.size_bytes
                 self._recount(key)
-        self.expect_again(victims)
+                # It may have expired meanwhile, and have been passed over.
+                self._will_expire(key, stored)
 
     # --- what is there ---
 
@@ -222,10 +224,7 @@ class DiskIndex:
         self.size_bytes += stored.size_bytes
         for link in stored.links:
             self.by_link.setdefault(link, set()).add(key)
-        if stored.expires_at != math.inf:
-            heapq.heappush(self._expiries, (stored.expires_at, key))
-            if len(self._expiries) > max(_HEAP_MIN, 2 * len(self.stored)):
-                self._rebuild_expiries()
+        self._will_expire(key, stored)
         if self.removed:
             self.removed.discard(key)
         self._recount(key)
@@ -265,8 +264,8 @@ class DiskIndex:
         """They were taken by `take_expired`: those that are there are to be taken once more."""
         for key in keys:
             stored = self.stored.get(key)
-            if stored is not None and stored.expires_at != math.inf:
-                heapq.heappush(self._expiries, (stored.expires_at, key))
+            if stored is not None:
+                self._will_expire(key, stored)
 
     @property
     def next_expiry(self) -> float:
@@ -298,6 +297,12 @@ class DiskIndex:
                 keys.discard(key)
                 if not keys:
                     del self.by_link[link]
+
+    def _will_expire(self, key: bytes, stored: Stored) -> None:
+        if stored.expires_at != math.inf:
+            heapq.heappush(self._expiries, (stored.expires_at, key))
+            if len(self._expiries) > max(_HEAP_MIN, 2 * len(self.stored)):
+                self._rebuild_expiries()
 
     def _rebuild_expiries(self) -> None:
         self._expiries = [

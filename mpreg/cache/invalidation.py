@@ -83,8 +83,8 @@ class Space:
 class Barriers:
     """All barriers of a cache, in memory."""
 
-    spaces: dict[bytes, Space] = field(factory=dict)
-    """By the encoded namespace."""
+    spaces: dict[str, Space] = field(factory=dict)
+    """By namespace."""
     links: dict[Link, int] = field(factory=dict)
     """Of tags, and of keys that others depend on."""
     raised: int = 0
@@ -108,11 +108,10 @@ class Barriers:
         else:
             raise ValueError(f"no invalidation is stored under {row!r:.80}")
 
-    def space(self, encoded: bytes) -> Space:
-        """Of an encoded namespace."""
-        found = self.spaces.get(encoded)
+    def space(self, namespace: str) -> Space:
+        found = self.spaces.get(namespace)
         if found is None:
-            found = self.spaces[encoded] = Space(decode_namespace(encoded), encoded)
+            found = self.spaces[namespace] = Space(namespace, encode_prefix(namespace, None))
         return found
 
     def link_kills(self, links: Iterable[Link], version: int) -> bool:
@@ -125,7 +124,7 @@ class Barriers:
         if not isinstance(target, Prefix):
             self.links[target] = max(version, self.links.get(target, 0))
             return
-        space = self.space(namespace_of(target.encoded))
+        space = self.space(target.namespace)
         if target.encoded == space.encoded:
             space.barrier = max(version, space.barrier)
         else:
@@ -137,7 +136,7 @@ class Barriers:
             if self.links.get(target) == version:
                 del self.links[target]
             return
-        space = self.space(namespace_of(target.encoded))
+        space = self.space(target.namespace)
         if target.encoded == space.encoded:
             space.barrier = 0 if space.barrier == version else space.barrier
         elif space.prefixes.get(target.encoded) == version:

@@ -1,8 +1,8 @@
 """Structured keys, and their bytes: in order, and never two keys with the same.
 
 The bytes of a key are those of its parts one after the other; each part says its type and where it
-ends. So a key whose parts begin with those of another begins with its bytes, and nothing else does.
-(The form is that of FoundationDB's tuple layer, with integers of a fixed width.)
+ends, by a byte that is nowhere else in it. So a key whose parts begin with those of another begins
+with its bytes, and nothing else does. (The form is much like that of FoundationDB's tuple layer.)
 """
 
 from __future__ import annotations
@@ -30,8 +30,12 @@ _BYTES: Final = b"\x01"
 _TEXT: Final = b"\x02"
 _NUMBER: Final = b"\x03"
 _END: Final = b"\x00"
-_ZERO: Final = b"\x00\xff"
-"""A zero byte inside a part: the end of a part is followed by a type, or by nothing."""
+_ESCAPE: Final = b"\x01"
+_ZERO: Final = b"\x01\x01"
+_ONE: Final = b"\x01\x02"
+"""The two bytes inside a part that would be an end or an escape; in order, below all others."""
+
+_NEXT_TEXT: Final = (_END + _TEXT).decode()
 
 _U64: Final = struct.Struct(">Q")
 _OFFSET: Final = 2**63
@@ -133,6 +137,15 @@ def encode_prefix(namespace: str, prefix: KeyPart | tuple[KeyPart, ...] | None) 
 
 def decode_key(encoded: bytes) -> GlobalCacheKey:
     """What `encode_key` was given. Raises `ValueError` for what it did not return."""
+    # Most keys are plain texts: no part has to be looked at by itself then.
+    if _ESCAPE not in encoded and _NUMBER not in encoded and encoded[-1:] == _END:
+        texts = encoded[1:-1].decode("utf-8", "surrogatepass").split(_NEXT_TEXT)
+        if len(texts) > 1 and texts[0] and encoded.count(_END) == len(texts):
+            return tuple.__new__(GlobalCacheKey, texts)
+    return _decode_parts(encoded)
+
+
+def _decode_parts(encoded: bytes) -> GlobalCacheKey:
     parts: list[KeyPart] = []
     position = 0
     while position < len(encoded):
@@ -142,12 +155,12 @@ def decode_key(encoded: bytes) -> GlobalCacheKey:
             parts.append(_unpack_number(encoded[start:position]))
         elif kind in (_TEXT, _BYTES):
             end = _end_of(encoded, start)
-            data = encoded[start:end].replace(_ZERO, _END)
+            data = _unescape(encoded[start:end])
             parts.append(data if kind == _BYTES else data.decode("utf-8", "surrogatepass"))
             position = end + 1
         else:
             raise ValueError(f"no part of a key begins with {kind!r}")
-    if len(parts) < 2 or type(parts[0]) is not str:
+    if len(parts) < 2 or type(parts[0]) is not str or not parts[0]:
         raise ValueError("a key begins with a namespace")
     return tuple.__new__(GlobalCacheKey, parts)
 
@@ -159,16 +172,30 @@ def namespace_of(encoded: bytes) -> bytes:
 
 def decode_namespace(encoded: bytes) -> str:
     """The namespace that `encode_prefix` was given alone."""
-    return encoded[1:-1].replace(_ZERO, _END).decode("utf-8", "surrogatepass")
+    return _unescape(encoded[1:-1]).decode("utf-8", "surrogatepass")
 
 
 def _encode_part(part: KeyPart) -> bytes:
     if type(part) is str:
-        return _TEXT + part.encode("utf-8", "surrogatepass").replace(_END, _ZERO) + _END
+        return _TEXT + _escape(part.encode("utf-8", "surrogatepass")) + _END
     if type(part) is bytes:
-        return _BYTES + part.replace(_END, _ZERO) + _END
+        return _BYTES + _escape(part) + _END
     assert isinstance(part, int)
     return _NUMBER + _U64.pack(part + _OFFSET)
+
+
+def _escape(data: bytes) -> bytes:
+    return data.replace(_ESCAPE, _ONE).replace(_END, _ZERO)
+
+
+def _unescape(escaped: bytes) -> bytes:
+    if _ESCAPE not in escaped:
+        return escaped
+    # From the left, and zeros first: an escape never begins in the middle of another one.
+    data = escaped.replace(_ZERO, _END).replace(_ONE, _ESCAPE)
+    if _escape(data) != escaped:
+        raise ValueError("a part of a key has an escape of nothing")
+    return data
 
 
 def _unpack_number(data: bytes) -> int:
@@ -181,8 +208,6 @@ def _unpack_number(data: bytes) -> int:
 def _end_of(encoded: bytes, start: int) -> int:
     """Where a text that begins at ``start`` ends."""
     end = encoded.find(_END, start)
-    while end >= 0 and encoded[end + 1 : end + 2] == b"\xff":
-        end = encoded.find(_END, end + 2)
     if end < 0:
         raise ValueError("a part of a key does not end")
     return end

@@ -14,12 +14,14 @@ from mpreg.cache.configuration import CacheConfiguration, WriteMode
 from mpreg.cache.counting import Increment
 from mpreg.cache.entry import CachedEntry, Found
 from mpreg.cache.invalidation import Prefix, Target
-from mpreg.cache.keys import GlobalCacheKey, KeyPart, encode_key, encode_prefix, namespace_of
+from mpreg.cache.keys import GlobalCacheKey, KeyPart, encode_key, encode_prefix
 from mpreg.cache.physical import is_as_it_was, physical
 from mpreg.cache.requests import (
     Details,
+    check_choices,
     check_together,
     checked_seconds,
+    checked_tag,
     checked_version,
     durability_of,
     is_behind,
@@ -48,7 +50,9 @@ class GlobalCacheManager:
     - `InvalidArgumentError`, `ValueTooLargeError`: nothing was sent.
     - `StorageFullError`, `CommitFailedError`: rolled back; L1 and L2 are as before.
     - `CommitUnknownError`: it cannot be told, and the writer is gone.
-    - `WriterStoppedError`: not open (any more); not written.
+    - `WriterStoppedError`: not open (any more); not written. `ReaderStoppedError`: not open yet, or
+      it closed before it was known who depends on the key: a change of a key on which others depend
+      waits for that after an opening.
 
     Cancelled, it may still happen, as a whole; cancelled while it waits for room in the mailbox,
     nothing was sent. A read raises `ReaderStoppedError` where the registry is not open and the key
@@ -97,10 +101,10 @@ class GlobalCacheManager:
     async def _get_from_disk(self, key: GlobalCacheKey) -> Found | None:
         encoded = encode_key(key)
         await self._shared.open()
-        return self._given(await self._core.find(key, encoded), encoded)
+        return self._given(key, await self._core.find(key, encoded))
 
-    def _given(self, entry: CachedEntry | None, encoded: bytes) -> Found | None:
-        space = self._core.barriers.space(namespace_of(encoded))
+    def _given(self, key: GlobalCacheKey, entry: CachedEntry | None) -> Found | None:
+        space = self._core.barriers.space(key.namespace)
         if entry is None or self._core.wall() >= entry.fresh_until:
             space.misses += 1
             return None
@@ -122,7 +126,7 @@ class GlobalCacheManager:
         if missing:
             await self._shared.open()
             for key, one in (await self._core.find_many(missing)).items():
-                if (given := self._given(one, missing[key])) is not None:
+                if (given := self._given(key, one)) is not None:
                     found[key] = given
         else:
             await anyio.lowlevel.checkpoint()
@@ -191,14 +195,22 @@ class GlobalCacheManager:
         encoded = encode_key(key)
         await self._shared.open()
         core = self._core
-        was_there = await core.find(key, encoded) is not None
-        change = Change(key, encoded, None, 0)
-        if not was_there and core.index.is_complete and not core.is_known(encoded):
-            # Nothing is to be removed; but what is being computed for it is not to be cached.
-            core.tell(Write(changes=[change], is_settled=True))
+        entry = await core.find(key, encoded)
+        was_there = entry is not None and self._wall() < entry.fresh_until
+        if entry is None and core.index.is_complete and not self._is_of_interest(encoded):
             return False
+        change = Change(key, encoded, None, 0)
         await self._write([change], [core.storage.delete(encoded)], mode, durability)
         return was_there
+
+    def _is_of_interest(self, encoded: bytes) -> bool:
+        """Whether anything would be changed by its deletion, on disk or elsewhere."""
+        core = self._core
+        return (
+            core.is_known(encoded)
+            or core.is_depended_on(encoded)
+            or self._shared.computations.involve(encoded)
+        )
 
     async def compare_and_set(
         self,
@@ -219,9 +231,10 @@ class GlobalCacheManager:
             VersionConflictError: it has another one; nothing was written.
         """
         checked_version(expected_version)
+        check_choices(None, durability)
         encoded = encode_key(key)
         await self._shared.open()
-        is_afresh = False
+        damaged_version, is_afresh = 0, False
         while True:
             entry, version = await physical(self._core, key, encoded, afresh=is_afresh)
             visible = 0 if entry is None else version
@@ -232,7 +245,7 @@ class GlobalCacheManager:
                 tags=tags,
                 dependencies=dependencies,
                 cost=cost,
-                expected_version=version,
+                expected_version=version or damaged_version,
             )
             change, put = prepare_put(self._core, key, value, details)
             try:
@@ -244,9 +257,9 @@ class GlobalCacheManager:
                 )
             except OvertakenError:
                 continue
-            except VersionConflictError:
-                # It was changed meanwhile: what it has now decides.
-                is_afresh = True
+            except VersionConflictError as conflict:
+                # It was changed meanwhile: what it has now decides. Or it cannot be read.
+                damaged_version, is_afresh = conflict.found_version, True
                 continue
             assert isinstance(ack.value, int)
             return ack.value
@@ -299,6 +312,7 @@ class GlobalCacheManager:
             InvalidArgumentError: not exactly one of ``namespace``, ``tag`` and ``dependency``.
         """
         target = _target(namespace, prefix, tag, dependency)
+        check_choices(None, durability)
         await self._shared.open()
         write = Write(targets=[target])
         await self._core.send(write, durability)
@@ -337,6 +351,11 @@ class GlobalCacheManager:
         Raises:
             WriterStoppedError: the registry has closed meanwhile.
         """
+        check_choices(mode, durability)
+        if not callable(compute):
+            raise InvalidArgumentError(
+                f"compute is an async function that takes nothing, not {compute!r:.80}"
+            )
         recipe = Recipe(
             compute=compute,
             details=Details(
@@ -355,11 +374,17 @@ class GlobalCacheManager:
             checked_seconds("negative_ttl_seconds", negative_ttl_seconds, zero=True)
         encoded = encode_key(key)
         await self._shared.open()
-        entry = await self._core.find(key, encoded)
-        if entry is None:
-            return await self._compute(key, encoded, recipe)
-        if self._core.wall() < entry.fresh_until:
+        now = self._wall()
+        entry = self._core.look(key, now)
+        if entry is not None and now < entry.fresh_until:
             entry.space.memory_hits += 1
+            return entry.give().value
+        entry = await self._core.find(key, encoded)
+        # What is written behind may have expired before it was on disk.
+        if entry is None or entry.expires_at <= (now := self._wall()):
+            return await self._compute(key, encoded, recipe)
+        if now < entry.fresh_until:
+            entry.space.disk_hits += 1
         else:
             computations = self._shared.computations
             if computations.running(key) is None:
@@ -368,7 +393,7 @@ class GlobalCacheManager:
         return entry.give().value
 
     async def _compute(self, key: GlobalCacheKey, encoded: bytes, recipe: Recipe) -> object:
-        self._core.barriers.space(namespace_of(encoded)).misses += 1
+        self._core.barriers.space(key.namespace).misses += 1
         computations = self._shared.computations
         running = computations.running(key)
         if running is None:
@@ -421,6 +446,7 @@ class GlobalCacheManager:
         mode: WriteMode | None,
         durability: Durability | None,
     ) -> Sequence[Ack[int]]:
+        check_choices(mode, durability)
         await self._shared.open()
         return await self._core.write(
             changes,
@@ -445,8 +471,6 @@ def _target(
     if prefix is not None:
         raise InvalidArgumentError("prefix is one within a namespace: give that, too")
     if tag is not None:
-        if type(tag) is not str or not tag:
-            raise InvalidArgumentError(f"a tag is a str that is not empty, not {tag!r:.80}")
-        return tag
+        return checked_tag(tag)
     assert dependency is not None
     return encode_key(dependency)

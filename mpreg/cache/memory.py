@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
-from attrs import define
+import msgspec
 
 from mpreg.cache.eviction import EvictionPolicyName, make_policy
 from mpreg.cache.eviction.ranking import Ranking
@@ -28,8 +28,7 @@ class EvictionCause(enum.Enum):
     """What should have replaced it is larger than the whole cache."""
 
 
-@define(eq=False)
-class HeldEntry:
+class HeldEntry(msgspec.Struct, eq=False):
     """What is held for a key. Its fields do not change while it is held: put another one."""
 
     key: Hashable

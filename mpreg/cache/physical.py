@@ -19,7 +19,8 @@ async def physical(
 
     What is on its way and concerns the key is waited for first. ``afresh``: the disk is asked,
     whatever is known: what has expired may be alive again where a clock was set back, and what was
-    swept meanwhile is not. Raises as `CacheCore.find` does.
+    swept meanwhile is not. A damaged entry counts as none: the conflict of a write tells its
+    version. Raises as `CacheCore.find` does.
     """
     while True:
         if (write := core.on_its_way(key, encoded)) is not None:

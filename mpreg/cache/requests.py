@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import msgspec
 from attrs import field, frozen
@@ -12,23 +14,29 @@ from mpreg.cache.configuration import CacheConfiguration, WriteMode
 from mpreg.cache.core import CacheCore
 from mpreg.cache.entry import CachedEntry, make_entry
 from mpreg.cache.index import ENTRY_OVERHEAD_BYTES
-from mpreg.cache.keys import GlobalCacheKey, encode_key, namespace_of
+from mpreg.cache.keys import GlobalCacheKey, encode_key
 from mpreg.cache.records import FORMAT, CachedRecord, encode_record
 from mpreg.cache.writes import Change
-from mpreg.codec import encode_value
+from mpreg.codec import KEY_BYTES_MAX, encode_value
 from mpreg.errors import InvalidArgumentError, ValueTooLargeError
 from mpreg.persistence import Durability
 from mpreg.persistence.operations import Put
 
 __all__ = [
+    "TAG_BYTES_MAX",
     "Details",
     "check_together",
+    "check_choices",
     "checked_seconds",
+    "checked_tag",
     "checked_version",
     "durability_of",
     "is_behind",
     "prepare_put",
 ]
+
+#: Its invalidation is a row whose key is the tag and a byte before it.
+TAG_BYTES_MAX: Final = KEY_BYTES_MAX - 1
 
 
 @frozen(kw_only=True)
@@ -42,26 +50,36 @@ class Details:
     dependencies: Iterable[GlobalCacheKey] = ()
     cost: float = 1.0
     expected_version: int | None = None
-    checked_tags: tuple[str, ...] = field(init=False)
-    checked_dependencies: tuple[bytes, ...] = field(init=False)
+    checked_tags: tuple[str, ...] = field(init=False, default=())
+    checked_dependencies: tuple[bytes, ...] = field(init=False, default=())
 
     def __attrs_post_init__(self) -> None:
         if self.ttl_seconds is not None:
             checked_seconds("ttl_seconds", self.ttl_seconds)
-        checked_seconds("stale_seconds", self.stale_seconds, zero=True)
-        _check_cost(self.cost)
-        object.__setattr__(self, "checked_tags", _tags(self.tags) if self.tags else ())
-        object.__setattr__(
-            self,
-            "checked_dependencies",
-            _dependencies(self.dependencies) if self.dependencies else (),
-        )
+        # The common case first: this is done for every put.
+        stale_seconds, cost = self.stale_seconds, self.cost
+        if type(stale_seconds) is not float or not stale_seconds >= 0.0:
+            checked_seconds("stale_seconds", self.stale_seconds, zero=True)
+        if type(cost) is not float or not 0.0 <= cost < math.inf:
+            _check_cost(self.cost)
+        if self.tags:
+            self._set("tags", tags := _tags(self.tags))
+            self._set("checked_tags", tags)
+        if self.dependencies:
+            # What can be gone through only once is needed again where this is evolved.
+            self._set("dependencies", keys := _several(self.dependencies, "dependencies"))
+            self._set("checked_dependencies", tuple(dict.fromkeys(map(encode_key, keys))))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
 
 def checked_seconds(name: str, seconds: object, *, zero: bool = False) -> float:
     """Raises `InvalidArgumentError`."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or math.isnan(seconds):
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != seconds:
         raise InvalidArgumentError(f"{name} is a number of seconds, not {seconds!r:.80}")
+    if sys.float_info.max < seconds < math.inf:
+        raise InvalidArgumentError(f"{name} is more than can be counted; math.inf is for ever")
     if seconds < 0 or (seconds == 0 and not zero):
         raise InvalidArgumentError(
             f"{name} must be {'at least' if zero else 'above'} 0, not {seconds!r}"
@@ -77,24 +95,35 @@ def checked_version(version: object) -> int:
 
 
 def _check_cost(cost: object) -> None:
-    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < math.inf:
+    if (
+        isinstance(cost, bool)
+        or not isinstance(cost, int | float)
+        or not 0 <= cost <= sys.float_info.max
+    ):
         raise InvalidArgumentError(f"cost is a number, at least 0, not {cost!r:.80}")
 
 
+def _several(items: object, name: str) -> tuple[Any, ...]:
+    if isinstance(items, str | GlobalCacheKey) or not isinstance(items, Iterable):
+        raise InvalidArgumentError(f"{name} are several: give ({items!r},) and not {items!r}")
+    return tuple(items)
+
+
 def _tags(tags: object) -> tuple[str, ...]:
-    if isinstance(tags, str) or not isinstance(tags, Iterable):
-        raise InvalidArgumentError(f"tags are several: give ({tags!r},) and not {tags!r}")
-    checked = tuple(dict.fromkeys(tags))
-    for tag in checked:
-        if type(tag) is not str or not tag:
-            raise InvalidArgumentError(f"a tag is a str that is not empty, not {tag!r:.80}")
-    return checked
+    return tuple(dict.fromkeys(map(checked_tag, _several(tags, "tags"))))
 
 
-def _dependencies(keys: object) -> tuple[bytes, ...]:
-    if isinstance(keys, GlobalCacheKey) or not isinstance(keys, Iterable):
-        raise InvalidArgumentError(f"dependencies are several: give ({keys!r},) and not {keys!r}")
-    return tuple(dict.fromkeys(encode_key(key) for key in keys))
+def checked_tag(tag: object) -> str:
+    """Raises `InvalidArgumentError`, `ValueTooLargeError`."""
+    if type(tag) is not str or not tag:
+        raise InvalidArgumentError(f"a tag is a str that is not empty, not {tag!r:.80}")
+    try:
+        size = len(tag.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"a tag that is no text: {error}") from error
+    if size > TAG_BYTES_MAX:
+        raise ValueTooLargeError(f"a tag of {size} bytes; at most {TAG_BYTES_MAX}")
+    return tag
 
 
 def prepare_put(
@@ -125,7 +154,7 @@ def prepare_put(
     entry = make_entry(
         key,
         encoded,
-        core.barriers.space(namespace_of(encoded)),
+        core.barriers.space(key.namespace),
         record,
         expires_at=expires_at,
     )
@@ -181,6 +210,14 @@ def _times(core: CacheCore, details: Details) -> tuple[float | None, float | Non
     fresh_until = core.wall() + ttl
     expires_at = fresh_until + details.stale_seconds
     return fresh_until, None if expires_at == math.inf else expires_at
+
+
+def check_choices(mode: object, durability: object) -> None:
+    """Raises `InvalidArgumentError`: what is no member would be taken for the default."""
+    if mode is not None and not isinstance(mode, WriteMode):
+        raise InvalidArgumentError(f"mode is a WriteMode, not {mode!r:.80}")
+    if durability is not None and not isinstance(durability, Durability):
+        raise InvalidArgumentError(f"durability is a Durability, not {durability!r:.80}")
 
 
 def is_behind(configuration: CacheConfiguration, mode: WriteMode | None) -> bool:

@@ -63,6 +63,10 @@ class Restoring:
     counted: anyio.Event = field(factory=anyio.Event)
     """Set when it is known what L2 holds."""
     is_stopped: bool = False
+    _bytes_max: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._bytes_max = self._core.configuration.memory_bytes_max
 
     @property
     def is_warm(self) -> bool:
@@ -90,7 +94,7 @@ class Restoring:
         """Raises what the reader raises where it has stopped."""
         began = anyio.current_time()
         self.state = WarmUpState.WARMING
-        await self._warm_up()
+        await self._put_in_order(await self._warm_up())
         self.warm_up_seconds = anyio.current_time() - began
         self.state = WarmUpState.COUNTING
         self.warm.set()
@@ -109,13 +113,15 @@ class Restoring:
 
     # --- L1 ---
 
-    async def _warm_up(self) -> None:
+    async def _warm_up(self) -> list[CachedEntry]:
         try:
             keys = await self._core.storage.load_heat()
         except CorruptDataError as error:
             log.error("L1 begins cold: %s", error)
             keys = []
         configuration = self._core.configuration
+        if configuration.warm_up_bytes_max is not None:
+            self._bytes_max = configuration.warm_up_bytes_max
         if (entries_max := configuration.warm_up_entries_max) is not None:
             keys = keys[:entries_max]
         del keys[configuration.memory_entries_max :]
@@ -124,11 +130,11 @@ class Restoring:
         for start in range(0, len(keys), KEYS_PER_READ):
             if not await self._read(keys[start : start + KEYS_PER_READ], taken):
                 break
-        await self._put_in_order(taken)
+        return taken
 
     async def _read(self, keys: list[bytes], taken: list[CachedEntry]) -> bool:
         """False where the budget is used up."""
-        core = self._core
+        core, memory, fits = self._core, self._core.memory, self._fits
         with core.reading(keys) as readings:
             found = await core.storage.read_many(keys, core.damaged)
             for encoded, reading, stored in zip(keys, readings, found, strict=True):
@@ -137,32 +143,28 @@ class Restoring:
                 entry = core.decode(decode_key(encoded), encoded, stored)
                 if entry is None or not core.is_alive(entry):
                     continue
-                if not self._fits(entry):
+                if not fits(entry.size_bytes):
                     return False
-                if entry.key not in core.memory:
-                    core.memory.put(entry)
+                if memory.peek(entry.key) is None:
+                    memory.put(entry)
                     taken.append(entry)
                     self.warmed += 1
         return True
 
-    def _fits(self, entry: CachedEntry) -> bool:
+    def _fits(self, size_bytes: int) -> bool:
         """Nothing is evicted for it: what is there is hotter."""
-        core, configuration = self._core, self._core.configuration
-        bytes_max = configuration.warm_up_bytes_max
-        if bytes_max is None:
-            bytes_max = configuration.memory_bytes_max
-        memory = core.memory
-        return (
-            memory.size_bytes + entry.size_bytes <= bytes_max and len(memory) < memory.entries_max
+        memory = self._core.memory
+        return memory.size_bytes + size_bytes <= self._bytes_max and (
+            len(memory) < memory.entries_max
         )
 
     async def _put_in_order(self, taken: list[CachedEntry]) -> None:
         """The hottest was read first, and is to be the last to go: as if they had been used in the
         opposite order."""
-        core, now = self._core, self._core.wall()
+        memory = self._core.memory
         for number, entry in enumerate(reversed(taken)):
-            if core.memory.peek(entry.key) is entry:
-                core.memory.get(entry.key, now)
+            if memory.peek(entry.key) is entry:
+                memory.touch(entry.key)
             if number % KEYS_PER_READ == 0:
                 await anyio.lowlevel.checkpoint()
 
@@ -179,7 +181,6 @@ class Restoring:
         index, encoded = self._core.index, stored.key
         assert isinstance(encoded, bytes)
         try:
-            decode_key(encoded)
             record = decode_record(stored.value)
         except ValueError as error:
             self._core.damaged(
@@ -188,6 +189,8 @@ class Restoring:
             return
         size = len(encoded) + len(stored.value) + ENTRY_OVERHEAD_BYTES
         expires_at = float("inf") if stored.expires_at is None else stored.expires_at
+        # Also those whose note was damaged and set aside.
+        self._core.barriers.depended_on.update(record.dependencies)
         index.found(encoded, Stored(stored.version, size, expires_at, record.links))
 
 

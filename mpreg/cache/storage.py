@@ -58,9 +58,11 @@ class CacheStorage:
     def put(
         self, key: bytes, record: bytes, expires_at: float | None, expected_version: int | None
     ) -> Put:
-        return self.entries.put_operation(
-            key, record, expires_at=expires_at, expected_version=expected_version
-        )
+        """``expected_version`` may be that of a damaged entry, as a conflict has told it."""
+        put = self.entries.put_operation(key, record, expires_at=expires_at)
+        if expected_version is None:
+            return put
+        return msgspec.structs.replace(put, expected_version=expected_version)
 
     def delete(self, key: bytes, expected_version: int | None = None) -> Delete:
         return self.entries.delete_operation(key, expected_version)

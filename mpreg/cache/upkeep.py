@@ -134,7 +134,9 @@ class Upkeep:
                     if key in stored and stored[key].version < version
                 ]
             )
-        if not await self._dead(target, version):
+        if await self._dead(target, version):
+            self._core.is_anything_left = True
+        else:
             await self._lower(target, version)
 
     async def _dead(self, target: Target, version: int) -> list[bytes]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import enum
-from collections import deque
 from typing import Self
 
-import anyio
 import anyio.lowlevel
 from attrs import define, field, frozen
 
+from mpreg.actors import Feed
 from mpreg.cache.invalidation import Prefix, Target
 from mpreg.cache.keys import GlobalCacheKey, KeyPart, decode_key
-from mpreg.errors import WatchLaggedError, WriterStoppedError
+from mpreg.errors import WriterStoppedError
 
 __all__ = ["CacheChange", "ChangeKind", "Watch", "Watchers"]
 
@@ -45,46 +44,27 @@ class CacheChange:
 
 
 @define(eq=False)
-class Watch:
+class Watch(Feed[CacheChange]):
     """An async iterator over the changes of a cache from the moment its block was entered.
 
-    Made by `GlobalCacheManager.watch`. One task iterates; cancelled while it waits, it has missed
-    nothing and may go on.
-
-    Raises, while iterating:
-        WatchLaggedError: more changes came than were taken: some are missing from here on.
-        WriterStoppedError: the registry has closed; there will be no more.
+    Made by `GlobalCacheManager.watch`. See `mpreg.actors.Feed`; it also raises `WriterStoppedError`
+    where the registry has closed.
     """
 
-    _all: dict[Watch, None]
-    _prefix: bytes
+    _all: dict[Watch, None] = field(kw_only=True)
+    _prefix: bytes = field(kw_only=True)
     """Of the keys that concern it; empty: all."""
-    _changes_max: int
-    _changes: deque[CacheChange] = field(factory=deque)
-    _arrived: anyio.Event = field(factory=anyio.Event)
-    _failure: Exception | None = None
 
-    def tell(self, change: CacheChange, encoded: bytes) -> None:
+    def note(self, change: CacheChange, encoded: bytes) -> None:
         """``encoded``: the key, or what all keys that are concerned begin with; empty: any key."""
-        if not encoded.startswith(self._prefix) and (
-            change.key is not None or not self._prefix.startswith(encoded)
+        if encoded.startswith(self._prefix) or (
+            change.key is None and self._prefix.startswith(encoded)
         ):
-            return
-        if len(self._changes) >= self._changes_max:
-            self.end(
-                WatchLaggedError(
-                    f"{self._changes_max} changes were not taken in time: later ones are missing"
-                )
-            )
-            return
-        self._changes.append(change)
-        self._arrived.set()
+            self.tell(change)
 
     def end(self, failure: Exception) -> None:
-        """What was told before is still handed out."""
         self._all.pop(self, None)
-        self._failure = self._failure or failure
-        self._arrived.set()
+        super().end(failure)
 
     async def __aenter__(self) -> Self:
         await anyio.lowlevel.checkpoint()
@@ -94,18 +74,6 @@ class Watch:
     async def __aexit__(self, *_: object) -> None:
         self._all.pop(self, None)
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> CacheChange:
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        while not self._changes:
-            if self._failure is not None:
-                raise self._failure
-            self._arrived = anyio.Event()
-            await self._arrived.wait()
-        return self._changes.popleft()
-
 
 @define(eq=False)
 class Watchers:
@@ -113,7 +81,7 @@ class Watchers:
     _all: dict[Watch, None] = field(factory=dict)
 
     def watch(self, prefix: bytes) -> Watch:
-        return Watch(self._all, prefix, self._changes_max)
+        return Watch(self._changes_max, all=self._all, prefix=prefix)
 
     def tell(
         self, kind: ChangeKind, key: GlobalCacheKey, encoded: bytes, version: int | None = None
@@ -138,7 +106,7 @@ class Watchers:
 
     def _tell(self, change: CacheChange, encoded: bytes) -> None:
         for watch in list(self._all):
-            watch.tell(change, encoded)
+            watch.note(change, encoded)
 
     def end(self) -> None:
         for watch in list(self._all):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
-from attrs import define, field
+import msgspec
 
 from mpreg.cache.entry import CachedEntry
 from mpreg.cache.invalidation import Target
@@ -17,8 +17,7 @@ from mpreg.persistence.operations import Operation
 __all__ = ["Change", "OvertakenError", "Write"]
 
 
-@define(eq=False)
-class Change:
+class Change(msgspec.Struct, eq=False, gc=False):
     """Of one key: another entry, or none."""
 
     key: GlobalCacheKey
@@ -33,9 +32,11 @@ class OvertakenError(Exception):
     """A write was not sent: while it waited for room, what it was made for has changed."""
 
 
-@define(eq=False)
-class Write:
-    """One batch: all of it happens, or nothing."""
+class Write(msgspec.Struct, eq=False, gc=False):
+    """One batch: all of it happens, or nothing.
+
+    One is made for every put: ``gc=False``, since nothing that it holds refers to it.
+    """
 
     own: Sequence[Operation] = ()
     """One for each change, or what is to be done where there is none."""
@@ -47,13 +48,13 @@ class Write:
     which so have later versions."""
     dependencies: Sequence[bytes] = ()
     """Keys that are depended on from now on."""
-    victims: list[bytes] = field(factory=list)
+    victims: list[bytes] = []
     """What goes from L2 to make room."""
     more: tuple[int, int] = (0, 0)
     """What `DiskIndex.expect_to_stay` counted."""
     operations: Sequence[Operation] = ()
     """What is raised, dependencies, ``own``, victims: one for each, in this order."""
-    before: list[Write | None] = field(factory=list)
+    before: list[Write | None] = []
     """What was written behind for each change before this."""
     is_wanted: Callable[[], bool] | None = None
     """Asked right before it is sent. None: always."""

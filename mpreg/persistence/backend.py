@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeAlias
 
+import msgspec
 from attrs import frozen
 
 from mpreg.errors import CorruptDataError
@@ -253,8 +254,8 @@ class StorageBackend(Protocol):
         ...
 
 
-@frozen
-class StoredEntry:
+class StoredEntry(msgspec.Struct, frozen=True, gc=False):
+    # One is made for every entry that is read: see `mpreg.persistence.operations`.
     key: bytes
     version: int
     expires_at: float | None

@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
-from attrs import frozen
+import msgspec
 
 from mpreg.actors import Ack
 from mpreg.codec import decode_key, encode_bytes, encode_key, encode_name, prefix_end
@@ -31,8 +31,8 @@ __all__ = ["SWEEP_ENTRIES_MAX", "Entry", "KeyValueStore"]
 SWEEP_ENTRIES_MAX: Final = 10_000
 
 
-@frozen
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    # One is made for every entry that is read: see `mpreg.persistence.operations`.
     key: str | bytes
     """Of the same type as it was put."""
     value: bytes

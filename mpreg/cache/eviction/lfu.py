@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
+from itertools import chain
 
 from mpreg.cache.eviction.policy import Evictable
 
@@ -89,7 +90,11 @@ class LfuPolicy:
         return len(self._buckets)
 
     def __iter__(self) -> Iterator[Hashable]:
+        return chain.from_iterable(bucket.keys for bucket in self.buckets())
+
+    def buckets(self) -> Iterator[_Bucket]:
+        """Those with the fewest uses first."""
         bucket = self._ring.after
         while bucket is not self._ring:
-            yield from bucket.keys
+            yield bucket
             bucket = bucket.after

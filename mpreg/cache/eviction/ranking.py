@@ -10,7 +10,6 @@ __all__ = ["Place", "Ranking"]
 
 _Rank: TypeAlias = tuple[float, int, Hashable]
 
-
 #: Putting the heap right at one look: beyond this share of its keys, building it anew is quicker.
 _RIGHTED_SHARE_MAX: Final = 1 / 16
 
@@ -113,9 +112,6 @@ class Ranking:
         self._heap = [place.rank for place in self._places.values()]
         heapq.heapify(self._heap)
         return self._heap
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._places
 
     def __len__(self) -> int:
         return len(self._places)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -142,17 +142,26 @@ class Ledger:
                     if name == self.entries_name:
                         self._swept(group, key_of(decode_key(key)))  # type: ignore[arg-type]
                 continue
+            # What such a write invalidates beside it may be, in a circle, what it replaces.
+            before = dict(model.alive)
             for index, (operation, result) in enumerate(
                 zip(batch.operations, results, strict=True)
             ):
                 if isinstance(operation, Put) and operation.namespace == self.entries_name:
-                    self._put(group, operation, result, write)
+                    self._put(group, operation, result, write, before)
                 elif isinstance(operation, Delete) and operation.namespace == self.entries_name:
                     self._delete(group, operation, result, write, index)
                 elif isinstance(operation, Put) and operation.namespace == self.invalidations_name:
                     self._invalidate(group, operation, result)
 
-    def _put(self, group: _Group, put: Put, version: int, write: Write | None) -> None:
+    def _put(
+        self,
+        group: _Group,
+        put: Put,
+        version: int,
+        write: Write | None,
+        before: Mapping[GlobalCacheKey, Value],
+    ) -> None:
         key = key_of(decode_key(put.key))  # type: ignore[arg-type]
         record = decode_record(put.value)
         event = self.model.add(
@@ -171,7 +180,7 @@ class Ledger:
             record.tags,
             record.dependencies,
             event.number,
-            self.model.alive.get(key),
+            before.get(key),
         )
         self.model.put(event, value)
 

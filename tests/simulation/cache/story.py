@@ -379,6 +379,7 @@ class _Process:
             "writing": core._writing,
             "evicting": core._evicting,
             "coming": core.index._coming,
+            "tidying": core._tidying,
             "linking": core._linking,
             "reading": core._reading,
             "behind": core.behind,

@@ -113,19 +113,22 @@ def test_what_has_left_is_held_by_nothing(policy: EvictionPolicyName) -> None:
     class Key:
         pass
 
+    class Watched(HeldEntry, eq=False, weakref=True):
+        pass
+
     cache: MemoryCache[HeldEntry] = MemoryCache(entries_max=4, bytes_max=400, policy=policy)
     entries = weakref.WeakSet[HeldEntry]()
     keys = weakref.WeakSet[Key]()
     gc.disable()
     try:
         for number in range(200):
-            entry = HeldEntry(Key(), None, 1, 1_000.0 - number if number % 2 else math.inf)
+            entry = Watched(Key(), None, 1, 1_000.0 - number if number % 2 else math.inf)
             entries.add(entry)
             keys.add(entry.key)  # type: ignore[arg-type]
             cache.put(entry)
             cache.get(entry.key, 0.0)
             if number % 3 == 0:
-                cache.put(HeldEntry(entry.key, None, 2, 2_000.0 - number))
+                cache.put(Watched(entry.key, None, 2, 2_000.0 - number))
             if number % 5 == 0:
                 cache.discard(entry.key)
         del entry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 from hypothesis import settings
@@ -107,3 +108,22 @@ def test_a_cache_does_the_same_as_one_that_looks_at_everything(
 ) -> None:
     story = type("Story", (CacheStory,), {"policy": policy})
     run_state_machine_as_test(story, settings=settings(max_examples=40, stateful_step_count=40))
+
+
+@pytest.mark.parametrize(("entries_max", "bytes_max"), [(16, 1_000), (20, 160)])
+def test_segments_demote_by_entries_and_by_bytes(entries_max: int, bytes_max: int) -> None:
+    rng = random.Random(1)
+    cache: MemoryCache[HeldEntry] = MemoryCache(
+        entries_max=entries_max, bytes_max=bytes_max, policy="s4lru"
+    )
+    for _ in range(3):
+        naive = NaiveCache(entries_max, bytes_max, EvictionPolicyName.S4LRU)
+        cache.clear()
+        for _ in range(400):
+            key = rng.randrange(20)
+            if naive.get(key, 0.0) is None:
+                entry = HeldEntry(key, None, rng.randrange(1, 30))
+                assert cache.put(entry) == naive.put(entry)
+            else:
+                assert cache.get(key, 0.0) is not None
+            assert list(cache.coldest_first()) == naive.order.coldest_first()

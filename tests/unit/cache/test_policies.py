@@ -11,6 +11,7 @@ from types import FrameType
 import pytest
 
 from mpreg.cache import EvictionPolicyName, HeldEntry, MemoryCache
+from mpreg.cache.eviction.lfu import LfuPolicy
 
 every_policy = pytest.mark.parametrize("policy", EvictionPolicyName)
 
@@ -63,6 +64,17 @@ def test_lfu_keeps_what_was_used_often_however_long_ago() -> None:
     for number in range(100):
         use(cache, number)
     assert "often" in cache
+
+
+def test_lfu_keeps_a_bucket_only_where_there_is_a_key() -> None:
+    policy = LfuPolicy()
+    for key in range(5):
+        policy.add(HeldEntry(key, None, 1))
+        for _ in range(50 * key):
+            policy.touch(key)
+    policy.remove(3)
+    policy.evict(None)
+    assert [bucket.uses for bucket in policy.buckets()] == [51, 101, 201]
 
 
 def test_by_cost_what_is_not_used_any_more_grows_old() -> None:

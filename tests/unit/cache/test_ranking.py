@@ -107,3 +107,16 @@ def test_after_all_have_risen_a_look_takes_but_a_few_comparisons_for_each() -> N
     first = ranking.first()
     assert first is not None
     assert Counted.comparisons < 8 * keys
+
+
+def test_items_of_a_key_that_fell_are_met_only_once() -> None:
+    ranking = Ranking()
+    for key in range(1_000):
+        ranking.set(key, 1e9)
+    for number in range(50):
+        place = ranking.set("fell", Counted(-number))
+    Counted.comparisons = 0
+    for number in range(1_000):
+        ranking.rise(place, Counted(number))
+        ranking.first()
+    assert Counted.comparisons < 100 * 1_000

@@ -166,14 +166,20 @@ class ReadSession:
         if namespace_id is None:
             return FoundEntries((None,) * len(query.keys))
         found: list[StoredEntry | CorruptDataError | None] = []
-        size, get = 0, self.connection.execute
+        size, get, seed = 0, self.connection.execute, zlib.crc32(query.namespace)
         for key in query.keys:
             row = get(schema.GET_ENTRY, (namespace_id, key)).fetchone()
-            found.append(None if row is None else self._verified_entry(query.namespace, row))
-            if row is not None and isinstance(row[4], bytes):
-                size += len(row[4])
+            if row is None:
+                found.append(None)
+                continue
+            _, version, expires_at, checksum, value = row
+            if is_intact(seed, key, version, expires_at, value, checksum):
+                found.append(StoredEntry(key, version, expires_at, value))
+                size += len(value)
                 if size >= PAGE_BYTES_MAX:
                     break
+            else:
+                found.append(self._damaged_entry(query.namespace, key))
         return FoundEntries(tuple(found))
 
     def _scan(self, query: ScanEntries) -> ScanPage:
@@ -196,6 +202,9 @@ class ReadSession:
         key, version, expires_at, checksum, value = row
         if is_intact(zlib.crc32(namespace), key, version, expires_at, value, checksum):
             return StoredEntry(key, version, expires_at, value)
+        return self._damaged_entry(namespace, key)
+
+    def _damaged_entry(self, namespace: bytes, key: object) -> CorruptDataError:
         return CorruptDataError(
             "the stored entry does not match its checksum",
             path=self._path,
