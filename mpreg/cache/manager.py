@@ -153,6 +153,8 @@ class GlobalCacheManager:
         computing it costs, in any unit, for the policy that looks at it.
         """
         details = Details(ttl_seconds=ttl_seconds, tags=tags, dependencies=dependencies, cost=cost)
+        if details.checked_dependencies:
+            await self._until_counted()
         change, put = prepare_put(self._core, key, value, details)
         return (await self._write([change], [put], mode, durability))[-1]
 
@@ -173,6 +175,8 @@ class GlobalCacheManager:
             ValueTooLargeError: they are more than one batch holds (``batch_bytes_max``).
         """
         details = Details(ttl_seconds=ttl_seconds, tags=tags, dependencies=dependencies, cost=cost)
+        if details.checked_dependencies:
+            await self._until_counted()
         prepared = [prepare_put(self._core, key, one, details) for key, one in values.items()]
         if not prepared:
             await anyio.lowlevel.checkpoint()
@@ -242,6 +246,9 @@ class GlobalCacheManager:
                 cost=cost,
                 expected_version=version or damaged_version,
             )
+            if details.checked_dependencies and not self._core.index.is_complete:
+                await self._until_counted()
+                continue
             change, put = prepare_put(self._core, key, value, details)
             try:
                 (ack,) = await self._write([change], [put], None, durability, waits=True)
@@ -432,6 +439,11 @@ class GlobalCacheManager:
 
     def __repr__(self) -> str:
         return f"<GlobalCacheManager {self.configuration.name!r}>"
+
+    async def _until_counted(self) -> None:
+        """What a key that is depended on depends on itself is known when all of L2 is."""
+        await self._shared.open()
+        await self._core.until_counted()
 
     async def _write(
         self,
