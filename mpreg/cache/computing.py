@@ -13,6 +13,7 @@ from mpreg.cache.configuration import WriteMode
 from mpreg.cache.core import CacheCore, log
 from mpreg.cache.invalidation import Prefix
 from mpreg.cache.keys import GlobalCacheKey
+from mpreg.cache.records import Link
 from mpreg.cache.requests import Details
 from mpreg.cache.writes import OvertakenError, Write
 from mpreg.codec import encode_value
@@ -58,6 +59,8 @@ class Computation:
     """It goes on without callers."""
     is_outdated: bool = False
     """What it is computed from was changed meanwhile, or the key itself: it is not stored."""
+    inherited: tuple[Link, ...] = ()
+    """What invalidates the entries that it depends on, as they were when it began."""
     waiting: int = 0
     """Callers; where the last one is cancelled, so is this."""
     answer: Ack[object] = field(factory=Ack)
@@ -66,7 +69,8 @@ class Computation:
     @property
     def keys(self) -> tuple[bytes, ...]:
         """What it stores, and what that depends on."""
-        return (self.encoded, *self.recipe.details.checked_dependencies)
+        inherited = (one for one in self.inherited if isinstance(one, bytes))
+        return (self.encoded, *self.recipe.details.checked_dependencies, *inherited)
 
     def is_concerned_by(self, write: Write) -> bool:
         if write.origin is self or write.is_tidying:
@@ -78,7 +82,7 @@ class Computation:
             if isinstance(target, Prefix):
                 if any(key.startswith(target.encoded) for key in keys):
                     return True
-            elif target in details.checked_tags or target in details.checked_dependencies:
+            elif target in (*details.checked_tags, *self.inherited, *keys[1:]):
                 return True
         return False
 
@@ -109,6 +113,8 @@ class Computations:
     def start(self, computation: Computation) -> None:
         """Raises `WriterStoppedError` where the registry is not open (any more)."""
         # It reads what is there before a change that is under way, and would be stored after it.
+        dependencies = computation.recipe.details.checked_dependencies
+        computation.inherited = self._core.inherited(dependencies)
         computation.is_outdated = self._is_changing(computation)
         self._core.registry.start_soon(partial(self._run, computation))
         self._running[computation.key] = computation

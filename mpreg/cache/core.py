@@ -346,6 +346,18 @@ class CacheCore:
             if isinstance(link, bytes) and link not in known
         ]
 
+    def inherited(self, dependencies: Iterable[bytes]) -> tuple[Link, ...]:
+        """What invalidates the entries of these keys, and so whatever depends on them: also when
+        they are gone by then, evicted or expired. Complete where the index is."""
+        found: dict[Link, None] = {}
+        for dependency in dependencies:
+            if (stored := self.index.stored.get(dependency)) is not None:
+                found.update(dict.fromkeys(stored.links))
+            if self.behind and (key := decode_key(dependency)) in self.behind:
+                entry = _entry_in(self.behind[key], key)
+                found.update(dict.fromkeys(() if entry is None else entry.links))
+        return tuple(found)
+
     def cascade(self, targets: Iterable[Target]) -> list[Target]:
         """What is invalidated, with the keys on which others depend that are invalidated by that,
         and so on. Complete where the index is."""

@@ -155,6 +155,8 @@ class GlobalCacheManager:
         computing it costs, in any unit, for the policy that looks at it.
         """
         details = Details(ttl_seconds=ttl_seconds, tags=tags, dependencies=dependencies, cost=cost)
+        if details.checked_dependencies:
+            await self._until_counted()
         change, put = prepare_put(self._core, key, value, details)
         return (await self._write([change], [put], mode, durability))[-1]
 
@@ -176,6 +178,8 @@ class GlobalCacheManager:
                 does.
         """
         details = Details(ttl_seconds=ttl_seconds, tags=tags, dependencies=dependencies, cost=cost)
+        if details.checked_dependencies:
+            await self._until_counted()
         prepared = [prepare_put(self._core, key, one, details) for key, one in values.items()]
         check_together(self.configuration, [change for change, _ in prepared])
         if not prepared:
@@ -247,6 +251,9 @@ class GlobalCacheManager:
                 cost=cost,
                 expected_version=version or damaged_version,
             )
+            if details.checked_dependencies and not self._core.index.is_complete:
+                await self._until_counted()
+                continue
             change, put = prepare_put(self._core, key, value, details)
             try:
                 (ack,) = await self._core.write(
@@ -438,6 +445,11 @@ class GlobalCacheManager:
 
     def __repr__(self) -> str:
         return f"<GlobalCacheManager {self.configuration.name!r}>"
+
+    async def _until_counted(self) -> None:
+        """What a key that is depended on depends on itself is known when all of L2 is."""
+        await self._shared.open()
+        await self._core.until_counted()
 
     async def _write(
         self,

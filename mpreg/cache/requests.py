@@ -133,8 +133,8 @@ def prepare_put(
     details: Details,
     like: CachedEntry | None = None,
 ) -> tuple[Change, Put]:
-    """What is to be sent. ``like``: what belongs to the value is as it was with that entry, and
-    not as the details say.
+    """What is to be sent. Where it depends on other keys, the index is complete. ``like``: what
+    belongs to the value is as it was with that entry, and not as the details say.
 
     Raises:
         InvalidArgumentError, ValueTooLargeError
@@ -143,7 +143,10 @@ def prepare_put(
     if encoded in details.checked_dependencies:
         raise InvalidArgumentError(f"{key!r} cannot depend on itself")
     payload = encode_value(value, core.registry.config.value_bytes_max)
-    record, expires_at = _record(core, payload, details) if like is None else _like(payload, like)
+    if like is None:
+        record, expires_at = _record(core, encoded, payload, details)
+    else:
+        record, expires_at = _like(payload, like)
     data = encode_record(record)
     size = len(encoded) + len(data) + ENTRY_OVERHEAD_BYTES
     if size > core.configuration.disk_bytes_max:
@@ -176,15 +179,23 @@ def check_together(configuration: CacheConfiguration, changes: Sequence[Change])
         )
 
 
-def _record(core: CacheCore, payload: bytes, details: Details) -> tuple[CachedRecord, float | None]:
+def _record(
+    core: CacheCore, encoded: bytes, payload: bytes, details: Details
+) -> tuple[CachedRecord, float | None]:
     fresh_until, expires_at = _times(core, details)
+    tags, dependencies = details.checked_tags, details.checked_dependencies
+    if dependencies:
+        links = dict.fromkeys((*tags, *dependencies, *core.inherited(dependencies)))
+        tags = tuple(one for one in links if isinstance(one, str))
+        # Where keys depend on each other in a circle, one of them is this one.
+        dependencies = tuple(one for one in links if isinstance(one, bytes) and one != encoded)
     record = CachedRecord(
         FORMAT,
         msgspec.Raw(payload),
         fresh_until,
         float(details.cost),
-        details.checked_tags,
-        details.checked_dependencies,
+        tags,
+        dependencies,
     )
     return record, expires_at
 

@@ -411,3 +411,25 @@ async def test_the_end_of_the_registry_ends_a_watch(data_dir: Path) -> None:
             await watching.wait()
             await cache.put(ANN, 1)
     assert [change.key for change in told] == [ANN]
+
+
+@pytest.mark.parametrize("by", ["put", "tag"])
+async def test_what_depends_on_a_key_that_is_gone_is_invalidated_with_what_that_depended_on(
+    data_dir: Path, by: str
+) -> None:
+    """It was made from it when it was there."""
+    a, b, c = user("a"), user("b"), user("c")
+    async with open_cache(data_dir, memory_entries_max=1, disk_entries_max=3) as cache:
+        await cache.put(b, 0)
+        await cache.put(a, 1, dependencies=[b], tags=["t"])
+        await cache.put(c, 2, dependencies=[a])
+        # Which makes it the one to stay.
+        await get_value(cache, b)
+        await cache.put(user("d"), 3)
+        assert await get_value(cache, a) is None, "it had to make room"
+        assert await get_value(cache, c) == 2
+        if by == "put":
+            await cache.put(b, 3)
+        else:
+            await cache.invalidate(tag="t")
+        assert await get_value(cache, c) is None
