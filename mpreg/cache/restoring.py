@@ -27,7 +27,7 @@ from mpreg.persistence import Entry
 __all__ = ["Restoring", "restore_invalidations"]
 
 #: Keys read in one go: the reader's other callers wait as long.
-KEYS_PER_READ = 256
+KEYS_PER_READ = 512
 
 
 async def restore_invalidations(core: CacheCore, report: Callable[[int], None]) -> None:
@@ -135,20 +135,20 @@ class Restoring:
     async def _read(self, keys: list[bytes], taken: list[CachedEntry]) -> bool:
         """False where the budget is used up."""
         core, memory, fits = self._core, self._core.memory, self._fits
-        with core.reading(keys) as readings:
+        with core.noting_changes() as changed:
             found = await core.storage.read_many(keys, core.damaged)
-            for encoded, reading, stored in zip(keys, readings, found, strict=True):
-                if stored is None or reading.is_overtaken:
-                    continue
-                entry = core.decode(decode_key(encoded), encoded, stored)
-                if entry is None or not core.is_alive(entry):
-                    continue
-                if not fits(entry.size_bytes):
-                    return False
-                if memory.peek(entry.key) is None:
-                    memory.put(entry)
-                    taken.append(entry)
-                    self.warmed += 1
+        for encoded, stored in zip(keys, found, strict=True):
+            if stored is None or encoded in changed:
+                continue
+            entry = core.decode(decode_key(encoded), encoded, stored)
+            if entry is None or not core.is_alive(entry):
+                continue
+            if not fits(entry.size_bytes):
+                return False
+            if memory.peek(entry.key) is None:
+                memory.put(entry)
+                taken.append(entry)
+                self.warmed += 1
         return True
 
     def _fits(self, size_bytes: int) -> bool:
