@@ -134,7 +134,7 @@ class Restoring:
 
     async def _read(self, keys: list[bytes], taken: list[CachedEntry]) -> bool:
         """False where the budget is used up."""
-        core, memory, fits = self._core, self._core.memory, self._fits
+        core, offer, bytes_max = self._core, self._core.memory.offer, self._bytes_max
         with core.noting_changes() as changed:
             found = await core.storage.read_many(keys, core.damaged)
         for encoded, stored in zip(keys, found, strict=True):
@@ -143,20 +143,15 @@ class Restoring:
             entry = core.decode(decode_key(encoded), encoded, stored)
             if entry is None or not core.is_alive(entry):
                 continue
-            if not fits(entry.size_bytes):
-                return False
-            if memory.peek(entry.key) is None:
-                memory.put(entry)
+            # Nothing is evicted for it: what is there is hotter.
+            is_held = offer(entry, bytes_max)
+            if is_held:
                 taken.append(entry)
-                self.warmed += 1
+            elif is_held is False:
+                self.warmed = len(taken)
+                return False
+        self.warmed = len(taken)
         return True
-
-    def _fits(self, size_bytes: int) -> bool:
-        """Nothing is evicted for it: what is there is hotter."""
-        memory = self._core.memory
-        return memory.size_bytes + size_bytes <= self._bytes_max and (
-            len(memory) < memory.entries_max
-        )
 
     async def _put_in_order(self, taken: list[CachedEntry]) -> None:
         """The hottest was read first, and is to be the last to go: as if they had been used in the
