@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -92,6 +93,8 @@ class CacheCore:
     _reading: dict[bytes, _Reading] = field(factory=dict)
     _under_way: int = 0
     """Writes that are sent and not settled."""
+    _noting: dict[int, set[bytes]] = field(factory=dict)
+    """What was changed since each of those who read many began."""
     _room: anyio.Event = field(factory=anyio.Event)
     """Set, and made anew, when a write is settled."""
 
@@ -154,7 +157,7 @@ class CacheCore:
 
     async def _read(self, key: GlobalCacheKey, encoded: bytes) -> tuple[CachedEntry | None, bool]:
         """From L2 into L1; whether the key was changed meanwhile."""
-        with self.reading([encoded]) as (reading,):
+        with self.reading(encoded) as reading:
             began = anyio.current_time()
             (stored,) = await self.storage.read_many([encoded], self.damaged)
             self.counters.disk_reads += 1
@@ -173,18 +176,37 @@ class CacheCore:
             asked = dict(keys)
         found: dict[GlobalCacheKey, CachedEntry | None] = {}
         encoded = list(asked.values())
-        with self.reading(encoded) as readings:
+        with self.noting_changes() as changed:
             answers = await self.storage.read_many(encoded, self.damaged)
-            for key, reading, stored in zip(asked, readings, answers, strict=True):
-                if not reading.is_overtaken and key not in self.behind:
-                    found[key] = None if stored is None else self.take_in(key, asked[key], stored)
+        for key, stored in zip(asked, answers, strict=True):
+            if asked[key] not in changed and key not in self.behind:
+                found[key] = None if stored is None else self.take_in(key, asked[key], stored)
         for key, one in keys.items():
             if key not in found:
                 found[key] = await self.find(key, one)
         return found
 
-    def reading(self, keys: Sequence[bytes]) -> _ReadingKeys:
-        return _ReadingKeys(self._reading, keys)
+    @contextmanager
+    def noting_changes(self) -> Iterator[set[bytes]]:
+        """The keys that are changed while the block runs: for who reads many at once."""
+        changed: set[bytes] = set()
+        self._noting[id(changed)] = changed
+        try:
+            yield changed
+        finally:
+            del self._noting[id(changed)]
+
+    @contextmanager
+    def reading(self, encoded: bytes) -> Iterator[_Reading]:
+        """Notes that a key is being read, while the block runs."""
+        reading = self._reading.setdefault(encoded, _Reading())
+        reading.count += 1
+        try:
+            yield reading
+        finally:
+            reading.count -= 1
+            if not reading.count and self._reading.get(encoded) is reading:
+                del self._reading[encoded]
 
     def take_in(self, key: GlobalCacheKey, encoded: bytes, stored: Entry) -> CachedEntry | None:
         """What was read, into L1; None where it is dead."""
@@ -515,8 +537,7 @@ class CacheCore:
             self._gone(victim)
 
     def _written(self, change: Change, result: object, is_tidying: bool) -> None:
-        if (reading := self._reading.pop(change.encoded, None)) is not None:
-            reading.is_overtaken = True
+        self._overtake(change.encoded)
         entry, key = change.entry, change.key
         if entry is None:
             self.memory.discard(key)
@@ -540,14 +561,20 @@ class CacheCore:
         self._warmed()
         self.watchers.tell(ChangeKind.PUT, key, change.encoded, result)
 
+    def _overtake(self, encoded: bytes) -> None:
+        """Whoever is reading the key may be given what was there before."""
+        if (reading := self._reading.pop(encoded, None)) is not None:
+            reading.is_overtaken = True
+        for changed in self._noting.values():
+            changed.add(encoded)
+
     def _gone(self, victim: bytes) -> None:
         """It was evicted from L2, also what was put there by a batch that got ahead of this one.
         What comes after it is told later."""
         key = decode_key(victim)
         self.index.remove(victim)
         self.memory.discard(key)
-        if (reading := self._reading.pop(victim, None)) is not None:
-            reading.is_overtaken = True
+        self._overtake(victim)
         self.counters.evicted_from_disk += 1
         self.watchers.tell(ChangeKind.EVICTED, key, victim)
 
@@ -571,28 +598,6 @@ class CacheCore:
 
     def _evicted(self, _entry: CachedEntry, cause: EvictionCause) -> None:
         self.counters.evicted_from_memory[cause] += 1
-
-
-class _ReadingKeys:
-    """Notes that keys are being read, while the block runs."""
-
-    __slots__ = ("_all", "_keys", "_mine")
-
-    def __init__(self, all_readings: dict[bytes, _Reading], keys: Sequence[bytes]) -> None:
-        self._all = all_readings
-        self._keys = keys
-
-    def __enter__(self) -> list[_Reading]:
-        self._mine = [self._all.setdefault(key, _Reading()) for key in self._keys]
-        for reading in self._mine:
-            reading.count += 1
-        return self._mine
-
-    def __exit__(self, *_: object) -> None:
-        for key, reading in zip(self._keys, self._mine, strict=True):
-            reading.count -= 1
-            if not reading.count and self._all.get(key) is reading:
-                del self._all[key]
 
 
 def _entry_in(write: Write, key: GlobalCacheKey) -> CachedEntry | None:

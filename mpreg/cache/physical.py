@@ -36,7 +36,7 @@ async def physical(
                 return (entry if visible else None), entry.version
             if core.index.is_complete and encoded not in core.index.stored:
                 return None, 0
-        with core.reading([encoded]) as (reading,):
+        with core.reading(encoded) as reading:
             (stored,) = await core.storage.read_many([encoded], core.damaged)
             if reading.is_overtaken or core.on_its_way(key, encoded) is not None:
                 continue

@@ -171,18 +171,22 @@ class KeyValueStore:
             ReaderStoppedError: not open (any more).
         """
         found: list[Entry | None] = []
-        left = [encode_key(key) for key in keys]
-        while left:
-            answer: FoundEntries = await self._gateway.read(GetEntries(self._name, left))
+        encoded = [encode_key(key) for key in keys]
+        while len(found) < len(encoded):
+            query = GetEntries(self._name, encoded[len(found) :])
+            answer: FoundEntries = await self._gateway.read(query)
+            now = self._gateway.clock.wall()
             for entry in answer.entries:
-                if isinstance(entry, CorruptDataError):
+                if type(entry) is StoredEntry:
+                    key, expires_at = keys[len(found)], entry.expires_at
+                    if expires_at is None or expires_at > now:
+                        found.append(Entry(key, entry.value, entry.version, expires_at))
+                        continue
+                elif isinstance(entry, CorruptDataError):
                     if on_damaged is None:
                         raise entry
                     on_damaged(entry)
-                    found.append(None)
-                else:
-                    found.append(None if entry is None else self._visible(entry))
-            left = left[len(answer.entries) :]
+                found.append(None)
         return found
 
     def scan(

@@ -382,6 +382,7 @@ class _Process:
             "tidying": core._tidying,
             "linking": core._linking,
             "reading": core._reading,
+            "noting": core._noting,
             "behind": core.behind,
             "invalidating": core.invalidating,
             "computing": shared.computations._running,
