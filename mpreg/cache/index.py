@@ -167,14 +167,18 @@ class DiskIndex:
         self, is_written: Callable[[bytes], bool], is_held: Callable[[bytes], bool]
     ) -> bytes | None:
         held: bytes | None = None
-        for _ in range(min(PASSED_OVER_MAX, len(self.stored))):
+        passed_over = 0
+        for _ in range(len(self.stored)):
             key, stored = next(iter(self.stored.items()))
             if not is_written(key):
                 if not stored.used and not is_held(key):
                     return key
                 held = held or key
+                passed_over += 1
             stored.used = False
             self.stored.move_to_end(key)
+            if passed_over >= PASSED_OVER_MAX:
+                break
         return held
 
     def is_leaving(self, key: bytes) -> bool:

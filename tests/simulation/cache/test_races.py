@@ -333,6 +333,19 @@ def test_what_is_evicted_while_it_is_put_again_is_there_or_gone_as_a_whole() -> 
     every_schedule(make, configuration=configuration, mailbox_batches_max=1)
 
 
+def test_what_is_put_again_in_one_batch_does_not_hide_what_may_go() -> None:
+    async def life(cache: GlobalCacheManager) -> None:
+        await counted(cache)
+        keys = [GlobalCacheKey("c", number) for number in range(50)]
+        await cache.put_many(dict.fromkeys(keys, 1))
+        for number in range(50):
+            await cache.put(GlobalCacheKey("d", number), 1)
+        await cache.put_many(dict.fromkeys(keys, "longer than before"))
+        assert cache.statistics().disk_bytes <= 100 * 95
+
+    Lives(CacheConfiguration(disk_bytes_max=100 * 95)).live(life)
+
+
 def test_more_than_the_disk_holds_is_refused_as_a_whole() -> None:
     async def life(cache: GlobalCacheManager) -> None:
         with pytest.raises(ValueTooLargeError):
