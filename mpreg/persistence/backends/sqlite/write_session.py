@@ -40,6 +40,7 @@ from mpreg.persistence.backends.sqlite.files import (
 from mpreg.persistence.backends.sqlite.tables import Added, Tables
 from mpreg.persistence.backends.sqlite.upgrade import Upgrade
 from mpreg.persistence.backends.sqlite.wal_room import PAGE_BYTES, WalRoom, pages_at_most
+from mpreg.persistence.backends.system_errors import told_as
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.commit_group import (
     BatchOutcome,
@@ -131,7 +132,7 @@ class WriteSession:
         except sqlite3.Error as error:
             raise translate(error, path) from error
         except OSError as error:
-            raise StorageIOError(f"cannot be opened: {error.strerror}", path) from error
+            raise told_as(error, path, "cannot be opened") from error
         connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, cached_statements=128
         )
@@ -146,7 +147,7 @@ class WriteSession:
             if isinstance(error, sqlite3.Error):
                 raise translate(error, path) from error
             if isinstance(error, OSError):
-                raise StorageIOError(f"the WAL cannot be synced: {error.strerror}", path) from error
+                raise told_as(error, path, "the WAL cannot be synced") from error
             raise
         return session
 
