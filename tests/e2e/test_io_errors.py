@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +13,13 @@ import anyio
 import pytest
 
 from mpreg.persistence import (
+    DataDirectoryError,
     PersistenceConfig,
     PersistenceRegistry,
     StorageFullError,
 )
 from tests.e2e.support import Program, on_both_backends, on_both_loops
+from tests.integration.test_refused_calls import STRIDE, Life
 
 MIB = 1 << 20
 DISK_BYTES = 16 * MIB
@@ -101,3 +106,37 @@ def test_a_full_disk_fails_writes_only_and_only_while_it_is_full(
     loop: str, backend: str, small_disk: Path
 ) -> None:
     anyio.run(_full_disk, small_disk, backend, backend=loop)
+
+
+PAGE_BYTES = 4_096
+
+
+def _leave_room(disk: Path, pages: int) -> Path:
+    """Fill a file system but for so many pages; what is returned is to be removed."""
+    ballast, status = disk / "ballast", os.statvfs(disk)
+    ballast.write_bytes(bytes(status.f_bavail * status.f_frsize - pages * PAGE_BYTES))
+    return ballast
+
+
+@on_both_backends
+def test_a_disk_that_is_full_after_any_number_of_pages_is_waited_out(
+    backend: str, small_disk: Path
+) -> None:
+    refusals = 0
+    for pages in itertools.count(step=STRIDE):
+        life, loop = Life(small_disk / str(pages), backend), ["asyncio", "trio"][pages % 2]
+        ballast = _leave_room(small_disk, pages)
+        try:
+            anyio.run(life.live, backend=loop)
+            opened = True
+        except (StorageFullError, DataDirectoryError):
+            opened = False
+            assert not life.entries, "once it is open it stays so"
+        ballast.unlink()
+        anyio.run(life.open_again, backend=loop)
+        shutil.rmtree(life.data_dir)
+        refusals += life.refusals
+        if opened and not life.refusals:
+            break
+    assert pages > 0
+    assert refusals > 0
