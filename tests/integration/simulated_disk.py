@@ -12,6 +12,7 @@ it unchanged, through `Driver`, which speaks as the `sqlite3` module does.
 from __future__ import annotations
 
 import copy
+import errno
 import random
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -98,7 +99,10 @@ class Disk:
         """A program writes a file over itself: what was only in the cache is on its way again."""
         if path.exists():
             self.events += [Write(path.name, 0, path.read_bytes())]
-            self.sync(path.name)
+            try:
+                self.sync(path.name)
+            except apsw.IOError as error:
+                raise OSError(errno.EIO, str(error)) from error
 
     def unsynced(self, file: str) -> int:
         """How many writes to a file have not been synced yet."""
