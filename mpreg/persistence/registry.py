@@ -241,6 +241,7 @@ class PersistenceRegistry:
         the retention of their snapshots, chunks that saves have left behind; then the write-ahead
         log is moved into the database and cut, and free pages are given back to the file system.
         In small steps, between which others are served; of a large store it can take minutes.
+        What is damaged is told in the log and stays.
 
         Cancelled, or failed: what was done is done, the rest is done the next time.
 
