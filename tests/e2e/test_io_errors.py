@@ -19,7 +19,8 @@ from mpreg.persistence import (
     StorageFullError,
 )
 from tests.e2e.support import Program, on_both_backends, on_both_loops
-from tests.integration.test_refused_calls import STRIDE, Life
+from tests.integration.life import Life
+from tests.integration.test_refused_calls import STRIDE
 
 MIB = 1 << 20
 DISK_BYTES = 16 * MIB

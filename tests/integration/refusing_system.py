@@ -33,7 +33,8 @@ ROOM, SYNC = "room", "sync"
 class RefusingSystem:
     directory: Path
     asks_for: str
-    """``"room"`` (writes, new files, new names), or ``"sync"``: what is counted, and refused."""
+    """``"room"`` (writes, new files, new names), ``"sync"``, or ``"anything"``: what is counted,
+    and refused."""
     first: int
     """The first call to be refused, counted from 0."""
     lasts: bool = False
@@ -42,10 +43,12 @@ class RefusingSystem:
     asked: list[str] = field(factory=list)
     """The name of the file of each call that was counted."""
     refused: list[str] = field(factory=list)
+    on_refusal: Callable[[], None] = lambda: None
     _counting: Any = field(factory=threading.Lock)
 
     def refuses(self, kind: str, path: Path) -> bool:
-        if kind != self.asks_for or not path.is_relative_to(self.directory):
+        counts = self.asks_for in (kind, "anything")
+        if not counts or not path.is_relative_to(self.directory):
             return False
         with self._counting:
             number = len(self.asked)
@@ -64,8 +67,12 @@ class RefusingSystem:
                     return path
         return Path("/")
 
-    def check(self, kind: str, path: Path) -> None:
+    def check(self, kind: str, path: Path, in_part: Callable[[], object] | None = None) -> None:
+        """Raises OSError where the call is refused, when it was made in part."""
         if self.refuses(kind, path):
+            if in_part is not None:
+                in_part()
+            self.on_refusal()
             code = errno.ENOSPC if kind == ROOM else errno.EIO
             raise OSError(code, os.strerror(code))
 
@@ -92,11 +99,13 @@ class _File(apsw.VFSFile):
         if self._system.refuses(ROOM, self._path):
             # A part of it is there: that is what a full disk leaves.
             super().xWrite(data[: len(data) // 2], offset)
+            self._system.on_refusal()
             raise _with_codes(apsw.FullError("the disk is full"), apsw.SQLITE_FULL)
         super().xWrite(data, offset)
 
     def xSync(self, flags: int) -> None:  # noqa: N802
         if self._system.refuses(SYNC, self._path):
+            self._system.on_refusal()
             raise _with_codes(apsw.IOError("the disk took nothing"), apsw.SQLITE_IOERR_FSYNC)
 
 
@@ -132,11 +141,9 @@ def _calls(system: RefusingSystem) -> dict[str, Callable[..., Any]]:
         return int(real["open"](path, flags, *rest, **options))
 
     def pwrite(descriptor: int, data: Any, offset: int) -> int:
-        try:
-            system.check(ROOM, system.place_of(descriptor))
-        except OSError:
-            real["pwrite"](descriptor, bytes(data)[: len(data) // 2], offset)
-            raise
+        half = bytes(data)[: len(data) // 2]
+        place = system.place_of(descriptor)
+        system.check(ROOM, place, lambda: real["pwrite"](descriptor, half, offset))
         return int(real["pwrite"](descriptor, data, offset))
 
     def rename(source: Any, target: Any, **options: Any) -> None:
