@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
@@ -33,6 +34,8 @@ from mpreg.persistence.transaction import Transaction
 __all__ = ["PersistenceRegistry", "ReservedStores"]
 
 S = TypeVar("S")
+
+_log = logging.getLogger("mpreg.persistence")
 
 
 class _State(enum.Enum):
@@ -330,5 +333,6 @@ class PersistenceRegistry:
             async with engine.running():
                 self._engine = engine
                 self._opening_seconds = anyio.current_time() - began
+                _log.info("the store was opened in %.3f s", self._opening_seconds)
                 task_status.started()
                 await closing.wait()
