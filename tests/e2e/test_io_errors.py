@@ -14,12 +14,15 @@ import pytest
 
 from mpreg.persistence import (
     DataDirectoryError,
+    MigrationFailedError,
     PersistenceConfig,
     PersistenceRegistry,
     StorageFullError,
 )
+from tests.e2e.programs.migrating import main as migrate
 from tests.e2e.support import Program, on_both_backends, on_both_loops
 from tests.integration.life import Life
+from tests.integration.newer_schema import NEW, version
 from tests.integration.test_refused_calls import STRIDE
 
 MIB = 1 << 20
@@ -172,3 +175,35 @@ async def _log_that_can_be_moved(disk: Path) -> None:
 def test_the_log_is_moved_where_that_makes_room(loop: str, small_disk: Path) -> None:
     """Nobody else can make any: what removes something is written to the log as well."""
     anyio.run(_log_that_can_be_moved, small_disk, backend=loop)
+
+
+async def _old_store(data_dir: Path) -> None:
+    async with PersistenceRegistry(PersistenceConfig(data_dir=data_dir)) as registry:
+        store = registry.key_value_store("s")
+        async with registry.transaction() as transaction:
+            for number in range(100):
+                store.put_nowait(f"{number}", bytes(400), transaction=transaction)
+
+
+def test_a_disk_that_is_full_anywhere_in_a_migration_is_waited_out(small_disk: Path) -> None:
+    anyio.run(_old_store, small_disk / "made")
+    never = 1 << 30
+    refusals = 0
+    for pages in itertools.count(step=max(1, STRIDE // 4)):
+        there = shutil.copytree(small_disk / "made", small_disk / "there")
+        ballast = _leave_room(small_disk, pages)
+        try:
+            anyio.run(migrate, there, never)
+            done = True
+        except (StorageFullError, MigrationFailedError):
+            done = False
+            refusals += 1
+        ballast.unlink()
+        anyio.run(migrate, there, never)
+        names = {path.name for path in there.iterdir()}
+        assert names == {"ACKED", "LOCK", "mpreg.db", "mpreg.db.schema-1"}
+        assert version(there / "mpreg.db") == NEW
+        shutil.rmtree(there)
+        if done:
+            break
+    assert refusals > 3
