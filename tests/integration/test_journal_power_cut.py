@@ -303,6 +303,17 @@ def test_a_disk_that_stays_full_refuses_what_needs_room_and_closes() -> None:
     assert story.open(files).opened.commit_sequence == 3
 
 
+def test_an_opening_for_which_there_is_no_room_leaves_no_half_copy() -> None:
+    story, files = Story(random.Random(5)), SimulatedFiles()
+    tell(story, files)
+    story.durable = story.acked
+    files.fault = failing_once("write", 0, errno.ENOSPC, name=UNDONE)
+    with pytest.raises(StorageFullError):
+        story.open(files)
+    assert_tidy(files)
+    story.open(files)
+
+
 def test_a_write_that_cannot_be_taken_back_is_in_doubt() -> None:
     story, files = Story(random.Random(6)), SimulatedFiles()
     session = story.open(files)
