@@ -86,6 +86,8 @@ class CompactionReport:
     """Of the data of these versions."""
     snapshot_chunks: int = 0
     """Removed: of these versions, of others that were dropped before, and of saves cut short."""
+    damaged: int = 0
+    """Parts that were passed over since something in them is damaged. The log tells which."""
     freed_bytes: int = 0
     """Given back to the file system, by the database and by its log."""
     free_bytes: int = 0
@@ -103,6 +105,7 @@ class _Tally:
     expired_entries: int = 0
     log_records: int = 0
     snapshots: Tidied = field(factory=Tidied)
+    damaged: int = 0
     freed_bytes: int = 0
     free_bytes: int = 0
 
@@ -173,10 +176,10 @@ class Compactor:
         written = self._activity.take()
         now = self._gateway.clock.wall()
         if self._gateway.earliest_expiry <= now:
-            await self._apart("what has expired", self._sweep(now, tally))
+            await self._apart("what has expired", self._sweep(now, tally), tally)
         elif written and self._looks_again:
             self._looks_again = False
-            await self._apart("what expires next", self._look_ahead(now))
+            await self._apart("what expires next", self._look_ahead(now), tally)
         if written or self._logs_due <= now:
             await self._limit_logs(tally)
         for namespace in self._snapshots.due_at(now):
@@ -196,7 +199,7 @@ class Compactor:
         async with self._working:
             await self._tidy_all_snapshots(tally)
             now = self._gateway.clock.wall()
-            await self._apart("what has expired", self._sweep(now, tally))
+            await self._apart("what has expired", self._sweep(now, tally), tally)
             await self._limit_logs(tally)
             await self._gateway.keep_up(RefreshStatistics())
             await self._give_back_all(tally)
@@ -207,6 +210,7 @@ class Compactor:
             snapshot_versions=tally.snapshots.versions,
             snapshot_bytes=tally.snapshots.version_bytes,
             snapshot_chunks=tally.snapshots.chunks,
+            damaged=tally.damaged,
             freed_bytes=max(0, tally.freed_bytes),
             free_bytes=tally.free_bytes,
             database_bytes_before=before.database_bytes,
@@ -222,7 +226,7 @@ class Compactor:
         for one in await self._namespaces(after=-math.inf):
             if one.expires_at is not None and one.expires_at <= now:
                 what = f"what has expired in {shown_name(one.namespace)!r}"
-                await self._apart(what, self._sweep_namespace(one.namespace, tally))
+                await self._apart(what, self._sweep_namespace(one.namespace, tally), tally)
         self._gateway.earliest_expiry = math.inf
         await self._look_ahead(now)
         # What was on its way to the disk meanwhile may have been overlooked.
@@ -255,7 +259,7 @@ class Compactor:
     async def _limit_logs(self, tally: _Tally) -> None:
         self._logs_due = math.inf
         for retention in self._gateway.config.log_retention:
-            await self._apart(f"log {retention.log!r}", self._limit_log(retention, tally))
+            await self._apart(f"log {retention.log!r}", self._limit_log(retention, tally), tally)
 
     async def _limit_log(self, retention: LogRetention, tally: _Tally) -> None:
         log = encode_name(retention.log)
@@ -324,7 +328,7 @@ class Compactor:
         return LogMarks()
 
     async def _tidy_all_snapshots(self, tally: _Tally) -> None:
-        for one in await self._apart("snapshots", self._namespaces(after=math.inf)) or ():
+        for one in await self._apart("snapshots", self._namespaces(after=math.inf), tally) or ():
             if _is_snapshot(one.namespace):
                 await self._tidy_snapshot(one.namespace, tally, thoroughly=True)
 
@@ -332,7 +336,7 @@ class Compactor:
         name = shown_name(namespace)
         remover = Remover(SnapshotEntries(self._gateway, self._snapshots, name, namespace))
         tidy = remover.tidy_all if thoroughly else remover.tidy
-        await self._apart(f"what is left over in {name!r}", tidy(tally.snapshots, _resting))
+        await self._apart(f"what is left over in {name!r}", tidy(tally.snapshots, _resting), tally)
 
     async def _tidy_up(self, tally: _Tally) -> None:
         """The write-ahead log, unused space, the planner's statistics."""
@@ -388,11 +392,12 @@ class Compactor:
 
     # --- steps ---
 
-    async def _apart(self, what: str, work: Awaitable[T]) -> T | None:
+    async def _apart(self, what: str, work: Awaitable[T], tally: _Tally) -> T | None:
         """One part of a round; None where it meets damage, which is told once."""
         try:
             return await work
         except CorruptDataError as error:
+            tally.damaged += 1
             if self._damage.get(what) != str(error):
                 self._damage[what] = str(error)
                 _log.error("upkeep passes over %s: %s", what, error)
