@@ -22,7 +22,8 @@ REPORTS: Final = {
     "bytes full damaged notices findings",
     "backup": "path commit_sequence first_sequence size_bytes copied_bytes unchanged verification",
     "compact": "path expired_entries log_records snapshot_versions snapshot_bytes snapshot_chunks "
-    "freed_bytes free_bytes database_bytes_before database_bytes wal_bytes_before wal_bytes",
+    "damaged freed_bytes free_bytes database_bytes_before database_bytes wal_bytes_before "
+    "wal_bytes",
     "restore": "path commit_sequence size_bytes replaced",
     "export": "lines entries records snapshots commit_sequence",
     "import": "path entries records snapshots commit_sequence",
