@@ -29,6 +29,9 @@ Found: TypeAlias = tuple[MessageRecord, int] | CorruptDataError | _Missing
 
 Look: TypeAlias = Callable[[Place], Found]
 
+#: Messages that are looked at in one go and not handed out: then others get their turn.
+PASSED_AT_ONCE_MAX: Final = 1_024
+
 
 @define
 class Choice:
@@ -42,6 +45,19 @@ class Choice:
     """Passed over: the subscription has no use for them."""
     delayed: bool = False
     """Whether some were found that are not visible yet: there is a new time to wait for."""
+    steps: int = 0
+    """How often something was looked at."""
+    steps_max: int = PASSED_AT_ONCE_MAX
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether others are to get their turn before more is looked at."""
+        return self.steps >= self.steps_max
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more to be found for now."""
+        return self.unread is None and not self.is_cut_short
 
 
 def choose(
@@ -58,12 +74,12 @@ def choose(
     Messages that the subscription has no use for are passed over; those that are not visible yet
     wait for ``now`` (monotonic) plus what is left of their delay.
     """
-    choice = Choice()
+    choice = Choice(steps_max=count + PASSED_AT_ONCE_MAX)
     for number in sorted(state.lanes, reverse=True):
         lane = state.lanes[number]
         chooser = _Chooser(state, subscription, lane, subscription.cursor(number), look, wall, now)
         chooser.choose(choice, count)
-        if choice.unread is not None or len(choice.deliveries) == count:
+        if not choice.is_over or len(choice.deliveries) == count:
             break
     return choice
 
@@ -79,12 +95,13 @@ class _Chooser:
     now: float
 
     def choose(self, choice: Choice, count: int) -> None:
-        while len(choice.deliveries) < count:
+        while len(choice.deliveries) < count and choice.steps < choice.steps_max:
             offset = self.cursor.candidate(self.lane.end)
             if offset is None:
                 return
+            choice.steps += 1
             if offset in self.lane.finished:
-                self._pass_over(offset, 0, choice)
+                self.cursor.skip(offset, self.lane.finished.first_missing(offset))
                 continue
             found = self.look((self.lane.number, offset))
             if found is UNREAD:
