@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
+import msgspec
 from attrs import define, field
 
 from mpreg.codec import encode_key, encode_value
@@ -113,7 +114,8 @@ class MessageQueue:
         ``payload`` is None, bool, int (64 bits), float, str, bytes, or lists and dicts (with str
         keys) of these: it comes back exactly so. ``priority`` (0 to 255, higher first) needs a
         queue of `QueueType.PRIORITY`. It is not visible before ``delay_seconds``, and dropped
-        after ``ttl_seconds`` (None: the queue's ``message_ttl_seconds``).
+        after ``ttl_seconds`` (None: the queue's ``message_ttl_seconds``). Both count from when
+        there was room for it.
 
         With a ``deduplication_id`` that was sent within the queue's window nothing is sent, and
         the id of that message is returned. In a transaction the check is made now: where another
@@ -261,6 +263,7 @@ class MessageQueue:
         room = core.room
         if not room.take_nowait(len(outgoing.records), outgoing.size):
             await room.take(len(outgoing.records), outgoing.size, wait_seconds)
+            outgoing = _begun_anew(outgoing, core.wall())
         if transaction is not None:
             self._add(outgoing, transaction, deduplication_id)
         elif deduplication_id is None:
@@ -567,6 +570,21 @@ class MessageQueue:
 def _outgoing(lane: int, records: list[MessageRecord]) -> Outgoing:
     encoded = [encode(record) for record in records]
     return Outgoing(lane, records, encoded, sum(map(len, encoded)))
+
+
+def _begun_anew(outgoing: Outgoing, wall: float) -> Outgoing:
+    """After a wait for room: its delay and its time to live count from now on."""
+    records = [
+        msgspec.structs.replace(
+            record,
+            sent_at=wall,
+            expires_at=None
+            if record.expires_at is None
+            else wall + (record.expires_at - record.sent_at),
+        )
+        for record in outgoing.records
+    ]
+    return _outgoing(outgoing.lane, records)
 
 
 def _letter_bytes(letter: DeadLetter) -> int:
