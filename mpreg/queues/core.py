@@ -122,6 +122,8 @@ class QueueCore:
     """By ``deduplication_id``, the ids of messages in transactions that are not settled yet."""
     changes: int = 0
     """What a restart would have to read, since the last snapshot."""
+    snapshot_after: int = SNAPSHOT_AFTER_CHANGES
+    """Changes after which the state is saved again: more where the state is large."""
     events_end: int = 0
     """The offset after the last event that the state knows."""
     lines: dict[str, Line] = field(factory=dict)
@@ -268,7 +270,7 @@ class QueueCore:
 
     def changed(self, count: int = 1) -> None:
         self.changes += count
-        if self.changes >= SNAPSHOT_AFTER_CHANGES and not self.dirty:
+        if self.changes >= self.snapshot_after and not self.dirty:
             self.ask_for_upkeep()
 
     # --- sending ---
@@ -466,6 +468,8 @@ class QueueCore:
         deliveries = [one for one, _ in hand_out.deliveries if subscription.holds(one)]
         if committed:
             hand_out.committed = True
+            # What was purged meanwhile is nobody's.
+            hand_out.deliveries = [one for one in hand_out.deliveries if subscription.holds(one[0])]
             due = math.inf if hand_out.held else self.now() + self.configuration.lease_seconds
             for delivery in deliveries:
                 delivery.state = DeliveryState.LEASED
