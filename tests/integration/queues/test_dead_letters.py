@@ -43,6 +43,24 @@ async def kill(jobs: MessageQueue, count: int = 1) -> None:
         await message.nack(reason=f"no use for {message.payload}")
 
 
+# --- many at once ---
+
+
+async def test_of_many_that_die_at_once_the_first_is_buried_first_and_many_in_one_commit(
+    data_dir: Path,
+) -> None:
+    settings = QueueConfiguration(max_deliveries=1, lease_seconds=0.01)
+    async with open_queues(data_dir) as (registry, queues):
+        jobs = await queues.create_queue("jobs", settings)
+        await jobs.send_many(range(300))
+        assert len(await jobs.receive_many(300)) == 300
+        before = (await registry.stats()).commits
+        await until(lambda: jobs.statistics().dead == 300)
+        assert (await registry.stats()).commits - before < 30
+        keys = list(jobs._core.state.dead)
+        assert keys == sorted(keys)
+
+
 # --- attempts ---
 
 
