@@ -511,7 +511,7 @@ class QueueCore:
             return
         raise LeaseLostError(
             f"{self.storage.where(delivery.lane, delivery.offset)}, attempt {lease.attempt}: "
-            f"{why}; nothing was changed"
+            f"{why}; nothing was changed: drop the work, the message is done, or somebody else's"
         )
 
     async def settle_alone(self, leases: Sequence[Lease], event: Event) -> None:

@@ -125,7 +125,12 @@ class _Deletion:
         core.deleting = False
         self._found.decided.set()
         if committed:
-            core.close(QueueDeletedError(f"queue {core.name!r} was deleted"))
+            core.close(
+                QueueDeletedError(
+                    f"queue {core.name!r} was deleted, and its messages with it; nothing was "
+                    "written: stop using it, or make it anew with create_queue"
+                )
+            )
             del queues.open[core.name]
             queues.keeper.forget(core)
             if self._is_left:
@@ -258,7 +263,9 @@ class MessageQueueManager:
 
     async def _get(self, name: str) -> _Open:
         if (found := await self._find(name)) is None:
-            raise QueueNotFoundError(f"there is no queue {name!r}")
+            raise QueueNotFoundError(
+                f"there is no queue {name!r}; nothing was changed: make it with create_queue"
+            )
         return found
 
     async def _find(self, name: str) -> _Open | None:

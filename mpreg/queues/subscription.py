@@ -104,7 +104,8 @@ class Subscription:
         state = self._state
         if not self._core.state.has(state):
             raise QueueNotFoundError(
-                f"subscription {self.name!r} of queue {self._core.name!r} was deleted"
+                f"subscription {self.name!r} of queue {self._core.name!r} was deleted; nothing was "
+                f"taken: make it anew with `await queue.subscription({self.name!r})`"
             )
         return state
 
