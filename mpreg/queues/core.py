@@ -122,8 +122,8 @@ class QueueCore:
     """By ``deduplication_id``, the ids of messages in transactions that are not settled yet."""
     changes: int = 0
     """What a restart would have to read, since the last snapshot."""
-    snapshot_after: int = SNAPSHOT_AFTER_CHANGES
-    """Changes after which the state is saved again: more where the state is large."""
+    changes_min: int = 0
+    """Changes before a large state is saved again."""
     events_end: int = 0
     """The offset after the last event that the state knows."""
     lines: dict[str, Line] = field(factory=dict)
@@ -270,7 +270,7 @@ class QueueCore:
 
     def changed(self, count: int = 1) -> None:
         self.changes += count
-        if self.changes >= self.snapshot_after and not self.dirty:
+        if self.changes >= max(SNAPSHOT_AFTER_CHANGES, self.changes_min) and not self.dirty:
             self.ask_for_upkeep()
 
     # --- sending ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -38,13 +39,14 @@ from mpreg.queues.message import Message, checked_seconds, settle_all
 from mpreg.queues.records import (
     Event,
     MessageRecord,
+    Place,
     Purged,
     SubscriptionChanged,
     SubscriptionDeleted,
     checked_headers,
     encode,
 )
-from mpreg.queues.sizes import batches
+from mpreg.queues.sizes import OPERATION_BYTES, batches
 from mpreg.queues.state import DEFAULT_SUBSCRIPTION
 from mpreg.queues.statistics import QueueStatistics, count_queue
 from mpreg.queues.subscription import Subscription
@@ -460,7 +462,8 @@ class MessageQueue:
         *,
         to: MessageQueue | None = None,
     ) -> int:
-        """Send dead letters again, with fresh attempts; return how many.
+        """Send dead letters again, with fresh attempts; return how many. A message that is named
+        by several, because it died in several subscriptions, is sent once.
 
         ``letters``: these (or their keys, or the ids of their messages); None: all. ``to`` another
         queue, or this one. Each is sent and removed in one transaction; a message keeps its id.
@@ -476,23 +479,24 @@ class MessageQueue:
         found = await list_dead_letters(self._core, names=names)
         moved = 0
         whole = [letter for letter in found if letter.record.message is not None]
+        # One message, in however many subscriptions it died.
+        dead = [list(letters) for _, letters in itertools.groupby(whole, _place)]
         limits = self._core.storage.limits
-        for some in batches(
-            whole, _letter_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.batch
-        ):
+        for some in batches(dead, _dead_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.batch):
             for batch in batches(
-                some, _key_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.keys
+                some, _keys_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.keys
             ):
                 moved += await self._redrive(batch, target)
         return moved
 
-    async def _redrive(self, letters: list[DeadLetter], target: MessageQueue) -> int:
+    async def _redrive(self, dead: list[list[DeadLetter]], target: MessageQueue) -> int:
         # Those that somebody else is moving, or has moved meanwhile, are not sent twice.
-        keys = self._core.begin_moving(letter.key for letter in letters)
+        keys = self._core.begin_moving(letter.key for letters in dead for letter in letters)
         by_lane: dict[int, list[MessageRecord]] = {}
         is_priority = target.configuration.queue_type is QueueType.PRIORITY
-        for letter in letters:
-            if letter.key not in keys:
+        for letters in dead:
+            letter = next((letter for letter in letters if letter.key in keys), None)
+            if letter is None:
                 continue
             lane = letter.priority if is_priority else 0
             by_lane.setdefault(lane, []).append(target._renewed(letter))
@@ -587,14 +591,19 @@ def _begun_anew(outgoing: Outgoing, wall: float) -> Outgoing:
     return _outgoing(outgoing.lane, records)
 
 
-def _letter_bytes(letter: DeadLetter) -> int:
-    """What it takes to send it again and remove it."""
-    message = letter.record.message
-    return 2 * _key_bytes(letter) + (0 if message is None else len(encode(message)))
+def _place(letter: DeadLetter) -> Place:
+    return letter.priority, letter.offset
 
 
-def _key_bytes(letter: DeadLetter) -> int:
-    return len(letter.key.encode())
+def _dead_bytes(letters: list[DeadLetter]) -> int:
+    """What it takes to send a message again and remove all its letters."""
+    message = letters[0].record.message
+    return 2 * _keys_bytes(letters) + (0 if message is None else len(encode(message)))
+
+
+def _keys_bytes(letters: list[DeadLetter]) -> int:
+    """Of keys in one event, each with what an operation counts for beside it."""
+    return sum(OPERATION_BYTES + len(letter.key.encode()) for letter in letters)
 
 
 def _letter_name(letter: DeadLetter | str) -> str:

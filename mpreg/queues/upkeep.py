@@ -382,7 +382,7 @@ async def _measure(core: QueueCore) -> None:
 
 
 async def _save_if_worth_it(core: QueueCore, saved: Saved) -> None:
-    if core.changes >= core.snapshot_after:
+    if core.changes >= max(SNAPSHOT_AFTER_CHANGES, core.changes_min):
         await save(core, saved)
 
 
@@ -410,7 +410,7 @@ async def save(core: QueueCore, saved: Saved) -> None:
     saved.ends[slot] = end
     saved.newest = slot
     core.changes -= changes
-    core.snapshot_after = max(SNAPSHOT_AFTER_CHANGES, len(data) // SAVED_BYTES_PER_CHANGE)
+    core.changes_min = len(data) // SAVED_BYTES_PER_CHANGE
     needed_from = saved.events_needed_from
     if needed_from is not None:
         await _truncate_events(core, needed_from)

@@ -250,6 +250,24 @@ async def test_some_of_them_are_redriven_by_letter_key_or_message_id(data_dir: P
             await jobs.redrive([7])  # type: ignore[list-item]
 
 
+async def test_a_message_that_died_in_several_subscriptions_is_sent_again_once(
+    data_dir: Path,
+) -> None:
+    async with open_queue(data_dir, ONCE) as jobs:
+        audit = await jobs.subscription("audit")
+        message_ids = await jobs.send_many(["a", "b"])
+        for source in (jobs, audit):
+            for _ in range(2):
+                await (await take(source)).nack()
+        assert len(await jobs.dead_letters()) == 4
+        assert await jobs.redrive() == 4
+        assert jobs.statistics().dead == 0
+        for source in (jobs, audit):
+            again = await source.receive_many(10)
+            assert [message.id for message in again] == message_ids
+            assert await source.receive(wait_seconds=0) is None
+
+
 async def test_redriven_by_several_at_once_none_is_sent_twice(data_dir: Path) -> None:
     async with open_queue(data_dir, ONCE) as jobs:
         await jobs.send_many(range(200))
