@@ -47,12 +47,8 @@ class Choice:
     """Whether some were found that are not visible yet: there is a new time to wait for."""
     steps: int = 0
     """How often something was looked at."""
-    steps_max: int = PASSED_AT_ONCE_MAX
-
-    @property
-    def is_cut_short(self) -> bool:
-        """Whether others are to get their turn before more is looked at."""
-        return self.steps >= self.steps_max
+    is_cut_short: bool = False
+    """Whether others are to get their turn before more is looked at."""
 
     @property
     def is_over(self) -> bool:
@@ -74,7 +70,7 @@ def choose(
     Messages that the subscription has no use for are passed over; those that are not visible yet
     wait for ``now`` (monotonic) plus what is left of their delay.
     """
-    choice = Choice(steps_max=count + PASSED_AT_ONCE_MAX)
+    choice = Choice()
     for number in sorted(state.lanes, reverse=True):
         lane = state.lanes[number]
         chooser = _Chooser(state, subscription, lane, subscription.cursor(number), look, wall, now)
@@ -95,9 +91,12 @@ class _Chooser:
     now: float
 
     def choose(self, choice: Choice, count: int) -> None:
-        while len(choice.deliveries) < count and choice.steps < choice.steps_max:
+        while len(choice.deliveries) < count:
             offset = self.cursor.candidate(self.lane.end)
             if offset is None:
+                return
+            if choice.steps >= count + PASSED_AT_ONCE_MAX:
+                choice.is_cut_short = True
                 return
             choice.steps += 1
             if offset in self.lane.finished:
