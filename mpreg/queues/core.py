@@ -468,8 +468,6 @@ class QueueCore:
         deliveries = [one for one, _ in hand_out.deliveries if subscription.holds(one)]
         if committed:
             hand_out.committed = True
-            # What was purged meanwhile is nobody's.
-            hand_out.deliveries = [one for one in hand_out.deliveries if subscription.holds(one[0])]
             due = math.inf if hand_out.held else self.now() + self.configuration.lease_seconds
             for delivery in deliveries:
                 delivery.state = DeliveryState.LEASED
@@ -480,6 +478,8 @@ class QueueCore:
                 self.alarm(self)
         else:
             self._keep_back(hand_out)
+        # What was purged meanwhile is nobody's.
+        hand_out.deliveries = [one for one in hand_out.deliveries if subscription.holds(one[0])]
         if hand_out.told is not None:
             hand_out.told(committed)
 
