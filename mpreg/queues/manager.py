@@ -137,6 +137,8 @@ class _Deletion:
                 queues.keeper.tidy_up()
         else:
             core.wake_all()
+            # What was not begun, or was refused, meanwhile.
+            core.ask_for_upkeep()
 
 
 class MessageQueueManager:

@@ -398,6 +398,8 @@ class MessageQueue:
                     core.forget_finished()
                 else:
                     core.wake(name)
+                    # For those of its messages that were to be buried meanwhile.
+                    core.ask_for_upkeep()
 
             await self._change(SubscriptionDeleted(name), then)
             await core.measure()

@@ -17,7 +17,6 @@ import anyio.lowlevel
 
 from mpreg.errors import (
     CommitUnknownError,
-    LeaseLostError,
     MpregError,
     QueueDeletedError,
     ReaderStoppedError,
@@ -193,7 +192,8 @@ async def _bury(core: QueueCore) -> None:
             except MpregError as error:
                 failure = error
             else:
-                del failed[before:]
+                # What is left of them waits until it is known whether their subscription is.
+                failed[before:] = [one for one in some if _is_dying(*one)]
     finally:
         core.dying += failed
     if failure is not None:
@@ -205,13 +205,14 @@ async def _bury_some(core: QueueCore, some: list[_Dying]) -> None:
     size = 0
     failure: MpregError | None = None
     for subscription, delivery in some:
-        if not _is_dying(subscription, delivery):
+        if subscription.deleting or not _is_dying(subscription, delivery):
             continue
         record = await core.find((delivery.lane, delivery.offset))
-        size += 0 if record is None else len(encode(record))
-        if letters and size > min(COPIED_BYTES_MAX, core.storage.limits.batch):
+        record_bytes = 0 if record is None else len(encode(record))
+        if letters and size + record_bytes > min(COPIED_BYTES_MAX, core.storage.limits.batch):
             failure = await _bury_all_there_is(core, letters) or failure
             letters, size = [], 0
+        size += record_bytes
         letters.append((subscription, delivery, record))
     failure = await _bury_all_there_is(core, letters) or failure
     if failure is not None:
@@ -223,7 +224,7 @@ async def _bury_all_there_is(core: QueueCore, letters: list[_Letter]) -> MpregEr
     failure: MpregError | None = None
     try:
         await _write_letters(core, letters)
-    except (ValueTooLargeError, LeaseLostError) as error:
+    except ValueTooLargeError as error:
         if len(letters) == 1:
             return error
         for letter in letters:
@@ -235,7 +236,7 @@ async def _write_letters(core: QueueCore, letters: list[_Letter]) -> None:
     told: list[tuple[str, str, str]] = []
     async with core.registry.transaction() as transaction:
         for subscription, delivery, record in letters:
-            if not _is_dying(subscription, delivery):
+            if subscription.deleting or not _is_dying(subscription, delivery):
                 continue
             place = (delivery.lane, delivery.offset)
             if delivery.offset in core.state.lane(delivery.lane).finished:
@@ -248,7 +249,6 @@ async def _write_letters(core: QueueCore, letters: list[_Letter]) -> None:
             else:
                 reason = f"used up its {core.configuration.max_deliveries} deliveries"
                 delivery.reason = delivery.reason or "its lease ran out"
-            core.require_subscription(subscription, transaction)
             died = core.let_die(subscription, delivery, record, reason, transaction)
             core.write(died, transaction, lambda _: core.room.admit())
             told.append(("?" if record is None else record.id, reason, delivery.reason))
