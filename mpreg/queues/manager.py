@@ -287,7 +287,7 @@ class MessageQueueManager:
 
     async def _open(self, name: str, stored: StoredQueue) -> _Open:
         queues = self._queues
-        configuration = QueueConfiguration.from_mapping(stored.configuration)
+        configuration = stored.settings(name)
         storage = QueueStorage(queues.stores, name, stored.incarnation)
         restored = await restore(storage, configuration, self._registry.clock.wall())
         events_end = await self._confirm(storage, configuration, restored)
