@@ -122,6 +122,8 @@ class QueueCore:
     """By ``deduplication_id``, the ids of messages in transactions that are not settled yet."""
     changes: int = 0
     """What a restart would have to read, since the last snapshot."""
+    changes_min: int = 0
+    """Changes before a large state is saved again."""
     events_end: int = 0
     """The offset after the last event that the state knows."""
     lines: dict[str, Line] = field(factory=dict)
@@ -268,7 +270,7 @@ class QueueCore:
 
     def changed(self, count: int = 1) -> None:
         self.changes += count
-        if self.changes >= SNAPSHOT_AFTER_CHANGES and not self.dirty:
+        if self.changes >= max(SNAPSHOT_AFTER_CHANGES, self.changes_min) and not self.dirty:
             self.ask_for_upkeep()
 
     # --- sending ---
@@ -476,6 +478,8 @@ class QueueCore:
                 self.alarm(self)
         else:
             self._keep_back(hand_out)
+        # What was purged meanwhile is nobody's.
+        hand_out.deliveries = [one for one in hand_out.deliveries if subscription.holds(one[0])]
         if hand_out.told is not None:
             hand_out.told(committed)
 
@@ -507,7 +511,7 @@ class QueueCore:
             return
         raise LeaseLostError(
             f"{self.storage.where(delivery.lane, delivery.offset)}, attempt {lease.attempt}: "
-            f"{why}; nothing was changed"
+            f"{why}; nothing was changed: drop the work, the message is done, or somebody else's"
         )
 
     async def settle_alone(self, leases: Sequence[Lease], event: Event) -> None:

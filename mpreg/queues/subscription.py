@@ -104,7 +104,8 @@ class Subscription:
         state = self._state
         if not self._core.state.has(state):
             raise QueueNotFoundError(
-                f"subscription {self.name!r} of queue {self._core.name!r} was deleted"
+                f"subscription {self.name!r} of queue {self._core.name!r} was deleted; nothing was "
+                f"taken: make it anew with `await queue.subscription({self.name!r})`"
             )
         return state
 
@@ -128,8 +129,9 @@ class Subscription:
                 return []
             if waiter.committed:
                 assert waiter.served is not None
-                return self._messages(waiter.served)
-            # Called, or what it was served did not come to be: it looks itself.
+                if messages := self._messages(waiter.served):
+                    return messages
+            # Called, or what it was served did not come to be, or was purged: it looks itself.
             is_first = True
 
     async def _try_to_take(self, count: int, *, held: bool, is_first: bool) -> list[Message]:
@@ -149,9 +151,12 @@ class Subscription:
             others = min(line.wanted, SERVED_MAX, places_max - count) if core.stored else 0
             wanted = count + others
             choice = core.choose(state, wanted)
-            if choice.deliveries or choice.unread is None:
+            if choice.deliveries or choice.is_over:
                 break
-            await core.read(choice.unread)
+            if choice.unread is None:
+                await anyio.lowlevel.checkpoint()
+            else:
+                await core.read(choice.unread)
             core.raise_failure()
         if not choice.deliveries:
             return []
@@ -165,7 +170,7 @@ class Subscription:
         first, second = choice.deliveries[:split], choice.deliveries[split:]
         mine, theirs = (first, second) if is_first else (second, first)
         own, served = HandOut(state, mine, held), list(self._serve(state, theirs))
-        is_all = len(choice.deliveries) < wanted and choice.unread is None
+        is_all = len(choice.deliveries) < wanted and choice.is_over
         if not is_all and line.wanted and core.has_more(state):
             line.call_first()
         await core.hand_out(own, served)

@@ -76,7 +76,7 @@ class QueueView:
             stored = await shared.find(name)
             if stored is None:
                 raise QueueNotFoundError(f"there is no queue {name!r}")
-            configuration = QueueConfiguration.from_mapping(stored.configuration)
+            configuration = stored.settings(name)
             storage = QueueStorage(shared, name, stored.incarnation)
             first = await storage.events.first_offset()
             with _damage_told() as damage:
