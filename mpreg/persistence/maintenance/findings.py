@@ -39,10 +39,12 @@ class FindingKind(enum.Enum):
     """Chunks that no snapshot names. They take room and harm nothing: not counted as damage."""
     SET_ASIDE = "set aside"
     """Records that are missing because a repair put them into quarantine: not counted as damage."""
+    QUARANTINE = "quarantine"
+    """What a repair has set aside cannot be read any more: not counted as damage of the store."""
 
     @property
     def is_damage(self) -> bool:
-        return self not in (FindingKind.LEFTOVER, FindingKind.SET_ASIDE)
+        return self not in (FindingKind.LEFTOVER, FindingKind.SET_ASIDE, FindingKind.QUARANTINE)
 
 
 @frozen

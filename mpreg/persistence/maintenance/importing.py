@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import ExitStack
 from typing import Any, Final
@@ -102,12 +103,17 @@ class _Lines:
 
     _lines: AsyncIterator[bytes]
     number: int = 0
+    digest: str = ""
+    """SHA-256 of all lines before the last one that was read."""
+    _hash: hashlib._Hash = field(factory=hashlib.sha256)
 
     async def following(self) -> dict[str, Any] | None:
         line = await anext(self._lines, None)
         if line is None:
             return None
         self.number += 1
+        self.digest = self._hash.hexdigest()
+        self._hash.update(line)
         return load_line(line)
 
 
@@ -140,6 +146,11 @@ class _Import:
     async def _finish(self, first: Any, end: dict[str, Any]) -> ImportReport:
         if number_of(end, "lines") != self.lines.number - 1:
             raise InvalidArgumentError("lines are missing before the last one")
+        if end.get("sha256", self.lines.digest) != self.lines.digest:
+            raise InvalidArgumentError(
+                "the lines before this one are not those that were exported; where they were "
+                "changed on purpose, take sha256 out of this line"
+            )
         if await self.lines.following() is not None:
             raise InvalidArgumentError("there is more after the last line")
         await self._flush()
@@ -239,7 +250,9 @@ def _put(item: dict[str, Any]) -> Put:
 
 
 def _check_first(item: dict[str, Any] | None) -> None:
-    if item is None or item["type"] != "mpreg-export":
+    if item is None:
+        raise InvalidArgumentError("there is nothing to import: the input is empty")
+    if item["type"] != "mpreg-export":
         raise InvalidArgumentError("not an export: the first line must be of type 'mpreg-export'")
     if number_of(item, "format_version") > FORMAT_VERSION:
         raise InvalidArgumentError(

@@ -75,7 +75,7 @@ def test_what_cannot_be_examined_ends_with_1(tmp_path: Path) -> None:
     as_json = run("verify", "--data-dir", tmp_path / "none", "--json")
     assert as_json.exit_code == 1
     assert json.loads(as_json.stderr) == {
-        "error": "DataDirectoryError",
+        "error": "DataDirectoryMissingError",
         "message": missing.stderr.splitlines()[0].removeprefix("mpreg: "),
         "state": "unchanged",
         "advice": [],
