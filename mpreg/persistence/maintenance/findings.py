@@ -35,6 +35,9 @@ class FindingKind(enum.Enum):
     """A snapshot's manifest or chunks are damaged or missing."""
     ACKED = "acked"
     """Commits that were acknowledged as durable are missing, or the file that tells is damaged."""
+    CURSOR = "cursor"
+    """A queue's cursor has come further than its log reaches. `verify` knows nothing of queues: who
+    does, adds these."""
     LEFTOVER = "leftover"
     """Chunks that no snapshot names. They take room and harm nothing: not counted as damage."""
     SET_ASIDE = "set aside"

@@ -225,3 +225,14 @@ def test_acknowledged_commits_that_are_missing_are_damage(data_dir: Path) -> Non
         result = run(*command, "--data-dir", copy)
         assert result.exit_code == 3
         assert "were acknowledged as durable and are missing" in result.stdout
+
+
+def test_a_queue_whose_messages_are_lost_behind_its_cursor_is_told(data_dir: Path) -> None:
+    tamper(
+        data_dir,
+        "DELETE FROM records WHERE log_id = (SELECT id FROM logs WHERE hex(name) LIKE '%2F30')",
+    )
+    done = run("verify", "--data-dir", data_dir, "--json")
+    assert done.exit_code == 3
+    kinds = {one["kind"]: one["where"] for one in json.loads(done.stdout)["findings"]}
+    assert kinds == {"cursor": "queue 'jobs', subscription 'default', priority 0"}
