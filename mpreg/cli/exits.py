@@ -34,6 +34,7 @@ __all__ = [
     "USAGE",
     "DamagedInputError",
     "NotFoundError",
+    "note_text",
     "safe",
     "tell_usage",
     "told",
@@ -120,6 +121,11 @@ def safe(text: str) -> str:
     return "\n".join(
         line if line.isprintable() else "".join(map(_shown, line)) for line in text.split("\n")
     )
+
+
+def note_text(text: str, *, is_json: bool) -> str:
+    """What is said beside the output."""
+    return json.dumps({"note": text}, separators=(",", ":")) if is_json else safe(text)
 
 
 def _shown(char: str) -> str:

@@ -15,7 +15,7 @@ import click
 from attrs import define
 
 from mpreg.cli.decoding import as_json
-from mpreg.cli.exits import safe
+from mpreg.cli.exits import note_text, safe
 from mpreg.cli.progress import OnProgress, progress_bar
 
 __all__ = ["Output", "opened_output"]
@@ -54,7 +54,7 @@ class Output:
 
     def note(self, text: str) -> None:
         """Beside the output: to standard error."""
-        click.echo(as_json({"note": text}) if self.is_json else safe(text), err=True)
+        click.echo(note_text(text, is_json=self.is_json), err=True)
 
     def aside(self, fields: dict[str, Any], text: str) -> None:
         """A row where standard output is for something else: to standard error."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Final
 
 import anyio.to_thread
@@ -13,6 +14,7 @@ from attrs import define, evolve, field, frozen
 from mpreg.errors import ConfigurationError, DataDirectoryError, InvalidArgumentError
 from mpreg.persistence.batch import operation_bytes
 from mpreg.persistence.config import PersistenceConfig
+from mpreg.persistence.maintenance.full_disk import run_unless_full
 from mpreg.persistence.maintenance.lines import (
     FORMAT_VERSION,
     data_of,
@@ -79,8 +81,10 @@ async def import_lines(lines: AsyncIterable[bytes], config: PersistenceConfig) -
             raise DataDirectoryError(
                 staging.place, "it is not empty; nothing was changed: import into a new directory"
             )
-        async with PersistenceRegistry(evolve(config, data_dir=staging.path)) as registry:
-            report = await import_into(registry, lines)
+        # All is awaited: what is still under way at the end is only there where there is no room.
+        settings = evolve(config, data_dir=staging.path, grace_seconds=0.0)
+        async with PersistenceRegistry(settings) as registry:
+            report = await run_unless_full(registry, partial(import_into, registry, lines))
         with file_errors(staging.place):
             await anyio.to_thread.run_sync(staging.publish)
     return report
