@@ -37,6 +37,7 @@ ACKED_NAME: Final = "ACKED"
 
 #: More than a pid and the name of a host have.
 _LOCK_BYTES: Final = 512
+_PID_DIGITS_MAX: Final = 20
 
 #: Longer than a look takes (`_lock_exclusively`), and how many in a row are waited for.
 _LOOK_SECONDS: Final = 0.001
@@ -58,7 +59,7 @@ class Holder:
 def holder_of(lock: int) -> Holder:
     """Who an open lock file names. Whatever it has in it, there is an answer."""
     pid, _, host = os.pread(lock, _LOCK_BYTES, 0).partition(b"\n")
-    if not pid.isdigit():
+    if not pid.isdigit() or len(pid) > _PID_DIGITS_MAX:
         return Holder(None)
     # It is written to when the directory is taken, and never again.
     since = os.fstat(lock).st_mtime

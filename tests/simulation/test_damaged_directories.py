@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from mpreg.cli.app import mpreg
 from mpreg.persistence import PersistenceRegistry
 from tests.e2e.support import on_both_backends
-from tests.integration.damaged_bytes import CHANGES
+from tests.integration.damaged_bytes import CHANGES, Change
 from tests.integration.maintenance_support import fill
 from tests.integration.support import config
 
@@ -95,7 +95,7 @@ def content_of(directory: Path) -> dict[Path, bytes]:
 def damage(directory: Path, luck: random.Random) -> str:
     """Change, lose or replace one of its files; says how."""
     path = directory / luck.choice(sorted(content_of(directory)))
-    how = luck.choice([*CHANGES, "emptied", "removed", "a directory", "another's"])
+    how: str | Change = luck.choice([*CHANGES, "emptied", "removed", "a directory", "another's"])
     if how == "removed":
         path.unlink()
     elif how == "a directory":
@@ -105,9 +105,9 @@ def damage(directory: Path, luck: random.Random) -> str:
         path.write_bytes(b"")
     elif how == "another's":
         path.write_bytes(luck.choice(list(content_of(directory).values())))
-    elif callable(how):
+    elif not isinstance(how, str):
         path.write_bytes(how(path.read_bytes() or bytes(10), luck))
-    return f"{how if isinstance(how, str) else how.__name__}: {path.name}"
+    return f"{how}: {path.name}"
 
 
 @on_both_backends
@@ -170,5 +170,5 @@ def test_a_changed_export_is_not_imported(
     exported, change = stores[backend].exports["closed"].encode(), luck.choice(CHANGES)
     changed = change(exported, luck)
     done = run("import", "--data-dir", tmp_path / "new", "--backend", backend, stdin=changed)
-    assert (done.exit_code == 3) == (changed != exported), change.__name__
+    assert (done.exit_code == 3) == (changed != exported), change
     assert (tmp_path / "new").exists() == (done.exit_code == 0)
