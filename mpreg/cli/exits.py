@@ -19,6 +19,7 @@ from mpreg.errors import (
     DataDirectoryLockedError,
     InvalidArgumentError,
     MpregError,
+    QueueNotFoundError,
     ReaderStoppedError,
     StorageFullError,
     StorageIOError,
@@ -185,6 +186,8 @@ def _advice(error: MpregError, instead: str | None) -> Iterator[str]:
             "Commands that only read (stats, inspect, verify, backup, export, queue list, show, "
             "peek) work meanwhile."
         )
+    elif isinstance(error, QueueNotFoundError):
+        yield "`mpreg queue list` lists the queues, `mpreg queue show` the subscriptions of one."
     elif isinstance(error, CorruptDataError):
         yield (
             "What is damaged was not changed. Copy the directory away before anything else; "

@@ -16,16 +16,7 @@ from mpreg.errors import PersistenceError
 from mpreg.persistence import Entry, KeyValueStore, LogStore, PersistenceRegistry, SnapshotStore
 from tests.integration.support import config
 
-__all__ = [
-    "CHANGES",
-    "Change",
-    "Read",
-    "Stored",
-    "content_of",
-    "fill",
-    "put_back",
-    "read_everything",
-]
+__all__ = ["CHANGES", "Read", "Stored", "content_of", "fill", "put_back", "read_everything"]
 
 Change = Callable[[bytes, random.Random], bytes]
 

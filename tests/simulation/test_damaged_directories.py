@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from mpreg.cli.app import mpreg
 from mpreg.persistence import PersistenceRegistry
 from tests.e2e.support import on_both_backends
-from tests.integration.damaged_bytes import CHANGES, Change
+from tests.integration.damaged_bytes import CHANGES
 from tests.integration.maintenance_support import fill
 from tests.integration.support import config
 
@@ -35,6 +35,8 @@ READING: Final = (
     *(("queue", "show", "jobs"), ("queue", "peek", "jobs"), ("queue", "dead-letters", "jobs")),
     *(("verify",), ("verify", "--full", "--json"), ("export",)),
 )
+BY_NAME: Final = {change.__name__: change for change in CHANGES}
+
 #: SQLite makes its index anew, and a log that was not there, also to read.
 OF_SQLITE: Final = {"mpreg.db-shm", "mpreg.db-wal"}
 
@@ -95,7 +97,7 @@ def content_of(directory: Path) -> dict[Path, bytes]:
 def damage(directory: Path, luck: random.Random) -> str:
     """Change, lose or replace one of its files; says how."""
     path = directory / luck.choice(sorted(content_of(directory)))
-    how: str | Change = luck.choice([*CHANGES, "emptied", "removed", "a directory", "another's"])
+    how = luck.choice([*BY_NAME, "emptied", "removed", "a directory", "another's"])
     if how == "removed":
         path.unlink()
     elif how == "a directory":
@@ -105,8 +107,8 @@ def damage(directory: Path, luck: random.Random) -> str:
         path.write_bytes(b"")
     elif how == "another's":
         path.write_bytes(luck.choice(list(content_of(directory).values())))
-    elif not isinstance(how, str):
-        path.write_bytes(how(path.read_bytes() or bytes(10), luck))
+    else:
+        path.write_bytes(BY_NAME[how](path.read_bytes() or bytes(10), luck))
     return f"{how}: {path.name}"
 
 

@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Final
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from mpreg.clock import Clock, SystemClock
 from mpreg.errors import (
@@ -256,7 +256,8 @@ class _Backup:
             size_bytes=manifest.size_bytes,
             copied_bytes=0 if unchanged else manifest.size_bytes,
             unchanged=unchanged,
-            verification=report,
+            # It was examined where it was made, under a name that is gone.
+            verification=evolve(report, path=self.destination / DATABASE_NAME),
         )
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from mpreg.errors import CorruptDataError, PersistenceError
 from mpreg.persistence.backends.file.control import Control
@@ -204,5 +204,6 @@ class JournalBackup:
             size_bytes=manifest.size_bytes,
             copied_bytes=self._copied_bytes,
             unchanged=unchanged,
-            verification=report,
+            # It was examined where it was made, under a name that is gone.
+            verification=evolve(report, path=self.destination / JOURNAL_NAME),
         )
