@@ -63,6 +63,9 @@ _log = logging.getLogger("mpreg.persistence")
 #: Between two times that the planner's statistics are looked at. They hardly ever change.
 STATISTICS_SECONDS: Final = 3_600.0
 
+#: After opening, until upkeep begins where nothing is written.
+START_SECONDS_MAX: Final = 0.1
+
 PAGE_BYTES: Final = 4_096
 
 
@@ -128,6 +131,9 @@ class Compactor:
         interval = self._gateway.config.upkeep_interval_seconds
         if interval is None:
             return
+        # Who opens the store waits for what is in it: that comes before what there is to remove.
+        with anyio.move_on_after(min(interval, START_SECONDS_MAX)):
+            await self._activity.wait()
         # What the last process left: time has gone by since.
         self._gateway.earliest_expiry = -math.inf
         await self._try(self._tidy_all_snapshots, interval)

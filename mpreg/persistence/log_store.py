@@ -155,13 +155,14 @@ class LogStore:
 
     async def first_offset(self) -> int:
         """The lowest offset that can still be read; the next offset where the log is empty."""
-        return (await self._bounds())[0]
+        return (await self.bounds())[0]
 
     async def next_offset(self) -> int:
         """The offset that the next record will get."""
-        return (await self._bounds())[1]
+        return (await self.bounds())[1]
 
-    async def _bounds(self) -> LogBounds:
+    async def bounds(self) -> LogBounds:
+        """``first_offset`` and ``next_offset``, both at one moment."""
         bounds: LogBounds = await self._gateway.read(GetLogBounds(self._name))
         return bounds
 
