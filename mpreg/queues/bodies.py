@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from attrs import define, field
@@ -37,9 +38,23 @@ class Bodies:
 
     def put(self, queue: str, place: Place, body: Body) -> None:
         self.pop(queue, place)
+        self._add(queue, place, body)
+        self._make_room()
+
+    def put_all(
+        self, queue: str, lane: int, first: int, bodies: Sequence[tuple[MessageRecord, int]]
+    ) -> None:
+        """New messages of a lane, from this offset on."""
+        for offset, body in enumerate(bodies, first):
+            self._add(queue, (lane, offset), body)
+        self._make_room()
+
+    def _add(self, queue: str, place: Place, body: Body) -> None:
         self._bodies[queue, place] = body
         self._places.setdefault(queue, set()).add(place)
         self.bytes += _size(body)
+
+    def _make_room(self) -> None:
         while self.bytes > self.bytes_max and len(self._bodies) > 1:
             self.pop(*next(iter(self._bodies)))
 

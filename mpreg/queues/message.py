@@ -77,7 +77,15 @@ class Message:
         Cancelled, it may still happen. Raises, beside what every durable write raises:
             LeaseLostError: it is not this delivery's any more; nothing was changed.
         """
-        await settle_all([self], transaction)
+        if (lease := self._lease) is None:
+            return
+        core = self._core
+        core.check_open()
+        core.check_lease(lease)
+        if transaction is None:
+            await core.acknowledge([lease])
+        else:
+            core.settle([lease], _acknowledged([lease]), transaction)
 
     async def nack(
         self,
@@ -165,7 +173,7 @@ async def settle_all(messages: list[Message], transaction: Transaction | None) -
         for group in groups:
             core.settle(group, _acknowledged(group), transaction)
     elif len(groups) == 1:
-        await core.settle_alone(leases, _acknowledged(leases))
+        await core.acknowledge(leases)
     else:
         async with core.registry.transaction() as own:
             for group in groups:

@@ -233,6 +233,9 @@ class MessageQueue:
         return encoded
 
     def _checked_priority(self, priority: int) -> int:
+        if type(priority) is int and priority == 0:
+            # The common case, in a queue of any type.
+            return 0
         if isinstance(priority, bool) or not isinstance(priority, int):
             raise InvalidArgumentError(f"priority is an int, not {priority!r}")
         limit = PRIORITY_MAX if self.configuration.queue_type is QueueType.PRIORITY else 0

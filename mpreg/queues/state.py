@@ -282,7 +282,8 @@ class QueueState:
                 self.redelivered += attempt - forgiven > 1
                 delivery.attempt, delivery.size = attempt, size
                 delivery.forgiven = max(delivery.forgiven, forgiven)
-                subscription.cursor(lane).make_ready(delivery)
+                # Somebody has it at once; after a restart `lose_leases` lets others find it.
+                delivery.state = DeliveryState.READY
 
     def _settle(self, event: Settled) -> None:
         subscription = self._subscribe(event.subscription)

@@ -54,7 +54,9 @@ class Subscription:
             QueueDeletedError: the queue was deleted, also while waiting.
             WriterStoppedError: the registry has closed, also while waiting.
         """
-        messages = await self.receive_many(1, wait_seconds)
+        if wait_seconds is not None:
+            checked_seconds("wait_seconds", wait_seconds)
+        messages = await self._take(1, wait_seconds, held=False)
         return messages[0] if messages else None
 
     async def receive_many(
@@ -161,14 +163,22 @@ class Subscription:
             if core.has_more(state):
                 line.call_first()
             return self._messages(own)
-        split = count if is_first else others
-        first, second = choice.deliveries[:split], choice.deliveries[split:]
-        mine, theirs = (first, second) if is_first else (second, first)
-        own, served = HandOut(state, mine, held), list(self._serve(state, theirs))
-        is_all = len(choice.deliveries) < wanted and choice.unread is None
-        if not is_all and line.wanted and core.has_more(state):
-            line.call_first()
-        await core.hand_out(own, served)
+        if others:
+            split = count if is_first else others
+            first, second = choice.deliveries[:split], choice.deliveries[split:]
+            mine, theirs = (first, second) if is_first else (second, first)
+            own, served = HandOut(state, mine, held), list(self._serve(state, theirs))
+        else:
+            own, served = HandOut(state, choice.deliveries, held), []
+        if line.wanted:
+            is_all = len(choice.deliveries) < wanted and choice.unread is None
+            if not is_all and core.has_more(state):
+                line.call_first()
+        try:
+            await core.hand_out(own, served)
+        except BaseException:
+            core.abandon(own)
+            raise
         return self._messages(own)
 
     def _serve(
