@@ -186,12 +186,12 @@ class AppendBatch(WriteBatch, kw_only=True):
     def asked(self) -> tuple[int, int]:
         return self.callers, self.callers
 
-    @property
-    def has_room(self) -> bool:
-        return len(self.records) < RECORDS_JOINED_MAX
-
     def takes(self, append: Append, durability: Durability) -> bool:
-        return append.log == self.log and durability is self.durability and self.has_room
+        return (
+            append.log == self.log
+            and durability is self.durability
+            and len(self.records) < RECORDS_JOINED_MAX
+        )
 
     def join(self, append: Append, size_bytes: int, ack: Ack[Any], settled: Settled | None) -> None:
         """One caller more, for whom there is room in the mailbox."""

@@ -8,7 +8,12 @@ from typing import Any
 from attrs import define
 
 from mpreg.actors import Mailbox
-from mpreg.persistence.batch import OPERATION_OVERHEAD_BYTES, AppendBatch, SharedAck
+from mpreg.persistence.batch import (
+    OPERATION_OVERHEAD_BYTES,
+    RECORDS_JOINED_MAX,
+    AppendBatch,
+    SharedAck,
+)
 
 __all__ = ["GrowingAppend"]
 
@@ -47,9 +52,11 @@ class GrowingAppend:
         """Add records, of so many bytes together, right after those before. False: as for `grow`,
         or others have come after it in the same log. They were not added then."""
         batch = self._batch
-        if batch.acks[-1] is not self.ack or not batch.has_room:
-            return False
-        if not self.grow(size_bytes + OPERATION_OVERHEAD_BYTES * len(records)):
+        if (
+            batch.acks[-1] is not self.ack
+            or len(batch.records) >= RECORDS_JOINED_MAX
+            or not self.grow(size_bytes + OPERATION_OVERHEAD_BYTES * len(records))
+        ):
             return False
         batch.records.extend(records)
         return True

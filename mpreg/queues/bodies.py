@@ -38,21 +38,22 @@ class Bodies:
 
     def put(self, queue: str, place: Place, body: Body) -> None:
         self.pop(queue, place)
-        self._add(queue, place, body)
+        self._bodies[queue, place] = body
+        self._places.setdefault(queue, set()).add(place)
+        self.bytes += _size(body)
         self._make_room()
 
     def put_all(
         self, queue: str, lane: int, first: int, bodies: Sequence[tuple[MessageRecord, int]]
     ) -> None:
         """New messages of a lane, from this offset on."""
+        places = self._places.setdefault(queue, set())
         for offset, body in enumerate(bodies, first):
-            self._add(queue, (lane, offset), body)
+            place = (lane, offset)
+            self._bodies[queue, place] = body
+            places.add(place)
+            self.bytes += OVERHEAD_BYTES + body[1]
         self._make_room()
-
-    def _add(self, queue: str, place: Place, body: Body) -> None:
-        self._bodies[queue, place] = body
-        self._places.setdefault(queue, set()).add(place)
-        self.bytes += _size(body)
 
     def _make_room(self) -> None:
         while self.bytes > self.bytes_max and len(self._bodies) > 1:

@@ -333,7 +333,7 @@ class MessageQueue:
         for message in messages:
             if message._core is not self._core:
                 raise InvalidArgumentError(f"{message!r} is not of queue {self.name!r}")
-        if len(set(map(id, messages))) != len(messages):
+        if len(messages) > 1 and len(set(map(id, messages))) != len(messages):
             raise InvalidArgumentError("a message is named twice")
         await settle_all(messages, transaction)
 

@@ -16,7 +16,7 @@ from mpreg.queues.cursor import Delivery
 from mpreg.queues.line import Line
 from mpreg.queues.message import Message, checked_seconds
 from mpreg.queues.records import MessageRecord
-from mpreg.queues.state import SubscriptionState
+from mpreg.queues.state import Lease, SubscriptionState
 from mpreg.queues.statistics import SubscriptionStatistics, count_subscription
 
 __all__ = ["RECEIVE_MESSAGES_MAX", "Subscription"]
@@ -200,9 +200,10 @@ class Subscription:
                 Message(core, record, None, delivery.lane, self.name)
                 for delivery, record in hand_out.deliveries
             ]
+        state, name = hand_out.subscription, self.name
         return [
-            Message(core, record, lease, lease.delivery.lane, self.name)
-            for lease, (_, record) in zip(core.leases(hand_out), hand_out.deliveries, strict=True)
+            Message(core, record, Lease(state, one, one.attempt), one.lane, name)
+            for one, record in hand_out.deliveries
         ]
 
     def __repr__(self) -> str:

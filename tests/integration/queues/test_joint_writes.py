@@ -114,6 +114,16 @@ async def test_an_event_tells_of_no_more_than_fits_into_a_record(data_dir: Path)
         assert largest <= 4_096
 
 
+async def test_an_event_counts_for_what_a_restart_does_with_it(data_dir: Path) -> None:
+    async with open_queue(data_dir) as jobs:
+        await jobs.send_many(range(400))
+        before = jobs._core.changes
+        messages = await jobs.receive_many(400)
+        assert jobs._core.changes == before + 51
+        await jobs.ack(messages)
+        assert jobs._core.changes == before + 102
+
+
 @pytest.mark.parametrize("mailbox_batches_max", [1, 2])
 async def test_where_the_mailbox_is_full_everybody_is_served_all_the_same(
     data_dir: Path, mailbox_batches_max: int
