@@ -765,7 +765,7 @@ class QueueCore:
         self.state.apply(event)
         if type(event) is Died:
             self._has_died()
-        # A restart reads one event faster than several that tell of as much, and not for nothing.
+        # One event is read faster than several that tell of as much, and yet takes its time.
         self.changed(1 + messages // MESSAGES_PER_CHANGE)
 
     def _has_died(self) -> None:
