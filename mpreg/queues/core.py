@@ -649,6 +649,8 @@ class QueueCore:
             delivery.state in (DeliveryState.LEASED, DeliveryState.SETTLING)
             and delivery.attempt == lease.attempt
             and delivery.due == math.inf
+            # Most were settled meanwhile: there is no lease any more to be watched.
+            and lease.subscription.holds(delivery)
         ):
             self.extend(lease, self.configuration.lease_seconds)
 
