@@ -25,13 +25,13 @@ STARTS: Final = 3
 COLUMNS: Final = (
     "loop",
     "pending",
-    "open ms",
-    "received ms",
+    "open",
+    "received",
     "of empty",
-    "acked ms",
+    "acked",
     "of empty",
     "of one",
-    "peak MiB",
+    "peak",
     "growth",
 )
 
@@ -61,9 +61,10 @@ def compare_restarts(plan: Plan) -> Iterator[Verdict]:
     """Every case in turn, round after round, on each event loop."""
     cases = _cases(plan)
     verdicts: list[Verdict] = []
-    table = Table(title="Restart: from opening the registry to the first message acknowledged")
+    table = Table(title="Restart: from opening to the first message (ms; memory in MiB)")
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "loop" else "right")
+        name = column in {"loop", "pending"}
+        table.add_column(column, justify="left" if name else "right", no_wrap=name)
     with ExitStack() as stack:
         for case in cases:
             _fill(stack.enter_context(fresh(plan.path(f"base {case.name}"))), case)
