@@ -70,6 +70,9 @@ _log = logging.getLogger("mpreg.persistence")
 #: Between two times that the planner's statistics are looked at. They hardly ever change.
 STATISTICS_SECONDS: Final = 3_600.0
 
+#: After opening, until upkeep begins where nothing is written.
+START_SECONDS_MAX: Final = 0.1
+
 PAGE_BYTES: Final = 4_096
 
 
@@ -140,15 +143,21 @@ class Compactor:
         interval = self._gateway.config.upkeep_interval_seconds
         if interval is None:
             return
-        # What the last process left: time has gone by since.
-        self._gateway.earliest_expiry = -math.inf
-        await self._try(self._tidy_all_snapshots, interval)
+        # Who opens the store waits for what is in it: that comes before what there is to remove.
+        with anyio.move_on_after(min(interval, START_SECONDS_MAX)):
+            await self._activity.wait()
+        await self._try(self._begin, interval)
         while True:
-            await self._try(self._go_round, interval)
             with anyio.move_on_after(self._seconds_to_next()):
                 await self._activity.wait()
             # More comes, as a rule, and is done with it.
             await anyio.sleep(interval)
+            await self._try(self._go_round, interval)
+
+    async def _begin(self, tally: _Tally) -> None:
+        """With what the last process left: time has gone by since."""
+        await self._tidy_all_snapshots(tally)
+        await self._sweep(self._gateway.clock.wall(), tally)
 
     def _seconds_to_next(self) -> float:
         due = min(self._gateway.earliest_expiry, self._logs_due, self._snapshots.earliest_due)

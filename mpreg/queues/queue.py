@@ -237,6 +237,9 @@ class MessageQueue:
         return encoded
 
     def _checked_priority(self, priority: int) -> int:
+        if type(priority) is int and priority == 0:
+            # The common case, in a queue of any type.
+            return 0
         if isinstance(priority, bool) or not isinstance(priority, int):
             raise InvalidArgumentError(f"priority is an int, not {priority!r}")
         limit = PRIORITY_MAX if self.configuration.queue_type is QueueType.PRIORITY else 0
@@ -335,7 +338,7 @@ class MessageQueue:
         for message in messages:
             if message._core is not self._core:
                 raise InvalidArgumentError(f"{message!r} is not of queue {self.name!r}")
-        if len(set(map(id, messages))) != len(messages):
+        if len(messages) > 1 and len(set(map(id, messages))) != len(messages):
             raise InvalidArgumentError("a message is named twice")
         await settle_all(messages, transaction)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import anyio
 from attrs import frozen
 
@@ -13,6 +15,7 @@ from mpreg.queues.records import decode_event
 from mpreg.queues.snapshot import decode_snapshot
 from mpreg.queues.state import QueueState
 from mpreg.queues.storage import QueueStorage, measure
+from mpreg.queues.together import together
 from mpreg.queues.upkeep import Saved
 
 __all__ = ["Restored", "restore"]
@@ -37,7 +40,7 @@ async def restore(
     acknowledgment is lost with it comes again.
     """
     state, start, saved = await _load_snapshot(storage, configuration)
-    first, end = await storage.events.first_offset(), await storage.events.next_offset()
+    first, end = await storage.events.bounds()
     if start < first:
         logger.error(
             "queue %r: events %d to %d are missing, and no snapshot has them: messages that were "
@@ -47,13 +50,16 @@ async def restore(
             first - 1,
         )
     seen, start = start, max(start, first)
-    if await _replay(storage, state, start, end) or start > seen:
+    is_damaged = start < end and await _replay(storage, state, start, end)
+    if is_damaged or start > seen:
         await _find_lanes(storage, state)
         for number, offset in await storage.kept_places():
             state.lane(number).kept.add(offset)
-    for number in list(state.lanes):
-        log = storage.lane(number)
-        state.place_lane(number, await log.first_offset(), await log.next_offset())
+    numbers = list(state.lanes)
+    for number, bounds in zip(
+        numbers, await together(storage.lane(number).bounds for number in numbers), strict=True
+    ):
+        state.place_lane(number, *bounds)
     unknown = sum(lane.end - max(lane.measured_to, lane.first) for lane in state.lanes.values())
     if configuration.max_bytes is not None:
         # Else upkeep does it: nobody has to wait for it.
@@ -67,7 +73,7 @@ async def _load_snapshot(
     storage: QueueStorage, configuration: QueueConfiguration
 ) -> tuple[QueueState, int, Saved]:
     slots = storage.snapshots()
-    found = [await _load_slot(storage, slot, configuration) for slot in slots]
+    found = await together(partial(_load_slot, storage, slot, configuration) for slot in slots)
     ends = [None if one is None else one[1] for one in found]
     best = max(found, key=lambda one: -1 if one is None else one[1])
     if best is None:

@@ -71,7 +71,8 @@ def choose(
     wait for ``now`` (monotonic) plus what is left of their delay.
     """
     choice = Choice()
-    for number in sorted(state.lanes, reverse=True):
+    lanes = state.lanes
+    for number in sorted(lanes, reverse=True) if len(lanes) > 1 else lanes:
         lane = state.lanes[number]
         chooser = _Chooser(state, subscription, lane, subscription.cursor(number), look, wall, now)
         chooser.choose(choice, count)
@@ -117,7 +118,12 @@ class _Chooser:
 
     def _consider(self, offset: int, record: MessageRecord, size: int, choice: Choice) -> None:
         is_new = offset not in self.cursor.open
-        if record.is_expired(self.wall):
+        if is_new and record.is_plain and self.subscription.pattern is None:
+            # As most are. Nothing else is to be asked, and it has no attempt behind it.
+            delivery = self.cursor.open[offset] = Delivery(self.lane.number, offset, size)
+            delivery.state = DeliveryState.RESERVED
+            choice.deliveries.append((delivery, record))
+        elif record.is_expired(self.wall):
             self.state.expire(self.subscription, (self.lane.number, offset), size)
             choice.passed.append((self.lane.number, offset))
         elif is_new and not self.subscription.matches(record.topic):

@@ -129,8 +129,10 @@ def rewrite_wal(path: Path) -> None:
             while chunk := wal.read(_CHUNK_BYTES):
                 wal.seek(-len(chunk), os.SEEK_CUR)
                 wal.write(chunk)
-            wal.flush()
-            os.fsync(wal.fileno())
+            # An empty one has nothing to lose, and to sync a new file takes as long as a commit.
+            if wal.tell():
+                wal.flush()
+                os.fsync(wal.fileno())
     except FileNotFoundError:
         return
 
