@@ -15,6 +15,7 @@ from mpreg.persistence import (
     ParticipantState,
     PersistenceRegistry,
 )
+from mpreg.persistence.backend import ReadRecords
 from mpreg.queues import MessageQueueManager
 from mpreg.queues.configuration import StoredQueue
 from mpreg.queues.keeper import SAVED_AT_CLOSE_MIN
@@ -29,6 +30,10 @@ async def make(data_dir: Path, *names: str) -> None:
     async with open_queues(data_dir) as (_, queues):
         for name in names:
             await (await queues.create_queue(name)).send(name)
+
+
+def is_of_messages(query: object) -> bool:
+    return isinstance(query, ReadRecords) and query.log.endswith(b"/0")
 
 
 async def test_a_manager_made_before_the_registry_opens_has_all_queues_read_back_in_it(
@@ -46,7 +51,9 @@ async def test_a_manager_made_before_the_registry_opens_has_all_queues_read_back
         for name in ("a", "b", "c"):
             jobs = await queues.get_queue(name)
             assert jobs.statistics().pending == 1
-        assert backend.queries == [], "they are in memory already"
+        # But for the messages, which upkeep looks through for any that has expired.
+        states = [one for one in backend.queries if not is_of_messages(one)]
+        assert states == [], "they are in memory already"
         assert (await take(await queues.get_queue("b"))).payload == "b"
 
 
