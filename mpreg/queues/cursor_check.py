@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from mpreg.queues.cursor import Cursor
 from mpreg.queues.state import QueueState
 
-__all__ = ["check_cursors"]
+__all__ = ["check_cursors", "lost_messages"]
 
 
 def check_cursors(state: QueueState) -> Iterator[tuple[str, str]]:
@@ -23,6 +23,17 @@ def check_cursors(state: QueueState) -> Iterator[tuple[str, str]]:
                     f"{reached - end} would not be handed out"
                 )
                 yield f"subscription {subscription.name!r}, priority {number}", message
+
+
+def lost_messages(state: QueueState) -> dict[int, int]:
+    """By lane, how many messages behind its end some cursor knows: they were lost."""
+    lost: dict[int, int] = {}
+    for subscription in state.subscriptions.values():
+        for number, cursor in subscription.cursors.items():
+            end = state.lanes[number].end if number in state.lanes else 0
+            if (beyond := _reached(cursor) - end) > lost.get(number, 0):
+                lost[number] = beyond
+    return lost
 
 
 def _reached(cursor: Cursor) -> int:

@@ -32,7 +32,7 @@ from mpreg.queues.keeper import Keeper
 from mpreg.queues.queue import MessageQueue
 from mpreg.queues.records import Configured, encode
 from mpreg.queues.removal import Removal
-from mpreg.queues.restoring import Restored, restore
+from mpreg.queues.restoring import Restored, replace_lost, restore
 from mpreg.queues.storage import QueueStorage, SharedStores, checked_queue_name
 
 __all__ = ["MessageQueueManager"]
@@ -290,6 +290,7 @@ class MessageQueueManager:
         configuration = stored.settings(name)
         storage = QueueStorage(queues.stores, name, stored.incarnation)
         restored = await restore(storage, configuration, self._registry.clock.wall())
+        await replace_lost(storage, restored.state)
         events_end = await self._confirm(storage, configuration, restored)
         core = QueueCore(
             self._registry,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Final
 
 import anyio
 from attrs import frozen
@@ -11,6 +12,7 @@ from mpreg.errors import CorruptDataError
 from mpreg.persistence import SnapshotStore
 from mpreg.queues.configuration import PRIORITY_MAX, QueueConfiguration
 from mpreg.queues.core import log as logger
+from mpreg.queues.cursor_check import lost_messages
 from mpreg.queues.records import decode_event
 from mpreg.queues.snapshot import decode_snapshot
 from mpreg.queues.state import QueueState
@@ -18,7 +20,12 @@ from mpreg.queues.storage import QueueStorage, measure
 from mpreg.queues.together import together
 from mpreg.queues.upkeep import Saved
 
-__all__ = ["Restored", "restore"]
+__all__ = ["Restored", "replace_lost", "restore"]
+
+
+#: Stands for a message that was lost. It is none, so whoever reads it is told of damage.
+LOST: Final = b""
+LOST_PER_BATCH: Final = 1_024
 
 
 @frozen
@@ -67,6 +74,26 @@ async def restore(
             await measure(storage, lane)
     state.lose_leases(wall, anyio.current_time())
     return Restored(state, end, end - start + unknown, saved)
+
+
+async def replace_lost(storage: QueueStorage, state: QueueState) -> None:
+    """Put something in the places of messages that were lost from the end of a log and of which it
+    is known what became of them: those that are sent next must not get their offsets, and be taken
+    for finished. To a subscription that had not come to them they are damaged messages.
+    """
+    for number, count in lost_messages(state).items():
+        lane, log = state.lane(number), storage.lane(number)
+        logger.error(
+            "queue %r: of priority %d the messages from offset %d to %d are lost; their offsets "
+            "are not given again",
+            storage.name,
+            number,
+            lane.end,
+            lane.end + count - 1,
+        )
+        for start in range(0, count, LOST_PER_BATCH):
+            await log.append_many([LOST] * min(LOST_PER_BATCH, count - start))
+        state.place_lane(number, *await log.bounds())
 
 
 async def _load_snapshot(
