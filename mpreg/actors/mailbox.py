@@ -79,11 +79,12 @@ class Mailbox(Generic[M]):
         self._sent = 0
         self._last: M | None = None
         self._closed_by: Callable[[], Exception] | None = None
-        self._new_place = place_maker()
+        self.new_place = place_maker()
+        """Makes places for those who wait for what was sent."""
 
     def new_ack(self) -> Ack[Any]:
         """An ack for a message about to be sent."""
-        return Ack(self._new_place)
+        return Ack(self.new_place)
 
     # --- the sender's end ---
 

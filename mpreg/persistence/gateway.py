@@ -20,11 +20,14 @@ from mpreg.persistence.backend import ReadQuery, UpkeepResult, UpkeepStep
 from mpreg.persistence.batch import (
     AppendBatch,
     Durability,
+    MakeRecord,
     Settled,
+    SharedAck,
     WriteBatch,
     operation_bytes,
 )
 from mpreg.persistence.config import PersistenceConfig
+from mpreg.persistence.growing import GrowingAppend
 from mpreg.persistence.operations import Append, Operation
 from mpreg.persistence.reader import ReadRequest
 from mpreg.persistence.upkeep_command import UpkeepCommand, WriterMessage
@@ -172,6 +175,32 @@ class StoreGateway:
 
     def give_back(self, size_bytes: int) -> None:
         self.writes.give_back(size_bytes)
+
+    def append_growing(
+        self, append: Append, settled: Settled, make: MakeRecord | None, size_bytes: int
+    ) -> GrowingAppend | None:
+        """See `LogStore.append_growing`."""
+        ack, batch, writes = SharedAck(self.writes.new_place), self.writes.last, self.writes
+        try:
+            size = self._checked(operation_bytes(append) + size_bytes)
+            if (
+                type(batch) is AppendBatch
+                and batch.takes(append, Durability.DURABLE)
+                and batch.size_bytes + size <= self.config.batch_bytes_max
+                and writes.grow(batch, size)
+            ):
+                batch.join(append, size, ack, settled)
+            else:
+                batch = AppendBatch.begin(append, size, Durability.DURABLE, ack, settled)
+                writes.send_nowait(batch)
+        except MailboxFullError:
+            return None
+        except BaseException:
+            settled(None)
+            raise
+        if make is not None:
+            batch.unmade.append((batch.firsts[-1], make))
+        return GrowingAppend(writes, self.config.batch_bytes_max, batch, ack)
 
     async def write_batch(
         self,

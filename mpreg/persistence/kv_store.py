@@ -234,7 +234,7 @@ class KeyValueStore:
         expires_at: float | None = None,
         expected_version: int | None = None,
     ) -> Put:
-        """A `put` that is not sent yet: for `ReservedStores.send_nowait`. ``expires_at`` is wall clock."""
+        """A `put` not sent yet: for `ReservedStores.send_nowait`. ``expires_at`` is wall clock."""
         if expires_at is not None and expires_at < self._gateway.earliest_expiry:
             self._gateway.earliest_expiry = expires_at
         return Put(

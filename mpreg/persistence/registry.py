@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
@@ -35,6 +36,8 @@ from mpreg.persistence.transaction import Transaction
 __all__ = ["PersistenceRegistry", "ReservedStores"]
 
 S = TypeVar("S")
+
+_log = logging.getLogger("mpreg.persistence")
 
 
 class _State(enum.Enum):
@@ -290,6 +293,7 @@ class PersistenceRegistry:
         the retention of their snapshots, chunks that saves have left behind; then the write-ahead
         log is moved into the database and cut, and free pages are given back to the file system.
         In small steps, between which others are served; of a large store it can take minutes.
+        What is damaged is told in the log and stays.
 
         Cancelled, or failed: what was done is done, the rest is done the next time.
 
@@ -378,5 +382,6 @@ class PersistenceRegistry:
             async with engine.running():
                 self._engine = engine
                 self._opening_seconds = anyio.current_time() - began
+                _log.info("the store was opened in %.3f s", self._opening_seconds)
                 task_status.started()
                 await closing.wait()

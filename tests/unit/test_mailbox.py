@@ -8,8 +8,11 @@ from attrs import define, field
 
 from mpreg.actors import Mailbox
 from mpreg.errors import MailboxClosedError, MailboxFullError
+from tests.loops import on_all_loops
 
 pytestmark = pytest.mark.anyio
+
+anyio_backend = on_all_loops
 
 
 @define(eq=False)
