@@ -45,6 +45,7 @@ things of the caller. ``data_state`` says the same in words that fit in a log li
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
@@ -402,15 +403,36 @@ class DataDirectoryError(PersistenceError):
 
 
 class DataDirectoryLockedError(DataDirectoryError):
-    """Another registry holds the data directory. ``pid`` is its process, or None if unreadable."""
+    """Another registry holds the data directory.
 
-    def __init__(self, path: Path, pid: int | None) -> None:
+    ``pid`` is its process and ``host`` that one's machine or container, or None where the lock file
+    does not say; ``since`` is when it took the directory, in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        pid: int | None,
+        host: str | None = None,
+        since: float | None = None,
+    ) -> None:
         self.pid = pid
+        self.host = host
+        self.since = since
         holder = "a process that left no pid" if pid is None else f"the process with pid {pid}"
+        holder += "" if host is None else f" on {host}"
+        holder += "" if since is None else f" since {_moment(since)}"
         super().__init__(path, f"in use by {holder}; stop it, or use another data directory")
 
-    def __reduce__(self) -> tuple[type[DataDirectoryLockedError], tuple[Path, int | None]]:
-        return (type(self), (self.path, self.pid))
+    def __reduce__(self) -> tuple[type[DataDirectoryLockedError], tuple[object, ...]]:
+        return (type(self), (self.path, self.pid, self.host, self.since))
+
+
+def _moment(wall: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(wall, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return f"{wall} seconds after 1970"
 
 
 class DataDirectoryMissingError(DataDirectoryError):

@@ -13,8 +13,10 @@ from mpreg.cache.configuration import WriteMode
 from mpreg.cache.core import CacheCore, log
 from mpreg.cache.invalidation import Prefix
 from mpreg.cache.keys import GlobalCacheKey
+from mpreg.cache.records import Link
 from mpreg.cache.requests import Details
-from mpreg.cache.writes import Write
+from mpreg.cache.writes import OvertakenError, Write
+from mpreg.codec import encode_value
 from mpreg.errors import InvalidArgumentError, MpregError, WriterStoppedError
 from mpreg.persistence import Ack, Durability
 
@@ -57,23 +59,30 @@ class Computation:
     """It goes on without callers."""
     is_outdated: bool = False
     """What it is computed from was changed meanwhile, or the key itself: it is not stored."""
+    inherited: tuple[Link, ...] = ()
+    """What invalidates the entries that it depends on, as they were when it began."""
     waiting: int = 0
     """Callers; where the last one is cancelled, so is this."""
     answer: Ack[object] = field(factory=Ack)
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
 
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """What it stores, and what that depends on."""
+        inherited = (one for one in self.inherited if isinstance(one, bytes))
+        return (self.encoded, *self.recipe.details.checked_dependencies, *inherited)
+
     def is_concerned_by(self, write: Write) -> bool:
         if write.origin is self or write.is_tidying:
             return False
-        details = self.recipe.details
-        keys = (self.encoded, *details.checked_dependencies)
+        details, keys = self.recipe.details, self.keys
         if any(change.encoded in keys for change in write.changes):
             return True
         for target in write.raised:
             if isinstance(target, Prefix):
                 if any(key.startswith(target.encoded) for key in keys):
                     return True
-            elif target in details.checked_tags or target in details.checked_dependencies:
+            elif target in (*details.checked_tags, *self.inherited, *keys[1:]):
                 return True
         return False
 
@@ -97,9 +106,15 @@ class Computations:
     def running(self, key: GlobalCacheKey) -> Computation | None:
         return self._running.get(key)
 
+    def involve(self, encoded: bytes) -> bool:
+        """Whether this key, or what depends on it, is being computed."""
+        return any(encoded in one.keys for one in self._running.values())
+
     def start(self, computation: Computation) -> None:
         """Raises `WriterStoppedError` where the registry is not open (any more)."""
         # It reads what is there before a change that is under way, and would be stored after it.
+        dependencies = computation.recipe.details.checked_dependencies
+        computation.inherited = self._core.inherited(dependencies)
         computation.is_outdated = self._is_changing(computation)
         self._core.registry.start_soon(partial(self._run, computation))
         self._running[computation.key] = computation
@@ -122,7 +137,10 @@ class Computations:
         try:
             with computation.scope:
                 value, seconds = await self._compute(computation.recipe)
-                if not computation.is_outdated:
+                if computation.is_outdated:
+                    # Refused or not must not depend on what happened meanwhile.
+                    encode_value(value, self._core.registry.config.value_bytes_max)
+                else:
                     await self._store(computation, value, seconds)
                 answer.resolve(value)
         except Exception as error:
@@ -140,7 +158,7 @@ class Computations:
     async def _compute(self, recipe: Recipe) -> tuple[object, float]:
         began = anyio.current_time()
         try:
-            value = await recipe.compute()
+            value = await _awaitable(recipe.compute())
         finally:
             seconds = anyio.current_time() - began
             self._core.counters.computing_seconds += seconds
@@ -153,6 +171,8 @@ class Computations:
             return
         try:
             await self.store(computation, value, details)
+        except OvertakenError:
+            return
         except InvalidArgumentError:
             raise
         except MpregError as error:
@@ -160,8 +180,7 @@ class Computations:
 
     def _is_changing(self, computation: Computation) -> bool:
         core = self._core
-        keys = (computation.encoded, *computation.recipe.details.checked_dependencies)
-        return any(map(core.is_changing, keys)) or any(
+        return any(map(core.is_changing, computation.keys)) or any(
             map(computation.is_concerned_by, core.invalidating)
         )
 
@@ -178,6 +197,14 @@ class Computations:
         """Whoever comes now does not get its result."""
         if self._running.get(computation.key) is computation:
             del self._running[computation.key]
+
+
+def _awaitable(result: Awaitable[object]) -> Awaitable[object]:
+    if not isinstance(result, Awaitable):
+        raise InvalidArgumentError(
+            f"compute is an async function that takes nothing; its call gave {result!r:.80}"
+        )
+    return result
 
 
 def copied(value: object) -> object:

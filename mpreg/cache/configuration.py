@@ -13,9 +13,11 @@ from mpreg.cache.eviction import EvictionPolicyName
 from mpreg.errors import ConfigurationError
 from mpreg.validation import found, refuse_unknown, seconds, whole_number
 
-__all__ = ["CacheConfiguration", "WriteMode"]
+__all__ = ["NAME_CHARACTERS_MAX", "CacheConfiguration", "WriteMode"]
 
 MIB: Final = 1 << 20
+
+NAME_CHARACTERS_MAX: Final = 200
 
 
 class WriteMode(enum.Enum):
@@ -49,8 +51,8 @@ def _mode(value: object) -> WriteMode:
 
 
 def _name(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, str) or not value or len(value) > 200:
-        raise found(attribute.name, "a str of 1 to 200 characters", value)
+    if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARACTERS_MAX:
+        raise found(attribute.name, f"a str of 1 to {NAME_CHARACTERS_MAX} characters", value)
 
 
 @frozen(kw_only=True)
@@ -67,8 +69,8 @@ class CacheConfiguration:
 
     memory_entries_max: int = field(default=100_000, validator=whole_number(1))
     """Entries in L1."""
-    memory_bytes_max: int = field(default=64 * MIB, validator=whole_number(1))
-    """Bytes in L1: keys and values as stored, and 256 for each entry."""
+    memory_bytes_max: int = field(default=128 * MIB, validator=whole_number(1))
+    """Bytes in L1: keys and values as stored, and 640 for each entry."""
     policy: EvictionPolicyName = field(default=EvictionPolicyName.LRU, converter=_policy)
     """Which entry L1 gives up first."""
 

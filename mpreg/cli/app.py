@@ -47,17 +47,13 @@ class _Root(click.Group):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            if not ctx.obj:
-                raise
-            tell_usage(error)
+            tell_usage(error, is_json=ctx.obj)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            if not ctx.obj:
-                raise
-            tell_usage(error)
+            tell_usage(error, is_json=ctx.obj)
 
 
 @click.group(

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 from mpreg.cli.exits import DAMAGED, OK, told
+from mpreg.cli.logs import logs_as_notes
 from mpreg.cli.loops import run
 from mpreg.cli.options import Common
 
@@ -23,7 +24,7 @@ def execute(
     that help and completion stay quick. The function is async and takes the settings, the output,
     and ``named``; it returns an exit code, or None where the output knows it.
     """
-    with told(is_json=common.is_json, instead=instead):
+    with told(is_json=common.is_json, instead=instead), logs_as_notes(is_json=common.is_json):
         from mpreg.cli.output import opened_output
         from mpreg.cli.settings import Settings
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, Self
 
 import anyio.lowlevel
@@ -221,18 +221,22 @@ class KeyValueStore:
             ReaderStoppedError: not open (any more).
         """
         found: list[Entry | None] = []
-        left = [encode_key(key) for key in keys]
-        while left:
-            answer: FoundEntries = await self._gateway.read(GetEntries(self._name, left))
+        encoded = [encode_key(key) for key in keys]
+        while len(found) < len(encoded):
+            query = GetEntries(self._name, encoded[len(found) :])
+            answer: FoundEntries = await self._gateway.read(query)
+            now = self._gateway.clock.wall()
             for entry in answer.entries:
-                if isinstance(entry, CorruptDataError):
+                if type(entry) is StoredEntry:
+                    key, expires_at = keys[len(found)], entry.expires_at
+                    if expires_at is None or expires_at > now:
+                        found.append(Entry(key, entry.value, entry.version, expires_at))
+                        continue
+                elif isinstance(entry, CorruptDataError):
                     if on_damaged is None:
                         raise entry
                     on_damaged(entry)
-                    found.append(None)
-                else:
-                    found.append(None if entry is None else self._visible(entry))
-            left = left[len(answer.entries) :]
+                found.append(None)
         return found
 
     def scan(
@@ -248,6 +252,10 @@ class KeyValueStore:
         passed over, and the rest is read.
         """
         return self._scan_after(prefix, None, on_damaged)
+
+    def scan_stored(self, *, on_damaged: OnDamaged | None = None) -> AsyncIterator[Entry]:
+        """`scan` of all that is on disk: also what has expired and is not removed yet."""
+        return self._scan_after(None, None, on_damaged, _as_stored)
 
     def watch(
         self, prefix: str | bytes | None = None, *, changes_max: int = WATCHED_CHANGES_MAX
@@ -265,7 +273,11 @@ class KeyValueStore:
         )
 
     def _scan_after(
-        self, prefix: str | bytes | None, after: str | bytes | None, on_damaged: OnDamaged | None
+        self,
+        prefix: str | bytes | None,
+        after: str | bytes | None,
+        on_damaged: OnDamaged | None,
+        make_entry: Callable[[StoredEntry], Entry | None] | None = None,
     ) -> AsyncIterator[Entry]:
         start = b"" if prefix is None else encode_key(prefix)
         stop = prefix_end(start)
@@ -277,7 +289,7 @@ class KeyValueStore:
             page: ScanPage = await self._gateway.read(ScanEntries(self._name, start, stop))
             return page.entries, page.next_start
 
-        return Paged(read_page, start, self._visible, on_damaged)
+        return Paged(read_page, start, make_entry or self._visible, on_damaged)
 
     def put_operation(
         self,
@@ -287,7 +299,7 @@ class KeyValueStore:
         expires_at: float | None = None,
         expected_version: int | None = None,
     ) -> Put:
-        """A `put` that is not sent yet: for `ReservedStores.send`. ``expires_at`` is wall clock."""
+        """A `put` not sent yet: for `ReservedStores.send_nowait`. ``expires_at`` is wall clock."""
         if expires_at is not None and expires_at < self._gateway.earliest_expiry:
             self._gateway.earliest_expiry = expires_at
         return Put(
@@ -313,7 +325,7 @@ class KeyValueStore:
         )
 
     def delete_operation(self, key: str | bytes, expected_version: int | None = None) -> Delete:
-        """A `delete` that is not sent yet: for `ReservedStores.send`."""
+        """A `delete` that is not sent yet: for `ReservedStores.send_nowait`."""
         return Delete(
             self._name,
             encode_key(key),
@@ -327,10 +339,14 @@ class KeyValueStore:
         expires_at = stored.expires_at
         if expires_at is not None and expires_at <= self._gateway.clock.wall():
             return None
-        return Entry(decode_key(stored.key), stored.value, stored.version, expires_at)
+        return _as_stored(stored)
 
     def __repr__(self) -> str:
         return f"<KeyValueStore {self.namespace!r}>"
+
+
+def _as_stored(stored: StoredEntry) -> Entry:
+    return Entry(decode_key(stored.key), stored.value, stored.version, stored.expires_at)
 
 
 def _checked_ttl(seconds: object) -> float:

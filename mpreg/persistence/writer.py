@@ -27,7 +27,7 @@ from mpreg.persistence.backend import (
     UpkeepResult,
     UpkeepStep,
 )
-from mpreg.persistence.batch import Durability, WriteBatch
+from mpreg.persistence.batch import AppendBatch, Durability, WriteBatch
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 from mpreg.persistence.following import CommitObserved, Followers
 from mpreg.persistence.upkeep_command import UpkeepCommand, WriterMessage
@@ -136,6 +136,9 @@ class Writer:
             batches = tuple([one for one in messages if isinstance(one, WriteBatch)])
             if len(batches) < len(messages):
                 self._commands.extend(one for one in messages if isinstance(one, UpkeepCommand))
+            for batch in batches:
+                if type(batch) is AppendBatch:
+                    batch.make_records()
             if batches:
                 await self._commit(
                     CommitGroup(self.counters.commit_sequence + 1, self._clock.wall(), batches)

@@ -9,7 +9,7 @@ import attrs
 import msgspec
 from attrs import field, frozen
 
-from mpreg.errors import ConfigurationError
+from mpreg.errors import ConfigurationError, CorruptDataError
 from mpreg.validation import found, refuse_unknown, seconds, whole_number
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "PRIORITY_MAX",
     "QueueConfiguration",
     "QueueType",
+    "StoredQueue",
 ]
 
 #: Each priority in use costs a log of its own.
@@ -182,3 +183,12 @@ class StoredQueue(msgspec.Struct, frozen=True):
     """Names all that the queue keeps. A queue that is deleted and made again has another one, so
     that nothing written late for the old one can reach it."""
     configuration: dict[str, Any]
+
+    def settings(self, name: str) -> QueueConfiguration:
+        """Raises `CorruptDataError`: they are none that this mpreg knows, or damaged."""
+        try:
+            return QueueConfiguration.from_mapping(self.configuration)
+        except ConfigurationError as error:
+            raise CorruptDataError(
+                f"not a configuration that can be used here: {error}", None, f"queue {name!r}"
+            ) from error

@@ -152,7 +152,8 @@ class SubscriptionState:
 
     def holds(self, delivery: Delivery) -> bool:
         """Whether this very object still stands for its message."""
-        return self.find((delivery.lane, delivery.offset)) is delivery
+        cursor = self.cursors.get(delivery.lane)
+        return cursor is not None and cursor.open.get(delivery.offset) is delivery
 
     # --- time ---
 
@@ -282,16 +283,17 @@ class QueueState:
                 self.redelivered += attempt - forgiven > 1
                 delivery.attempt, delivery.size = attempt, size
                 delivery.forgiven = max(delivery.forgiven, forgiven)
-                subscription.cursor(lane).make_ready(delivery)
+                # Somebody has it at once; after a restart `lose_leases` lets others find it.
+                delivery.state = DeliveryState.READY
 
     def _settle(self, event: Settled) -> None:
-        subscription = self._subscribe(event.subscription)
+        subscription, is_quorum = self._subscribe(event.subscription), self.is_quorum
         for lane, offset in event.places:
             cursor = subscription.cursor(lane)
             if offset in cursor.done:
                 continue
             self.acknowledged += 1
-            if self.is_quorum:
+            if is_quorum:
                 cursor.acknowledged.add(offset)
             self._finish(lane, offset, cursor.finish(offset))
 

@@ -17,8 +17,11 @@ from mpreg.persistence import (
 )
 from mpreg.persistence.backend import PAGE_ITEMS_MAX, ScanPage
 from tests.integration.support import OpenBackend, TurnedClock, config, listed, registry
+from tests.loops import on_all_loops
 
 pytestmark = pytest.mark.anyio
+
+anyio_backend = on_all_loops
 
 NAMES = [
     "plain",

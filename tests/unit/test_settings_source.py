@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mpreg.settings_source import line_of
 
 from mpreg.errors import ConfigurationError
 from mpreg.persistence import LogRetention, PersistenceConfig
+from mpreg.settings_source import line_of
 
 FULL = """\
 # a server
