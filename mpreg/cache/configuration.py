@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import attrs
 from attrs import field, frozen
 
 from mpreg.cache.eviction import EvictionPolicyName
 from mpreg.errors import ConfigurationError
-from mpreg.validation import found, refuse_unknown, seconds, whole_number
+from mpreg.validation import found, member, refuse_unknown, seconds, whole_number
 
 __all__ = ["CacheConfiguration", "WriteMode"]
 
@@ -30,22 +30,12 @@ class WriteMode(enum.Enum):
     ack tells when it is there."""
 
 
-E = TypeVar("E", bound=enum.Enum)
-
-
-def _one_of(kind: type[E], name: str, value: object) -> E:
-    try:
-        return kind(value)
-    except ValueError:
-        raise found(name, "one of " + ", ".join(repr(one.value) for one in kind), value) from None
-
-
 def _policy(value: object) -> EvictionPolicyName:
-    return _one_of(EvictionPolicyName, "policy", value)
+    return member(EvictionPolicyName, "policy", value)
 
 
 def _mode(value: object) -> WriteMode:
-    return _one_of(WriteMode, "write_mode", value)
+    return member(WriteMode, "write_mode", value)
 
 
 def _name(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
