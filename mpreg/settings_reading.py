@@ -119,7 +119,7 @@ class SettingsReader:
 
     def _typed(self, wanted: Any, value: Any, keys: Keys) -> Any:
         """With what stands in it, where it is a table or a list of them; else as it is."""
-        kinds = set(typing.get_args(wanted)) if is_union(wanted) else {wanted}
+        kinds = set(typing.get_args(wanted)) if _is_union(wanted) else {wanted}
         if value == NONE and types.NoneType in kinds:
             return None
         if attrs.has(wanted):
@@ -154,15 +154,13 @@ class SettingsReader:
             # Its class says what it wants instead.
             return text
         try:
-            path = Path(text).expanduser()
+            return self.source.resolved(text, keys)
         except RuntimeError as error:
             self._wrong(f"{text!r}: {error}", keys)
             return text
-        file = self.source.file_of(keys)
-        return path if file is None else file.parent / path
 
 
-def is_union(wanted: object) -> bool:
+def _is_union(wanted: object) -> bool:
     return typing.get_origin(wanted) in (types.UnionType, typing.Union)
 
 

@@ -31,6 +31,9 @@ ROOT: Final = "mpreg"
 _PREFIX: Final = "MPREG__"
 _BETWEEN: Final = "__"
 
+#: What there is where nothing else than a table stands.
+_TABLE: Final = (Mapping, type(None))
+
 
 def dotted(keys: Keys) -> str:
     """The full name of a setting: ``mpreg.peers[0].url``."""
@@ -109,7 +112,10 @@ class SettingsSource:
         return source
 
     def with_value(self, keys: Keys, value: object, place: str) -> SettingsSource:
-        """With another value of one setting, which ``place`` gives."""
+        """With another value of one setting, which ``place`` gives; unless what should be a table
+        on the way to it is none, which is an error in itself."""
+        if any(not isinstance(self.found(*keys[:end]), _TABLE) for end in range(len(keys))):
+            return self
         return attrs.evolve(
             self,
             settings=_replaced(self.settings, keys, value),
@@ -127,7 +133,7 @@ class SettingsSource:
         return self.origin(*keys) != "default"
 
     def origin(self, *keys: str | int) -> str:
-        """Where a setting gets its value, in words."""
+        """Where a setting gets its value, or a table is begun, in words."""
         for length in range(len(keys), 0, -1):
             if (place := self.winning.get(keys[:length])) is not None:
                 return place
@@ -137,6 +143,10 @@ class SettingsSource:
                 inside = inside[key]
             except (KeyError, IndexError, TypeError):
                 return "default"
+        if (ROOT, *keys) not in _lines(self.text):
+            for below, place in self.winning.items():
+                if below[: len(keys)] == keys:
+                    return place
         return self._in_file((ROOT, *keys))
 
     def is_winning(self, keys: Keys) -> bool:
@@ -146,6 +156,15 @@ class SettingsSource:
     def file_of(self, keys: Keys) -> Path | None:
         """The file that says what a setting is, if one does."""
         return None if self.is_winning(keys) else self.path
+
+    def resolved(self, text: str, keys: Keys) -> Path:
+        """A path that is written there.
+
+        Raises:
+            RuntimeError: ``~`` begins it, and nobody knows whose home directory is meant.
+        """
+        file, path = self.file_of(keys), Path(text).expanduser()
+        return path if file is None else file.parent / path
 
     def error(self, message: str, *keys: str | int) -> ConfigurationError:
         """The same said of this source, with the setting's full name and its place."""

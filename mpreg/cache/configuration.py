@@ -77,6 +77,7 @@ class CacheConfiguration:
     warm_up_entries_max: int | None = field(default=None, validator=whole_number(0, none=True))
     """Entries read into L1 at start, the most used first; None: as many as it holds."""
     warm_up_bytes_max: int | None = field(default=None, validator=whole_number(0, none=True))
+    """Their bytes together."""
     heat_interval_seconds: float = field(default=300.0, validator=seconds(zero=False))
     """How often it is written down which entries are the most used, where they have changed: a
     crash loses what is newer, of this list alone."""

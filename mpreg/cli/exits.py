@@ -146,7 +146,11 @@ def _cause(error: MpregError) -> MpregError:
 
 def _ending(error: MpregError, instead: str | None) -> _Ending:
     is_usage = isinstance(error, InvalidArgumentError | ConfigurationError)
-    more = {"pid": error.pid} if isinstance(error, DataDirectoryLockedError) else {}
+    more: dict[str, Any] = {}
+    if isinstance(error, DataDirectoryLockedError):
+        more = {"pid": error.pid}
+    elif isinstance(error, ConfigurationError):
+        more = {"problems": list(map(str, error.problems))}
     return _Ending(
         type(error).__name__,
         str(error),

@@ -147,8 +147,13 @@ class PersistenceConfig:
     supervisor gives up."""
 
     restart_window_seconds: float = field(default=60.0, validator=seconds(zero=False))
+    """The window that they are counted in."""
+
     backoff_initial_seconds: float = field(default=0.05, validator=seconds(zero=True))
+    """Pause before the first restart; it doubles with each failure in the window."""
+
     backoff_max_seconds: float = field(default=5.0, validator=seconds(zero=True))
+    """The longest pause."""
 
     def __attrs_post_init__(self) -> None:
         if self.backend != "memory" and self.data_dir is None:

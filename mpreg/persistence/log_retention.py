@@ -45,7 +45,9 @@ class LogRetention:
     """
 
     log: str = field(validator=_name)
+    """Its name."""
     records_max: int | None = field(default=None, validator=whole_number(0, none=True))
+    """So many of the newest."""
     bytes_max: int | None = field(default=None, validator=whole_number(0, none=True))
     """Of the records' data."""
     seconds_max: float | None = field(default=None, validator=seconds(zero=False, none=True))

@@ -68,10 +68,12 @@ class QueueConfiguration:
     """
 
     queue_type: QueueType = field(default=QueueType.FIFO, converter=_queue_type)
+    """Which message is next."""
 
     delivery_guarantee: DeliveryGuarantee = field(
         default=DeliveryGuarantee.AT_LEAST_ONCE, converter=_guarantee
     )
+    """To whom a message goes, and until when it is kept."""
 
     required_acknowledgments: int = field(default=1, validator=whole_number(1, 1_000))
     """With `DeliveryGuarantee.QUORUM`: how many subscriptions must have acknowledged a message."""
@@ -87,6 +89,7 @@ class QueueConfiguration:
     retry_delay_factor: float = field(default=2.0, validator=number(1))
     """By how much the delay grows with each further attempt."""
     retry_delay_seconds_max: float = field(default=60.0, validator=seconds(zero=True))
+    """Up to this."""
 
     max_size: int | None = field(default=None, validator=whole_number(1, none=True))
     """Messages, counted until they are finished; None: as many as the disk holds, or 65,536 where
