@@ -46,7 +46,14 @@ from mpreg.validation import (
     whole_number,
 )
 
-__all__ = ["LOOPS", "MPREGSettings", "MonitoringSettings", "PeerSettings", "ServerSettings"]
+__all__ = [
+    "LOOPS",
+    "ConfigurationError",
+    "MPREGSettings",
+    "MonitoringSettings",
+    "PeerSettings",
+    "ServerSettings",
+]
 
 MIB: Final = 1 << 20
 LOOPS: Final = ("asyncio", "trio")

@@ -26,7 +26,7 @@ def lines_of(text: str) -> dict[Keys, int]:
     for end in range(1, len(lines) + 1):
         try:
             statement = tomllib.loads("\n".join(lines[begin:end]) + "\n")
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             continue
         if lines[begin].lstrip().startswith("["):
             table = _entered(statement, lengths)

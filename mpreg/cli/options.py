@@ -49,7 +49,7 @@ config_option = click.option(
     type=click.Path(path_type=Path),
     envvar="MPREG_CONFIG",
     show_envvar=True,
-    help="A TOML file with the settings of the store.",
+    help="A TOML or JSON file with the settings of the node.",
 )
 data_dir_option = click.option(
     "--data-dir",

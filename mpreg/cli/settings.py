@@ -128,8 +128,12 @@ class Settings:
 
 
 def _config_of(source: SettingsSource) -> PersistenceConfig:
-    if source.path is None and not source.problems and set(source.winning) == {DATA_DIR}:
-        return PersistenceConfig(data_dir=source.found(*DATA_DIR))
+    data_dir = source.found(*DATA_DIR)
+    if isinstance(data_dir, Path) and source == SettingsSource().with_value(
+        DATA_DIR, data_dir, source.origin(*DATA_DIR)
+    ):
+        # Nothing else was said, and the parts of a node need not be imported.
+        return PersistenceConfig(data_dir=data_dir)
     from mpreg.settings import MPREGSettings
 
     return MPREGSettings.from_source(source).persistence

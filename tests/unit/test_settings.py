@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mpreg.cache import CacheConfiguration
 from mpreg.cache.eviction import EvictionPolicyName
@@ -16,6 +18,7 @@ from mpreg.errors import ConfigurationError
 from mpreg.persistence import LogRetention, PersistenceConfig
 from mpreg.queues import DeliveryGuarantee, QueueConfiguration
 from mpreg.settings import MonitoringSettings, MPREGSettings, PeerSettings, ServerSettings
+from mpreg.settings_source import SettingsSource
 
 TOKEN: Final = "a-token-that-nobody-guesses"
 
@@ -475,8 +478,8 @@ def test_loopback_needs_no_token(host: str) -> None:
 def test_what_others_can_reach_needs_a_token(host: str) -> None:
     with pytest.raises(ConfigurationError, match="no token is set"):
         ServerSettings(host=host)
-    for given in ({"read_token_file": "a"}, {"write_token": TOKEN}):
-        made = ServerSettings(host=host, **given)  # type: ignore[arg-type]
+    for tokens in ({"read_token_file": "a"}, {"write_token": TOKEN}):
+        made = ServerSettings(host=host, **tokens)  # type: ignore[arg-type]
         assert made.has_tokens
 
 
@@ -500,3 +503,64 @@ def test_a_part_of_another_kind_is_refused(part: str, value: object) -> None:
     with pytest.raises(ConfigurationError) as caught:
         MPREGSettings(**settings)
     assert caught.value.setting == part
+
+
+NAMES: Final = [
+    *("name", "advertised_url", "persistence", "cache", "queues", "server", "monitoring", "peers"),
+    *(
+        "data_dir",
+        "backend",
+        "log_retention",
+        "log",
+        "records_max",
+        "jobs",
+        "max_size",
+        "queue_type",
+    ),
+    *(
+        "host",
+        "port",
+        "read_token",
+        "tls_key_file",
+        "metrics",
+        "url",
+        "policy",
+        "grace_seconds",
+        "",
+    ),
+]
+names = st.one_of(st.sampled_from(NAMES), st.text(max_size=3))
+values = st.recursive(
+    st.one_of(
+        *(st.none(), st.booleans(), st.integers(), st.floats(), st.dates(), st.times()),
+        *(
+            st.text(max_size=5),
+            st.sampled_from(["none", "sqlite", "true", "~", "~x/y", "http://a"]),
+        ),
+    ),
+    lambda inside: st.one_of(
+        st.lists(inside, max_size=3), st.dictionaries(names, inside, max_size=4)
+    ),
+    max_leaves=12,
+)
+tables = st.dictionaries(names, values, max_size=5)
+variables = st.dictionaries(
+    st.lists(names, min_size=1, max_size=3).map(lambda some: "MPREG__" + "__".join(some)),
+    st.text(max_size=5),
+    max_size=3,
+)
+
+
+@given(tables, variables)
+def test_whatever_is_written_it_is_taken_or_told_as_a_mistake(
+    written: dict[str, Any], environment: dict[str, str]
+) -> None:
+    source = SettingsSource(path=Path("node.json"), settings=written)
+    try:
+        made = MPREGSettings.from_source(source, environment=environment)
+    except ConfigurationError as error:
+        for problem in error.problems:
+            said = str(problem)
+            assert said.startswith(("node.json: mpreg", "environment variable MPREG__"))
+    else:
+        assert isinstance(made, MPREGSettings)

@@ -50,7 +50,7 @@ def _unreadable(settings: MPREGSettings, source: SettingsSource) -> Iterator[Con
     for one in _all(settings):
         if isinstance(one.value, Path) and one.attribute.name.endswith("_file"):
             try:
-                one.value.read_bytes()
+                one.value.open("rb").close()
             except OSError as error:
                 yield source.error(f"{one.value} cannot be read: {error.strerror}", *one.keys)
 
