@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final, Self
@@ -154,19 +154,24 @@ class ServerSettings:
     """For how long the answer to a write with an ``Idempotency-Key`` is remembered."""
 
     def __attrs_post_init__(self) -> None:
+        if problems := list(self._impossible()):
+            raise ConfigurationError.of(problems)
+
+    def _impossible(self) -> Iterator[ConfigurationError]:
+        """What cannot be beside something else."""
         if (self.tls_certificate_file is None) is not (self.tls_key_file is None):
             missing = "tls_key_file" if self.tls_key_file is None else "tls_certificate_file"
-            raise ConfigurationError(
+            yield ConfigurationError(
                 f"{missing}: missing; a certificate and its key belong together", missing
             )
         for role in ROLES:
             if None not in (getattr(self, f"{role}_token"), getattr(self, f"{role}_token_file")):
-                raise ConfigurationError(
+                yield ConfigurationError(
                     f"{role}_token: {role}_token_file is given as well; one of them is the token",
                     f"{role}_token",
                 )
         if not self.is_loopback and not self.has_tokens:
-            raise ConfigurationError(
+            yield ConfigurationError(
                 f"host: {self.host!r} can be reached from other machines, and no token is set: "
                 "give read_token_file, write_token_file or admin_token_file, or listen on "
                 "127.0.0.1",

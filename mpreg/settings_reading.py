@@ -46,29 +46,32 @@ class SettingsReader:
     """All that was found wrong until now."""
 
     def read(self, kind: type[S], table: object, keys: Keys = ()) -> S | None:
-        """None where something is wrong with it, which `problems` tells then."""
+        """Whatever is wrong with it, `problems` tells then."""
         given = self.values(kind, table, keys)
         if given is None:
             return None
         try:
             return kind(**given)
         except ConfigurationError as error:
-            self.tell(error, keys if error.setting is None else (*keys, error.setting))
+            self.tell(error, keys)
             return None
 
     def values(
         self, kind: type[attrs.AttrsInstance], table: object, keys: Keys
     ) -> dict[str, Any] | None:
-        """What is written in a table, as the class takes it; None where something is wrong."""
+        """What is written in a table, as the class takes it; None where a value is wrong.
+
+        A name that is not known is told, and leaves the others to be looked at together.
+        """
         if not isinstance(table, Mapping):
             self._wrong(f"a table is expected, [{dotted(keys)}]", keys)
             return None
-        before = len(self.problems)
         known, wanted = attrs.fields_dict(kind), types_of(kind)
         for name, value in table.items():
             if name not in known:
                 what = "table" if isinstance(value, Mapping) else "setting"
                 self._wrong(f"unknown {what} {name!r}; {meant(name, list(known))}", (*keys, name))
+        before = len(self.problems)
         given: dict[str, Any] = {}
         for name, attribute in known.items():
             if name in table or attrs.has(wanted[name]):
@@ -87,8 +90,9 @@ class SettingsReader:
             raise ConfigurationError.of(self.problems)
 
     def tell(self, error: ConfigurationError, keys: Keys) -> None:
-        """What a class says of its settings, where it begins with the name of one of them."""
-        self._wrong(str(error).removeprefix(f"{error.setting}: "), keys)
+        """What a class says of the settings in its table."""
+        for one in error.problems:
+            self._wrong(_bare(one), keys if one.setting is None else (*keys, one.setting))
 
     def _wrong(self, message: str, keys: Keys) -> None:
         self.problems.append(self.source.error(message, *keys))
@@ -104,7 +108,7 @@ class SettingsReader:
             if attribute.validator is not None:
                 attribute.validator(None, attribute, found)
         except ConfigurationError as error:
-            self.tell(error, keys)
+            self._wrong(_bare(error), keys)
         return found
 
     def _may_stand_there(self, attribute: attrs.Attribute[Any], keys: Keys) -> bool:
@@ -158,6 +162,11 @@ class SettingsReader:
         except RuntimeError as error:
             self._wrong(f"{text!r}: {error}", keys)
             return text
+
+
+def _bare(error: ConfigurationError) -> str:
+    """Without the setting's name, which it may begin with: the full one stands before it."""
+    return str(error).removeprefix(f"{error.setting}: ")
 
 
 def _is_union(wanted: object) -> bool:

@@ -195,7 +195,7 @@ class PersistenceConfig:
         except ConfigurationError as error:
             if error.setting in changes:
                 raise
-            reader.tell(error, (TABLE,) if error.setting is None else (TABLE, error.setting))
+            reader.tell(error, (TABLE,))
             raise ConfigurationError.of(reader.problems) from error
 
     @property

@@ -37,13 +37,15 @@ def test_check_says_all_that_is_wrong(config: Path) -> None:
     config.write_text("[web]\n[mpreg]\nnam = 1\n[mpreg.server]\nhost = '::'\n")
     result = run("config", "check", "--config", config, MPREG__SERVER__PROT="1")
     assert result.exit_code == 2
-    assert [line.partition(" ")[0] for line in result.stdout.splitlines()] == [
-        *[f"{config},"] * 2,
-        f"{config}:",
-        "environment",
-        f"{config}:",
+    assert [line.partition(": ")[0] for line in result.stdout.splitlines()] == [
+        f"{config}, line 1",
+        f"{config}, line 3",
+        str(config),
+        "environment variable MPREG__SERVER__PROT",
+        f"{config}, line 5",
+        str(config),
     ]
-    assert result.stdout.endswith(f"{config}: 4 mistakes\n")
+    assert result.stdout.endswith(f"{config}: 5 mistakes\n")
     as_json = run("config", "check", "--config", config, "--json", MPREG__SERVER__PROT="1")
     assert as_json.exit_code == 2
     problems = json.loads(as_json.stdout)["problems"]

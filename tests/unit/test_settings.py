@@ -162,7 +162,7 @@ def test_only_the_directory_has_to_be_given(path: Path) -> None:
         ),
         ("[[mpreg.peers]]\n", 3, "peers[0].url: missing"),
         (
-            "[[mpreg.persistence.log_retention]]\nlog = 'a'\nrecord_max = 1",
+            "[[mpreg.persistence.log_retention]]\nbytes_max = 9\nrecord_max = 1\nlog = 'a'",
             5,
             "persistence.log_retention[0].record_max: unknown setting 'record_max'; did you mean",
         ),
@@ -306,6 +306,18 @@ def test_all_mistakes_are_told_at_once(path: Path) -> None:
         "environment variable MPREG__QUEUES__A__B",
         "line 7",
         "line 8",
+    ]
+
+
+def test_all_that_is_impossible_together_is_told_beside_a_name_that_is_not_known(
+    path: Path,
+) -> None:
+    text = f"[mpreg]\n{DIRECTORY}[mpreg.server]\nprot = 1\nhost = '::'\ntls_key_file = 'a'\n"
+    said = told(path, text)
+    assert [one.partition(": ")[2].partition(":")[0] for one in said] == [
+        "mpreg.server.prot",
+        "mpreg.server.tls_certificate_file",
+        "mpreg.server.host",
     ]
 
 
