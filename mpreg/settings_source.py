@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +18,7 @@ import attrs
 from attrs import frozen
 
 from mpreg.errors import ConfigurationError
+from mpreg.settings_file import read_file
 from mpreg.settings_lines import Keys, lines_of
 
 __all__ = ["ROOT", "SettingsSource", "dotted", "variable_of"]
@@ -67,30 +66,24 @@ class SettingsSource:
 
     @classmethod
     def read(cls, path: Path) -> SettingsSource:
-        """A file: JSON where its name ends so, else TOML. At once, without await.
+        """What `read_file` reads.
 
         Raises:
-            ConfigurationError: it cannot be read, or is neither.
+            ConfigurationError: see there. What is outside `ROOT` is one of the `problems` instead.
         """
-        text = _text_of(path)
-        is_json = path.suffix.lower() == ".json"
-        try:
-            found = _json(text) if is_json else tomllib.loads(text)
-        except (ValueError, RecursionError) as error:
-            kind = "JSON" if is_json else "TOML"
-            raise ConfigurationError(f"{path}: this is not {kind}: {error}") from error
-        if not isinstance(found, dict):
-            raise ConfigurationError(f"{path}: an object is expected, with {ROOT!r} in it")
-        source = cls(path=path, text="" if is_json else text)
-        settings = found.get(ROOT, {})
+        found, text = read_file(path)
+        source = cls(path=path, text=text)
         problems = [
             ConfigurationError(f"{source._in_file((name,))}: {_stray(name, value)}", name)
             for name, value in found.items()
             if name != ROOT or not isinstance(value, dict)
         ]
-        if not isinstance(settings, dict):
-            settings = {}
-        return attrs.evolve(source, settings=settings, problems=tuple(problems))
+        settings = found.get(ROOT)
+        return attrs.evolve(
+            source,
+            settings=settings if isinstance(settings, dict) else {},
+            problems=tuple(problems),
+        )
 
     def with_environment(self, environment: Mapping[str, str]) -> SettingsSource:
         """With what the variables say instead of what is written here. Their values are text.
@@ -193,30 +186,6 @@ class SettingsSource:
 _lines = functools.lru_cache(maxsize=1)(lines_of)
 
 
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path}: the file of settings cannot be read: {error.strerror}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: this is no text in UTF-8: {error}") from error
-
-
-def _json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_without_doubles)
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in made:
-            raise ValueError(f"{name!r} stands twice in one object")
-        made[name] = value
-    return made
-
-
 def _replaced(settings: Mapping[Any, Any], keys: Keys, value: object) -> dict[Any, Any]:
     key, *below = keys
     new = _replaced(settings.get(key, {}), tuple(below), value) if below else value
@@ -229,7 +198,7 @@ def _keys_of(settings: Any, variable: str) -> tuple[str, ...]:
     for part in variable.removeprefix(_PREFIX).split(_BETWEEN):
         if not isinstance(settings, Mapping):
             raise ConfigurationError(f"{dotted(keys)} has a value and is no table")
-        known = [key for key in settings if _as_in_variables(key) == part.upper()]
+        known = [key for key in settings if _as_in_variables(str(key)) == part.upper()]
         if len(known) > 1:
             raise ConfigurationError(f"it may mean {' or '.join(map(repr, known))}")
         keys = (*keys, known[0] if known else part.lower())
