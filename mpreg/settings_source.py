@@ -49,7 +49,7 @@ def _as_in_variables(name: str) -> str:
     return re.sub(r"\W", "_", name).upper()
 
 
-@frozen(kw_only=True)
+@frozen
 class SettingsSource:
     """What was written, and where."""
 

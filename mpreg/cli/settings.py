@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import attrs
 import click
@@ -18,10 +18,7 @@ from mpreg.persistence.config import TABLE
 from mpreg.persistence.read_only import FoundDirectory
 from mpreg.settings_source import SettingsSource
 
-if TYPE_CHECKING:
-    from mpreg.settings import MPREGSettings
-
-__all__ = ["Settings", "data_dir_of", "node_settings", "source_of"]
+__all__ = ["Settings", "data_dir_of", "source_of"]
 
 DATA_DIR: Final = (TABLE, "data_dir")
 
@@ -69,18 +66,6 @@ def data_dir_of(source: SettingsSource) -> Path | None:
         return source.resolved(found, DATA_DIR)
     except RuntimeError:
         return None
-
-
-def node_settings(common: Common) -> MPREGSettings:
-    """All settings of a node.
-
-    Raises:
-        ConfigurationError: see `source_of`; or something is wrong with them, whatever it is.
-    """
-    # Not above: it brings all parts of a node with it, and completion needs none of them.
-    from mpreg.settings import MPREGSettings
-
-    return MPREGSettings.from_source(source_of(common))
 
 
 @frozen
@@ -132,8 +117,8 @@ def _config_of(source: SettingsSource) -> PersistenceConfig:
     if isinstance(data_dir, Path) and source == SettingsSource().with_value(
         DATA_DIR, data_dir, source.origin(*DATA_DIR)
     ):
-        # Nothing else was said, and the parts of a node need not be imported.
         return PersistenceConfig(data_dir=data_dir)
+    # Not above: it imports all parts of a node, and where nothing else was said, none is needed.
     from mpreg.settings import MPREGSettings
 
     return MPREGSettings.from_source(source).persistence
