@@ -45,6 +45,7 @@ things of the caller. ``data_state`` says the same in words that fit in a log li
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
@@ -126,12 +127,30 @@ class AckAlreadyResolvedError(ActorError):
 class ConfigurationError(MpregError, ValueError):
     """A setting is unknown, of the wrong type, or impossible beside another one.
 
-    ``setting`` is its name, where it is one alone.
+    ``setting`` is its name, where it is one alone. ``problems`` has one error for each thing that
+    is wrong, where all settings were looked at together; else this one.
     """
 
-    def __init__(self, message: str, setting: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        setting: str | None = None,
+        problems: Sequence[ConfigurationError] = (),
+    ) -> None:
         self.setting = setting
+        self._problems = tuple(problems)
         super().__init__(message, setting)
+
+    @classmethod
+    def of(cls, problems: Sequence[ConfigurationError]) -> ConfigurationError:
+        """One that tells of all, each in a line of its own."""
+        if len(problems) == 1:
+            return problems[0]
+        return cls("\n".join(map(str, problems)), None, problems)
+
+    @property
+    def problems(self) -> tuple[ConfigurationError, ...]:
+        return self._problems or (self,)
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -9,6 +9,7 @@ import click
 from mpreg import __version__
 from mpreg.cli.commands.backup import backup
 from mpreg.cli.commands.compact import compact
+from mpreg.cli.commands.config import config
 from mpreg.cli.commands.demo import demo, demo_worker
 from mpreg.cli.commands.export import export
 from mpreg.cli.commands.import_ import import_
@@ -76,6 +77,7 @@ for command in (
     restore,
     export,
     import_,
+    config,
     demo,
     demo_worker,
 ):

@@ -8,9 +8,10 @@ import inspect
 import re
 import sqlite3
 import textwrap
+import tomllib
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Final, get_args, get_type_hints
 
 import anyio
 import attrs
@@ -63,6 +64,7 @@ from mpreg.queues.records import HEADERS_MAX
 from mpreg.queues.storage import QUEUE_NAME_BYTES_MAX
 from mpreg.queues.subscription import RECEIVE_MESSAGES_MAX
 from mpreg.queues.topics import TOPIC_BYTES_MAX
+from mpreg.settings import MonitoringSettings, MPREGSettings, PeerSettings, ServerSettings
 from tests.docs.pages import PAGES, Page
 
 API: Final = PAGES["docs/reference/api.md"]
@@ -221,21 +223,70 @@ def _unit(name: str) -> str:
         "max_size": "messages",
         "max_bytes": "bytes",
         "dead_letters_max": "dead letters",
+        "connections_max": "connections",
+        "long_polls_max": "requests",
+        "requests_per_second_max": "requests a second",
     }.items():
         if name.endswith(ending):
             return unit
     return ""
 
 
-def test_the_settings_are_those_of_the_code_with_unit_and_default() -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [MPREGSettings, PersistenceConfig, ServerSettings, MonitoringSettings, PeerSettings],
+)
+def test_the_settings_are_those_of_the_code_with_unit_and_default(kind: type) -> None:
     said = {
-        row["setting"].strip("`"): (row["unit"], _value(row["default"]))
-        for row in CONFIGURATION.table("## Settings")
+        row["setting"].strip("`"): (row["unit"], _value(row["default"]) if row["default"] else None)
+        for row in CONFIGURATION.table(f"## {kind.__name__}")
     }
     assert said == {
-        attribute.name: (_unit(attribute.name), attribute.default)
-        for attribute in attrs.fields(PersistenceConfig)
+        attribute.name: (_unit(attribute.name), _default(attribute))
+        for attribute in attrs.fields(kind)
     }
+
+
+def _default(attribute: attrs.Attribute[object]) -> object:
+    """None also where there is none, or one that is made."""
+    is_told = attribute.default is not attrs.NOTHING and not isinstance(
+        attribute.default,
+        attrs.Factory,  # type: ignore[arg-type]
+    )
+    return attribute.default if is_told else None
+
+
+def test_the_example_of_a_file_of_settings_is_right() -> None:
+    (example,) = [block.text for block in CONFIGURATION.blocks if block.language == "toml"]
+    made = MPREGSettings.from_mapping(tomllib.loads(example)["mpreg"])
+    assert made.queues["jobs"].max_deliveries == 3
+
+
+def test_the_variables_are_those_of_settings() -> None:
+    rows = CONFIGURATION.table("## Environment variables")
+    names = [row["variable"].strip("`") for row in rows]
+    values = dict.fromkeys(names, "8") | {
+        "MPREG__MONITORING__METRICS": "true",
+        "MPREG__SERVER__WRITE_TOKEN": "x" * 16,
+        "MPREG__PEERS": rows[-1]["setting"].split("`")[1],
+    }
+    made = MPREGSettings.from_mapping({}, environment=values)
+    assert made.peers == (PeerSettings(url="http://jobs-2:8765"),)
+
+
+def test_the_tables_of_the_file_are_those_of_the_code() -> None:
+    said = [
+        (row["table"].strip("`[]"), re.findall(r"\w+(?=`)", row["class"])[0])
+        for row in CONFIGURATION.table("## Parts")
+    ]
+    parts = get_type_hints(MPREGSettings).items()
+    classes = {name: [kind, *get_args(kind)] for name, kind in parts}
+    assert said == [("mpreg", "MPREGSettings")] + [
+        (f"mpreg.{name}{'.NAME' if name == 'queues' else ''}", one.__name__)
+        for name, kinds in classes.items()
+        for one in kinds
+        if attrs.has(one)
+    ]
 
 
 @pytest.mark.parametrize("kind", [CompactionReport, LogRetention, ParticipantStatistics])
