@@ -404,7 +404,11 @@ class CacheCore:
 
     def is_known(self, encoded: bytes) -> bool:
         """Whether there may be something of a key on the disk, or on its way there."""
-        return encoded in self.index.stored or encoded in self._writing
+        return (
+            encoded in self.index.stored
+            or encoded in self._writing
+            or self.index.is_leaving(encoded)
+        )
 
     def is_depended_on(self, encoded: bytes) -> bool:
         return encoded in self.barriers.depended_on or encoded in self._linking

@@ -125,6 +125,10 @@ class DiskIndex:
             self.stored.move_to_end(key)
         return held
 
+    def is_leaving(self, key: bytes) -> bool:
+        """Whether its removal is on its way, to make room."""
+        return key in self._leaving
+
     def leave(self, victims: list[bytes]) -> None:
         """They were removed."""
         for key in victims:

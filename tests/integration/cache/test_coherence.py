@@ -244,6 +244,37 @@ async def test_a_change_is_seen_when_it_is_committed_and_not_before(data_dir: Pa
             assert await get_value(cache, ANN) == expected
 
 
+async def test_what_is_deleted_while_it_is_evicted_does_not_come_back_where_that_fails(
+    data_dir: Path,
+) -> None:
+    backend = ReadGateBackend(data_dir)
+    failed: list[Exception] = []
+
+    async def put_large(cache: GlobalCacheManager) -> None:
+        try:
+            await cache.put(BOB, "x" * 1_000_000)
+        except StorageFullError as error:
+            failed.append(error)
+
+    settings = {"memory_entries_max": 1, "disk_entries_max": 2}
+    async with open_cache(data_dir, backend=backend, **settings) as cache:
+        await cache.put(ANN, "ann")
+        await cache.put(EVE, "in memory")
+        await read_back(cache)
+        await backend.fill_up()
+        backend.close_gate()
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(put_large, cache)
+            await backend.reached()
+            task_group.start_soon(cache.delete, ANN)
+            await anyio.wait_all_tasks_blocked()
+            backend.open_gate()
+        assert len(failed) == 1
+        assert await cache.get(ANN) is None
+    async with open_cache(data_dir) as cache:
+        assert await cache.get(ANN) is None
+
+
 @pytest.mark.parametrize("is_expired", [True, False])
 async def test_a_read_that_has_its_answer_already_keeps_the_put_that_came_meanwhile(
     data_dir: Path, is_expired: bool
