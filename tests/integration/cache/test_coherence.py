@@ -425,6 +425,17 @@ async def test_who_is_cancelled_while_waiting_for_a_change_has_missed_nothing(
         assert (await anext(changes)).key == ANN
 
 
+async def test_a_watch_that_begins_after_the_end_of_the_registry_ends_at_once(
+    data_dir: Path,
+) -> None:
+    async with open_cache(data_dir) as cache:
+        before = cache.watch()
+    for watch in (before, cache.watch()):
+        async with watch as changes:
+            with pytest.raises(WriterStoppedError), anyio.fail_after(PATIENCE_SECONDS):
+                await anext(changes)
+
+
 async def test_the_end_of_the_registry_ends_a_watch(data_dir: Path) -> None:
     told: list[CacheChange] = []
 
