@@ -128,6 +128,8 @@ class Computations:
         finally:
             computation.waiting -= 1
             if not (computation.waiting or computation.is_refresh or computation.answer.done):
+                # From here on it is not told of changes: what is shielded may go on for a while.
+                computation.is_outdated = True
                 self._forget(computation)
                 computation.scope.cancel()
 

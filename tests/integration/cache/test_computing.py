@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import pytest
 from attrs import define, field
 
 from mpreg.cache import GlobalCacheKey, GlobalCacheManager, WriteMode, cached
-from mpreg.persistence import WriterStoppedError
+from mpreg.persistence import CommitUnknownError, MpregError, WriterStoppedError
 from tests.integration.cache.support import (
     PATIENCE_SECONDS,
     ReadGateBackend,
     both,
     get_value,
     open_cache,
+    read_back,
     user,
 )
 from tests.integration.queues.support import until
@@ -286,6 +288,63 @@ async def test_what_was_written_behind_and_has_expired_is_computed(data_dir: Pat
         assert await cache.get(user(1)) is None
         assert await cache.get_or_compute(user(1), opened(), mode=WriteMode.WRITE_BEHIND)
         backend.open_gate()
+
+
+async def test_what_goes_on_although_nobody_waits_for_it_any_more_is_not_cached(
+    data_dir: Path,
+) -> None:
+    begun, go_on, ended = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def compute() -> str:
+        with anyio.CancelScope(shield=True):
+            begun.set()
+            await go_on.wait()
+        ended.set()
+        return "from what was there before"
+
+    async with open_cache(data_dir) as cache:
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(cache.get_or_compute, user(1), compute)
+            await begun.wait()
+            task_group.cancel_scope.cancel()
+        await cache.put(user(1), "changed")
+        go_on.set()
+        await ended.wait()
+        await anyio.wait_all_tasks_blocked()
+        await cache.put(user(2), "and whatever was sent before is committed")
+        assert await get_value(cache, user(1)) == "changed"
+
+
+async def test_an_increment_that_was_sent_when_the_registry_closed_may_have_happened(
+    data_dir: Path,
+) -> None:
+    backend, told = ReadGateBackend(data_dir), dict[str, Exception]()
+
+    async def count(cache: GlobalCacheManager, name: str) -> None:
+        try:
+            await cache.increment(user(1))
+        except MpregError as error:
+            told[name] = error
+
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async with anyio.create_task_group() as callers:
+            async with open_cache(data_dir, backend=backend) as cache:
+                await read_back(cache)
+                backend.close_gate()
+                callers.start_soon(count, cache, "sent")
+                await backend.reached()
+                callers.start_soon(count, cache, "waiting")
+                await anyio.wait_all_tasks_blocked()
+                callers.start_soon(open_when, backend, lambda: len(told) == 2)
+    assert type(told["waiting"]) is WriterStoppedError
+    assert type(told["sent"]) is CommitUnknownError
+    async with open_cache(data_dir) as cache:
+        assert await get_value(cache, user(1)) == 1
+
+
+async def open_when(backend: ReadGateBackend, condition: Callable[[], bool]) -> None:
+    await until(condition)
+    backend.open_gate()
 
 
 async def test_the_end_of_the_registry_ends_who_waits(data_dir: Path) -> None:
