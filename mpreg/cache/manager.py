@@ -274,6 +274,7 @@ class GlobalCacheManager:
 
         Raises:
             InvalidArgumentError: what is there is no `int`, or the sum has more than 64 bits.
+            CommitUnknownError: also where the registry closed while it was being written.
         """
         for name, number in (("by", by), ("initial", initial)):
             if type(number) is not int:

@@ -326,16 +326,16 @@ async def test_an_increment_that_was_sent_when_the_registry_closed_may_have_happ
         except MpregError as error:
             told[name] = error
 
+    opened_cache = open_cache(data_dir, backend=backend)
     with anyio.fail_after(PATIENCE_SECONDS):
-        async with anyio.create_task_group() as callers:
-            async with open_cache(data_dir, backend=backend) as cache:
-                await read_back(cache)
-                backend.close_gate()
-                callers.start_soon(count, cache, "sent")
-                await backend.reached()
-                callers.start_soon(count, cache, "waiting")
-                await anyio.wait_all_tasks_blocked()
-                callers.start_soon(open_when, backend, lambda: len(told) == 2)
+        async with anyio.create_task_group() as callers, opened_cache as cache:
+            await read_back(cache)
+            backend.close_gate()
+            callers.start_soon(count, cache, "sent")
+            await backend.reached()
+            callers.start_soon(count, cache, "waiting")
+            await anyio.wait_all_tasks_blocked()
+            callers.start_soon(open_when, backend, lambda: len(told) == 2)
     assert type(told["waiting"]) is WriterStoppedError
     assert type(told["sent"]) is CommitUnknownError
     async with open_cache(data_dir) as cache:
