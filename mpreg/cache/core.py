@@ -46,6 +46,9 @@ log: Final = logging.getLogger("mpreg.cache")
 EXPIRED_PER_PUT: Final = 4
 
 
+_NO_KEYS: Final[set[bytes]] = set()
+
+
 class _Reading(msgspec.Struct, eq=False, gc=False):
     """Reads of one key from L2 that are under way."""
 
@@ -293,13 +296,20 @@ class CacheCore:
                     if isinstance(one, bytes) and one.startswith(target.encoded)
                 ]
             else:
-                linked = (*self.index.by_link.get(target, ()), *self._linking.get(target, ()))
-                concerned = filter(self.is_depended_on, linked)
+                concerned = self._depended_on_with(target)
             for one in concerned:
                 if one not in found:
                     found[one] = None
                     left.append(one)
         return list(found)
+
+    def _depended_on_with(self, link: Link) -> Iterable[bytes]:
+        """Keys on which others depend, of the entries with a link: those may be all there are."""
+        linked = self.index.by_link.get(link, _NO_KEYS)
+        found = linked & self.barriers.depended_on
+        found.update(one for one in self._linking if isinstance(one, bytes) and one in linked)
+        found.update(filter(self.is_depended_on, self._linking.get(link, ())))
+        return found
 
     async def send(self, write: Write, durability: Durability) -> None:
         """Send a batch. Waits for room only: its acks tell what became of it.
