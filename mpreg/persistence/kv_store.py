@@ -12,6 +12,7 @@ from mpreg.actors import Ack
 from mpreg.codec import decode_key, encode_bytes, encode_key, encode_name, prefix_end
 from mpreg.errors import CorruptDataError, InvalidArgumentError
 from mpreg.persistence.backend import (
+    PAGE_ITEMS_MAX,
     FoundEntries,
     GetEntries,
     GetEntry,
@@ -162,8 +163,8 @@ class KeyValueStore:
     ) -> list[Entry | None]:
         """The committed entries of many keys, in the order of the keys; None as `get` has it.
 
-        One hop to the reader for each MiB of values, and not for each key; each of these is one
-        consistent state. A damaged entry raises `CorruptDataError`; with ``on_damaged`` it is
+        One hop to the reader for each 256 keys, or MiB of values, and not for each key; each of
+        these is one consistent state, and other readers are served between them. A damaged entry raises `CorruptDataError`; with ``on_damaged`` it is
         given to that, and None stands in its place.
 
         Raises:
@@ -173,7 +174,8 @@ class KeyValueStore:
         found: list[Entry | None] = []
         left = [encode_key(key) for key in keys]
         while left:
-            answer: FoundEntries = await self._gateway.read(GetEntries(self._name, left))
+            query = GetEntries(self._name, left[:PAGE_ITEMS_MAX])
+            answer: FoundEntries = await self._gateway.read(query)
             for entry in answer.entries:
                 if isinstance(entry, CorruptDataError):
                     if on_damaged is None:
@@ -182,7 +184,7 @@ class KeyValueStore:
                     found.append(None)
                 else:
                     found.append(None if entry is None else self._visible(entry))
-            left = left[len(answer.entries) :]
+            del left[: len(answer.entries)]
         return found
 
     def scan(
