@@ -164,8 +164,9 @@ class KeyValueStore:
         """The committed entries of many keys, in the order of the keys; None as `get` has it.
 
         One hop to the reader for each 256 keys, or MiB of values, and not for each key; each of
-        these is one consistent state, and other readers are served between them. A damaged entry raises `CorruptDataError`; with ``on_damaged`` it is
-        given to that, and None stands in its place.
+        these is one consistent state, and other readers are served between them. A damaged entry
+        raises `CorruptDataError`; with ``on_damaged`` it is given to that, and None stands in its
+        place.
 
         Raises:
             CorruptDataError: a stored entry is damaged.

@@ -85,6 +85,7 @@ class ReservedStores:
         order of the commits and before any task runs. Not where this raises.
 
         Raises:
+            InvalidArgumentError: there is no operation.
             MailboxFullError, ValueTooLargeError, WriterStoppedError: nothing was sent.
         """
         return self._gateway.send_nowait(operations, durability, settled)
@@ -101,6 +102,7 @@ class ReservedStores:
         Cancelled while it waits: nothing was sent, and ``settled`` is not told.
 
         Raises:
+            InvalidArgumentError: there is no operation.
             ValueTooLargeError, WriterStoppedError: nothing was sent.
         """
         return await self._gateway.send(operations, durability, settled)
