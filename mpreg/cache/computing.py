@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from types import TracebackType
 from typing import TypeAlias
 
 import anyio
@@ -64,6 +65,8 @@ class Computation:
     waiting: int = 0
     """Callers; where the last one is cancelled, so is this."""
     answer: Ack[object] = field(factory=Ack)
+    raised_at: TracebackType | None = None
+    """Where its error was raised: every caller is told."""
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
 
     @property
@@ -125,6 +128,9 @@ class Computations:
         computation.waiting += 1
         try:
             return copied(await computation.answer.wait())
+        except Exception as error:
+            error.__traceback__ = computation.raised_at
+            raise
         finally:
             computation.waiting -= 1
             if not (computation.waiting or computation.is_refresh or computation.answer.done):
@@ -148,7 +154,11 @@ class Computations:
         except Exception as error:
             counters.computations_failed += 1
             if not computation.waiting:
-                log.warning("%r could not be computed: %s", computation.key, error)
+                # Nobody else is told where it was raised.
+                log.warning(
+                    "%.200r could not be computed: %s", computation.key, error, exc_info=error
+                )
+            computation.raised_at = error.__traceback__
             answer.reject(error)
         finally:
             self._forget(computation)
@@ -176,7 +186,7 @@ class Computations:
         except InvalidArgumentError:
             raise
         except MpregError as error:
-            log.warning("%r was computed, and is not cached: %s", computation.key, error)
+            log.warning("%.200r was computed, and is not cached: %s", computation.key, error)
 
     def _is_changing(self, computation: Computation) -> bool:
         core = self._core

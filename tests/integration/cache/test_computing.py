@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import anyio
@@ -127,6 +128,9 @@ async def test_what_a_computation_raises_is_raised_to_all_and_nothing_is_cached(
         with pytest.raises(LookupError) as caught:
             await cache.get_or_compute(user(1), source)
         errors.append(caught.value)
+        frames = [frame.name for frame in extract_tb(caught.tb)]
+        assert frames.index("call") < frames.index("__call__"), "where it was raised is to be seen"
+        assert len(frames) < 20, "and not what others were told"
 
     async with open_cache(data_dir) as cache:
         async with anyio.create_task_group() as callers:
@@ -185,6 +189,7 @@ async def test_a_refresh_that_fails_is_told_and_the_stale_value_stays(
             assert await cache.get_or_compute(user(1), opened(OSError("down"))) == "old"
             await until(lambda n=count: cache.statistics().computations_failed == n)  # type: ignore[misc]
     assert "GlobalCacheKey('users', 1) could not be computed: down" in caplog.text
+    assert "in __call__\n    raise value" in caplog.text
 
 
 async def test_that_there_is_nothing_is_cached_as_long_as_was_said(data_dir: Path) -> None:
