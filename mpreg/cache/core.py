@@ -496,8 +496,12 @@ class CacheCore:
                 self.memory.discard(change.key)
         if write.is_behind:
             self.counters.failed_behind += 1
-            for change in write.changes:
-                log.error("%r was not written, and is as it was before: %s", change.key, error)
+            log.error(
+                "%d keys were not written, and are as they were before (the first: %.200r): %s",
+                len(write.changes),
+                write.changes[0].key,
+                error,
+            )
 
     def _evicted(self, _entry: CachedEntry, cause: EvictionCause) -> None:
         self.counters.evicted_from_memory[cause] += 1

@@ -342,7 +342,7 @@ async def test_a_full_disk_leaves_both_levels_as_they_were_and_computing_goes_on
             await cache.put(ANN, large)
             assert (await anext(changes)).key == ANN
     assert "was computed, and is not cached" in caplog.text
-    assert "GlobalCacheKey('users', 'ann') was not written, and is as it was before" in caplog.text
+    assert "1 keys were not written, and are as they were before (the first: Global" in caplog.text
 
 
 # --- watching ---
