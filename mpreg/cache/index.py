@@ -193,24 +193,22 @@ class DiskIndex:
             if stored is not None and stored.expires_at == expires_at:
                 self.remove(key)
 
+    def keys(self) -> list[bytes]:
+        """Of all that is on disk, also of what is leaving: that may fail. In no order: to go
+        through a million in their order would take the event loop for seconds."""
+        return [*dict.keys(self.stored), *self._leaving]
+
     def matching(self, keys: Iterable[bytes], prefix: bytes, version: int) -> list[bytes]:
         """Of some keys, those that begin so and are of an older version."""
-        stored = self.stored
-        return [
-            key
-            for key in keys
-            if key.startswith(prefix)
-            and (one := stored.get(key)) is not None
-            and one.version < version
-        ]
+        return [key for key in keys if key.startswith(prefix) and self._is_older(key, version)]
 
     def linked(self, link: Link, version: int) -> list[bytes]:
         """The keys of entries with this link that are of an older version."""
-        return [
-            key
-            for key in self.by_link.get(link, ())
-            if (stored := self.stored.get(key)) is not None and stored.version < version
-        ]
+        return [key for key in self.by_link.get(link, ()) if self._is_older(key, version)]
+
+    def _is_older(self, key: bytes, version: int) -> bool:
+        stored = self.stored.get(key) or self._leaving.get(key)
+        return stored is not None and stored.version < version
 
     def _unlink(self, key: bytes, stored: Stored) -> None:
         current = self.stored.get(key)
@@ -232,7 +230,7 @@ class DiskIndex:
     def _rebuild_expiries(self) -> None:
         self._expiries = [
             (stored.expires_at, key)
-            for key, stored in self.stored.items()
+            for key, stored in dict.items(self.stored)
             if stored.expires_at != math.inf
         ]
         heapq.heapify(self._expiries)

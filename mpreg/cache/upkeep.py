@@ -126,7 +126,7 @@ class Upkeep:
         if not isinstance(target, Prefix):
             return index.linked(target, version)
         dead: list[bytes] = []
-        for keys in _batches(list(index.stored), KEYS_PER_TURN):
+        for keys in _batches(index.keys(), KEYS_PER_TURN):
             dead += index.matching(keys, target.encoded, version)
             await anyio.lowlevel.checkpoint()
         return dead
