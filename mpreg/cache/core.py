@@ -403,11 +403,19 @@ class CacheCore:
         if (write := self.behind.get(key)) is not None:
             return write
         for write in self.invalidating:
-            for target in write.raised:
-                # Whether the key has that tag, or depends on that key, need not be known.
-                if not isinstance(target, Prefix) or encoded.startswith(target.encoded):
-                    return write
+            if any(self._may_concern(target, key, encoded) for target in write.raised):
+                return write
         return None
+
+    def _may_concern(self, target: Target, key: GlobalCacheKey, encoded: bytes) -> bool:
+        """Where it is not known yet what a key has, it may have any tag. A key that is there for
+        all tags would never be counted while others are invalidated all the time."""
+        if isinstance(target, Prefix):
+            return encoded.startswith(target.encoded)
+        known = self.memory.peek(key) or self.index.stored.get(encoded)
+        if known is None:
+            return not self.index.is_complete
+        return target in known.links
 
     def is_becoming_depended_on(self, encoded: bytes) -> bool:
         return encoded in self._linking

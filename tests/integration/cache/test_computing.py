@@ -13,7 +13,7 @@ import pytest
 from attrs import define, field
 
 from mpreg.cache import GlobalCacheKey, GlobalCacheManager, WriteMode, cached
-from mpreg.persistence import CommitUnknownError, MpregError, WriterStoppedError
+from mpreg.persistence import CommitUnknownError, Durability, MpregError, WriterStoppedError
 from tests.integration.cache.support import (
     PATIENCE_SECONDS,
     ReadGateBackend,
@@ -429,3 +429,28 @@ async def test_two_hundred_who_count_at_the_same_time_share_few_commits(data_dir
                     callers.start_soon(cache.put, user("n"), 1_000_000)
         assert await get_value(cache, user("n")) == max(results)
         assert 1_000_000 <= max(results) <= 1_000_050
+
+
+async def test_what_others_invalidate_all_the_time_does_not_keep_a_number_from_being_counted(
+    data_dir: Path,
+) -> None:
+    invalidations = 0
+    counted = anyio.Event()
+
+    async def invalidate(cache: GlobalCacheManager) -> None:
+        nonlocal invalidations
+        while invalidations < 400 and not counted.is_set():
+            invalidations += 1
+            await cache.invalidate(tag="others", durability=Durability.RELAXED)
+
+    async with open_cache(data_dir) as cache:
+        await read_back(cache)
+        await cache.put(user(1), 1, tags=["its own"])
+        async with anyio.create_task_group() as task_group:
+            for _ in range(4):
+                task_group.start_soon(invalidate, cache)
+            await until(lambda: invalidations > 8)
+            assert await cache.increment(user(1)) == 2
+            assert await cache.increment(user("new")) == 1
+            counted.set()
+        assert invalidations < 400
