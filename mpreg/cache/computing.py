@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import anyio
 from attrs import define, evolve, field, frozen
@@ -75,6 +75,11 @@ class Computation:
         inherited = (one for one in self.inherited if isinstance(one, bytes))
         return (self.encoded, *self.recipe.details.checked_dependencies, *inherited)
 
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """Whatever concerns it names one of these, or is a prefix."""
+        return (*self.keys, *self.recipe.details.checked_tags, *self.inherited)
+
     def is_concerned_by(self, write: Write) -> bool:
         if write.origin is self or write.is_tidying:
             return False
@@ -92,6 +97,8 @@ class Computation:
 
 Store: TypeAlias = Callable[[Computation, object, Details], Awaitable[None]]
 
+_NONE: Final[frozenset[Computation]] = frozenset()
+
 
 @define(eq=False)
 class Computations:
@@ -102,6 +109,8 @@ class Computations:
     store: Store
     _running: dict[GlobalCacheKey, Computation] = field(factory=dict)
     """Those that whoever comes now may wait for."""
+    _by_link: dict[Link, set[Computation]] = field(factory=dict)
+    """The same: thousands may run, and each write asks whom it concerns."""
 
     def __attrs_post_init__(self) -> None:
         self._core.on_changing.append(self._changing)
@@ -111,7 +120,7 @@ class Computations:
 
     def involve(self, encoded: bytes) -> bool:
         """Whether this key, or what depends on it, is being computed."""
-        return any(encoded in one.keys for one in self._running.values())
+        return encoded in self._by_link
 
     def start(self, computation: Computation) -> None:
         """Raises `WriterStoppedError` where the registry is not open (any more)."""
@@ -121,6 +130,8 @@ class Computations:
         computation.is_outdated = self._is_changing(computation)
         self._core.registry.start_soon(partial(self._run, computation))
         self._running[computation.key] = computation
+        for link in computation.links:
+            self._by_link.setdefault(link, set()).add(computation)
 
     async def wait(self, computation: Computation) -> object:
         """Its result, which is the caller's own. Cancelled: it goes on for the others, and ends
@@ -198,15 +209,30 @@ class Computations:
         """Both when it is sent and when it was committed: whoever began between these has read what
         was there before."""
         if self._running:
-            for computation in list(self._running.values()):
+            for computation in self._perhaps_concerned_by(write):
                 if computation.is_concerned_by(write):
                     computation.is_outdated = True
                     self._forget(computation)
 
+    def _perhaps_concerned_by(self, write: Write) -> set[Computation]:
+        found: set[Computation] = set()
+        for change in write.changes:
+            found |= self._by_link.get(change.encoded, _NONE)
+        for target in write.raised:
+            if isinstance(target, Prefix):
+                return set(self._running.values())
+            found |= self._by_link.get(target, _NONE)
+        return found
+
     def _forget(self, computation: Computation) -> None:
         """Whoever comes now does not get its result."""
-        if self._running.get(computation.key) is computation:
-            del self._running[computation.key]
+        if self._running.get(computation.key) is not computation:
+            return
+        del self._running[computation.key]
+        for link in set(computation.links):
+            self._by_link[link].discard(computation)
+            if not self._by_link[link]:
+                del self._by_link[link]
 
 
 def _awaitable(result: Awaitable[object]) -> Awaitable[object]:

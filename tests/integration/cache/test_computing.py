@@ -13,6 +13,8 @@ import pytest
 from attrs import define, field
 
 from mpreg.cache import GlobalCacheKey, GlobalCacheManager, WriteMode, cached
+from mpreg.cache.keys import encode_key
+from mpreg.cache.writes import Change, Write
 from mpreg.persistence import CommitUnknownError, Durability, MpregError, WriterStoppedError
 from tests.integration.cache.support import (
     PATIENCE_SECONDS,
@@ -25,6 +27,7 @@ from tests.integration.cache.support import (
 )
 from tests.integration.queues.support import until
 from tests.integration.support import TurnedClock
+from tests.unit.cache.calls import calls_during
 
 pytestmark = pytest.mark.anyio
 
@@ -368,6 +371,26 @@ async def test_the_end_of_the_registry_ends_who_waits(data_dir: Path) -> None:
             await until(lambda: source.begun == 1)
     assert len(ended) == 1
     assert source.cancelled == 1
+
+
+async def test_a_write_asks_only_those_computations_that_it_may_concern(data_dir: Path) -> None:
+    source, calls = Source(), list[int]()
+    write = Write(changes=[Change(user("a"), encode_key(user("a")), None, 0)], raised=["tag"])
+    async with open_cache(data_dir) as cache:
+        computations = cache._shared.computations
+        async with anyio.create_task_group() as task_group:
+            for count in (5, 100):
+                for number in range(count):
+                    task_group.start_soon(
+                        lambda n=number, c=count: cache.get_or_compute(  # type: ignore[misc]
+                            user(c, n), source, tags=["other"], dependencies=[user("b")]
+                        )
+                    )
+                await until(lambda c=count: source.begun >= c)  # type: ignore[misc]
+                calls.append(calls_during(lambda: computations._changing(write)))
+            source.open()
+        assert calls[0] == calls[1]
+        assert not computations._by_link, "nothing of them is left"
 
 
 # --- functions ---
