@@ -11,7 +11,7 @@ The dead entries are removed later, at leisure. When none is left, the barrier g
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import msgspec
@@ -156,6 +156,18 @@ class Barriers:
             space.barrier = 0 if space.barrier == version else space.barrier
         elif space.prefixes.get(target.encoded) == version:
             space.lower_prefix(target.encoded)
+
+    def killer(self) -> Callable[[bytes, int], bool] | None:
+        """What says whether a key of a version is dead by its beginning; None: no key is."""
+        spaces = {one.encoded: one for one in self.spaces.values() if one.barrier or one.prefixes}
+        if not spaces:
+            return None
+
+        def kills(encoded: bytes, version: int) -> bool:
+            space = spaces.get(namespace_of(encoded))
+            return space is not None and space.kills(encoded, version)
+
+        return kills
 
     def standing(self) -> list[tuple[Target, int]]:
         """All of them."""

@@ -6,9 +6,9 @@ One task for each cache. Where there is nothing to do it sleeps: an idle cache c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -26,7 +26,7 @@ from mpreg.errors import (
     VersionConflictError,
     WriterStoppedError,
 )
-from mpreg.persistence import Durability
+from mpreg.persistence import Ack, Durability
 
 __all__ = ["Upkeep"]
 
@@ -34,10 +34,12 @@ __all__ = ["Upkeep"]
 REMOVED_PER_BATCH: Final = 256
 
 #: Keys looked through in one turn of the event loop.
-KEYS_PER_TURN: Final = 4_096
+KEYS_PER_TURN: Final = 1_024
 
 #: Before what failed is tried again.
 RETRY_SECONDS: Final = 5.0
+
+T = TypeVar("T")
 
 
 @define(eq=False)
@@ -108,38 +110,53 @@ class Upkeep:
 
     async def tidy_up(self) -> None:
         """Raises what writes raise; what was removed is removed."""
-        for target, version in self._core.barriers.standing():
-            await self._remove(target, version)
+        if standing := self._core.barriers.standing():
+            await self._remove(standing)
         await self._forget_dependencies()
         await self._fit()
 
-    async def _remove(self, target: Target, version: int) -> None:
-        for keys in _batches(await self._dead(target, version), REMOVED_PER_BATCH):
-            await self._delete(keys, version)
-        if await self._dead(target, version):
-            self._core.is_anything_left = True
-        else:
-            await self._lower(target, version)
+    async def _remove(self, standing: list[tuple[Target, int]]) -> None:
+        """What is dead, and the barriers behind which nothing is left then. All of them together:
+        however many there are, the index is gone through twice."""
+        for dead in _batches(await self._dead(standing), REMOVED_PER_BATCH):
+            await self._delete(dead)
+        left = await self._dead(standing)
+        lowered = [one for one in standing if not self._is_anything_behind(one, left)]
+        self._core.is_anything_left = len(lowered) < len(standing)
+        for barriers in _batches(lowered, REMOVED_PER_BATCH):
+            await self._lower(barriers)
 
-    async def _dead(self, target: Target, version: int) -> list[bytes]:
-        index = self._core.index
-        if not isinstance(target, Prefix):
-            return index.linked(target, version)
-        dead: list[bytes] = []
-        for keys in _batches(index.keys(), KEYS_PER_TURN):
-            dead += index.matching(keys, target.encoded, version)
-            await anyio.lowlevel.checkpoint()
-        return dead
+    async def _dead(self, standing: list[tuple[Target, int]]) -> list[tuple[bytes, int]]:
+        """Keys, each with the version that is dead."""
+        index, dead = self._core.index, dict[bytes, int]()
+        for target, barrier in standing:
+            if not isinstance(target, Prefix):
+                dead.update(index.linked(target, barrier))
+        if kills := self._core.barriers.killer():
+            for keys in _batches(index.keys(), KEYS_PER_TURN):
+                dead.update(index.killed(keys, kills))
+                await anyio.lowlevel.checkpoint()
+        return list(dead.items())
 
-    async def _delete(self, keys: Iterable[bytes], before: int) -> None:
-        """Those that are still of a version before. A key that was put again meanwhile keeps that,
-        and costs the batch."""
+    def _is_anything_behind(
+        self, barrier: tuple[Target, int], left: list[tuple[bytes, int]]
+    ) -> bool:
+        target, raised_by = barrier
+        if isinstance(target, Prefix):
+            return any(
+                key.startswith(target.encoded) and version < raised_by for key, version in left
+            )
+        return bool(self._core.index.linked(target, raised_by))
+
+    async def _delete(self, keys: list[tuple[bytes, int]]) -> None:
+        """Those that are still of this version. A key that was put again meanwhile keeps that, and
+        costs the batch."""
         core = self._core
         dead = [
-            (key, stored.version)
-            for key in keys
+            (key, version)
+            for key, version in keys
             if (stored := core.index.stored.get(key)) is not None
-            and stored.version < before
+            and stored.version == version
             and not core.is_written(key)
         ]
         try:
@@ -166,17 +183,20 @@ class Upkeep:
         await core.send(write, Durability.RELAXED)
         await write.acks[0]
 
-    async def _lower(self, target: Target, version: int) -> None:
-        """The barrier goes: nothing is left behind it, on disk or in memory."""
-        core = self._core
-        operation = core.storage.lower(target, version)
-        try:
-            acks = await core.storage.send([operation], _nothing, Durability.RELAXED)
-            await acks[0]
-        except VersionConflictError:
-            # It was raised again.
-            return
-        core.barriers.lower(target, version)
+    async def _lower(self, barriers: list[tuple[Target, int]]) -> None:
+        """They go: nothing is left behind them, on disk or in memory."""
+        core, sent = self._core, list[Ack[bool]]()
+        for target, version in barriers:
+            operation = core.storage.lower(target, version)
+            sent += await core.storage.send([operation], _nothing, Durability.RELAXED)
+        for (target, version), ack in zip(barriers, sent, strict=True):
+            try:
+                await ack
+            except VersionConflictError as conflict:
+                if conflict.found_version:
+                    # It was raised again.
+                    continue
+            core.barriers.lower(target, version)
 
     async def _forget_dependencies(self) -> None:
         """Keys that nothing depends on any more."""
@@ -205,7 +225,7 @@ def _nothing(_results: object) -> None:
     """Nobody follows it."""
 
 
-def _batches(keys: list[bytes], size: int) -> Iterator[list[bytes]]:
-    left = iter(keys)
+def _batches(items: list[T], size: int) -> Iterator[list[T]]:
+    left = iter(items)
     while batch := list(islice(left, size)):
         yield batch

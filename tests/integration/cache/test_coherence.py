@@ -16,6 +16,7 @@ from mpreg.cache import (
     WatchLaggedError,
     WriteMode,
 )
+from mpreg.cache.index import DiskIndex
 from mpreg.persistence import StorageFullError, WriterStoppedError
 from mpreg.persistence.backend import GetEntries
 from tests.integration.cache.support import (
@@ -99,6 +100,33 @@ async def test_an_invalidation_meets_what_it_concerns_and_what_depends_on_that_w
             assert set(await cache.get_many(ALL)) == left
             await put_all(cache)
             assert set(await cache.get_many(ALL)) == set(ALL), "what comes after is not concerned"
+
+
+async def test_many_invalidations_at_once_are_cleared_away_together(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, keys = 0, DiskIndex.keys
+
+    def counted(index: DiskIndex) -> list[bytes]:
+        nonlocal passes
+        passes += 1
+        return keys(index)
+
+    monkeypatch.setattr(DiskIndex, "keys", counted)
+    async with open_cache(data_dir) as cache:
+        await cache.put_many({user(number, "data"): number for number in range(100)})
+        await read_back(cache)
+        async with anyio.create_task_group() as task_group:
+            for number in range(50):
+                task_group.start_soon(
+                    lambda n=number: cache.invalidate(namespace="users", prefix=(n,))  # type: ignore[misc]
+                )
+        await tidied(cache)
+        assert cache.statistics().disk_entries == 50
+        assert await get_value(cache, user(99, "data")) == 99
+    assert passes <= 12
+    assert count_stored(data_dir, "entries") == 50
+    assert count_stored(data_dir, "invalidations") == 0
 
 
 async def test_a_restart_before_anything_was_removed_does_not_bring_it_back(
