@@ -104,7 +104,11 @@ class Upkeep:
         """Where it is worth it: an L1 that is not warm yet knows less than what is written."""
         if self._core.is_heat_old and self.restoring.is_warm:
             self._core.is_heat_old = False
-            await save_heat(self._core)
+            try:
+                await save_heat(self._core)
+            except BaseException:
+                self._core.is_heat_old = True
+                raise
 
     # --- removing ---
 
