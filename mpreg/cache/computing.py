@@ -16,7 +16,7 @@ from mpreg.cache.invalidation import Prefix
 from mpreg.cache.keys import GlobalCacheKey
 from mpreg.cache.records import Link
 from mpreg.cache.requests import Details
-from mpreg.cache.writes import Write
+from mpreg.cache.writes import OvertakenError, Write
 from mpreg.codec import encode_value
 from mpreg.errors import InvalidArgumentError, MpregError, WriterStoppedError
 from mpreg.persistence import Ack, Durability
@@ -194,6 +194,8 @@ class Computations:
             return
         try:
             await self.store(computation, value, details)
+        except OvertakenError:
+            return
         except InvalidArgumentError:
             raise
         except MpregError as error:

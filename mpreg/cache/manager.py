@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import anyio.lowlevel
@@ -14,10 +15,11 @@ from mpreg.cache.counting import Increment
 from mpreg.cache.entry import CachedEntry, Found
 from mpreg.cache.invalidation import Prefix, Target
 from mpreg.cache.keys import GlobalCacheKey, KeyPart, encode_key, encode_prefix
-from mpreg.cache.physical import physical
+from mpreg.cache.physical import is_as_it_was, physical
 from mpreg.cache.requests import (
     Details,
     check_choices,
+    check_together,
     checked_seconds,
     checked_tag,
     checked_version,
@@ -28,7 +30,7 @@ from mpreg.cache.requests import (
 from mpreg.cache.shared import SharedCache
 from mpreg.cache.statistics import CacheStatistics
 from mpreg.cache.watching import Watch
-from mpreg.cache.writes import Change, Write
+from mpreg.cache.writes import Change, OvertakenError, Write
 from mpreg.errors import InvalidArgumentError, VersionConflictError
 from mpreg.persistence import Ack, Durability, PersistenceRegistry
 from mpreg.persistence.operations import Operation
@@ -172,12 +174,14 @@ class GlobalCacheManager:
         """`put` of several, all or nothing. The ack is that of the last; None where there is none.
 
         Raises:
-            ValueTooLargeError: they are more than one batch holds (``batch_bytes_max``).
+            ValueTooLargeError: they are more than one batch holds (``batch_bytes_max``), or than L2
+                does.
         """
         details = Details(ttl_seconds=ttl_seconds, tags=tags, dependencies=dependencies, cost=cost)
         if details.checked_dependencies:
             await self._until_counted()
         prepared = [prepare_put(self._core, key, one, details) for key, one in values.items()]
+        check_together(self.configuration, [change for change, _ in prepared])
         if not prepared:
             await anyio.lowlevel.checkpoint()
             return None
@@ -231,11 +235,12 @@ class GlobalCacheManager:
             VersionConflictError: it has another one; nothing was written.
         """
         checked_version(expected_version)
+        check_choices(None, durability)
         encoded = encode_key(key)
         await self._shared.open()
-        damaged_version = 0
+        damaged_version, is_afresh = 0, False
         while True:
-            entry, version = await physical(self._core, key, encoded)
+            entry, version = await physical(self._core, key, encoded, afresh=is_afresh)
             visible = 0 if entry is None else version
             if visible != expected_version:
                 raise VersionConflictError(key.namespace, repr(key), expected_version, visible)
@@ -251,12 +256,19 @@ class GlobalCacheManager:
                 continue
             change, put = prepare_put(self._core, key, value, details)
             try:
-                (ack,) = await self._write([change], [put], None, durability, waits=True)
+                (ack,) = await self._core.write(
+                    [change],
+                    [put],
+                    durability_of(self.configuration, None, durability),
+                    is_wanted=partial(is_as_it_was, self._core, key, encoded, entry),
+                )
+            except OvertakenError:
+                continue
             except VersionConflictError as conflict:
                 # It was changed meanwhile: what it has now decides. Or it cannot be read.
-                damaged_version = conflict.found_version
+                damaged_version, is_afresh = conflict.found_version, True
                 continue
-            assert ack.value is not None
+            assert isinstance(ack.value, int)
             return ack.value
 
     async def increment(
@@ -310,13 +322,7 @@ class GlobalCacheManager:
         target = _target(namespace, prefix, tag, dependency)
         check_choices(None, durability)
         await self._shared.open()
-        if self._core.barriers.depended_on:
-            # Who depends on whom is known when all of L2 is.
-            await self._core.until_counted()
-        raised = self._core.cascade([target])
-        write = Write(
-            raised=raised, operations=[self._core.storage.invalidate(one) for one in raised]
-        )
+        write = Write(targets=[target])
         await self._core.send(write, durability)
         version: int = await write.acks[0]
         return version
@@ -452,8 +458,6 @@ class GlobalCacheManager:
         operations: Sequence[Operation],
         mode: WriteMode | None,
         durability: Durability | None,
-        *,
-        waits: bool = False,
     ) -> Sequence[Ack[int]]:
         check_choices(mode, durability)
         await self._shared.open()
@@ -461,7 +465,7 @@ class GlobalCacheManager:
             changes,
             operations,
             durability_of(self.configuration, mode, durability),
-            is_behind=not waits and is_behind(self.configuration, mode),
+            is_behind=is_behind(self.configuration, mode),
         )
 
 

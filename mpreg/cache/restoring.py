@@ -27,7 +27,7 @@ from mpreg.persistence import Entry
 __all__ = ["Restoring", "restore_invalidations"]
 
 #: Keys read in one go: the reader's other callers wait as long.
-KEYS_PER_READ = 256
+KEYS_PER_READ = 512
 
 
 async def restore_invalidations(core: CacheCore, report: Callable[[int], None]) -> None:
@@ -134,29 +134,24 @@ class Restoring:
 
     async def _read(self, keys: list[bytes], taken: list[CachedEntry]) -> bool:
         """False where the budget is used up."""
-        core, memory, fits = self._core, self._core.memory, self._fits
-        with core.reading(keys) as readings:
+        core, offer, bytes_max = self._core, self._core.memory.offer, self._bytes_max
+        with core.noting_changes() as changed:
             found = await core.storage.read_many(keys, core.damaged)
-            for encoded, reading, stored in zip(keys, readings, found, strict=True):
-                if stored is None or reading.is_overtaken:
-                    continue
-                entry = core.decode(decode_key(encoded), encoded, stored)
-                if entry is None or not core.is_alive(entry):
-                    continue
-                if not fits(entry.size_bytes):
-                    return False
-                if memory.peek(entry.key) is None:
-                    memory.put(entry)
-                    taken.append(entry)
-                    self.warmed += 1
+        for encoded, stored in zip(keys, found, strict=True):
+            if stored is None or encoded in changed:
+                continue
+            entry = core.decode(decode_key(encoded), encoded, stored)
+            if entry is None or not core.is_alive(entry):
+                continue
+            # Nothing is evicted for it: what is there is hotter.
+            is_held = offer(entry, bytes_max)
+            if is_held:
+                taken.append(entry)
+            elif is_held is False:
+                self.warmed = len(taken)
+                return False
+        self.warmed = len(taken)
         return True
-
-    def _fits(self, size_bytes: int) -> bool:
-        """Nothing is evicted for it: what is there is hotter."""
-        memory = self._core.memory
-        return memory.size_bytes + size_bytes <= self._bytes_max and (
-            len(memory) < memory.entries_max
-        )
 
     async def _put_in_order(self, taken: list[CachedEntry]) -> None:
         """The hottest was read first, and is to be the last to go: as if they had been used in the

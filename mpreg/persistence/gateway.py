@@ -153,16 +153,26 @@ class StoreGateway:
                 return ack.wait()
         return self._append_alone(append, durability, settled)
 
-    async def send(
+    async def reserve(self, size_bytes: int) -> None:
+        """See `Mailbox.reserve`."""
+        await self.writes.reserve(size_bytes)
+
+    def send_reserved(
         self,
         operations: Sequence[Operation],
         durability: Durability,
-        settled: Settled | None = None,
+        settled: Settled,
+        size_bytes: int,
     ) -> Sequence[Ack[Any]]:
-        """`send_nowait`, waiting for room; not for the acks. Cancelled: nothing was sent."""
+        """Send several operations as one batch into room that was taken: see `Mailbox`."""
         acks = tuple([self.writes.new_ack() for _ in operations])
-        await self.write_batch(operations, acks, durability, settled)
+        batch = WriteBatch.of(tuple(operations), acks, durability, settled)
+        self._checked(batch.size_bytes)
+        self.writes.send_reserved(batch, size_bytes)
         return acks
+
+    def give_back(self, size_bytes: int) -> None:
+        self.writes.give_back(size_bytes)
 
     async def write_batch(
         self,

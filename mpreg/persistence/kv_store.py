@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -173,19 +173,22 @@ class KeyValueStore:
             ReaderStoppedError: not open (any more).
         """
         found: list[Entry | None] = []
-        left = [encode_key(key) for key in keys]
-        while left:
-            query = GetEntries(self._name, left[:PAGE_ITEMS_MAX])
+        encoded = [encode_key(key) for key in keys]
+        while len(found) < len(encoded):
+            query = GetEntries(self._name, encoded[len(found) : len(found) + PAGE_ITEMS_MAX])
             answer: FoundEntries = await self._gateway.read(query)
+            now = self._gateway.clock.wall()
             for entry in answer.entries:
-                if isinstance(entry, CorruptDataError):
+                if type(entry) is StoredEntry:
+                    key, expires_at = keys[len(found)], entry.expires_at
+                    if expires_at is None or expires_at > now:
+                        found.append(Entry(key, entry.value, entry.version, expires_at))
+                        continue
+                elif isinstance(entry, CorruptDataError):
                     if on_damaged is None:
                         raise entry
                     on_damaged(entry)
-                    found.append(None)
-                else:
-                    found.append(None if entry is None else self._visible(entry))
-            del left[: len(answer.entries)]
+                found.append(None)
         return found
 
     def scan(
@@ -202,8 +205,16 @@ class KeyValueStore:
         """
         return self._scan_after(prefix, None, on_damaged)
 
+    def scan_stored(self, *, on_damaged: OnDamaged | None = None) -> AsyncIterator[Entry]:
+        """`scan` of all that is on disk: also what has expired and is not removed yet."""
+        return self._scan_after(None, None, on_damaged, _as_stored)
+
     def _scan_after(
-        self, prefix: str | bytes | None, after: str | bytes | None, on_damaged: OnDamaged | None
+        self,
+        prefix: str | bytes | None,
+        after: str | bytes | None,
+        on_damaged: OnDamaged | None,
+        make_entry: Callable[[StoredEntry], Entry | None] | None = None,
     ) -> AsyncIterator[Entry]:
         start = b"" if prefix is None else encode_key(prefix)
         stop = prefix_end(start)
@@ -215,7 +226,7 @@ class KeyValueStore:
             page: ScanPage = await self._gateway.read(ScanEntries(self._name, start, stop))
             return page.entries, page.next_start
 
-        return Paged(read_page, start, self._visible, on_damaged)
+        return Paged(read_page, start, make_entry or self._visible, on_damaged)
 
     def put_operation(
         self,
@@ -265,10 +276,14 @@ class KeyValueStore:
         expires_at = stored.expires_at
         if expires_at is not None and expires_at <= self._gateway.clock.wall():
             return None
-        return Entry(decode_key(stored.key), stored.value, stored.version, expires_at)
+        return _as_stored(stored)
 
     def __repr__(self) -> str:
         return f"<KeyValueStore {self.namespace!r}>"
+
+
+def _as_stored(stored: StoredEntry) -> Entry:
+    return Entry(decode_key(stored.key), stored.value, stored.version, stored.expires_at)
 
 
 def _checked_ttl(seconds: object) -> float:

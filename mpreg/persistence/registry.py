@@ -90,22 +90,36 @@ class ReservedStores:
         """
         return self._gateway.send_nowait(operations, durability, settled)
 
-    async def send(
+    async def reserve(self, size_bytes: int) -> None:
+        """Take room in the mailbox, waiting for it, for operations that are decided only then:
+        `send_reserved` them, or `give_back` the room. Not a checkpoint where there is room.
+
+        Cancelled while it waits: nothing was taken.
+
+        Raises:
+            WriterStoppedError: not open (any more).
+        """
+        await self._gateway.reserve(size_bytes)
+
+    def send_reserved(
         self,
         operations: Sequence[Operation],
         settled: Settled,
+        size_bytes: int,
         *,
         durability: Durability = Durability.DURABLE,
     ) -> Sequence[Ack[Any]]:
-        """`send_nowait` that waits for room in the mailbox, and not for the acks.
-
-        Cancelled while it waits: nothing was sent, and ``settled`` is not told.
+        """`send_nowait`, into room that was taken. Where this raises, it is still to be given back.
 
         Raises:
             InvalidArgumentError: there is no operation.
             ValueTooLargeError, WriterStoppedError: nothing was sent.
         """
-        return await self._gateway.send(operations, durability, settled)
+        return self._gateway.send_reserved(operations, durability, settled, size_bytes)
+
+    def give_back(self, size_bytes: int) -> None:
+        """Room that was taken and is not needed."""
+        self._gateway.give_back(size_bytes)
 
 
 class PersistenceRegistry:

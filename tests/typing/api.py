@@ -211,7 +211,10 @@ async def subsystems(registry: PersistenceRegistry) -> None:
         keys.put_operation("a", b"", expires_at=60.0),
         keys.delete_operation("b", 3),
     ]
-    assert_type(await stores.send(operations, settled), Sequence[Ack[Any]])
+    await stores.reserve(100)
+    assert_type(stores.send_reserved(operations, settled, 100), Sequence[Ack[Any]])
+    stores.give_back(100)
+    assert_type(keys.scan_stored(), AsyncIterator[Entry])
     assert_type(stores.send_nowait(operations, settled), Sequence[Ack[Any]])
     async with registry.transaction() as transaction:
         transaction.on_settled(lambda committed: None)
