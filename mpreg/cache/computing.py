@@ -126,7 +126,7 @@ class Computations:
         """Raises `WriterStoppedError` where the registry is not open (any more)."""
         # It reads what is there before a change that is under way, and would be stored after it.
         dependencies = computation.recipe.details.checked_dependencies
-        computation.inherited = self._core.inherited(dependencies)
+        computation.inherited = self._core.dependents.inherited(dependencies)
         computation.is_outdated = self._is_changing(computation)
         self._core.registry.start_soon(partial(self._run, computation))
         self._running[computation.key] = computation
@@ -203,8 +203,8 @@ class Computations:
 
     def _is_changing(self, computation: Computation) -> bool:
         core = self._core
-        return any(map(core.is_changing, computation.keys)) or any(
-            map(computation.is_concerned_by, core.invalidating)
+        return any(map(core.in_flight.is_changing, computation.keys)) or any(
+            map(computation.is_concerned_by, core.in_flight.invalidating)
         )
 
     def _changing(self, write: Write) -> None:

@@ -135,7 +135,7 @@ class Restoring:
     async def _read(self, keys: list[bytes], taken: list[CachedEntry]) -> bool:
         """False where the budget is used up."""
         core, offer, bytes_max = self._core, self._core.memory.offer, self._bytes_max
-        with core.noting_changes() as changed:
+        with core.reads.noting_changes() as changed:
             found = await core.storage.read_many(keys, core.damaged)
         for encoded, stored in zip(keys, found, strict=True):
             if stored is None or encoded in changed:

@@ -176,7 +176,7 @@ class Upkeep:
     async def _delete(self, keys: list[tuple[bytes, int]]) -> None:
         """Those that are still of this version; 0: that the store sees no more. A key that was put
         again meanwhile keeps that, and costs the batch."""
-        dead = [one for one in keys if not self._core.is_written(one[0])]
+        dead = [one for one in keys if not self._core.in_flight.is_written(one[0])]
         try:
             await self._send_deletions(dead)
         except VersionConflictError:
@@ -220,11 +220,11 @@ class Upkeep:
         """Keys that nothing depends on any more."""
         core = self._core
         for dependency in list(core.barriers.depended_on):
-            if not core.is_not_in_use(dependency):
+            if not core.dependents.is_not_in_use(dependency):
                 continue
             write = Write(
                 own=[core.storage.no_longer_depend(dependency)],
-                is_wanted=partial(core.is_not_in_use, dependency),
+                is_wanted=partial(core.dependents.is_not_in_use, dependency),
                 is_tidying=True,
             )
             try:

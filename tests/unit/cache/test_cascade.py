@@ -16,8 +16,8 @@ def test_of_all_that_depend_on_a_key_only_those_are_looked_at_on_which_others_de
     core.barriers.depended_on.update([b"shared", b"page"])
 
     def work() -> None:
-        assert set(core.cascade([b"shared"])) == {b"shared", b"page"}
-        assert set(core.cascade(["tag"])) == {"tag", b"page"}
+        assert set(core.dependents.cascade([b"shared"])) == {b"shared", b"page"}
+        assert set(core.dependents.cascade(["tag"])) == {"tag", b"page"}
 
     core.index.put(b"page", Stored(1, 1, math.inf, ("tag", b"shared")))
     calls = calls_during(work)
