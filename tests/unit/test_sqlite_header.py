@@ -106,7 +106,8 @@ def test_a_wal_written_over_itself_is_the_same_and_synced(
     monkeypatch.setattr("os.fsync", lambda file: synced.append(os.path.sameopenfile(file, file)))
     rewrite_wal(tmp_path / "mpreg.db")
     assert wal.read_bytes() == before
-    assert synced == [True]
+    # An empty one holds nothing that a sync could keep.
+    assert synced == ([True] if size else [])
 
 
 def test_where_there_is_no_wal_none_is_made(tmp_path: Path) -> None:
