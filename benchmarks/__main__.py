@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,10 +24,12 @@ import anyio
 import click
 from rich.table import Table
 
+from benchmarks.cache.report import PARTS as CACHE_PARTS
+from benchmarks.cache.report import compare_caches
 from benchmarks.contenders import GETS, ONE_COMMIT_A_PUT, PUTS, store_of
 from benchmarks.figures import console, peak_mib, percentile, print_machine
 from benchmarks.growth import GROWTH_KEYS_MAX, compare_growth, sizes_up_to
-from benchmarks.queues.processes import Plan
+from benchmarks.processes import Plan
 from benchmarks.queues.report import PARTS as QUEUE_PARTS
 from benchmarks.queues.report import compare_queues
 from benchmarks.responsiveness import Saturation, idleness, latencies_under_load
@@ -49,7 +51,13 @@ PARTS = (
     *UPKEEP_PARTS,
     *SNAPSHOT_PARTS,
     *QUEUE_PARTS,
+    *CACHE_PARTS,
 )
+GROUPS: dict[str, Collection[str]] = {
+    "cache": CACHE_PARTS,
+    "queues": QUEUE_PARTS,
+    "upkeep": UPKEEP_PARTS,
+}
 DEFAULT_INTERVAL = PersistenceConfig(backend="memory").switch_interval_seconds
 
 
@@ -62,9 +70,9 @@ DEFAULT_INTERVAL = PersistenceConfig(backend="memory").switch_interval_seconds
 )
 @click.option(
     "--only",
-    type=click.Choice([*PARTS, "queues", "upkeep"]),
+    type=click.Choice([*PARTS, *GROUPS]),
     multiple=True,
-    help="Parts to run; default: all. queues, upkeep: all parts about these.",
+    help=f"Parts to run; default: all. {', '.join(GROUPS)}: all parts about these.",
 )
 @click.option("--short", is_flag=True, help="A smoke test: one round, a twentieth of everything.")
 @click.pass_context
@@ -78,14 +86,13 @@ def main(
     *,
     short: bool,
 ) -> None:
-    """Durable puts, point reads and queues against the raw limit and peers."""
+    """Durable puts, point reads, queues and caches against the raw limit and peers."""
     if context.invoked_subcommand is not None:
         return
     wanted = set(only or PARTS)
-    if "queues" in wanted:
-        wanted |= set(QUEUE_PARTS)
-    if "upkeep" in wanted:
-        wanted |= set(UPKEEP_PARTS)
+    for group, parts in GROUPS.items():
+        if group in wanted:
+            wanted.update(parts)
     if short:
         rounds, keys, scale = 1, keys // 20, scale / 20
     print_machine()
@@ -108,7 +115,8 @@ def main(
             idle(directory)
         measure_upkeep(wanted, directory, scale)
         measure_snapshots(wanted, directory, scale, rounds)
-        compare_queues(wanted, Plan(directory, rounds, scale))
+        compare_queues(wanted, Plan(directory / "queues", rounds, scale))
+        compare_caches(wanted, Plan(directory / "cache", rounds, scale))
 
 
 @contextmanager

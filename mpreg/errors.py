@@ -8,6 +8,7 @@
     │   ├── MailboxClosedError        the actor has stopped for good          nothing was sent
     │   └── AckAlreadyResolvedError   a bug: an ack was answered twice
     ├── ConfigurationError            a setting is unknown, mistyped or impossible
+    ├── WatchLaggedError              changes came faster than they were taken
     ├── QueueError
     │   ├── QueueNotFoundError        no queue, or no subscription, of this name
     │   ├── QueueDeletedError         the queue was deleted while it was in use
@@ -83,6 +84,7 @@ __all__ = [
     "TransactionStateError",
     "ValueTooLargeError",
     "VersionConflictError",
+    "WatchLaggedError",
     "WriterStoppedError",
 ]
 
@@ -133,6 +135,14 @@ class ConfigurationError(MpregError, ValueError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class WatchLaggedError(MpregError):
+    """Who watches did not take the changes as fast as they came, and missed some.
+
+    Those that were told before are handed out first. What is watched lacks nothing: watch again,
+    and read what matters anew.
+    """
 
 
 class QueueError(MpregError):
@@ -270,7 +280,8 @@ class CommitUnknownError(PersistenceError):
     """It cannot be told whether the write is on disk.
 
     Comes only where the store could not be opened again after a failed commit, or the grace time
-    ended while the device still worked. Open the store again and read to learn which it was.
+    ended while the device still worked; and where the registry closed while an increment of a cache
+    was being written. Open the store again and read to learn which it was.
     """
 
     data_state = "unknown"

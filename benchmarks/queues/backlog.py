@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from benchmarks.figures import MIB, console
-from benchmarks.queues.processes import Plan, fresh, measure
+from benchmarks.processes import Plan, fresh
+from benchmarks.queues.processes import measure
 from benchmarks.queues.workload import BacklogResult
 
 MESSAGES = 1_000_000
 
 
 def show_backlog(plan: Plan) -> None:
-    messages = plan.messages(MESSAGES, least=10_000)
+    messages = plan.count(MESSAGES, least=10_000)
     with fresh(plan.path("backlog")) as directory:
         result = BacklogResult(**measure("backlog", directory, messages))
     table = Table(title=f"{messages:,} messages sent and acknowledged in order, but for the first")

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from benchmarks.figures import console, median_ms
-from benchmarks.queues.processes import Plan, fresh, measure
-from benchmarks.queues.targets import Rounds, Verdict, best_peer, judge_cycles, rates, ratio
+from benchmarks.processes import Plan, fresh
+from benchmarks.queues.processes import measure
+from benchmarks.queues.targets import Rounds, best_peer, judge_cycles, rates
 from benchmarks.queues.workload import (
     BARE,
     BODY,
@@ -19,6 +20,7 @@ from benchmarks.queues.workload import (
     CycleResult,
     cycles,
 )
+from benchmarks.verdicts import Verdict, ratio
 
 COLUMNS = (
     "P",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 
 from benchmarks.figures import console, median_ms
-from benchmarks.queues.processes import Plan, fresh, measure
+from benchmarks.processes import Plan, fresh
+from benchmarks.queues.processes import measure
 from benchmarks.queues.workload import PEERS, SINGLE, LatencyResult
 
 MESSAGES = 500
@@ -31,7 +32,7 @@ def compare_latencies(plan: Plan) -> None:
 
 
 def _measure_rounds(plan: Plan) -> dict[str, list[LatencyResult]]:
-    messages = plan.messages(MESSAGES, least=100)
+    messages = plan.count(MESSAGES, least=100)
     rounds: dict[str, list[LatencyResult]] = {name: [] for name in (*SINGLE, *PEERS)}
     for _ in range(plan.rounds):
         for name in rounds:

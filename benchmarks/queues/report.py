@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from rich.table import Table
-
 from benchmarks.figures import console
+from benchmarks.processes import Plan
 from benchmarks.queues.backlog import show_backlog
 from benchmarks.queues.cycles import compare_cycles
 from benchmarks.queues.latency import compare_latencies
-from benchmarks.queues.processes import Plan
 from benchmarks.queues.restart import compare_restarts
-from benchmarks.queues.targets import Verdict
+from benchmarks.verdicts import Verdict, verdict_table
 
 PARTS: Final = ("queue-cycles", "queue-restart", "queue-latency", "queue-backlog")
 
@@ -29,14 +27,4 @@ def compare_queues(parts: set[str], plan: Plan) -> None:
     if "queue-backlog" in parts:
         show_backlog(plan)
     if verdicts:
-        console.print(_table(verdicts))
-
-
-def _table(verdicts: list[Verdict]) -> Table:
-    table = Table(title="Targets")
-    for column in ("what", "contender", "figure", "target", ""):
-        table.add_column(column, justify="right" if column in {"figure", "target"} else "left")
-    for verdict in verdicts:
-        met = "met" if verdict.met else "MISSED"
-        table.add_row(verdict.what, verdict.contender, verdict.figure, verdict.target, met)
-    return table
+        console.print(verdict_table(verdicts))

@@ -12,9 +12,11 @@ from attrs import frozen
 from rich.table import Table
 
 from benchmarks.figures import console, median_ms
-from benchmarks.queues.processes import Plan, fresh, measure, run
-from benchmarks.queues.targets import Verdict, judge_restart, ratio
+from benchmarks.processes import Plan, fresh
+from benchmarks.queues.processes import measure, run
+from benchmarks.queues.targets import judge_restart
 from benchmarks.queues.workload import RestartResult
+from benchmarks.verdicts import Verdict, ratio
 
 PENDING: Final = (100_000, 1_000_000)
 LOOPS: Final = ("mpreg asyncio", "mpreg trio")
@@ -84,7 +86,7 @@ def compare_restarts(plan: Plan) -> Iterator[Verdict]:
 
 
 def _cases(plan: Plan) -> Sequence[Case]:
-    few, many = (plan.messages(count, least=1_000) for count in PENDING)
+    few, many = (plan.count(count, least=1_000) for count in PENDING)
     return EMPTY, ONE, Case(few), Case(many), Case(many, killed=True)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from attrs import frozen
-
 from benchmarks.queues.workload import BARE, OURS, PEERS, CycleResult
+from benchmarks.verdicts import Verdict, at_least, ratio
 
 #: Workers → at least so many times the life cycles of the best peer. 1: no peer is faster.
 OF_BEST_PEER: Final = {1: 1.0, 16: 10.0, 256: 20.0}
@@ -25,22 +23,6 @@ GROWTH_MIB: Final = 32.0
 Rounds = Mapping[str, Sequence[CycleResult]]
 
 
-@frozen
-class Verdict:
-    """One figure beside its target."""
-
-    what: str
-    contender: str
-    figure: str
-    target: str
-    met: bool
-
-
-def ratio(own: Sequence[float], base: Sequence[float]) -> float:
-    """The median of the ratios within each round: machines are noisy from minute to minute."""
-    return statistics.median(one / other for one, other in zip(own, base, strict=True))
-
-
 def rates(rounds: Rounds, contender: str) -> list[float]:
     return [result.per_second for result in rounds[contender]]
 
@@ -55,10 +37,10 @@ def judge_cycles(workers: int, rounds: Rounds) -> Iterator[Verdict]:
         own = rates(rounds, contender)
         if (least := OF_BEST_PEER.get(workers)) is not None:
             what = f"life cycles, {workers} + {workers}: of the best peer's"
-            yield _at_least(what, contender, ratio(own, best_peer(rounds)), least)
+            yield at_least(what, contender, ratio(own, best_peer(rounds)), least)
         if (least := OF_BARE.get(workers)) is not None:
             what = f"life cycles, {workers} + {workers}: of bare sqlite3's"
-            yield _at_least(what, contender, ratio(own, rates(rounds, BARE)), least)
+            yield at_least(what, contender, ratio(own, rates(rounds, BARE)), least)
 
 
 def judge_restart(
@@ -80,7 +62,3 @@ def judge_restart(
         f"< {GROWTH_MIB:g} MiB",
         growth_mib < GROWTH_MIB,
     )
-
-
-def _at_least(what: str, contender: str, figure: float, least: float) -> Verdict:
-    return Verdict(what, contender, f"{figure:.2f}x", f">= {least:g}x", figure >= least)

@@ -10,6 +10,7 @@ from mpreg.actors.actor import (
     Starting,
     Stopped,
 )
+from mpreg.actors.feed import Feed
 from mpreg.actors.mailbox import Mailbox, MailboxStatistics, Message
 from mpreg.actors.restart import Decision, Failure, GiveUp, Restart, RestartPolicy
 from mpreg.actors.supervisor import Supervisor, SupervisorStatistics
@@ -21,6 +22,7 @@ __all__ = [
     "BackingOff",
     "Decision",
     "Failure",
+    "Feed",
     "GiveUp",
     "Mailbox",
     "MailboxStatistics",

@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeAlias
 
+import msgspec
 from attrs import frozen
 
 from mpreg.errors import CorruptDataError
@@ -40,6 +41,8 @@ __all__ = [
     "Checkpoint",
     "CommitInDoubtError",
     "FoundState",
+    "FoundEntries",
+    "GetEntries",
     "GetEntry",
     "GetLogBounds",
     "GiveBackSpace",
@@ -251,8 +254,8 @@ class StorageBackend(Protocol):
         ...
 
 
-@frozen
-class StoredEntry:
+class StoredEntry(msgspec.Struct, frozen=True, gc=False):
+    # One is made for every entry that is read: see `mpreg.persistence.operations`.
     key: bytes
     version: int
     expires_at: float | None
@@ -271,6 +274,22 @@ class GetEntry:
 
     namespace: bytes
     key: bytes
+
+
+@frozen
+class GetEntries:
+    """The entries of many keys, expired or not: `FoundEntries`."""
+
+    namespace: bytes
+    keys: Sequence[bytes]
+
+
+@frozen
+class FoundEntries:
+    """In the order of the keys that were asked for, as many of them as fit in a page of bytes, at
+    least one. None where there is no entry; a damaged one stands in it as its error."""
+
+    entries: tuple[StoredEntry | CorruptDataError | None, ...]
 
 
 @frozen
@@ -342,8 +361,12 @@ class RecordsPage:
     next_start: int | None
 
 
-ReadQuery: TypeAlias = GetEntry | ScanEntries | ReadRecords | GetLogBounds | ListNamespaces
-ReadResult: TypeAlias = StoredEntry | ScanPage | RecordsPage | LogBounds | NamespacesPage | None
+ReadQuery: TypeAlias = (
+    GetEntry | GetEntries | ScanEntries | ReadRecords | GetLogBounds | ListNamespaces
+)
+ReadResult: TypeAlias = (
+    StoredEntry | FoundEntries | ScanPage | RecordsPage | LogBounds | NamespacesPage | None
+)
 
 
 class StorageReader(Protocol):

@@ -99,20 +99,33 @@ class Engine:
                     async with anyio.create_task_group() as inner_task_group:
                         await inner_task_group.start(self._reads.run)
                         # Innermost: what runs on the stores ends before they do.
-                        async with anyio.create_task_group() as self._background:
-                            self._background.start_soon(self._accounting.run)
-                            self._background.start_soon(self._compactor.run)
+                        async with self._in_background():
                             yield
-                            self._background.cancel_scope.cancel()
                         self._reads.stop()
                     self._writes.stop()
             finally:
                 # The last acks were given meanwhile.
                 await self._accounting.finish()
 
+    @asynccontextmanager
+    async def _in_background(self) -> AsyncGenerator[None, None]:
+        try:
+            async with anyio.create_task_group() as self._background:
+                self._background.start_soon(self._accounting.run)
+                self._background.start_soon(self._compactor.run)
+                yield
+                self._background.cancel_scope.cancel()
+        finally:
+            self._background = None
+
     def start_soon(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a task for as long as the engine runs. Only while it runs."""
-        assert self._background is not None
+        """Run a task for as long as the engine runs.
+
+        Raises:
+            WriterStoppedError: it does not (any more).
+        """
+        if self._background is None:
+            raise WriterStoppedError("the registry has closed; nothing was started")
         self._background.start_soon(task)
 
     async def compact(self) -> CompactionReport:

@@ -11,6 +11,7 @@ from attrs import define, field
 from mpreg.actors import Ack, Mailbox
 from mpreg.clock import Clock
 from mpreg.errors import (
+    InvalidArgumentError,
     MailboxFullError,
     ReaderStoppedError,
     ValueTooLargeError,
@@ -125,6 +126,22 @@ class StoreGateway:
         self.writes.send_nowait(batch)
         return ack
 
+    def send_nowait(
+        self,
+        operations: Sequence[Operation],
+        durability: Durability,
+        settled: Settled | None = None,
+    ) -> Sequence[Ack[Any]]:
+        """Send several operations at once as one batch, or raise what `Mailbox.send_nowait` raises.
+
+        ``settled`` is told where it was sent.
+        """
+        acks = tuple([self.writes.new_ack() for _ in operations])
+        batch = WriteBatch.of(tuple(operations), acks, durability, settled)
+        self._checked(batch.size_bytes)
+        self.writes.send_nowait(batch)
+        return acks
+
     def append(
         self, append: Append, durability: Durability, settled: Settled | None = None
     ) -> Awaitable[int]:
@@ -138,6 +155,27 @@ class StoreGateway:
                 batch.join(append, size, ack, settled)
                 return ack.wait()
         return self._append_alone(append, durability, settled)
+
+    async def reserve(self, size_bytes: int) -> None:
+        """See `Mailbox.reserve`."""
+        await self.writes.reserve(size_bytes)
+
+    def send_reserved(
+        self,
+        operations: Sequence[Operation],
+        durability: Durability,
+        settled: Settled,
+        size_bytes: int,
+    ) -> Sequence[Ack[Any]]:
+        """Send several operations as one batch into room that was taken: see `Mailbox`."""
+        acks = tuple([self.writes.new_ack() for _ in operations])
+        batch = WriteBatch.of(tuple(operations), acks, durability, settled)
+        self._checked(batch.size_bytes)
+        self.writes.send_reserved(batch, size_bytes)
+        return acks
+
+    def give_back(self, size_bytes: int) -> None:
+        self.writes.give_back(size_bytes)
 
     def append_growing(
         self, append: Append, settled: Settled, make: MakeRecord | None, size_bytes: int
@@ -202,6 +240,9 @@ class StoreGateway:
             raise
 
     def _checked(self, size: int) -> int:
+        if not size:
+            # The writer would break at it, and again after each restart.
+            raise InvalidArgumentError("a batch without operations: there is nothing to be sent")
         if size > self.config.batch_bytes_max:
             raise ValueTooLargeError(
                 f"a batch of {size} bytes; at most {self.config.batch_bytes_max} "

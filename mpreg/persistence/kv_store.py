@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
-from attrs import frozen
+import msgspec
 
 from mpreg.actors import Ack
 from mpreg.codec import decode_key, encode_bytes, encode_key, encode_name, prefix_end
-from mpreg.errors import InvalidArgumentError
-from mpreg.persistence.backend import GetEntry, ScanEntries, ScanPage, StoredEntry
+from mpreg.errors import CorruptDataError, InvalidArgumentError
+from mpreg.persistence.backend import (
+    PAGE_ITEMS_MAX,
+    FoundEntries,
+    GetEntries,
+    GetEntry,
+    ScanEntries,
+    ScanPage,
+    StoredEntry,
+)
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.operations import Delete, Put, SweepExpired
@@ -24,8 +32,8 @@ __all__ = ["SWEEP_ENTRIES_MAX", "Entry", "KeyValueStore"]
 SWEEP_ENTRIES_MAX: Final = 10_000
 
 
-@frozen
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    # One is made for every entry that is read: see `mpreg.persistence.operations`.
     key: str | bytes
     """Of the same type as it was put."""
     value: bytes
@@ -99,7 +107,7 @@ class KeyValueStore:
         durability: Durability = Durability.DURABLE,
     ) -> bool:
         """Remove a key. True if it was there (and had not expired)."""
-        delete = self._delete(key, expected_version)
+        delete = self.delete_operation(key, expected_version)
         was_there: bool = await self._gateway.write(delete, durability)
         return was_there
 
@@ -113,7 +121,7 @@ class KeyValueStore:
     ) -> Ack[bool]:
         """`delete`, sent at once."""
         return send_nowait(
-            self._gateway, self._delete(key, expected_version), durability, transaction
+            self._gateway, self.delete_operation(key, expected_version), durability, transaction
         )
 
     async def sweep_expired(self, entries_max: int = 256) -> int:
@@ -150,6 +158,39 @@ class KeyValueStore:
         found: StoredEntry | None = await self._gateway.read(GetEntry(self._name, encode_key(key)))
         return None if found is None else self._visible(found)
 
+    async def get_many(
+        self, keys: Sequence[str | bytes], *, on_damaged: OnDamaged | None = None
+    ) -> list[Entry | None]:
+        """The committed entries of many keys, in the order of the keys; None as `get` has it.
+
+        One hop to the reader for each 256 keys, or MiB of values, and not for each key; each of
+        these is one consistent state, and other readers are served between them. A damaged entry
+        raises `CorruptDataError`; with ``on_damaged`` it is given to that, and None stands in its
+        place.
+
+        Raises:
+            CorruptDataError: a stored entry is damaged.
+            ReaderStoppedError: not open (any more).
+        """
+        found: list[Entry | None] = []
+        encoded = [encode_key(key) for key in keys]
+        while len(found) < len(encoded):
+            query = GetEntries(self._name, encoded[len(found) : len(found) + PAGE_ITEMS_MAX])
+            answer: FoundEntries = await self._gateway.read(query)
+            now = self._gateway.clock.wall()
+            for entry in answer.entries:
+                if type(entry) is StoredEntry:
+                    key, expires_at = keys[len(found)], entry.expires_at
+                    if expires_at is None or expires_at > now:
+                        found.append(Entry(key, entry.value, entry.version, expires_at))
+                        continue
+                elif isinstance(entry, CorruptDataError):
+                    if on_damaged is None:
+                        raise entry
+                    on_damaged(entry)
+                found.append(None)
+        return found
+
     def scan(
         self, prefix: str | bytes | None = None, *, on_damaged: OnDamaged | None = None
     ) -> AsyncIterator[Entry]:
@@ -164,8 +205,16 @@ class KeyValueStore:
         """
         return self._scan_after(prefix, None, on_damaged)
 
+    def scan_stored(self, *, on_damaged: OnDamaged | None = None) -> AsyncIterator[Entry]:
+        """`scan` of all that is on disk: also what has expired and is not removed yet."""
+        return self._scan_after(None, None, on_damaged, _as_stored)
+
     def _scan_after(
-        self, prefix: str | bytes | None, after: str | bytes | None, on_damaged: OnDamaged | None
+        self,
+        prefix: str | bytes | None,
+        after: str | bytes | None,
+        on_damaged: OnDamaged | None,
+        make_entry: Callable[[StoredEntry], Entry | None] | None = None,
     ) -> AsyncIterator[Entry]:
         start = b"" if prefix is None else encode_key(prefix)
         stop = prefix_end(start)
@@ -177,7 +226,26 @@ class KeyValueStore:
             page: ScanPage = await self._gateway.read(ScanEntries(self._name, start, stop))
             return page.entries, page.next_start
 
-        return Paged(read_page, start, self._visible, on_damaged)
+        return Paged(read_page, start, make_entry or self._visible, on_damaged)
+
+    def put_operation(
+        self,
+        key: str | bytes,
+        value: bytes,
+        *,
+        expires_at: float | None = None,
+        expected_version: int | None = None,
+    ) -> Put:
+        """A `put` not sent yet: for `ReservedStores.send_nowait`. ``expires_at`` is wall clock."""
+        if expires_at is not None and expires_at < self._gateway.earliest_expiry:
+            self._gateway.earliest_expiry = expires_at
+        return Put(
+            self._name,
+            encode_key(key),
+            encode_bytes(value, self._gateway.config.value_bytes_max),
+            expires_at,
+            None if expected_version is None else _checked_version(expected_version),
+        )
 
     def _put(
         self,
@@ -189,17 +257,12 @@ class KeyValueStore:
         expires_at = None
         if ttl_seconds is not None:
             expires_at = self._gateway.clock.wall() + _checked_ttl(ttl_seconds)
-            if expires_at < self._gateway.earliest_expiry:
-                self._gateway.earliest_expiry = expires_at
-        return Put(
-            self._name,
-            encode_key(key),
-            encode_bytes(value, self._gateway.config.value_bytes_max),
-            expires_at,
-            None if expected_version is None else _checked_version(expected_version),
+        return self.put_operation(
+            key, value, expires_at=expires_at, expected_version=expected_version
         )
 
-    def _delete(self, key: str | bytes, expected_version: int | None) -> Delete:
+    def delete_operation(self, key: str | bytes, expected_version: int | None = None) -> Delete:
+        """A `delete` that is not sent yet: for `ReservedStores.send_nowait`."""
         return Delete(
             self._name,
             encode_key(key),
@@ -213,10 +276,14 @@ class KeyValueStore:
         expires_at = stored.expires_at
         if expires_at is not None and expires_at <= self._gateway.clock.wall():
             return None
-        return Entry(decode_key(stored.key), stored.value, stored.version, expires_at)
+        return _as_stored(stored)
 
     def __repr__(self) -> str:
         return f"<KeyValueStore {self.namespace!r}>"
+
+
+def _as_stored(stored: StoredEntry) -> Entry:
+    return Entry(decode_key(stored.key), stored.value, stored.version, stored.expires_at)
 
 
 def _checked_ttl(seconds: object) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -14,11 +14,12 @@ import anyio.lowlevel
 from anyio.abc import TaskStatus
 from attrs import evolve, frozen
 
+from mpreg.actors import Ack
 from mpreg.clock import Clock, SystemClock
 from mpreg.codec import encode_reserved_name
 from mpreg.errors import ConfigurationError, WriterStoppedError
 from mpreg.persistence.backend import StorageBackend
-from mpreg.persistence.batch import Durability
+from mpreg.persistence.batch import Durability, Settled
 from mpreg.persistence.compactor import CompactionReport
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.engine import Engine, collapsed_groups
@@ -26,6 +27,7 @@ from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.kv_store import KeyValueStore
 from mpreg.persistence.lifecycle import Lifecycle
 from mpreg.persistence.log_store import LogStore
+from mpreg.persistence.operations import Operation
 from mpreg.persistence.participant import Participant
 from mpreg.persistence.snapshots import SnapshotRetention, SnapshotSharing, SnapshotStore
 from mpreg.persistence.statistics import RegistryStatistics
@@ -72,6 +74,55 @@ class ReservedStores:
         if retention is not None:
             store.keep(retention)
         return store
+
+    def send_nowait(
+        self,
+        operations: Sequence[Operation],
+        settled: Settled,
+        *,
+        durability: Durability = Durability.DURABLE,
+    ) -> Sequence[Ack[Any]]:
+        """Send operations of these stores at once as one batch; an ack for each.
+
+        ``settled`` is told the results, or None where it was not committed: exactly once, in the
+        order of the commits and before any task runs. Not where this raises.
+
+        Raises:
+            InvalidArgumentError: there is no operation.
+            MailboxFullError, ValueTooLargeError, WriterStoppedError: nothing was sent.
+        """
+        return self._gateway.send_nowait(operations, durability, settled)
+
+    async def reserve(self, size_bytes: int) -> None:
+        """Take room in the mailbox, waiting for it, for operations that are decided only then:
+        `send_reserved` them, or `give_back` the room. Not a checkpoint where there is room.
+
+        Cancelled while it waits: nothing was taken.
+
+        Raises:
+            WriterStoppedError: not open (any more).
+        """
+        await self._gateway.reserve(size_bytes)
+
+    def send_reserved(
+        self,
+        operations: Sequence[Operation],
+        settled: Settled,
+        size_bytes: int,
+        *,
+        durability: Durability = Durability.DURABLE,
+    ) -> Sequence[Ack[Any]]:
+        """`send_nowait`, into room that was taken. Where this raises, it is still to be given back.
+
+        Raises:
+            InvalidArgumentError: there is no operation.
+            ValueTooLargeError, WriterStoppedError: nothing was sent.
+        """
+        return self._gateway.send_reserved(operations, durability, settled, size_bytes)
+
+    def give_back(self, size_bytes: int) -> None:
+        """Room that was taken and is not needed."""
+        self._gateway.give_back(size_bytes)
 
 
 class PersistenceRegistry:

@@ -33,7 +33,9 @@ from mpreg.persistence.backend import (
     PAGE_ITEMS_MAX,
     Checkpoint,
     CommitInDoubtError,
+    FoundEntries,
     FoundState,
+    GetEntries,
     GetEntry,
     GetLogBounds,
     GiveBackSpace,
@@ -953,6 +955,27 @@ class StorageBackendContract:
                 RecordsPage((StoredRecord(0, b"x"),), None),
                 ScanPage((StoredEntry(b"a", 1, None, b"1"),), None),
             ]
+
+    async def test_many_keys_are_one_query(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            await store.do(Put(b"n", b"a", b"1"), Put(b"n", b"b", b"2", 7.5))
+            found = await store.ask(GetEntries(b"n", (b"b", b"none", b"a", b"b")))
+            a, b = StoredEntry(b"a", 1, None, b"1"), StoredEntry(b"b", 2, 7.5, b"2")
+            assert found == FoundEntries((b, None, a, b))
+            assert await store.ask(GetEntries(b"other", (b"a", b"b"))) == FoundEntries((None, None))
+            assert await store.ask(GetEntries(b"n", ())) == FoundEntries(())
+
+    async def test_an_answer_for_many_keys_is_bounded_in_bytes(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            large = b"x" * (PAGE_BYTES_MAX // 2)
+            await store.do(*(Put(b"n", b"%d" % number, large) for number in range(5)))
+            keys, pages = [b"%d" % number for number in range(5)], []
+            while keys:
+                page = await store.ask(GetEntries(b"n", keys))
+                assert isinstance(page, FoundEntries)
+                pages.append(len(page.entries))
+                keys = keys[len(page.entries) :]
+            assert pages == [2, 2, 1]
 
     async def test_every_reader_sees_a_commit_once_it_has_returned(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:

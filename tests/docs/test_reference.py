@@ -16,9 +16,24 @@ import anyio
 import attrs
 import pytest
 
-from mpreg import errors, persistence, queues
+from mpreg import cache, errors, persistence, queues
 from mpreg.actors import Ack
-from mpreg.codec import VALUE_DEPTH_MAX, decode_name
+from mpreg.cache import (
+    CacheConfiguration,
+    CacheStatistics,
+    EvictionCause,
+    EvictionPolicyName,
+    GlobalCacheKey,
+    GlobalCacheManager,
+    NamespaceStatistics,
+    WarmUpState,
+    WriteMode,
+)
+from mpreg.cache import entry as cache_entry
+from mpreg.cache import index as cache_index
+from mpreg.cache.configuration import NAME_CHARACTERS_MAX
+from mpreg.cache.requests import TAG_BYTES_MAX
+from mpreg.codec import KEY_BYTES_MAX, NAME_BYTES_MAX, VALUE_DEPTH_MAX, decode_name
 from mpreg.persistence import (
     CompactionReport,
     LogRetention,
@@ -51,6 +66,7 @@ from mpreg.queues.topics import TOPIC_BYTES_MAX
 from tests.docs.pages import PAGES, Page
 
 API: Final = PAGES["docs/reference/api.md"]
+CACHE: Final = PAGES["docs/reference/cache.md"]
 CONFIGURATION: Final = PAGES["docs/reference/configuration.md"]
 ERRORS: Final = PAGES["docs/reference/errors.md"]
 JOURNAL: Final = PAGES["docs/explanation/journal.md"]
@@ -68,12 +84,19 @@ def _public(module: ModuleType) -> dict[str, type]:
     }
 
 
-CLASSES: Final = {API.name: _public(persistence), QUEUES.name: _public(queues)}
+CLASSES: Final = {
+    API.name: _public(persistence),
+    CACHE.name: _public(cache),
+    QUEUES.name: _public(queues),
+}
 
 #: Classes whose members stand in a table.
 IN_TABLES: Final = {
+    CacheConfiguration,
+    CacheStatistics,
     CompactionReport,
     LogRetention,
+    NamespaceStatistics,
     ParticipantStatistics,
     PersistenceConfig,
     QueueConfiguration,
@@ -141,12 +164,34 @@ def test_the_signatures_are_those_of_the_code(page: str, name: str) -> None:
     }
 
 
+def _line(node: ast.stmt) -> str:
+    (line,) = _members([node]).values()
+    return line
+
+
+def test_the_signature_of_the_decorator_is_that_of_the_code() -> None:
+    functions = [
+        node
+        for block in CACHE.blocks
+        if block.mark == "signatures"
+        for node in ast.parse(block.text).body
+        if isinstance(node, ast.FunctionDef)
+    ]
+    (in_the_code,) = ast.parse(inspect.getsource(cache.cached)).body
+    assert [_line(node) for node in functions] == [_line(in_the_code)]
+
+
+def test_what_a_cache_has_beside_classes_has_its_place_too() -> None:
+    others = {name for name in cache.__all__ if name not in CLASSES[CACHE.name]}
+    assert {name for name in others if name not in errors.__all__} <= set(_headings(CACHE))
+
+
 def test_ack_is_one_and_the_same_in_both_packages() -> None:
     assert persistence.Ack is Ack
 
 
 ENUMS: Final[dict[str, type[enum.Enum]]] = {
-    kind.__name__: kind for kind in (DeliveryGuarantee, QueueType)
+    kind.__name__: kind for kind in (DeliveryGuarantee, EvictionPolicyName, QueueType, WriteMode)
 }
 
 
@@ -166,6 +211,8 @@ def _unit(name: str) -> str:
         "_seconds_max": "seconds",
         "_bytes": "bytes",
         "_bytes_max": "bytes",
+        "_entries_max": "entries",
+        "_changes_max": "changes",
         "_batches_max": "batches",
         "_pages": "pages",
         "restarts_max": "restarts",
@@ -197,14 +244,19 @@ def test_the_fields_of_classes_in_tables_are_those_of_the_code(kind: type) -> No
     assert _fields(API, f"## {kind.__name__}") == sorted(fields)
 
 
-def test_the_settings_of_a_queue_are_those_of_the_code() -> None:
+@pytest.mark.parametrize(
+    ("page", "kind"), [(QUEUES, QueueConfiguration), (CACHE, CacheConfiguration)]
+)
+def test_the_settings_of_a_queue_and_a_cache_are_those_of_the_code(
+    page: Page, kind: type[attrs.AttrsInstance]
+) -> None:
     said = {
         row["setting"].strip("`"): (row["type"], row["unit"], _value(row["default"]))
-        for row in QUEUES.table("## QueueConfiguration")
+        for row in page.table(f"## {kind.__name__}")
     }
     assert said == {
         attribute.name: (_said_type(attribute), _unit(attribute.name), attribute.default)
-        for attribute in attrs.fields(QueueConfiguration)
+        for attribute in attrs.fields(kind)
     }
 
 
@@ -217,10 +269,36 @@ def test_the_statistics_are_those_of_the_code() -> None:
     assert _fields(STATISTICS, "## Fields") == sorted([*fields, "operations_per_fsync"])
 
 
-@pytest.mark.parametrize("kind", [QueueStatistics, SubscriptionStatistics])
-def test_the_statistics_of_a_queue_are_those_of_the_code(kind: type) -> None:
+@pytest.mark.parametrize(
+    ("page", "kind"),
+    [
+        (QUEUES, QueueStatistics),
+        (QUEUES, SubscriptionStatistics),
+        (CACHE, CacheStatistics),
+        (CACHE, NamespaceStatistics),
+    ],
+)
+def test_the_statistics_of_a_queue_and_a_cache_are_those_of_the_code(
+    page: Page, kind: type
+) -> None:
     fields = [attribute.name for attribute in attrs.fields(kind)]
-    assert _fields(QUEUES, f"## {kind.__name__}") == sorted(fields)
+    assert _fields(page, f"## {kind.__name__}") == sorted(fields)
+
+
+@pytest.mark.parametrize(
+    ("kind", "column"),
+    [
+        (EvictionCause, "cause"),
+        (EvictionPolicyName, "policy"),
+        (WarmUpState, "state"),
+        (WriteMode, "mode"),
+    ],
+)
+def test_what_the_tables_of_a_cache_tell_apart_is_what_the_code_does(
+    kind: type[enum.Enum], column: str
+) -> None:
+    said = [row[column].strip("`") for row in CACHE.table(f"## {kind.__name__}")]
+    assert said == [member.name for member in kind]
 
 
 def _fields(page: Page, heading: str) -> list[str]:
@@ -246,6 +324,54 @@ def test_the_errors_of_queues_are_those_of_the_code() -> None:
     }
 
 
+def test_the_errors_of_a_cache_leave_the_data_as_the_code_says() -> None:
+    said = {
+        row["error"].strip("`"): row["`data_state`"]
+        for row in CACHE.table("## Errors and the state of the data")
+    }
+    assert said == {name: getattr(errors, name).data_state for name in said}
+    assert {name for name in cache.__all__ if name in errors.__all__} <= set(said)
+
+
+def test_a_cache_keeps_nothing_under_a_name_that_is_not_told(tmp_path: Path) -> None:
+    anyio.run(_use_a_cache, tmp_path)
+    said = {row["name"].strip("`") for row in CACHE.table("## On disk")}
+    assert {name.replace("some", "NAME") for name in _names_on_disk(tmp_path)} == said
+
+
+async def _use_a_cache(directory: Path) -> None:
+    async with PersistenceRegistry(PersistenceConfig(data_dir=directory)) as registry:
+        some = GlobalCacheManager(registry, CacheConfiguration(name="some"))
+        key = GlobalCacheKey("users", "ann")
+        await some.put(key, 1, dependencies=[GlobalCacheKey("groups", 7)])
+        await some.wait_until_warm()
+
+
+def _names_on_disk(directory: Path) -> set[str]:
+    with sqlite3.connect(directory / "mpreg.db") as database:
+        found = database.execute("SELECT name FROM namespaces UNION SELECT name FROM logs")
+        return {decode_name(name).strip("<>") for (name,) in found}
+
+
+def test_the_limits_of_a_cache_are_those_of_the_code() -> None:
+    said = {row["what"]: row["limit"] for row in CACHE.table("## Limits that are no settings")}
+    numbers = {what: int(limit.split()[0].replace(",", "")) for what, limit in said.items()}
+    assert numbers == {
+        "a cache's name": NAME_CHARACTERS_MAX,
+        "a namespace": NAME_BYTES_MAX,
+        "a number in a key": 64,
+        "a key": KEY_BYTES_MAX,
+        "a tag": TAG_BYTES_MAX,
+        "how deep a value nests": VALUE_DEPTH_MAX,
+    }
+    settings = {row["setting"]: row["meaning"] for row in CACHE.table("## CacheConfiguration")}
+    for level, overhead in (
+        ("memory", cache_entry.ENTRY_OVERHEAD_BYTES),
+        ("disk", cache_index.ENTRY_OVERHEAD_BYTES),
+    ):
+        assert f" {overhead} for each entry" in settings[f"`{level}_bytes_max`"]
+
+
 def test_a_queue_keeps_nothing_under_a_name_that_is_not_told(tmp_path: Path) -> None:
     for _ in range(2):
         anyio.run(_use_a_queue, tmp_path)
@@ -253,9 +379,7 @@ def test_a_queue_keeps_nothing_under_a_name_that_is_not_told(tmp_path: Path) -> 
         re.escape(row["name"].strip("`")).replace("N", r"[0-9a-f]+-[0-9a-f]+").replace("P", r"\d+")
         for row in QUEUES.table("## On disk")
     ]
-    with sqlite3.connect(tmp_path / "mpreg.db") as database:
-        found = database.execute("SELECT name FROM namespaces UNION SELECT name FROM logs")
-        names = {decode_name(name).strip("<>") for (name,) in found}
+    names = _names_on_disk(tmp_path)
     assert [name for name in names if not any(re.fullmatch(one, name) for one in said)] == []
     unmet = [one for one in said if not any(re.fullmatch(one, name) for name in names)]
     assert [name for name in unmet if name not in ("queues/deleted", "queues/kept")] == []

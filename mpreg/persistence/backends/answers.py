@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from mpreg.errors import CorruptDataError
-from mpreg.persistence.backend import ReadResult, RecordsPage, ScanPage, StoredEntry, StoredRecord
+from mpreg.persistence.backend import (
+    FoundEntries,
+    ReadResult,
+    RecordsPage,
+    ScanPage,
+    StoredEntry,
+    StoredRecord,
+)
 
 __all__ = ["answer_bytes"]
 
@@ -13,8 +20,8 @@ def answer_bytes(answer: ReadResult | CorruptDataError) -> int:
     match answer:
         case StoredEntry():
             return len(answer.value)
-        case ScanPage():
-            return sum(map(answer_bytes, answer.entries))
+        case ScanPage() | FoundEntries():
+            return sum(answer_bytes(entry) for entry in answer.entries if entry is not None)
         case RecordsPage():
             return sum(len(item.data) for item in answer.records if isinstance(item, StoredRecord))
         case _:

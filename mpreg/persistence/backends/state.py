@@ -18,6 +18,8 @@ from mpreg.errors import CorruptDataError
 from mpreg.persistence.backend import (
     PAGE_BYTES_MAX,
     PAGE_ITEMS_MAX,
+    FoundEntries,
+    GetEntries,
     GetEntry,
     GetLogBounds,
     ListNamespaces,
@@ -362,9 +364,9 @@ class MemoryState:
     def read(self, query: ReadQuery) -> ReadResult:
         match query:
             case GetEntry():
-                namespace = self._namespaces.get(query.namespace)
-                packed = None if namespace is None else namespace.entries.get(query.key)
-                return None if packed is None else StoredEntry(query.key, *unpack_entry(packed))
+                return self._get(query.namespace, query.key)
+            case GetEntries():
+                return self._get_many(query)
             case ScanEntries():
                 return self._scan(query)
             case ReadRecords():
@@ -373,6 +375,21 @@ class MemoryState:
                 return self.log_bounds(query.log)
             case ListNamespaces():
                 return self._list_namespaces(query)
+
+    def _get(self, namespace: bytes, key: bytes) -> StoredEntry | None:
+        found = self._namespaces.get(namespace)
+        packed = None if found is None else found.entries.get(key)
+        return None if packed is None else StoredEntry(key, *unpack_entry(packed))
+
+    def _get_many(self, query: GetEntries) -> FoundEntries:
+        found: list[StoredEntry | CorruptDataError | None] = []
+        size = 0
+        for key in query.keys:
+            found.append(entry := self._get(query.namespace, key))
+            size += 0 if entry is None else len(entry.value)
+            if size >= PAGE_BYTES_MAX:
+                break
+        return FoundEntries(tuple(found))
 
     def _list_namespaces(self, query: ListNamespaces) -> NamespacesPage:
         page: list[NamespaceExpiry] = []

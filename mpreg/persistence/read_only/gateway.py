@@ -36,6 +36,14 @@ class ReadOnlyGateway(StoreGateway):
         # Here ``settled`` is only told of what was sent.
         self.refuse()
 
+    def send_nowait(
+        self,
+        operations: Sequence[Operation],
+        durability: Durability,
+        settled: Settled | None = None,
+    ) -> Sequence[Ack[Any]]:
+        self.refuse()
+
     def append(
         self, append: Append, durability: Durability, settled: Settled | None = None
     ) -> Awaitable[int]:

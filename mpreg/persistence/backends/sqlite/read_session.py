@@ -14,6 +14,8 @@ from mpreg.persistence.backend import (
     PAGE_BYTES_MAX,
     PAGE_ITEMS_MAX,
     READ_BYTES_MAX,
+    FoundEntries,
+    GetEntries,
     GetEntry,
     GetLogBounds,
     ListNamespaces,
@@ -114,6 +116,8 @@ class ReadSession:
         match query:
             case GetEntry():
                 return self._get(query)
+            case GetEntries():
+                return self._get_many(query)
             case ScanEntries():
                 return self._scan(query)
             case ReadRecords():
@@ -157,6 +161,27 @@ class ReadSession:
             raise entry
         return entry
 
+    def _get_many(self, query: GetEntries) -> FoundEntries:
+        namespace_id = self._namespace_id(query.namespace)
+        if namespace_id is None:
+            return FoundEntries((None,) * len(query.keys))
+        found: list[StoredEntry | CorruptDataError | None] = []
+        size, get, seed = 0, self.connection.execute, zlib.crc32(query.namespace)
+        for key in query.keys:
+            row = get(schema.GET_ENTRY, (namespace_id, key)).fetchone()
+            if row is None:
+                found.append(None)
+                continue
+            _, version, expires_at, checksum, value = row
+            if is_intact(seed, key, version, expires_at, value, checksum):
+                found.append(StoredEntry(key, version, expires_at, value))
+                size += len(value)
+                if size >= PAGE_BYTES_MAX:
+                    break
+            else:
+                found.append(self._damaged_entry(query.namespace, key))
+        return FoundEntries(tuple(found))
+
     def _scan(self, query: ScanEntries) -> ScanPage:
         namespace_id = self._namespace_id(query.namespace)
         if namespace_id is None:
@@ -177,6 +202,9 @@ class ReadSession:
         key, version, expires_at, checksum, value = row
         if is_intact(zlib.crc32(namespace), key, version, expires_at, value, checksum):
             return StoredEntry(key, version, expires_at, value)
+        return self._damaged_entry(namespace, key)
+
+    def _damaged_entry(self, namespace: bytes, key: object) -> CorruptDataError:
         return CorruptDataError(
             "the stored entry does not match its checksum",
             path=self._path,

@@ -1,0 +1,426 @@
+"""One cache: what is read where, and how memory follows the commits.
+
+A change goes to the writer first. When it is known that it was committed, and before any task runs,
+L1, the index of L2, the barriers and whoever watches take it in: all in the order of the commits.
+So L1 never shows what L2 refused, and nobody sees an older value after a newer one.
+
+A read that misses L1 asks L2 and puts what it finds into L1. Where its key was changed meanwhile,
+it looks again: what it was given may be older.
+
+What is written behind can be read before it is committed: it stands in `InFlight.behind` until
+then, and is never evicted from there; the bound of the mailbox is its bound.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+from attrs import define, field
+
+from mpreg.cache.configuration import CacheConfiguration
+from mpreg.cache.counters import Counters
+from mpreg.cache.dependents import Dependents
+from mpreg.cache.entry import CachedEntry, make_entry
+from mpreg.cache.in_flight import InFlight, entry_in
+from mpreg.cache.index import VICTIMS_MAX, DiskIndex, Stored
+from mpreg.cache.invalidation import Barriers, Target
+from mpreg.cache.keys import GlobalCacheKey, decode_key
+from mpreg.cache.memory import EvictionCause, MemoryCache
+from mpreg.cache.reads import Reads
+from mpreg.cache.records import decode_record
+from mpreg.cache.storage import CacheStorage
+from mpreg.cache.watching import ChangeKind, Watchers
+from mpreg.cache.writes import Change, OvertakenError, Write
+from mpreg.errors import CommitUnknownError, CorruptDataError
+from mpreg.persistence import Ack, Durability, Entry, PersistenceRegistry
+from mpreg.persistence.batch import operation_bytes
+from mpreg.persistence.operations import Operation
+
+__all__ = ["CacheCore", "log"]
+
+log: Final = logging.getLogger("mpreg.cache")
+
+#: What has expired and is dropped beside each put: more than one, so that it does not pile up.
+EXPIRED_PER_PUT: Final = 4
+
+
+@define(eq=False)
+class CacheCore:
+    registry: PersistenceRegistry
+    configuration: CacheConfiguration
+    storage: CacheStorage = field(init=False)
+    memory: MemoryCache[CachedEntry] = field(init=False)
+    index: DiskIndex = field(init=False)
+    barriers: Barriers = field(factory=Barriers)
+    counters: Counters = field(factory=Counters)
+    watchers: Watchers = field(init=False)
+    in_flight: InFlight = field(init=False)
+    dependents: Dependents = field(init=False)
+    reads: Reads = field(factory=Reads)
+    on_changing: list[Callable[[Write], None]] = field(factory=list)
+    """Told of every write when it is sent, and when it is committed: what is read between the two
+    is what was there before it."""
+    until_counted: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
+    """Waits until it is known what L2 holds, and so who depends on whom."""
+    ask_for_upkeep: Callable[[], None] = lambda: None
+    """Called when there is something to be done at leisure."""
+    is_anything_left: bool = False
+    """Whether upkeep has passed over what was being written: it looks again when that is done."""
+    is_heat_old: bool = False
+    """Whether other entries may be the most used ones than was written down."""
+    _room: anyio.Event = field(factory=anyio.Event)
+    """Set, and made anew, when a write is settled."""
+
+    def __attrs_post_init__(self) -> None:
+        configuration = self.configuration
+        self.storage = CacheStorage(self.registry, configuration.name)
+        self.memory = MemoryCache(
+            entries_max=configuration.memory_entries_max,
+            bytes_max=configuration.memory_bytes_max,
+            policy=configuration.policy,
+            on_evicted=self._evicted,
+        )
+        self.index = DiskIndex(configuration.disk_entries_max, configuration.disk_bytes_max)
+        self.watchers = Watchers(configuration.watch_changes_max)
+        self.in_flight = InFlight(self.index, self.memory)
+        self.dependents = Dependents(self.index, self.barriers, self.in_flight)
+
+    # --- reading ---
+
+    def wall(self) -> float:
+        return self.registry.clock.wall()
+
+    def is_alive(self, entry: CachedEntry) -> bool:
+        """Whether nothing has invalidated it. What is not on disk yet is always later."""
+        barriers, version = self.barriers, entry.version
+        if entry.checked_at == barriers.raised or version == 0:
+            return True
+        if entry.space.kills(entry.encoded, version):
+            return False
+        if entry.links and barriers.link_kills(entry.links, version):
+            return False
+        entry.checked_at = barriers.raised
+        return True
+
+    def look(self, key: GlobalCacheKey, now: float) -> CachedEntry | None:
+        """What is in memory. That it is fresh is for the caller to see."""
+        if self.in_flight.behind and (write := self.in_flight.behind.get(key)) is not None:
+            entry = entry_in(write, key)
+            return None if entry is None or entry.expires_at <= now else entry
+        entry = self.memory.get(key, now)
+        if entry is None or self.is_alive(entry):
+            return entry
+        self.memory.discard(key)
+        return None
+
+    async def find(self, key: GlobalCacheKey, encoded: bytes) -> CachedEntry | None:
+        """The entry of a key in L1 or L2, perhaps not fresh any more.
+
+        Raises:
+            ReaderStoppedError: not open (any more), and it is not in L1.
+        """
+        while True:
+            entry = self.look(key, self.wall())
+            if entry is not None or key in self.in_flight.behind:
+                return entry
+            if self.index.is_complete and encoded not in self.index.stored:
+                # Also where it is being evicted: that has been decided.
+                return None
+            entry, is_overtaken = await self._read(key, encoded)
+            if not is_overtaken:
+                return entry
+
+    async def _read(self, key: GlobalCacheKey, encoded: bytes) -> tuple[CachedEntry | None, bool]:
+        """From L2 into L1; whether the key was changed meanwhile."""
+        with self.reads.reading(encoded) as reading:
+            began = anyio.current_time()
+            (stored,) = await self.storage.read_many([encoded], self.damaged)
+            self.counters.disk_reads += 1
+            self.counters.disk_read_seconds += anyio.current_time() - began
+            if reading.is_overtaken:
+                return None, True
+            return None if stored is None else self.take_in(key, encoded, stored), False
+
+    async def find_many(
+        self, keys: Mapping[GlobalCacheKey, bytes]
+    ) -> dict[GlobalCacheKey, CachedEntry | None]:
+        """`find` for several; L2 is asked for them together. Raises as `find` does."""
+        if self.index.is_complete:
+            asked = {key: one for key, one in keys.items() if one in self.index.stored}
+        else:
+            asked = dict(keys)
+        found: dict[GlobalCacheKey, CachedEntry | None] = {}
+        encoded = list(asked.values())
+        with self.reads.noting_changes() as changed:
+            answers = await self.storage.read_many(encoded, self.damaged)
+        for key, stored in zip(asked, answers, strict=True):
+            if asked[key] not in changed and key not in self.in_flight.behind:
+                found[key] = None if stored is None else self.take_in(key, asked[key], stored)
+        for key, one in keys.items():
+            if key not in found:
+                found[key] = await self.find(key, one)
+        return found
+
+    def take_in(self, key: GlobalCacheKey, encoded: bytes, stored: Entry) -> CachedEntry | None:
+        """What was read, into L1; None where it is dead."""
+        entry = self.decode(key, encoded, stored)
+        if entry is None or not self.is_alive(entry):
+            return None
+        if (known := self.index.stored.get(encoded)) is not None:
+            known.used = True
+        self.memory.put(entry)
+        self._warmed()
+        return entry
+
+    def _warmed(self) -> None:
+        """What is in L1 is not what was written down."""
+        if not self.is_heat_old:
+            self.is_heat_old = True
+            self.ask_for_upkeep()
+
+    def decode(self, key: GlobalCacheKey, encoded: bytes, stored: Entry) -> CachedEntry | None:
+        """None where it is no record, which is told."""
+        try:
+            record = decode_record(stored.value)
+        except ValueError as error:
+            self.damaged(CorruptDataError(f"not a cached value: {error}", None, repr(key)))
+            return None
+        return make_entry(
+            key,
+            encoded,
+            self.barriers.space(key.namespace),
+            record,
+            expires_at=stored.expires_at,
+            version=stored.version,
+        )
+
+    def damaged(self, error: CorruptDataError) -> None:
+        """It is never served. What is stored stays as it is, until it is put again or mended."""
+        self.counters.damaged += 1
+        log.error("a cached entry is damaged and counts as missing: %s", error)
+
+    # --- writing ---
+
+    async def write(
+        self,
+        changes: Sequence[Change],
+        operations: Sequence[Operation],
+        durability: Durability,
+        *,
+        is_behind: bool = False,
+        origin: object = None,
+        is_wanted: Callable[[], bool] | None = None,
+    ) -> Sequence[Ack[Any]]:
+        """Send changes, an operation for each, with what goes along: those who depend on what is
+        changed are invalidated, those who are depended on from now on are noted.
+
+        Returns an ack for each change, answered already unless ``is_behind``; raises what they
+        raise, and what `send` does. Cancelled while it waits for room, nothing was sent; later, it
+        may still happen.
+        """
+        write = Write(
+            own=operations,
+            changes=changes,
+            is_behind=is_behind,
+            origin=origin,
+            is_wanted=is_wanted,
+        )
+        await self.send(write, durability)
+        acks = write.acks[write.first_change : write.first_change + len(changes)]
+        if not is_behind:
+            await acks[-1]
+        return acks
+
+    async def send(self, write: Write, durability: Durability) -> None:
+        """Send a batch. Waits for room only: its acks tell what became of it.
+
+        What goes along with it is decided when there is room, and in the moment in which it is
+        sent: so no other write comes between the two. Nothing is sent where there is nothing to be
+        done.
+
+        Where this raises, also cancelled, nothing was sent and nothing has changed.
+
+        Raises:
+            OvertakenError: it is not wanted any more.
+        """
+        size = sum(map(operation_bytes, write.own))
+        wait: Callable[[], Awaitable[object]] | None = None
+        while True:
+            await self.storage.reserve(size)
+            try:
+                if (wait := self._prepare(write)) is None and write.operations:
+                    self._send(write, durability, size)
+                    return
+            except BaseException:
+                self.storage.give_back(size)
+                raise
+            self.storage.give_back(size)
+            if wait is None:
+                self._end(write)
+                return
+            await wait()
+
+    def _prepare(self, write: Write) -> Callable[[], Awaitable[object]] | None:
+        """Decide all that goes along with a write, and note that it is on its way. Or what must be
+        waited for: then nothing is noted."""
+        if write.is_wanted is not None and not write.is_wanted():
+            raise OvertakenError
+        targets: list[Target] = list(write.targets)
+        if not write.is_tidying:
+            targets += [
+                one.encoded for one in write.changes if self.dependents.is_depended_on(one.encoded)
+            ]
+        if targets and not self.index.is_complete and self.dependents.is_anything_depended_on():
+            # Who depends on whom is known when all of L2 is.
+            return self.until_counted
+        write.raised = self.dependents.cascade(targets)
+        write.dependencies = self.dependents.new_dependencies(write.changes)
+        if any(self.in_flight.is_undecided(one.encoded) for one in write.changes):
+            return self._room.wait
+        victims_max = VICTIMS_MAX if self.index.is_over else math.inf
+        before = self.index.coming
+        self.in_flight.begin(write)
+        if not write.is_tidying and not self._make_room(write, victims_max, before):
+            self.in_flight.forget(write)
+            return self._room.wait
+        if write.raised or write.dependencies or write.victims:
+            write.operations = [
+                *map(self.storage.invalidate, write.raised),
+                *map(self.storage.depend, write.dependencies),
+                *write.own,
+                *map(self.storage.delete, write.victims),
+            ]
+        else:
+            write.operations = write.own
+        return None
+
+    def _send(self, write: Write, durability: Durability, size: int) -> None:
+        try:
+            write.acks = self.storage.send_reserved(
+                write.operations, partial(self._settle, write), size, durability
+            )
+        except BaseException:
+            self.in_flight.forget(write)
+            raise
+        self.in_flight.sent(write)
+        self.tell(write)
+
+    def tell(self, write: Write) -> None:
+        """Something changes: what is being computed from it is outdated."""
+        for told in self.on_changing:
+            told(write)
+
+    def _end(self, write: Write) -> None:
+        """It is not on its way any more."""
+        write.is_settled = True
+        write.before = []
+        self.in_flight.end(write)
+        if write.settled is not None:
+            write.settled.set()
+        if self.is_anything_left and not write.is_tidying:
+            self.is_anything_left = False
+            self.ask_for_upkeep()
+        self._room.set()
+        self._room = anyio.Event()
+
+    def _make_room(self, write: Write, victims_max: float, before: tuple[int, int]) -> bool:
+        """Choose what goes; False where what could go is being written itself. ``before``: what
+        was coming without this write."""
+        index = self.index
+        taken = (index.coming[0] - before[0], index.coming[1] - before[1])
+        if index.is_over:
+            write.victims = index.make_room(
+                self.in_flight.is_written, self._is_held, self.wall(), victims_max
+            )
+            if self.in_flight.count and self.index.is_over and len(write.victims) < victims_max:
+                return False
+            write.more = index.expect_to_stay(write.victims, taken)
+        return True
+
+    def _is_held(self, encoded: bytes) -> bool:
+        return decode_key(encoded) in self.memory
+
+    # --- what became of it ---
+
+    def _settle(self, write: Write, results: Sequence[object] | None) -> None:
+        self.in_flight.settled(write)
+        self._end(write)
+        if results is None:
+            self._not_written(write)
+            return
+        self.tell(write)
+        for target, version in zip(write.raised, results, strict=False):
+            assert isinstance(version, int)
+            self._raise(target, version)
+        self.barriers.depended_on.update(write.dependencies)
+        for change, result in zip(write.changes, results[write.first_change :], strict=False):
+            self._written(change, result, write.is_tidying)
+        self.index.leave(write.victims)
+        for victim in write.victims:
+            self._gone(victim)
+
+    def _written(self, change: Change, result: object, is_tidying: bool) -> None:
+        self.reads.overtake(change.encoded)
+        entry, key = change.entry, change.key
+        if entry is None:
+            self.memory.discard(key)
+            self.index.remove(change.encoded)
+            if result and not is_tidying:
+                self.counters.deletions += 1
+                self.watchers.tell(ChangeKind.DELETED, key, change.encoded)
+            return
+        assert isinstance(result, int)
+        entry.written(result)
+        # Whatever was raised until now was raised by an earlier version.
+        entry.checked_at = self.barriers.raised
+        known = self.memory.peek(key)
+        if known is None or known.version < result:
+            self.memory.put(entry)
+        self.index.put(
+            change.encoded, Stored(result, change.size_bytes, entry.expires_at, entry.links)
+        )
+        self.memory.expire(self.wall(), EXPIRED_PER_PUT)
+        self.counters.puts += 1
+        self._warmed()
+        self.watchers.tell(ChangeKind.PUT, key, change.encoded, result)
+
+    def _gone(self, victim: bytes) -> None:
+        """It was evicted from L2, also what was put there by a batch that got ahead of this one.
+        What comes after it is told later."""
+        key = decode_key(victim)
+        self.index.remove(victim)
+        self.memory.discard(key)
+        self.reads.overtake(victim)
+        self.counters.evicted_from_disk += 1
+        self.watchers.tell(ChangeKind.EVICTED, key, victim)
+
+    def _raise(self, target: Target, version: int) -> None:
+        self.barriers.raise_to(target, version)
+        self.counters.invalidations += 1
+        self.watchers.tell_invalidated(target, version)
+        self.ask_for_upkeep()
+
+    def _not_written(self, write: Write) -> None:
+        self.index.stay(write.victims)
+        error = next((ack.error for ack in write.acks if ack.error is not None), None)
+        if error is None or isinstance(error, CommitUnknownError):
+            # Whatever is on disk: L1 must not say anything else.
+            for change in write.changes:
+                self.memory.discard(change.key)
+        if write.is_behind:
+            self.counters.failed_behind += 1
+            log.error(
+                "%d keys were not written, and are as they were before (the first: %.200r): %s",
+                len(write.changes),
+                write.changes[0].key,
+                error,
+            )
+
+    def _evicted(self, _entry: CachedEntry, cause: EvictionCause) -> None:
+        self.counters.evicted_from_memory[cause] += 1

@@ -1,0 +1,179 @@
+"""What was invalidated: barriers.
+
+An invalidation is one small row in the store, whatever it concerns. The row gets a version as every
+write does, and versions only grow, store-wide. So it says all there is to say: entries that it
+concerns and whose version is below it are dead; those that were written after it are not. It takes
+effect as a whole when it is committed, in the one order of the writer, also for entries that are
+not in memory and for those that nobody has counted yet.
+
+The dead entries are removed later, at leisure. When none is left, the barrier goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+import msgspec
+from attrs import define, field
+
+from mpreg.cache.keys import KeyPart, decode_namespace, encode_prefix, namespace_of
+from mpreg.cache.records import Link
+
+__all__ = ["Barriers", "Prefix", "Space", "Target", "dependency_row", "target_row"]
+
+
+class Prefix(msgspec.Struct, frozen=True):
+    """A namespace, or the keys of it that begin so: see `mpreg.cache.keys.encode_prefix`."""
+
+    encoded: bytes
+    namespace: str
+    prefix: KeyPart | tuple[KeyPart, ...] | None = None
+
+    @classmethod
+    def of(cls, namespace: str, prefix: KeyPart | tuple[KeyPart, ...] | None) -> Prefix:
+        return cls(encode_prefix(namespace, prefix), namespace, prefix)
+
+
+Target: TypeAlias = Prefix | str | bytes
+"""What an invalidation concerns: keys by their beginning, or entries by a tag (`str`) or by a key
+that they depend on (`bytes`)."""
+
+
+def dependency_row(dependency: bytes) -> bytes:
+    """The key of the row that says that something depends on a key. It is no barrier."""
+    return b"r" + dependency
+
+
+def target_row(target: Target) -> bytes:
+    """The key of its row."""
+    if isinstance(target, Prefix):
+        return b"p" + target.encoded
+    if isinstance(target, str):
+        return b"t" + target.encode("utf-8", "surrogatepass")
+    return b"d" + target
+
+
+@define(eq=False)
+class Space:
+    """A namespace: the barriers over its keys. There is one object for each, so that an entry in
+    memory is held against them by looking at a few attributes."""
+
+    name: str
+    encoded: bytes
+    barrier: int = 0
+    """Of all of it."""
+    prefixes: dict[bytes, int] = field(factory=dict)
+    """Of parts of it."""
+    _lengths: dict[int, int] = field(factory=dict)
+    """How many prefixes have that many bytes. They are many where each user has one, and their
+    lengths are few."""
+    memory_hits: int = 0
+    disk_hits: int = 0
+    misses: int = 0
+
+    def kills(self, encoded: bytes, version: int) -> bool:
+        if version < self.barrier:
+            return True
+        prefixes = self.prefixes
+        if prefixes:
+            for length in self._lengths:
+                if version < prefixes.get(encoded[:length], 0):
+                    return True
+        return False
+
+    def raise_prefix(self, prefix: bytes, version: int) -> None:
+        if (known := self.prefixes.get(prefix)) is None:
+            self._lengths[len(prefix)] = self._lengths.get(len(prefix), 0) + 1
+        self.prefixes[prefix] = max(version, known or 0)
+
+    def lower_prefix(self, prefix: bytes) -> None:
+        del self.prefixes[prefix]
+        self._lengths[len(prefix)] -= 1
+        if not self._lengths[len(prefix)]:
+            del self._lengths[len(prefix)]
+
+
+@define(eq=False)
+class Barriers:
+    """All barriers of a cache, in memory."""
+
+    spaces: dict[str, Space] = field(factory=dict)
+    """By namespace."""
+    links: dict[Link, int] = field(factory=dict)
+    """Of tags, and of keys that others depend on."""
+    raised: int = 0
+    """How often any of them was: what was alive then, and nothing was raised since, is alive."""
+    depended_on: set[bytes] = field(factory=set)
+    """Keys that others depend on, or did: each change of one of them raises its barrier. That is
+    stored, too, with the first entry that depends on it."""
+
+    def restore(self, row: bytes, version: int) -> None:
+        """Take in a row as it was stored. Raises `ValueError` for one that is none."""
+        kind, rest = row[:1], row[1:]
+        if kind == b"r":
+            self.depended_on.add(rest)
+        elif kind == b"p":
+            namespace = decode_namespace(namespace_of(rest))
+            self.raise_to(Prefix(rest, namespace), version)
+        elif kind == b"t":
+            self.raise_to(rest.decode("utf-8", "surrogatepass"), version)
+        elif kind == b"d":
+            self.raise_to(rest, version)
+        else:
+            raise ValueError(f"no invalidation is stored under {row!r:.80}")
+
+    def space(self, namespace: str) -> Space:
+        found = self.spaces.get(namespace)
+        if found is None:
+            found = self.spaces[namespace] = Space(namespace, encode_prefix(namespace, None))
+        return found
+
+    def link_kills(self, links: Iterable[Link], version: int) -> bool:
+        barriers = self.links
+        return any(version < barriers.get(link, 0) for link in links)
+
+    def raise_to(self, target: Target, version: int) -> None:
+        """It was committed."""
+        self.raised += 1
+        if not isinstance(target, Prefix):
+            self.links[target] = max(version, self.links.get(target, 0))
+            return
+        space = self.space(target.namespace)
+        if target.encoded == space.encoded:
+            space.barrier = max(version, space.barrier)
+        else:
+            space.raise_prefix(target.encoded, version)
+
+    def lower(self, target: Target, version: int) -> None:
+        """Nothing that it concerns is left. Not where it was raised again meanwhile."""
+        if not isinstance(target, Prefix):
+            if self.links.get(target) == version:
+                del self.links[target]
+            return
+        space = self.space(target.namespace)
+        if target.encoded == space.encoded:
+            space.barrier = 0 if space.barrier == version else space.barrier
+        elif space.prefixes.get(target.encoded) == version:
+            space.lower_prefix(target.encoded)
+
+    def killer(self) -> Callable[[bytes, int], bool] | None:
+        """What says whether a key of a version is dead by its beginning; None: no key is."""
+        spaces = {one.encoded: one for one in self.spaces.values() if one.barrier or one.prefixes}
+        if not spaces:
+            return None
+
+        def kills(encoded: bytes, version: int) -> bool:
+            space = spaces.get(namespace_of(encoded))
+            return space is not None and space.kills(encoded, version)
+
+        return kills
+
+    def standing(self) -> list[tuple[Target, int]]:
+        """All of them."""
+        found: list[tuple[Target, int]] = list(self.links.items())
+        for space in self.spaces.values():
+            if space.barrier:
+                found.append((Prefix(space.encoded, space.name), space.barrier))
+            found += [(Prefix(one, space.name), version) for one, version in space.prefixes.items()]
+        return found

@@ -1,0 +1,202 @@
+"""What is read back at start: the invalidations at once, the rest in the background.
+
+L1 is warmed first, with the most used entries of the process before, hottest first. Then all of L2
+is gone through once, so that it is known how much there is: only from then on its bounds can make
+anything go, and a key that is not there is known without a look at the disk.
+
+Reads work meanwhile, from L2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+import anyio.lowlevel
+from attrs import define, field
+
+from mpreg.cache.core import CacheCore, log
+from mpreg.cache.entry import CachedEntry
+from mpreg.cache.index import ENTRY_OVERHEAD_BYTES, Stored
+from mpreg.cache.keys import decode_key
+from mpreg.cache.records import decode_record
+from mpreg.cache.statistics import WarmUpState
+from mpreg.errors import CorruptDataError, ReaderStoppedError
+from mpreg.persistence import Entry
+
+__all__ = ["Restoring", "restore_invalidations"]
+
+#: Keys read in one go: the reader's other callers wait as long.
+KEYS_PER_READ = 512
+
+
+async def restore_invalidations(core: CacheCore, report: Callable[[int], None]) -> None:
+    """Before anything is read. They are few: one for each invalidation whose entries are not all
+    removed yet, and one for each key that others depend on.
+
+    Raises:
+        CorruptDataError: what is invalid cannot be told any more; nothing is served.
+    """
+    count = 0
+    async for entry in core.storage.invalidations.scan():
+        assert isinstance(entry.key, bytes)
+        try:
+            core.barriers.restore(entry.key, entry.version)
+        except ValueError as error:
+            raise CorruptDataError(str(error), None, "the invalidations of a cache") from error
+        count += 1
+        report(count)
+
+
+@define(eq=False)
+class Restoring:
+    """The part in the background, once."""
+
+    _core: CacheCore
+    state: WarmUpState = WarmUpState.NOT_BEGUN
+    warmed: int = 0
+    total: int | None = None
+    warm_up_seconds: float | None = None
+    counting_seconds: float | None = None
+    warm: anyio.Event = field(factory=anyio.Event)
+    """Set when L1 is warm."""
+    counted: anyio.Event = field(factory=anyio.Event)
+    """Set when it is known what L2 holds."""
+    is_stopped: bool = False
+    _bytes_max: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._bytes_max = self._core.configuration.memory_bytes_max
+
+    @property
+    def is_warm(self) -> bool:
+        return self.state in (WarmUpState.COUNTING, WarmUpState.DONE)
+
+    async def until_warm(self) -> None:
+        """Raises `ReaderStoppedError` where it was stopped before, as `until_counted` does."""
+        await self._until(self.warm)
+
+    async def until_counted(self) -> None:
+        await self._until(self.counted)
+
+    async def _until(self, done: anyio.Event) -> None:
+        await done.wait()
+        if self.is_stopped:
+            raise ReaderStoppedError("the registry closed before the cache was read back")
+
+    def stop(self) -> None:
+        """It does not go on: nobody must wait for ever."""
+        self.is_stopped = self.state is not WarmUpState.DONE
+        self.warm.set()
+        self.counted.set()
+
+    async def run(self) -> None:
+        """Raises what the reader raises where it has stopped."""
+        began = anyio.current_time()
+        self.state = WarmUpState.WARMING
+        await self._put_in_order(await self._warm_up())
+        self.warm_up_seconds = anyio.current_time() - began
+        self.state = WarmUpState.COUNTING
+        self.warm.set()
+        began = anyio.current_time()
+        await self._count()
+        self.counting_seconds = anyio.current_time() - began
+        self.state = WarmUpState.DONE
+        log.info(
+            "cache %r: %d entries in L1 after %.3f s, %d in L2 counted in %.3f s",
+            self._core.configuration.name,
+            self.warmed,
+            self.warm_up_seconds,
+            len(self._core.index),
+            self.counting_seconds,
+        )
+
+    # --- L1 ---
+
+    async def _warm_up(self) -> list[CachedEntry]:
+        try:
+            keys = await self._core.storage.load_heat()
+        except CorruptDataError as error:
+            log.error("L1 begins cold: %s", error)
+            keys = []
+        configuration = self._core.configuration
+        if configuration.warm_up_bytes_max is not None:
+            self._bytes_max = configuration.warm_up_bytes_max
+        if (entries_max := configuration.warm_up_entries_max) is not None:
+            keys = keys[:entries_max]
+        del keys[configuration.memory_entries_max :]
+        self.total = len(keys)
+        taken: list[CachedEntry] = []
+        for start in range(0, len(keys), KEYS_PER_READ):
+            if not await self._read(keys[start : start + KEYS_PER_READ], taken):
+                break
+        return taken
+
+    async def _read(self, keys: list[bytes], taken: list[CachedEntry]) -> bool:
+        """False where the budget is used up."""
+        core, offer, bytes_max = self._core, self._core.memory.offer, self._bytes_max
+        with core.reads.noting_changes() as changed:
+            found = await core.storage.read_many(keys, core.damaged)
+        for encoded, stored in zip(keys, found, strict=True):
+            if stored is None or encoded in changed:
+                continue
+            entry = core.decode(decode_key(encoded), encoded, stored)
+            if entry is None or not core.is_alive(entry):
+                continue
+            # Nothing is evicted for it: what is there is hotter.
+            is_held = offer(entry, bytes_max)
+            if is_held:
+                taken.append(entry)
+            elif is_held is False:
+                self.warmed = len(taken)
+                return False
+        self.warmed = len(taken)
+        return True
+
+    async def _put_in_order(self, taken: list[CachedEntry]) -> None:
+        """The hottest was read first, and is to be the last to go: as if they had been used in the
+        opposite order."""
+        memory = self._core.memory
+        for number, entry in enumerate(reversed(taken)):
+            if memory.peek(entry.key) is entry:
+                memory.touch(entry.key)
+            if number % KEYS_PER_READ == 0:
+                await anyio.lowlevel.checkpoint()
+
+    # --- L2 ---
+
+    async def _count(self) -> None:
+        core = self._core
+        async for stored in core.storage.scan(core.damaged):
+            self._found(stored)
+        core.index.complete()
+        self.counted.set()
+
+    def _found(self, stored: Entry) -> None:
+        index, encoded = self._core.index, stored.key
+        assert isinstance(encoded, bytes)
+        try:
+            record = decode_record(stored.value)
+        except ValueError as error:
+            self._core.damaged(
+                CorruptDataError(f"not a cached value: {error}", None, repr(encoded))
+            )
+            return
+        size = len(encoded) + len(stored.value) + ENTRY_OVERHEAD_BYTES
+        expires_at = float("inf") if stored.expires_at is None else stored.expires_at
+        # Also those whose note was damaged and set aside.
+        self._core.barriers.depended_on.update(record.dependencies)
+        index.found(encoded, Stored(stored.version, size, expires_at, record.links))
+
+
+async def save_heat(core: CacheCore) -> None:
+    """Write down the keys that L1 holds, as they are to be read by the next process. Raises what
+    `SnapshotStore.save` raises."""
+    memory, hottest_first = core.memory, list[bytes]()
+    for number, key in enumerate(reversed(list(memory.coldest_first()))):
+        # Those that leave meanwhile are not among the hottest.
+        if (entry := memory.peek(key)) is not None and entry.version:
+            hottest_first.append(entry.encoded)
+        if number % KEYS_PER_READ == 0:
+            await anyio.lowlevel.checkpoint()
+    await core.storage.save_heat(hottest_first)
