@@ -299,7 +299,8 @@ class CommitUnknownError(PersistenceError):
     """It cannot be told whether the write is on disk.
 
     Comes only where the store could not be opened again after a failed commit, or the grace time
-    ended while the device still worked. Open the store again and read to learn which it was.
+    ended while the device still worked; and where the registry closed while an increment of a cache
+    was being written. Open the store again and read to learn which it was.
     """
 
     data_state = "unknown"

@@ -7,7 +7,7 @@ So L1 never shows what L2 refused, and nobody sees an older value after a newer 
 A read that misses L1 asks L2 and puts what it finds into L1. Where its key was changed meanwhile,
 it looks again: what it was given may be older.
 
-What is written behind can be read before it is committed: it stands in `CacheCore.behind` until
+What is written behind can be read before it is committed: it stands in `InFlight.behind` until
 then, and is never evicted from there; the bound of the mailbox is its bound.
 """
 
@@ -15,24 +15,25 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
-import msgspec
 from attrs import define, field
 
 from mpreg.cache.configuration import CacheConfiguration
 from mpreg.cache.counters import Counters
+from mpreg.cache.dependents import Dependents
 from mpreg.cache.entry import CachedEntry, make_entry
+from mpreg.cache.in_flight import InFlight, entry_in
 from mpreg.cache.index import VICTIMS_MAX, DiskIndex, Stored
-from mpreg.cache.invalidation import Barriers, Prefix, Target
+from mpreg.cache.invalidation import Barriers, Target
 from mpreg.cache.keys import GlobalCacheKey, decode_key
 from mpreg.cache.memory import EvictionCause, MemoryCache
-from mpreg.cache.records import Link, decode_record
+from mpreg.cache.reads import Reads
+from mpreg.cache.records import decode_record
 from mpreg.cache.storage import CacheStorage
 from mpreg.cache.watching import ChangeKind, Watchers
 from mpreg.cache.writes import Change, OvertakenError, Write
@@ -49,14 +50,6 @@ log: Final = logging.getLogger("mpreg.cache")
 EXPIRED_PER_PUT: Final = 4
 
 
-class _Reading(msgspec.Struct, eq=False, gc=False):
-    """Reads of one key from L2 that are under way."""
-
-    count: int = 0
-    is_overtaken: bool = False
-    """The key was changed since they began."""
-
-
 @define(eq=False)
 class CacheCore:
     registry: PersistenceRegistry
@@ -67,8 +60,9 @@ class CacheCore:
     barriers: Barriers = field(factory=Barriers)
     counters: Counters = field(factory=Counters)
     watchers: Watchers = field(init=False)
-    behind: dict[GlobalCacheKey, Write] = field(factory=dict)
-    """Keys that are written behind, each with the last write that is on its way."""
+    in_flight: InFlight = field(init=False)
+    dependents: Dependents = field(init=False)
+    reads: Reads = field(factory=Reads)
     on_changing: list[Callable[[Write], None]] = field(factory=list)
     """Told of every write when it is sent, and when it is committed: what is read between the two
     is what was there before it."""
@@ -80,21 +74,6 @@ class CacheCore:
     """Whether upkeep has passed over what was being written: it looks again when that is done."""
     is_heat_old: bool = False
     """Whether other entries may be the most used ones than was written down."""
-    invalidating: list[Write] = field(factory=list)
-    """On their way."""
-    _writing: dict[bytes, int] = field(factory=dict)
-    """How many changes of a key are on their way."""
-    _tidying: dict[bytes, int] = field(factory=dict)
-    """How many of them only remove what is dead."""
-    _evicting: set[bytes] = field(factory=set)
-    """Keys on their way with a write that makes room."""
-    _linking: dict[Link, list[bytes]] = field(factory=dict)
-    """The keys of entries on their way, by tags and by keys on which they depend."""
-    _reading: dict[bytes, _Reading] = field(factory=dict)
-    _under_way: int = 0
-    """Writes that are sent and not settled."""
-    _noting: dict[int, set[bytes]] = field(factory=dict)
-    """What was changed since each of those who read many began."""
     _room: anyio.Event = field(factory=anyio.Event)
     """Set, and made anew, when a write is settled."""
 
@@ -109,6 +88,8 @@ class CacheCore:
         )
         self.index = DiskIndex(configuration.disk_entries_max, configuration.disk_bytes_max)
         self.watchers = Watchers(configuration.watch_changes_max)
+        self.in_flight = InFlight(self.index, self.memory)
+        self.dependents = Dependents(self.index, self.barriers, self.in_flight)
 
     # --- reading ---
 
@@ -129,8 +110,8 @@ class CacheCore:
 
     def look(self, key: GlobalCacheKey, now: float) -> CachedEntry | None:
         """What is in memory. That it is fresh is for the caller to see."""
-        if self.behind and (write := self.behind.get(key)) is not None:
-            entry = _entry_in(write, key)
+        if self.in_flight.behind and (write := self.in_flight.behind.get(key)) is not None:
+            entry = entry_in(write, key)
             return None if entry is None or entry.expires_at <= now else entry
         entry = self.memory.get(key, now)
         if entry is None or self.is_alive(entry):
@@ -146,7 +127,7 @@ class CacheCore:
         """
         while True:
             entry = self.look(key, self.wall())
-            if entry is not None or key in self.behind:
+            if entry is not None or key in self.in_flight.behind:
                 return entry
             if self.index.is_complete and encoded not in self.index.stored:
                 # Also where it is being evicted: that has been decided.
@@ -157,7 +138,7 @@ class CacheCore:
 
     async def _read(self, key: GlobalCacheKey, encoded: bytes) -> tuple[CachedEntry | None, bool]:
         """From L2 into L1; whether the key was changed meanwhile."""
-        with self.reading(encoded) as reading:
+        with self.reads.reading(encoded) as reading:
             began = anyio.current_time()
             (stored,) = await self.storage.read_many([encoded], self.damaged)
             self.counters.disk_reads += 1
@@ -176,37 +157,15 @@ class CacheCore:
             asked = dict(keys)
         found: dict[GlobalCacheKey, CachedEntry | None] = {}
         encoded = list(asked.values())
-        with self.noting_changes() as changed:
+        with self.reads.noting_changes() as changed:
             answers = await self.storage.read_many(encoded, self.damaged)
         for key, stored in zip(asked, answers, strict=True):
-            if asked[key] not in changed and key not in self.behind:
+            if asked[key] not in changed and key not in self.in_flight.behind:
                 found[key] = None if stored is None else self.take_in(key, asked[key], stored)
         for key, one in keys.items():
             if key not in found:
                 found[key] = await self.find(key, one)
         return found
-
-    @contextmanager
-    def noting_changes(self) -> Iterator[set[bytes]]:
-        """The keys that are changed while the block runs: for who reads many at once."""
-        changed: set[bytes] = set()
-        self._noting[id(changed)] = changed
-        try:
-            yield changed
-        finally:
-            del self._noting[id(changed)]
-
-    @contextmanager
-    def reading(self, encoded: bytes) -> Iterator[_Reading]:
-        """Notes that a key is being read, while the block runs."""
-        reading = self._reading.setdefault(encoded, _Reading())
-        reading.count += 1
-        try:
-            yield reading
-        finally:
-            reading.count -= 1
-            if not reading.count and self._reading.get(encoded) is reading:
-                del self._reading[encoded]
 
     def take_in(self, key: GlobalCacheKey, encoded: bytes, stored: Entry) -> CachedEntry | None:
         """What was read, into L1; None where it is dead."""
@@ -314,19 +273,21 @@ class CacheCore:
             raise OvertakenError
         targets: list[Target] = list(write.targets)
         if not write.is_tidying:
-            targets += [one.encoded for one in write.changes if self.is_depended_on(one.encoded)]
-        if targets and not self.index.is_complete and self._is_anything_depended_on():
+            targets += [
+                one.encoded for one in write.changes if self.dependents.is_depended_on(one.encoded)
+            ]
+        if targets and not self.index.is_complete and self.dependents.is_anything_depended_on():
             # Who depends on whom is known when all of L2 is.
             return self.until_counted
-        write.raised = self.cascade(targets)
-        write.dependencies = self._new_dependencies(write.changes)
-        if any(self._is_undecided(one.encoded) for one in write.changes):
+        write.raised = self.dependents.cascade(targets)
+        write.dependencies = self.dependents.new_dependencies(write.changes)
+        if any(self.in_flight.is_undecided(one.encoded) for one in write.changes):
             return self._room.wait
         victims_max = VICTIMS_MAX if self.index.is_over else math.inf
         before = self.index.coming
-        self._begin(write)
+        self.in_flight.begin(write)
         if not write.is_tidying and not self._make_room(write, victims_max, before):
-            self._forget(write)
+            self.in_flight.forget(write)
             return self._room.wait
         if write.raised or write.dependencies or write.victims:
             write.operations = [
@@ -345,11 +306,9 @@ class CacheCore:
                 write.operations, partial(self._settle, write), size, durability
             )
         except BaseException:
-            self._forget(write)
+            self.in_flight.forget(write)
             raise
-        self._under_way += 1
-        if write.victims:
-            self._evicting.update(one.encoded for one in write.changes)
+        self.in_flight.sent(write)
         self.tell(write)
 
     def tell(self, write: Write) -> None:
@@ -357,83 +316,11 @@ class CacheCore:
         for told in self.on_changing:
             told(write)
 
-    def _new_dependencies(self, changes: Sequence[Change]) -> list[bytes]:
-        """Also those that a write on its way will note: that one may fail."""
-        known = self.barriers.depended_on
-        return [
-            link
-            for change in changes
-            if change.entry is not None and change.entry.links
-            for link in change.entry.links
-            if isinstance(link, bytes) and link not in known
-        ]
-
-    def inherited(self, dependencies: Iterable[bytes]) -> tuple[Link, ...]:
-        """What invalidates the entries of these keys, and so whatever depends on them: also when
-        they are gone by then, evicted or expired. Complete where the index is."""
-        found: dict[Link, None] = {}
-        for dependency in dependencies:
-            if (stored := self.index.stored.get(dependency)) is not None:
-                found.update(dict.fromkeys(stored.links))
-            if self.behind and (key := decode_key(dependency)) in self.behind:
-                entry = _entry_in(self.behind[key], key)
-                found.update(dict.fromkeys(() if entry is None else entry.links))
-        return tuple(found)
-
-    def cascade(self, targets: Iterable[Target]) -> list[Target]:
-        """What is invalidated, with the keys on which others depend that are invalidated by that,
-        and so on. Complete where the index is."""
-        found: dict[Target, None] = dict.fromkeys(targets)
-        left = list(found)
-        while left:
-            target = left.pop()
-            if isinstance(target, Prefix):
-                known = [*self.barriers.depended_on, *self._linking]
-                concerned: Iterable[bytes] = (
-                    one
-                    for one in known
-                    if isinstance(one, bytes) and one.startswith(target.encoded)
-                )
-            else:
-                linked = [*self.index.by_link.get(target, ()), *self._linking.get(target, ())]
-                concerned = filter(self.is_depended_on, linked)
-            for one in concerned:
-                if one not in found:
-                    found[one] = None
-                    left.append(one)
-        return list(found)
-
-    def _begin(self, write: Write) -> None:
-        for change in write.changes:
-            encoded = change.encoded
-            self._writing[encoded] = self._writing.get(encoded, 0) + 1
-            if write.is_tidying:
-                self._tidying[encoded] = self._tidying.get(encoded, 0) + 1
-            if change.entry is not None:
-                self.index.expect(encoded, change.size_bytes)
-                for link in change.entry.links:
-                    self._linking.setdefault(link, []).append(encoded)
-            if write.is_behind:
-                write.before.append(self.behind.get(change.key))
-                self.behind[change.key] = write
-        if write.raised:
-            self.invalidating.append(write)
-
-    def _forget(self, write: Write) -> None:
-        """It was not sent: all is as it was before `_begin`."""
-        self.index.stay(write.victims)
-        write.victims = []
-        self._unmark(write)
-        for change, before in zip(write.changes, write.before, strict=False):
-            if before is not None:
-                self.behind[change.key] = before
-        write.before = []
-
     def _end(self, write: Write) -> None:
         """It is not on its way any more."""
         write.is_settled = True
         write.before = []
-        self._unmark(write)
+        self.in_flight.end(write)
         if write.settled is not None:
             write.settled.set()
         if self.is_anything_left and not write.is_tidying:
@@ -442,25 +329,6 @@ class CacheCore:
         self._room.set()
         self._room = anyio.Event()
 
-    def _unmark(self, write: Write) -> None:
-        """What `_begin` has noted."""
-        for change in write.changes:
-            _count_down(self._writing, change.encoded)
-            if write.is_tidying:
-                _count_down(self._tidying, change.encoded)
-            if change.entry is not None:
-                self.index.arrive(change.encoded)
-                for link in change.entry.links:
-                    self._linking[link].remove(change.encoded)
-                    if not self._linking[link]:
-                        del self._linking[link]
-            if self.behind.get(change.key) is write:
-                del self.behind[change.key]
-        self.index.no_longer_expect(write.more)
-        write.more = (0, 0)
-        if write.raised:
-            self.invalidating.remove(write)
-
     def _make_room(self, write: Write, victims_max: float, before: tuple[int, int]) -> bool:
         """Choose what goes; False where what could go is being written itself. ``before``: what
         was coming without this write."""
@@ -468,59 +336,20 @@ class CacheCore:
         taken = (index.coming[0] - before[0], index.coming[1] - before[1])
         if index.is_over:
             write.victims = index.make_room(
-                self.is_written, self._is_held, self.wall(), victims_max
+                self.in_flight.is_written, self._is_held, self.wall(), victims_max
             )
-            if self._under_way and self.index.is_over and len(write.victims) < victims_max:
+            if self.in_flight.count and self.index.is_over and len(write.victims) < victims_max:
                 return False
             write.more = index.expect_to_stay(write.victims, taken)
         return True
 
-    def _is_undecided(self, encoded: bytes) -> bool:
-        """Whether an eviction that may fail decides what a change of a key adds to L2."""
-        return encoded in self._evicting or self.index.is_leaving(encoded)
-
-    def is_written(self, encoded: bytes) -> bool:
-        """Whether a change of it is on its way."""
-        return encoded in self._writing
-
-    def is_changing(self, encoded: bytes) -> bool:
-        """Whether a change of it is on its way that readers will see."""
-        return self._writing.get(encoded, 0) > self._tidying.get(encoded, 0)
-
     def _is_held(self, encoded: bytes) -> bool:
         return decode_key(encoded) in self.memory
-
-    def on_its_way(self, key: GlobalCacheKey, encoded: bytes) -> Write | None:
-        """A write that is not settled and may change whether, and how, a key is seen."""
-        if (write := self.behind.get(key)) is not None:
-            return write
-        for write in self.invalidating:
-            for target in write.raised:
-                # Whether the key has that tag, or depends on that key, need not be known.
-                if not isinstance(target, Prefix) or encoded.startswith(target.encoded):
-                    return write
-        return None
-
-    def is_not_in_use(self, dependency: bytes) -> bool:
-        """Whether nothing depends on a key, nor will."""
-        return dependency not in self.index.by_link and dependency not in self._linking
-
-    def _is_anything_depended_on(self) -> bool:
-        return bool(self.barriers.depended_on or self._linking)
-
-    def is_known(self, encoded: bytes) -> bool:
-        """Whether there may be something of a key on the disk, or on its way there."""
-        return encoded in self.index.stored or encoded in self._writing
-
-    def is_depended_on(self, encoded: bytes) -> bool:
-        return encoded in self.barriers.depended_on or encoded in self._linking
 
     # --- what became of it ---
 
     def _settle(self, write: Write, results: Sequence[object] | None) -> None:
-        self._under_way -= 1
-        if write.victims:
-            self._evicting.difference_update([one.encoded for one in write.changes])
+        self.in_flight.settled(write)
         self._end(write)
         if results is None:
             self._not_written(write)
@@ -537,7 +366,7 @@ class CacheCore:
             self._gone(victim)
 
     def _written(self, change: Change, result: object, is_tidying: bool) -> None:
-        self._overtake(change.encoded)
+        self.reads.overtake(change.encoded)
         entry, key = change.entry, change.key
         if entry is None:
             self.memory.discard(key)
@@ -561,20 +390,13 @@ class CacheCore:
         self._warmed()
         self.watchers.tell(ChangeKind.PUT, key, change.encoded, result)
 
-    def _overtake(self, encoded: bytes) -> None:
-        """Whoever is reading the key may be given what was there before."""
-        if (reading := self._reading.pop(encoded, None)) is not None:
-            reading.is_overtaken = True
-        for changed in self._noting.values():
-            changed.add(encoded)
-
     def _gone(self, victim: bytes) -> None:
         """It was evicted from L2, also what was put there by a batch that got ahead of this one.
         What comes after it is told later."""
         key = decode_key(victim)
         self.index.remove(victim)
         self.memory.discard(key)
-        self._overtake(victim)
+        self.reads.overtake(victim)
         self.counters.evicted_from_disk += 1
         self.watchers.tell(ChangeKind.EVICTED, key, victim)
 
@@ -593,20 +415,12 @@ class CacheCore:
                 self.memory.discard(change.key)
         if write.is_behind:
             self.counters.failed_behind += 1
-            for change in write.changes:
-                log.error("%r was not written, and is as it was before: %s", change.key, error)
+            log.error(
+                "%d keys were not written, and are as they were before (the first: %.200r): %s",
+                len(write.changes),
+                write.changes[0].key,
+                error,
+            )
 
     def _evicted(self, _entry: CachedEntry, cause: EvictionCause) -> None:
         self.counters.evicted_from_memory[cause] += 1
-
-
-def _entry_in(write: Write, key: GlobalCacheKey) -> CachedEntry | None:
-    """What a write makes of a key: where it names it twice, the last one counts."""
-    return next(change.entry for change in reversed(write.changes) if change.key == key)
-
-
-def _count_down(counts: dict[bytes, int], key: bytes) -> None:
-    if counts[key] == 1:
-        del counts[key]
-    else:
-        counts[key] -= 1

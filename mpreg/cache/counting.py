@@ -11,7 +11,12 @@ from attrs import define, field
 from mpreg.cache.entry import CachedEntry
 from mpreg.cache.keys import GlobalCacheKey
 from mpreg.cache.writes import OvertakenError
-from mpreg.errors import InvalidArgumentError, VersionConflictError, WriterStoppedError
+from mpreg.errors import (
+    CommitUnknownError,
+    InvalidArgumentError,
+    VersionConflictError,
+    WriterStoppedError,
+)
 from mpreg.persistence import Ack, PersistenceRegistry
 
 __all__ = ["Counting", "Increment", "ReadNumber", "WriteNumber"]
@@ -66,8 +71,10 @@ class Counting:
                 except Exception as error:
                     _reject(taken, error)
         finally:
+            # What was taken may have been sent: it is committed then, before the files are closed.
+            _reject(taken, CommitUnknownError(f"{key!r:.200}: the registry closed meanwhile"))
             left = self._waiting.pop(key)
-            _reject([*taken, *left], WriterStoppedError(f"{key!r}: the registry closed meanwhile"))
+            _reject(left, WriterStoppedError(f"{key!r:.200}: the registry closed meanwhile"))
 
     async def _apply(self, key: GlobalCacheKey, increments: list[Increment]) -> None:
         damaged_version, is_afresh = 0, False

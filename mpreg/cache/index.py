@@ -276,20 +276,28 @@ class DiskIndex:
         return self._expiries[0][0] if self._expiries else math.inf
 
     def keys(self) -> list[bytes]:
-        """Of all that is on disk, also of what is leaving: that may fail."""
-        return [*self.stored, *self._leaving]
+        """Of all that is on disk, also of what is leaving: that may fail. In no order: to go
+        through a million in their order would take the event loop for seconds."""
+        return [*dict.keys(self.stored), *self._leaving]
 
-    def matching(self, keys: Iterable[bytes], prefix: bytes, version: int) -> list[bytes]:
-        """Of some keys, those that begin so and are of an older version."""
-        return [key for key in keys if key.startswith(prefix) and self._is_older(key, version)]
+    def killed(
+        self, keys: Iterable[bytes], kills: Callable[[bytes, int], bool]
+    ) -> list[tuple[bytes, int]]:
+        """Of some keys, those whose version ``kills`` says is dead, each with that."""
+        return [(key, at) for key in keys if (at := self._version(key)) and kills(key, at)]
 
-    def _is_older(self, key: bytes, version: int) -> bool:
+    def linked(self, link: Link, version: int) -> list[tuple[bytes, int]]:
+        """The keys of entries with this link that are of an older version, each with that."""
+        return [
+            (key, at)
+            for key in self.by_link.get(link, ())
+            if (at := self._version(key)) and at < version
+        ]
+
+    def _version(self, key: bytes) -> int:
+        """0: it is gone."""
         stored = self.stored.get(key) or self._leaving.get(key)
-        return stored is not None and stored.version < version
-
-    def linked(self, link: Link, version: int) -> list[bytes]:
-        """The keys of entries with this link that are of an older version."""
-        return [key for key in self.by_link.get(link, ()) if self._is_older(key, version)]
+        return 0 if stored is None else stored.version
 
     def _unlink(self, key: bytes, stored: Stored) -> None:
         current = self.stored.get(key)
@@ -311,7 +319,7 @@ class DiskIndex:
     def _rebuild_expiries(self) -> None:
         self._expiries = [
             (stored.expires_at, key)
-            for key, stored in self.stored.items()
+            for key, stored in dict.items(self.stored)
             if stored.expires_at != math.inf
         ]
         heapq.heapify(self._expiries)

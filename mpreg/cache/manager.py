@@ -68,7 +68,7 @@ class GlobalCacheManager:
         self._core = self._shared.core
         # For the fast way, which is nearly all that most callers ever need.
         self._peek, self._touch = self._core.memory.peek, self._core.memory.touch
-        self._behind, self._barriers = self._core.behind, self._core.barriers
+        self._behind, self._barriers = self._core.in_flight.behind, self._core.barriers
         self._wall = self._core.wall
 
     # --- reading ---
@@ -211,8 +211,8 @@ class GlobalCacheManager:
         """Whether anything would be changed by its deletion, on disk or elsewhere."""
         core = self._core
         return (
-            core.is_known(encoded)
-            or core.is_depended_on(encoded)
+            core.in_flight.is_known(encoded)
+            or core.dependents.is_depended_on(encoded)
             or self._shared.computations.involve(encoded)
         )
 
@@ -286,6 +286,7 @@ class GlobalCacheManager:
 
         Raises:
             InvalidArgumentError: what is there is no `int`, or the sum has more than 64 bits.
+            CommitUnknownError: also where the registry closed while it was being written.
         """
         for name, number in (("by", by), ("initial", initial)):
             if type(number) is not int:

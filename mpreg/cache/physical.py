@@ -23,7 +23,7 @@ async def physical(
     version. Raises as `CacheCore.find` does.
     """
     while True:
-        if (write := core.on_its_way(key, encoded)) is not None:
+        if (write := core.in_flight.on_its_way(key, encoded)) is not None:
             await _settled(write)
             continue
         if not afresh:
@@ -36,9 +36,9 @@ async def physical(
                 return (entry if visible else None), entry.version
             if core.index.is_complete and encoded not in core.index.stored:
                 return None, 0
-        with core.reading(encoded) as reading:
+        with core.reads.reading(encoded) as reading:
             (stored,) = await core.storage.read_many([encoded], core.damaged)
-            if reading.is_overtaken or core.on_its_way(key, encoded) is not None:
+            if reading.is_overtaken or core.in_flight.on_its_way(key, encoded) is not None:
                 continue
             if stored is None:
                 core.memory.discard(key)
@@ -52,7 +52,7 @@ def is_as_it_was(
     core: CacheCore, key: GlobalCacheKey, encoded: bytes, entry: CachedEntry | None
 ) -> bool:
     """Whether readers still see what `physical` gave, as long as the store has that version."""
-    if core.on_its_way(key, encoded) is not None:
+    if core.in_flight.on_its_way(key, encoded) is not None:
         return False
     return entry is None or (core.is_alive(entry) and core.wall() < entry.fresh_until)
 

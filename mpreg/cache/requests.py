@@ -185,7 +185,7 @@ def _record(
     fresh_until, expires_at = _times(core, details)
     tags, dependencies = details.checked_tags, details.checked_dependencies
     if dependencies:
-        links = dict.fromkeys((*tags, *dependencies, *core.inherited(dependencies)))
+        links = dict.fromkeys((*tags, *dependencies, *core.dependents.inherited(dependencies)))
         tags = tuple(one for one in links if isinstance(one, str))
         # Where keys depend on each other in a circle, one of them is this one.
         dependencies = tuple(one for one in links if isinstance(one, bytes) and one != encoded)

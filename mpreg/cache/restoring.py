@@ -135,7 +135,7 @@ class Restoring:
     async def _read(self, keys: list[bytes], taken: list[CachedEntry]) -> bool:
         """False where the budget is used up."""
         core, offer, bytes_max = self._core, self._core.memory.offer, self._bytes_max
-        with core.noting_changes() as changed:
+        with core.reads.noting_changes() as changed:
             found = await core.storage.read_many(keys, core.damaged)
         for encoded, stored in zip(keys, found, strict=True):
             if stored is None or encoded in changed:
@@ -189,12 +189,14 @@ class Restoring:
         index.found(encoded, Stored(stored.version, size, expires_at, record.links))
 
 
-def hottest_first(core: CacheCore) -> list[bytes]:
-    """The keys that L1 holds, as they are to be read by the next process."""
-    entries = [core.memory.peek(key) for key in core.memory.coldest_first()]
-    return [entry.encoded for entry in reversed(entries) if entry is not None and entry.version]
-
-
 async def save_heat(core: CacheCore) -> None:
-    """Raises what `SnapshotStore.save` raises."""
-    await core.storage.save_heat(hottest_first(core))
+    """Write down the keys that L1 holds, as they are to be read by the next process. Raises what
+    `SnapshotStore.save` raises."""
+    memory, hottest_first = core.memory, list[bytes]()
+    for number, key in enumerate(reversed(list(memory.coldest_first()))):
+        # Those that leave meanwhile are not among the hottest.
+        if (entry := memory.peek(key)) is not None and entry.version:
+            hottest_first.append(entry.encoded)
+        if number % KEYS_PER_READ == 0:
+            await anyio.lowlevel.checkpoint()
+    await core.storage.save_heat(hottest_first)

@@ -135,7 +135,7 @@ class SharedCache:
             memory_bytes=core.memory.size_bytes,
             disk_entries=len(core.index),
             disk_bytes=core.index.size_bytes,
-            writing_behind=len(core.behind),
+            writing_behind=len(core.in_flight.behind),
             memory_hits=sum(one.memory_hits for one in spaces),
             disk_hits=sum(one.disk_hits for one in spaces),
             misses=sum(one.misses for one in spaces),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -36,13 +36,15 @@ __all__ = ["Upkeep"]
 REMOVED_PER_BATCH: Final = 256
 
 #: Keys looked through in one turn of the event loop.
-KEYS_PER_TURN: Final = 4_096
+KEYS_PER_TURN: Final = 1_024
 
 #: Between two times that what has expired is removed, at least.
 EXPIRED_PAUSE_SECONDS: Final = 1.0
 
 #: Before what failed is tried again.
 RETRY_SECONDS: Final = 5.0
+
+T = TypeVar("T")
 
 
 @define(eq=False)
@@ -112,42 +114,54 @@ class Upkeep:
         """Where it is worth it: an L1 that is not warm yet knows less than what is written."""
         if self._core.is_heat_old and self.restoring.is_warm:
             self._core.is_heat_old = False
-            await save_heat(self._core)
+            try:
+                await save_heat(self._core)
+            except BaseException:
+                self._core.is_heat_old = True
+                raise
 
     # --- removing ---
 
     async def tidy_up(self) -> None:
         """Raises what writes raise; what was removed is removed."""
-        for target, version in self._core.barriers.standing():
-            await self._remove(target, version)
+        if standing := self._core.barriers.standing():
+            await self._remove(standing)
         await self._remove_expired()
         await self._forget_dependencies()
         await self._fit()
 
-    async def _remove(self, target: Target, version: int) -> None:
-        for keys in _batches(await self._dead(target, version), REMOVED_PER_BATCH):
-            stored = self._core.index.stored
-            await self._delete(
-                [
-                    (key, stored[key].version)
-                    for key in keys
-                    if key in stored and stored[key].version < version
-                ]
-            )
-        if await self._dead(target, version):
-            self._core.is_anything_left = True
-        else:
-            await self._lower(target, version)
+    async def _remove(self, standing: list[tuple[Target, int]]) -> None:
+        """What is dead, and the barriers behind which nothing is left then. All of them together:
+        however many there are, the index is gone through twice."""
+        for dead in _batches(await self._dead(standing), REMOVED_PER_BATCH):
+            await self._delete(dead)
+        left = await self._dead(standing)
+        lowered = [one for one in standing if not self._is_anything_behind(one, left)]
+        self._core.is_anything_left = len(lowered) < len(standing)
+        for barriers in _batches(lowered, REMOVED_PER_BATCH):
+            await self._lower(barriers)
 
-    async def _dead(self, target: Target, version: int) -> list[bytes]:
-        index = self._core.index
-        if not isinstance(target, Prefix):
-            return index.linked(target, version)
-        dead: list[bytes] = []
-        for keys in _batches(index.keys(), KEYS_PER_TURN):
-            dead += index.matching(keys, target.encoded, version)
-            await anyio.lowlevel.checkpoint()
-        return dead
+    async def _dead(self, standing: list[tuple[Target, int]]) -> list[tuple[bytes, int]]:
+        """Keys, each with the version that is dead."""
+        index, dead = self._core.index, dict[bytes, int]()
+        for target, barrier in standing:
+            if not isinstance(target, Prefix):
+                dead.update(index.linked(target, barrier))
+        if kills := self._core.barriers.killer():
+            for keys in _batches(index.keys(), KEYS_PER_TURN):
+                dead.update(index.killed(keys, kills))
+                await anyio.lowlevel.checkpoint()
+        return list(dead.items())
+
+    def _is_anything_behind(
+        self, barrier: tuple[Target, int], left: list[tuple[bytes, int]]
+    ) -> bool:
+        target, raised_by = barrier
+        if isinstance(target, Prefix):
+            return any(
+                key.startswith(target.encoded) and version < raised_by for key, version in left
+            )
+        return bool(self._core.index.linked(target, raised_by))
 
     async def _remove_expired(self) -> None:
         index = self._core.index
@@ -162,7 +176,7 @@ class Upkeep:
     async def _delete(self, keys: list[tuple[bytes, int]]) -> None:
         """Those that are still of this version; 0: that the store sees no more. A key that was put
         again meanwhile keeps that, and costs the batch."""
-        dead = [one for one in keys if not self._core.is_written(one[0])]
+        dead = [one for one in keys if not self._core.in_flight.is_written(one[0])]
         try:
             await self._send_deletions(dead)
         except VersionConflictError:
@@ -186,27 +200,31 @@ class Upkeep:
         await core.send(write, Durability.RELAXED)
         await write.acks[0]
 
-    async def _lower(self, target: Target, version: int) -> None:
-        """The barrier goes: nothing is left behind it, on disk or in memory."""
-        core = self._core
-        write = Write(own=[core.storage.lower(target, version)], is_tidying=True)
-        await core.send(write, Durability.RELAXED)
-        try:
-            await write.acks[0]
-        except VersionConflictError:
-            # It was raised again.
-            return
-        core.barriers.lower(target, version)
+    async def _lower(self, barriers: list[tuple[Target, int]]) -> None:
+        """They go: nothing is left behind them, on disk or in memory."""
+        core, sent = self._core, list[Write]()
+        for target, version in barriers:
+            write = Write(own=[core.storage.lower(target, version)], is_tidying=True)
+            await core.send(write, Durability.RELAXED)
+            sent.append(write)
+        for (target, version), write in zip(barriers, sent, strict=True):
+            try:
+                await write.acks[0]
+            except VersionConflictError as conflict:
+                if conflict.found_version:
+                    # It was raised again.
+                    continue
+            core.barriers.lower(target, version)
 
     async def _forget_dependencies(self) -> None:
         """Keys that nothing depends on any more."""
         core = self._core
         for dependency in list(core.barriers.depended_on):
-            if not core.is_not_in_use(dependency):
+            if not core.dependents.is_not_in_use(dependency):
                 continue
             write = Write(
                 own=[core.storage.no_longer_depend(dependency)],
-                is_wanted=partial(core.is_not_in_use, dependency),
+                is_wanted=partial(core.dependents.is_not_in_use, dependency),
                 is_tidying=True,
             )
             try:
@@ -228,7 +246,7 @@ class Upkeep:
             await write.acks[0]
 
 
-def _batches(keys: list[bytes], size: int) -> Iterator[list[bytes]]:
-    left = iter(keys)
+def _batches(items: list[T], size: int) -> Iterator[list[T]]:
+    left = iter(items)
     while batch := list(islice(left, size)):
         yield batch

@@ -12,6 +12,7 @@ from mpreg.actors import Ack, Mailbox
 from mpreg.actors.parking import loop_clock
 from mpreg.clock import Clock
 from mpreg.errors import (
+    InvalidArgumentError,
     MailboxFullError,
     ReaderStoppedError,
     ValueTooLargeError,
@@ -249,6 +250,9 @@ class StoreGateway:
             raise
 
     def _checked(self, size: int) -> int:
+        if not size:
+            # The writer would break at it, and again after each restart.
+            raise InvalidArgumentError("a batch without operations: there is nothing to be sent")
         if size > self.config.batch_bytes_max:
             raise ValueTooLargeError(
                 f"a batch of {size} bytes; at most {self.config.batch_bytes_max} "

@@ -14,6 +14,7 @@ from mpreg.actors import Ack, Feed
 from mpreg.codec import decode_key, encode_bytes, encode_key, encode_name, prefix_end
 from mpreg.errors import CorruptDataError, InvalidArgumentError
 from mpreg.persistence.backend import (
+    PAGE_ITEMS_MAX,
     FoundEntries,
     GetEntries,
     GetEntry,
@@ -212,9 +213,10 @@ class KeyValueStore:
     ) -> list[Entry | None]:
         """The committed entries of many keys, in the order of the keys; None as `get` has it.
 
-        One hop to the reader for each MiB of values, and not for each key; each of these is one
-        consistent state. A damaged entry raises `CorruptDataError`; with ``on_damaged`` it is
-        given to that, and None stands in its place.
+        One hop to the reader for each 256 keys, or MiB of values, and not for each key; each of
+        these is one consistent state, and other readers are served between them. A damaged entry
+        raises `CorruptDataError`; with ``on_damaged`` it is given to that, and None stands in its
+        place.
 
         Raises:
             CorruptDataError: a stored entry is damaged.
@@ -223,7 +225,7 @@ class KeyValueStore:
         found: list[Entry | None] = []
         encoded = [encode_key(key) for key in keys]
         while len(found) < len(encoded):
-            query = GetEntries(self._name, encoded[len(found) :])
+            query = GetEntries(self._name, encoded[len(found) : len(found) + PAGE_ITEMS_MAX])
             answer: FoundEntries = await self._gateway.read(query)
             now = self._gateway.clock.wall()
             for entry in answer.entries:

@@ -89,6 +89,7 @@ class ReservedStores:
         order of the commits and before any task runs. Not where this raises.
 
         Raises:
+            InvalidArgumentError: there is no operation.
             MailboxFullError, ValueTooLargeError, WriterStoppedError: nothing was sent.
         """
         return self._gateway.send_nowait(operations, durability, settled)
@@ -115,6 +116,7 @@ class ReservedStores:
         """`send_nowait`, into room that was taken. Where this raises, it is still to be given back.
 
         Raises:
+            InvalidArgumentError: there is no operation.
             ValueTooLargeError, WriterStoppedError: nothing was sent.
         """
         return self._gateway.send_reserved(operations, durability, settled, size_bytes)

@@ -16,6 +16,7 @@ from mpreg.cache import (
     WatchLaggedError,
     WriteMode,
 )
+from mpreg.cache.index import DiskIndex
 from mpreg.persistence import StorageFullError, WriterStoppedError
 from mpreg.persistence.backend import GetEntries
 from tests.integration.cache.support import (
@@ -99,6 +100,33 @@ async def test_an_invalidation_meets_what_it_concerns_and_what_depends_on_that_w
             assert set(await cache.get_many(ALL)) == left
             await put_all(cache)
             assert set(await cache.get_many(ALL)) == set(ALL), "what comes after is not concerned"
+
+
+async def test_many_invalidations_at_once_are_cleared_away_together(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, keys = 0, DiskIndex.keys
+
+    def counted(index: DiskIndex) -> list[bytes]:
+        nonlocal passes
+        passes += 1
+        return keys(index)
+
+    monkeypatch.setattr(DiskIndex, "keys", counted)
+    async with open_cache(data_dir) as cache:
+        await cache.put_many({user(number, "data"): number for number in range(100)})
+        await read_back(cache)
+        async with anyio.create_task_group() as task_group:
+            for number in range(50):
+                task_group.start_soon(
+                    lambda n=number: cache.invalidate(namespace="users", prefix=(n,))  # type: ignore[misc]
+                )
+        await tidied(cache)
+        assert cache.statistics().disk_entries == 50
+        assert await get_value(cache, user(99, "data")) == 99
+    assert passes <= 12
+    assert count_stored(data_dir, "entries") == 50
+    assert count_stored(data_dir, "invalidations") == 0
 
 
 async def test_a_restart_before_anything_was_removed_does_not_bring_it_back(
@@ -244,6 +272,37 @@ async def test_a_change_is_seen_when_it_is_committed_and_not_before(data_dir: Pa
             assert await get_value(cache, ANN) == expected
 
 
+async def test_what_is_deleted_while_it_is_evicted_does_not_come_back_where_that_fails(
+    data_dir: Path,
+) -> None:
+    backend = ReadGateBackend(data_dir)
+    failed: list[Exception] = []
+
+    async def put_large(cache: GlobalCacheManager) -> None:
+        try:
+            await cache.put(BOB, "x" * 1_000_000)
+        except StorageFullError as error:
+            failed.append(error)
+
+    settings = {"memory_entries_max": 1, "disk_entries_max": 2}
+    async with open_cache(data_dir, backend=backend, **settings) as cache:
+        await cache.put(ANN, "ann")
+        await cache.put(EVE, "in memory")
+        await read_back(cache)
+        await backend.fill_up()
+        backend.close_gate()
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(put_large, cache)
+            await backend.reached()
+            task_group.start_soon(cache.delete, ANN)
+            await anyio.wait_all_tasks_blocked()
+            backend.open_gate()
+        assert len(failed) == 1
+        assert await cache.get(ANN) is None
+    async with open_cache(data_dir) as cache:
+        assert await cache.get(ANN) is None
+
+
 @pytest.mark.parametrize("is_expired", [True, False])
 async def test_a_read_that_has_its_answer_already_keeps_the_put_that_came_meanwhile(
     data_dir: Path, is_expired: bool
@@ -311,7 +370,7 @@ async def test_a_full_disk_leaves_both_levels_as_they_were_and_computing_goes_on
             await cache.put(ANN, large)
             assert (await anext(changes)).key == ANN
     assert "was computed, and is not cached" in caplog.text
-    assert "GlobalCacheKey('users', 'ann') was not written, and is as it was before" in caplog.text
+    assert "1 keys were not written, and are as they were before (the first: Global" in caplog.text
 
 
 # --- watching ---
@@ -392,6 +451,17 @@ async def test_who_is_cancelled_while_waiting_for_a_change_has_missed_nothing(
             await anext(changes)
         await cache.put(ANN, 1)
         assert (await anext(changes)).key == ANN
+
+
+async def test_a_watch_that_begins_after_the_end_of_the_registry_ends_at_once(
+    data_dir: Path,
+) -> None:
+    async with open_cache(data_dir) as cache:
+        before = cache.watch()
+    for watch in (before, cache.watch()):
+        async with watch as changes:
+            with pytest.raises(WriterStoppedError), anyio.fail_after(PATIENCE_SECONDS):
+                await anext(changes)
 
 
 async def test_the_end_of_the_registry_ends_a_watch(data_dir: Path) -> None:

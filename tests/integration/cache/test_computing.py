@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import anyio
@@ -11,17 +13,21 @@ import pytest
 from attrs import define, field
 
 from mpreg.cache import GlobalCacheKey, GlobalCacheManager, WriteMode, cached
-from mpreg.persistence import WriterStoppedError
+from mpreg.cache.keys import encode_key
+from mpreg.cache.writes import Change, Write
+from mpreg.persistence import CommitUnknownError, Durability, MpregError, WriterStoppedError
 from tests.integration.cache.support import (
     PATIENCE_SECONDS,
     ReadGateBackend,
     both,
     get_value,
     open_cache,
+    read_back,
     user,
 )
 from tests.integration.queues.support import until
 from tests.integration.support import TurnedClock
+from tests.unit.cache.calls import calls_during
 
 pytestmark = pytest.mark.anyio
 
@@ -125,6 +131,9 @@ async def test_what_a_computation_raises_is_raised_to_all_and_nothing_is_cached(
         with pytest.raises(LookupError) as caught:
             await cache.get_or_compute(user(1), source)
         errors.append(caught.value)
+        frames = [frame.name for frame in extract_tb(caught.tb)]
+        assert frames.index("call") < frames.index("__call__"), "where it was raised is to be seen"
+        assert len(frames) < 20, "and not what others were told"
 
     async with open_cache(data_dir) as cache:
         async with anyio.create_task_group() as callers:
@@ -183,6 +192,7 @@ async def test_a_refresh_that_fails_is_told_and_the_stale_value_stays(
             assert await cache.get_or_compute(user(1), opened(OSError("down"))) == "old"
             await until(lambda n=count: cache.statistics().computations_failed == n)  # type: ignore[misc]
     assert "GlobalCacheKey('users', 1) could not be computed: down" in caplog.text
+    assert "in __call__\n    raise value" in caplog.text
 
 
 async def test_that_there_is_nothing_is_cached_as_long_as_was_said(data_dir: Path) -> None:
@@ -288,6 +298,63 @@ async def test_what_was_written_behind_and_has_expired_is_computed(data_dir: Pat
         backend.open_gate()
 
 
+async def test_what_goes_on_although_nobody_waits_for_it_any_more_is_not_cached(
+    data_dir: Path,
+) -> None:
+    begun, go_on, ended = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def compute() -> str:
+        with anyio.CancelScope(shield=True):
+            begun.set()
+            await go_on.wait()
+        ended.set()
+        return "from what was there before"
+
+    async with open_cache(data_dir) as cache:
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(cache.get_or_compute, user(1), compute)
+            await begun.wait()
+            task_group.cancel_scope.cancel()
+        await cache.put(user(1), "changed")
+        go_on.set()
+        await ended.wait()
+        await anyio.wait_all_tasks_blocked()
+        await cache.put(user(2), "and whatever was sent before is committed")
+        assert await get_value(cache, user(1)) == "changed"
+
+
+async def test_an_increment_that_was_sent_when_the_registry_closed_may_have_happened(
+    data_dir: Path,
+) -> None:
+    backend, told = ReadGateBackend(data_dir), dict[str, Exception]()
+
+    async def count(cache: GlobalCacheManager, name: str) -> None:
+        try:
+            await cache.increment(user(1))
+        except MpregError as error:
+            told[name] = error
+
+    opened_cache = open_cache(data_dir, backend=backend)
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async with anyio.create_task_group() as callers, opened_cache as cache:
+            await read_back(cache)
+            backend.close_gate()
+            callers.start_soon(count, cache, "sent")
+            await backend.reached()
+            callers.start_soon(count, cache, "waiting")
+            await anyio.wait_all_tasks_blocked()
+            callers.start_soon(open_when, backend, lambda: len(told) == 2)
+    assert type(told["waiting"]) is WriterStoppedError
+    assert type(told["sent"]) is CommitUnknownError
+    async with open_cache(data_dir) as cache:
+        assert await get_value(cache, user(1)) == 1
+
+
+async def open_when(backend: ReadGateBackend, condition: Callable[[], bool]) -> None:
+    await until(condition)
+    backend.open_gate()
+
+
 async def test_the_end_of_the_registry_ends_who_waits(data_dir: Path) -> None:
     ended: list[Exception] = []
 
@@ -304,6 +371,26 @@ async def test_the_end_of_the_registry_ends_who_waits(data_dir: Path) -> None:
             await until(lambda: source.begun == 1)
     assert len(ended) == 1
     assert source.cancelled == 1
+
+
+async def test_a_write_asks_only_those_computations_that_it_may_concern(data_dir: Path) -> None:
+    source, calls = Source(), list[int]()
+    write = Write(changes=[Change(user("a"), encode_key(user("a")), None, 0)], raised=["tag"])
+    async with open_cache(data_dir) as cache:
+        computations = cache._shared.computations
+        async with anyio.create_task_group() as task_group:
+            for count in (5, 100):
+                for number in range(count):
+                    task_group.start_soon(
+                        lambda n=number, c=count: cache.get_or_compute(  # type: ignore[misc]
+                            user(c, n), source, tags=["other"], dependencies=[user("b")]
+                        )
+                    )
+                await until(lambda c=count: source.begun >= c)  # type: ignore[misc]
+                calls.append(calls_during(lambda: computations._changing(write)))
+            source.open()
+        assert calls[0] == calls[1]
+        assert not computations._by_link, "nothing of them is left"
 
 
 # --- functions ---
@@ -365,3 +452,28 @@ async def test_two_hundred_who_count_at_the_same_time_share_few_commits(data_dir
                     callers.start_soon(cache.put, user("n"), 1_000_000)
         assert await get_value(cache, user("n")) == max(results)
         assert 1_000_000 <= max(results) <= 1_000_050
+
+
+async def test_what_others_invalidate_all_the_time_does_not_keep_a_number_from_being_counted(
+    data_dir: Path,
+) -> None:
+    invalidations = 0
+    counted = anyio.Event()
+
+    async def invalidate(cache: GlobalCacheManager) -> None:
+        nonlocal invalidations
+        while invalidations < 400 and not counted.is_set():
+            invalidations += 1
+            await cache.invalidate(tag="others", durability=Durability.RELAXED)
+
+    async with open_cache(data_dir) as cache:
+        await read_back(cache)
+        await cache.put(user(1), 1, tags=["its own"])
+        async with anyio.create_task_group() as task_group:
+            for _ in range(4):
+                task_group.start_soon(invalidate, cache)
+            await until(lambda: invalidations > 8)
+            assert await cache.increment(user(1)) == 2
+            assert await cache.increment(user("new")) == 1
+            counted.set()
+        assert invalidations < 400

@@ -10,11 +10,13 @@ import anyio
 import pytest
 
 from mpreg.cache import CacheConfiguration, EvictionCause, GlobalCacheKey, GlobalCacheManager
+from mpreg.cache.storage import CacheStorage
 from mpreg.persistence import (
     CorruptDataError,
     ParticipantFailedError,
     PersistenceRegistry,
     ReaderStoppedError,
+    StorageFullError,
     VersionConflictError,
     WriterStoppedError,
 )
@@ -162,6 +164,25 @@ async def test_where_an_invalidation_is_damaged_nothing_is_served_and_it_is_said
         await registry.key_value_store("s").put("k", b"v")
         other = GlobalCacheManager(registry, CacheConfiguration(name="other"))
         await other.put(user("page"), 2)
+
+
+async def test_a_list_of_the_most_used_that_could_not_be_written_is_written_the_next_time(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(storage: CacheStorage, keys: list[bytes]) -> None:
+        raise StorageFullError("no room")
+
+    async with both(data_dir) as (registry, cache):
+        await cache.put(user(1), 1)
+        await read_back(cache)
+        with monkeypatch.context() as failing:
+            failing.setattr(CacheStorage, "save_heat", fails)
+            with pytest.raises(ParticipantFailedError):
+                await registry.save_snapshots()
+        # Nothing has changed since.
+    async with both(data_dir) as (_, cache):
+        await cache.wait_until_warm()
+        assert cache.statistics().to_be_warmed == 1
 
 
 async def test_a_damaged_list_of_the_most_used_only_begins_cold(

@@ -184,7 +184,7 @@ async def test_many_are_put_and_got_together_or_not_at_all(data_dir: Path) -> No
         }
         assert await cache.put_many({}) is None
         assert await cache.get_many([]) == {}
-        assert len(cache._core._writing) == 0
+        assert len(cache._core.in_flight._writing) == 0
 
 
 # --- time ---

@@ -376,15 +376,15 @@ class _Process:
     def check_leaks(self) -> None:
         core, shared = self.core, self.cache._shared
         left = {
-            "writing": core._writing,
-            "evicting": core._evicting,
+            "writing": core.in_flight._writing,
+            "evicting": core.in_flight._evicting,
             "coming": core.index._coming,
-            "tidying": core._tidying,
-            "linking": core._linking,
-            "reading": core._reading,
-            "noting": core._noting,
-            "behind": core.behind,
-            "invalidating": core.invalidating,
+            "tidying": core.in_flight._tidying,
+            "linking": core.in_flight.linking,
+            "reading": core.reads._reading,
+            "noting": core.reads._noting,
+            "behind": core.in_flight.behind,
+            "invalidating": core.in_flight.invalidating,
             "computing": shared.computations._running,
             "counting": shared.counting._waiting,
             "leaving": core.index._leaving,
@@ -392,7 +392,7 @@ class _Process:
         assert {name: what for name, what in left.items() if what} == {}
         index = core.index
         assert (index._coming_entries, index._coming_bytes, index._leaving_bytes) == (0, 0, 0)
-        assert core._under_way == 0
+        assert core.in_flight.count == 0
 
     def check_index(self) -> None:
         core, ledger = self.core, self.story.ledger

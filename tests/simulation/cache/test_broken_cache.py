@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from mpreg.cache.core import CacheCore
+from mpreg.cache.dependents import Dependents
 from mpreg.cache.invalidation import Barriers
 from tests.simulation.cache.story import CacheStory
 
@@ -24,9 +25,9 @@ def forget_dependencies(restore: Callable[..., None]) -> Callable[..., None]:
 BROKEN: dict[str, tuple[type, str, Callable[..., object]]] = {
     "what was invalidated is shown": (CacheCore, "is_alive", lambda _: lambda *_: True),
     "what depends on others is not invalidated with them": (
-        CacheCore,
+        Dependents,
         "cascade",
-        lambda _: lambda _core, targets: list(dict.fromkeys(targets)),
+        lambda _: lambda _dependents, targets: list(dict.fromkeys(targets)),
     ),
     "what was evicted from L2 stays in L1": (CacheCore, "_gone", lambda _: lambda *_: None),
     "who is depended on is forgotten at a restart": (Barriers, "restore", forget_dependencies),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict, deque
+from typing import NoReturn
 
 from attrs import define
 from hypothesis import settings
@@ -150,7 +151,7 @@ class IndexBesideDisk(RuleBasedStateMachine):
                 linked.setdefault(link, set()).add(key)
         assert self.index.by_link == linked
         for link, found in linked.items():
-            older = {key for key in found if self.disk[key].version < 3}
+            older = {(key, self.disk[key].version) for key in found if self.disk[key].version < 3}
             assert set(self.index.linked(link, 3)) == older
 
 
@@ -237,6 +238,29 @@ def test_what_was_evicted_while_it_was_counted_does_not_come_back() -> None:
     index.leave(victims)
     index.found(victims[0], Stored(0, 1, math.inf))
     assert victims[0] not in index.stored
+
+
+def test_an_eviction_that_is_under_way_may_fail_and_so_what_is_dead_is_still_there() -> None:
+    index = filled(4)
+    index.put(b"tagged", Stored(4, 1, math.inf, ("tag",)))
+    assert len(victims_of(index, 5)) == 5
+    killed = index.killed(index.keys(), lambda key, version: key >= b"0" and version < 3)
+    assert sorted(killed) == [(b"001", 1), (b"002", 2)]
+    assert index.linked("tag", 5) == [(b"tagged", 4)]
+
+
+class InOrder(OrderedDict[bytes, Stored]):
+    """One of a million keys that were moved often takes seconds to be gone through."""
+
+    def __iter__(self) -> NoReturn:
+        raise AssertionError("nothing is to be gone through in its order")
+
+
+def test_all_keys_are_gone_through_without_their_order() -> None:
+    index = DiskIndex(1_000, 10**9, stored=InOrder())
+    for number in range(200):
+        index.put(b"%d" % (number % 10), Stored(number, 1, float(number)))
+    assert set(index.keys()) == {b"%d" % number for number in range(10)}
 
 
 def test_what_has_expired_is_known_until_it_is_removed_and_goes_first() -> None:
