@@ -156,7 +156,7 @@ class App:
 
     async def _tell_unexpected(self, error: Exception, scope: Scope, exchange: _Exchange) -> None:
         incident = self.state.make_token()[:12]
-        log.error("incident %s: %s %s", incident, scope["method"], scope["path"], exc_info=error)
+        log.error("incident %s: %s %r", incident, scope["method"], scope["path"], exc_info=error)
         if exchange.has_begun:
             # The connection is cut, so that nobody takes what was sent for all of it.
             raise UnexpectedError(incident) from error

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from mpreg.server.calls import Endpoint
-from mpreg.server.routes import node, queues
+from mpreg.server.routes import keys, node, queues
 
 __all__ = ["ENDPOINTS"]
 
 #: All of them. A new module adds its own here.
-ENDPOINTS: Final[tuple[Endpoint, ...]] = (*node.ENDPOINTS, *queues.ENDPOINTS)
+ENDPOINTS: Final[tuple[Endpoint, ...]] = (
+    *node.ENDPOINTS,
+    *queues.ENDPOINTS,
+    *keys.ENDPOINTS,
+)
