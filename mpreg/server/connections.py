@@ -199,6 +199,23 @@ class Connections(ABC):
     def _cut_one(self, connection: Any) -> None: ...
 
 
+class _AsyncioConnection(AsyncioConnection):
+    """One that ends when its client has gone, and not only when it would have been idle for too
+    long: until then it would count."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
+
+
+class _TrioConnection(TrioConnection):
+    """The same on trio."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
+
+
 @define(eq=False)
 class _Asyncio(Connections):
     _context: AsyncioContext = field(factory=lambda: AsyncioContext(None))
@@ -224,7 +241,7 @@ class _Asyncio(Connections):
             connection.close()
             raise
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        await AsyncioConnection(
+        await _AsyncioConnection(
             ASGIWrapper(self._app),  # type: ignore[arg-type]
             loop,
             self._config,
@@ -253,7 +270,7 @@ class _Trio(Connections):
         stream: Any = connection
         if self._tls is not None:
             stream = trio.SSLStream(connection, self._tls, server_side=True, https_compatible=True)
-        await TrioConnection(
+        await _TrioConnection(
             ASGIWrapper(self._app),  # type: ignore[arg-type]
             self._config,
             self._context,
