@@ -131,7 +131,7 @@ class Connections(ABC):
     async def serve(
         self, listening: socket.socket, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        """Accept until `stop`; ends when the last connection has."""
+        """Accept until `stop`, and close the socket; ends when the last connection has."""
         async with anyio.create_task_group() as task_group:
             with self._accepting:
                 task_status.started()
@@ -143,6 +143,8 @@ class Connections(ABC):
                         self._room.release()
                         raise
                     task_group.start_soon(self._serve_one, connection)
+            # At once, so that who comes now goes elsewhere, and does not wait for nobody.
+            listening.close()
 
     async def stop(self) -> None:
         """Accept no more, and wait until the connections have ended: those that are idle do at

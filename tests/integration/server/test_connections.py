@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,8 +17,9 @@ from anyio.abc import SocketStream, TaskStatus
 from attrs import frozen
 
 from mpreg.clock import SystemClock
-from mpreg.errors import ConfigurationError
-from mpreg.queues import QueueConfiguration
+from mpreg.errors import ConfigurationError, ParticipantFailedError
+from mpreg.persistence import ReportProgress
+from mpreg.queues import MessageQueueManager, QueueConfiguration
 from mpreg.server import run_node
 from mpreg.server.state import NodeState
 from mpreg.settings import MPREGSettings, ServerSettings
@@ -227,6 +229,54 @@ async def test_who_does_not_read_is_cut_when_the_grace_time_is_over(data_dir: Pa
     assert b"WriterStoppedError" in await read_all(half)
     for one in (stream, half):
         await one.aclose()
+
+
+async def test_a_node_is_not_ready_before_everything_is_restored(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    began, may_go_on = anyio.Event(), anyio.Event()
+
+    async def restore_slowly(self: MessageQueueManager, report: ReportProgress) -> None:
+        report(3, 10, "queues")
+        began.set()
+        await may_go_on.wait()
+
+    monkeypatch.setattr(MessageQueueManager, "_restore", restore_slowly)
+    stop = anyio.Event()
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async with (
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+            anyio.create_task_group() as task_group,
+        ):
+            task_group.start_soon(run, settings_of(data_dir, port=port), stop)
+            await began.wait()
+            assert (await client.get("/health/live")).status_code == 200
+            ready = await client.get("/health/ready")
+            assert (ready.status_code, ready.json()["phase"]) == (503, "starting")
+            queues = ready.json()["restore"][0]
+            assert (queues["state"], queues["done"], queues["total"]) == ("restoring", 3, 10)
+            sent = await client.post("/v1/queues/jobs/messages", json={"payload": 1})
+            assert sent.json()["error"] == "NotReadyError"
+            may_go_on.set()
+            while (await client.get("/health/ready")).status_code == 503:
+                await anyio.sleep(0.001)
+            sent = await client.post("/v1/queues/jobs/messages", json={"payload": 1})
+            assert sent.status_code == 201
+            stop.set()
+
+
+async def test_a_store_that_fails_for_good_ends_the_node_and_is_told(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: MessageQueueManager, report: ReportProgress) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(MessageQueueManager, "_restore", fail)
+    with pytest.raises(ParticipantFailedError, match="queues"):
+        await run(settings_of(data_dir), anyio.Event())
 
 
 async def test_a_node_that_is_told_to_stop_before_it_is_ready_does(data_dir: Path) -> None:
