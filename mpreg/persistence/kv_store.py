@@ -242,9 +242,14 @@ class KeyValueStore:
         return found
 
     def scan(
-        self, prefix: str | bytes | None = None, *, on_damaged: OnDamaged | None = None
+        self,
+        prefix: str | bytes | None = None,
+        *,
+        after: str | bytes | None = None,
+        on_damaged: OnDamaged | None = None,
     ) -> AsyncIterator[Entry]:
-        """The entries whose keys start with ``prefix``, in order of their keys.
+        """The entries whose keys start with ``prefix``, in order of their keys; with ``after``,
+        those that come after that key.
 
         A `str` prefix meets the `str` keys (ordered by code point), a `bytes` prefix the `bytes`
         keys; None meets all, `bytes` keys first. Read page by page: each page is one consistent
@@ -253,7 +258,7 @@ class KeyValueStore:
         A damaged entry raises `CorruptDataError`; with ``on_damaged`` it is given to that and
         passed over, and the rest is read.
         """
-        return self._scan_after(prefix, None, on_damaged)
+        return self._scan_after(prefix, after, on_damaged)
 
     def scan_stored(self, *, on_damaged: OnDamaged | None = None) -> AsyncIterator[Entry]:
         """`scan` of all that is on disk: also what has expired and is not removed yet."""
