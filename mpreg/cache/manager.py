@@ -173,6 +173,8 @@ class GlobalCacheManager:
     ) -> Ack[int] | None:
         """`put` of several, all or nothing. The ack is that of the last; None where there is none.
 
+        They are put at one moment: one that depends on another of them is not invalidated by it.
+
         Raises:
             ValueTooLargeError: they are more than one batch holds (``batch_bytes_max``), or than L2
                 does.

@@ -144,6 +144,7 @@ class Ledger:
                 continue
             # What such a write invalidates beside it may be, in a circle, what it replaces.
             before = dict(model.alive)
+            model.together.clear()
             for index, (operation, result) in enumerate(
                 zip(batch.operations, results, strict=True)
             ):

@@ -80,6 +80,9 @@ class Model:
     events: list[Event] = field(factory=list)
     by_version: dict[int, Value] = field(factory=dict)
     by_token: dict[int, Value] = field(factory=dict)
+    together: set[GlobalCacheKey] = field(factory=set)
+    """Keys that the batch has put which is being told. What one call puts is put at one moment:
+    nothing of it is older than the rest."""
     latest: float = -math.inf
     """The latest time that any clock has shown: what had expired then may be forgotten."""
 
@@ -91,6 +94,7 @@ class Model:
     def put(self, event: Event, value: Value) -> None:
         self._change(event, value.key, "overwritten")
         self.alive[value.key] = self.by_version[value.version] = value
+        self.together.add(value.key)
         if (token := token_of(value.payload)) is not None:
             self.by_token[token] = value
 
@@ -120,6 +124,8 @@ class Model:
 
     def _kill_those_that_depend(self, event: Event, dependency: bytes) -> None:
         for value in list(self.alive.values()):
+            if value.key in self.together:
+                continue
             if dependency in value.dependencies and value.key in self.alive:
                 self._kill(event, value.key)
 
