@@ -305,6 +305,7 @@ class QueueCore:
         sized = list(zip(records, map(len, outgoing.encoded), strict=True))
         last = records[-1]
         self.state.sent(number, len(sized), outgoing.size)
+        self.state.lane(number).send_times.note(first, last.sent_at)
         if last.delay_seconds or last.expires_at is not None:
             now = self.now()
             self.state.note_delays(number, first, sized, wall=self.wall(), now=now)
@@ -396,6 +397,9 @@ class QueueCore:
             wall=self.wall(),
             now=self.now(),
         )
+        if choice.deliveries:
+            delivery, record = choice.deliveries[0]
+            self.state.lane(delivery.lane).send_times.note(delivery.offset, record.sent_at)
         if choice.delayed:
             self.alarm(self)
         if choice.dying:

@@ -43,6 +43,10 @@ class QueueStatistics:
     """Deliveries after a first one, since the queue was created."""
     expired: int
     """Messages dropped for their age."""
+    oldest_seconds: float | None
+    """How long ago the oldest message was sent that is not finished: to about a second, of a long
+    backlog to a sixteenth of its span. None where there is none, and after a restart until one was
+    looked at."""
     subscriptions: dict[str, SubscriptionStatistics]
 
 
@@ -62,7 +66,7 @@ def count_subscription(
     )
 
 
-def count_queue(state: QueueState) -> QueueStatistics:
+def count_queue(state: QueueState, wall: float) -> QueueStatistics:
     counts = {
         name: count_subscription(state, subscription)
         for name, subscription in state.subscriptions.items()
@@ -78,5 +82,12 @@ def count_queue(state: QueueState) -> QueueStatistics:
         acknowledged=state.acknowledged,
         redelivered=state.redelivered,
         expired=state.expired,
+        oldest_seconds=_oldest_seconds(state, wall),
         subscriptions=counts,
     )
+
+
+def _oldest_seconds(state: QueueState, wall: float) -> float | None:
+    sent = [lane.oldest_sent_at for lane in state.lanes.values()]
+    oldest = min((one for one in sent if one is not None), default=None)
+    return None if oldest is None else max(0.0, wall - oldest)
