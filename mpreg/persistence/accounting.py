@@ -214,6 +214,11 @@ class Accounting:
             self._due, self._is_due = anyio.Event(), False
         await self._write()
 
+    @property
+    def written_sequence(self) -> int | None:
+        """The last sequence that the file is known to have; None without one."""
+        return None if self._written is None else self._written.sequence
+
     async def finish(self) -> None:
         """At the end, when nothing is acknowledged any more."""
         await self._write()
