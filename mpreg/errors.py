@@ -9,6 +9,15 @@
     │   └── AckAlreadyResolvedError   a bug: an ack was answered twice
     ├── ConfigurationError            a setting is unknown, mistyped or impossible
     ├── WatchLaggedError              changes came faster than they were taken
+    ├── NodeError                     of a node that is asked over HTTP         nothing was done
+    │   ├── NotReadyError             it is starting or stopping
+    │   ├── UnauthorizedError         no token, or one that it does not know
+    │   ├── ForbiddenError            a token that may not do this
+    │   ├── TooManyRequestsError      faster, or more at once, than it allows
+    │   ├── RequestRefusedError       the request itself makes no sense
+    │   ├── NotFoundError             nothing is there under this address
+    │   ├── IdempotencyKeyReusedError a key that came with another request before
+    │   └── UnexpectedError           a bug: its log has more                   unknown
     ├── QueueError
     │   ├── QueueNotFoundError        no queue, or no subscription, of this name
     │   ├── QueueDeletedError         the queue was deleted while it was in use
@@ -60,13 +69,18 @@ __all__ = [
     "DataDirectoryError",
     "DataDirectoryLockedError",
     "DataDirectoryMissingError",
+    "ForbiddenError",
     "ForeignDatabaseError",
+    "IdempotencyKeyReusedError",
     "InvalidArgumentError",
     "LeaseLostError",
     "MailboxClosedError",
     "MailboxFullError",
     "MigrationFailedError",
     "MpregError",
+    "NodeError",
+    "NotFoundError",
+    "NotReadyError",
     "OffsetOutOfRangeError",
     "ParticipantFailedError",
     "PersistenceError",
@@ -76,11 +90,15 @@ __all__ = [
     "QueueNotFoundError",
     "ReadOnlyError",
     "ReaderStoppedError",
+    "RequestRefusedError",
     "SchemaVersionError",
     "SnapshotNotFoundError",
     "StorageFullError",
     "StorageIOError",
+    "TooManyRequestsError",
     "TransactionStateError",
+    "UnauthorizedError",
+    "UnexpectedError",
     "ValueTooLargeError",
     "VersionConflictError",
     "WatchLaggedError",
@@ -142,6 +160,62 @@ class WatchLaggedError(MpregError):
     Those that were told before are handed out first. What is watched lacks nothing: watch again,
     and read what matters anew.
     """
+
+
+class NodeError(MpregError):
+    """A condition of a node that is asked over HTTP. Unless its class says otherwise, nothing was
+    done."""
+
+    data_state = "not written"
+
+
+class NotReadyError(NodeError):
+    """The node is still restoring what it knows, or is stopping. Ask again in a moment."""
+
+    passes = True
+
+
+class UnauthorizedError(NodeError):
+    """The request has no token, or one that this node does not know."""
+
+
+class ForbiddenError(NodeError):
+    """The token may not do this, or the request comes from a page of another site."""
+
+
+class TooManyRequestsError(NodeError):
+    """More requests, or more that wait at the same time, than the node allows."""
+
+    passes = True
+
+
+class RequestRefusedError(NodeError):
+    """The request cannot be understood or answered as it is. ``status`` is the one of HTTP."""
+
+    def __init__(self, message: str, status: int = 400, allowed: str = "") -> None:
+        self.status = status
+        self.allowed = allowed
+        """The methods that would be taken, where this one is not."""
+        super().__init__(message, status, allowed)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class NotFoundError(NodeError, LookupError):
+    """Nothing is there under this address: no such key, or no such route."""
+
+    data_state = "unchanged"
+
+
+class IdempotencyKeyReusedError(NodeError):
+    """The ``Idempotency-Key`` came with another request before. Each write takes a new one."""
+
+
+class UnexpectedError(NodeError):
+    """Something that nobody thought of. The log of the node has it, under the id that is told."""
+
+    data_state = "unknown"
 
 
 class QueueError(MpregError):

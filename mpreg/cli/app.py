@@ -15,6 +15,7 @@ from mpreg.cli.commands.import_ import import_
 from mpreg.cli.commands.inspect import inspect
 from mpreg.cli.commands.queue import queue
 from mpreg.cli.commands.restore import restore
+from mpreg.cli.commands.serve import serve
 from mpreg.cli.commands.stats import stats
 from mpreg.cli.commands.verify import verify
 from mpreg.cli.exits import tell_usage
@@ -80,6 +81,7 @@ for command in (
     restore,
     export,
     import_,
+    serve,
     demo,
     demo_worker,
 ):

@@ -236,9 +236,14 @@ class KeyValueStore:
         return found
 
     def scan(
-        self, prefix: str | bytes | None = None, *, on_damaged: OnDamaged | None = None
+        self,
+        prefix: str | bytes | None = None,
+        *,
+        after: str | bytes | None = None,
+        on_damaged: OnDamaged | None = None,
     ) -> AsyncIterator[Entry]:
-        """The entries whose keys start with ``prefix``, in order of their keys.
+        """The entries whose keys start with ``prefix``, in order of their keys; with ``after``,
+        those that come after that key.
 
         A `str` prefix meets the `str` keys (ordered by code point), a `bytes` prefix the `bytes`
         keys; None meets all, `bytes` keys first. Read page by page: each page is one consistent
@@ -247,7 +252,17 @@ class KeyValueStore:
         A damaged entry raises `CorruptDataError`; with ``on_damaged`` it is given to that and
         passed over, and the rest is read.
         """
-        return self._scan_after(prefix, None, on_damaged)
+        start = b"" if prefix is None else encode_key(prefix)
+        stop = prefix_end(start)
+        if after is not None:
+            # The first of all keys that are above it.
+            start = max(start, encode_key(after) + b"\x00")
+
+        async def read_page(start: bytes) -> Page[StoredEntry, bytes]:
+            page: ScanPage = await self._gateway.read(ScanEntries(self._name, start, stop))
+            return page.entries, page.next_start
+
+        return Paged(read_page, start, self._visible, on_damaged)
 
     def watch(
         self, prefix: str | bytes | None = None, *, changes_max: int = WATCHED_CHANGES_MAX
@@ -263,21 +278,6 @@ class KeyValueStore:
             namespace=self._name,
             prefix=b"" if prefix is None else encode_key(prefix),
         )
-
-    def _scan_after(
-        self, prefix: str | bytes | None, after: str | bytes | None, on_damaged: OnDamaged | None
-    ) -> AsyncIterator[Entry]:
-        start = b"" if prefix is None else encode_key(prefix)
-        stop = prefix_end(start)
-        if after is not None:
-            # The first of all keys that are above it.
-            start = max(start, encode_key(after) + b"\x00")
-
-        async def read_page(start: bytes) -> Page[StoredEntry, bytes]:
-            page: ScanPage = await self._gateway.read(ScanEntries(self._name, start, stop))
-            return page.entries, page.next_start
-
-        return Paged(read_page, start, self._visible, on_damaged)
 
     def put_operation(
         self,

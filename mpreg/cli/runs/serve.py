@@ -1,0 +1,118 @@
+"""Running a node until a signal says stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import attrs
+import click
+from anyio.abc import TaskStatus
+from attrs import frozen
+
+from mpreg.cli.decoding import as_json
+from mpreg.clock import SystemClock
+from mpreg.persistence.engine import collapsed_groups
+from mpreg.server import run_node
+from mpreg.server.state import NodeState
+from mpreg.settings import MPREGSettings
+from mpreg.settings_source import SettingsSource
+
+__all__ = ["serve", "settings_of"]
+
+
+def serve(
+    config_file: Path | None,
+    data_dir: Path | None,
+    options: Mapping[str, Any],
+    *,
+    is_json: bool,
+) -> None:
+    """
+    Raises:
+        ConfigurationError: the settings, or what they name, cannot be used.
+        click.UsageError: no directory was named.
+        MpregError: the node could not start, or its store failed.
+    """
+    settings = settings_of(config_file, data_dir, options, os.environ)
+    logging.basicConfig(
+        level=settings.monitoring.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    anyio.run(partial(_serve, settings, is_json=is_json), backend=settings.server.loop)
+
+
+def settings_of(
+    config_file: Path | None,
+    data_dir: Path | None,
+    options: Mapping[str, Any],
+    environment: Mapping[str, str],
+) -> MPREGSettings:
+    """Of the file, the environment, which wins over it, and the options, which win over both."""
+    source = SettingsSource(None, {}) if config_file is None else SettingsSource.read(config_file)
+    source = source.with_environment(environment)
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = dict(source.settings)
+    if given:
+        settings["server"] = {**settings.get("server", {}), **given}
+    if data_dir is not None:
+        # Relative to where it was typed, and not to the file.
+        place = {"data_dir": str(data_dir.absolute())}
+        settings["persistence"] = {**settings.get("persistence", {}), **place}
+    persistence = settings.get("persistence", {})
+    if "data_dir" not in persistence and persistence.get("backend") != "memory":
+        raise click.UsageError(
+            "Missing option '--data-dir' (env var: 'MPREG_DATA_DIR'). It may also be data_dir in a "
+            "--config file."
+        )
+    return MPREGSettings.from_source(attrs.evolve(source, settings=settings))
+
+
+async def _serve(settings: MPREGSettings, *, is_json: bool) -> None:
+    stop = anyio.Event()
+    with collapsed_groups():
+        async with anyio.create_task_group() as task_group:
+            await task_group.start(_stop_on_signals, stop)
+            await run_node(
+                settings,
+                clock=SystemClock(),
+                make_token=partial(secrets.token_hex, 16),
+                stop=stop,
+                task_status=_Announcement(is_json),
+            )
+            task_group.cancel_scope.cancel()
+
+
+@frozen
+class _Announcement:
+    """Says where the node listens, when it may be asked."""
+
+    _is_json: bool
+
+    def started(self, value: Any = None) -> None:
+        assert isinstance(value, NodeState)
+        fields = {"url": value.url, "name": value.settings.name, "pid": os.getpid()}
+        click.echo(as_json(fields) if self._is_json else f"mpreg: ready on {value.url}")
+        sys.stdout.flush()
+
+
+async def _stop_on_signals(
+    stop: anyio.Event, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    """The first signal asks for an end, the second is one."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            if stop.is_set():
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            stop.set()

@@ -1,0 +1,17 @@
+"""What can be asked of a node: a module for each kind of thing, each with its table of routes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mpreg.server.calls import Endpoint
+from mpreg.server.routes import keys, node, queues
+
+__all__ = ["ENDPOINTS"]
+
+#: All of them. A new module adds its own here.
+ENDPOINTS: Final[tuple[Endpoint, ...]] = (
+    *node.ENDPOINTS,
+    *queues.ENDPOINTS,
+    *keys.ENDPOINTS,
+)
