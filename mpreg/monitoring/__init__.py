@@ -6,11 +6,12 @@ Nothing here knows a web framework: `NodeMonitor` answers with bytes and with wh
 from mpreg.monitoring.http import HTTPRecorder
 from mpreg.monitoring.logs import configure_logs, request_context
 from mpreg.monitoring.monitor import NodeMonitor
-from mpreg.monitoring.page import PAGE_HEADERS, Asset, page_assets
+from mpreg.monitoring.page import INDEX, PAGE_HEADERS, Asset, page_assets
 from mpreg.monitoring.snapshot import NodeInfo
 from mpreg.monitoring.tracing import Tracing, make_tracing
 
 __all__ = [
+    "INDEX",
     "PAGE_HEADERS",
     "Asset",
     "HTTPRecorder",

@@ -8,7 +8,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-__all__ = ["GROUP_SIZES", "SECONDS", "Distribution", "Spread", "quantile"]
+__all__ = ["GROUP_SIZES", "REQUEST_SECONDS", "SECONDS", "Distribution", "Spread", "quantile"]
 
 #: Five in each decade, from 0.1 ms to 10 s: a quantile is right to about a quarter.
 SECONDS: Final = (
@@ -19,6 +19,11 @@ SECONDS: Final = (
     ),
     10.0,
 )
+
+#: Of requests, of which there is one spread for each route: less fine, and long polls fit in.
+REQUEST_SECONDS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
+)  # fmt: skip
 
 GROUP_SIZES: Final = tuple(float(1 << power) for power in range(14))
 

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from attrs import define, field, frozen
 
-from mpreg.monitoring.distribution import SECONDS, Distribution, Spread
+from mpreg.monitoring.distribution import REQUEST_SECONDS, Distribution, Spread
 
 __all__ = ["OTHER", "HTTPObserved", "HTTPRecorder"]
 
@@ -54,7 +54,7 @@ class HTTPRecorder:
         self._requests[route, method, status] += 1
         found = self._seconds.get((route, method))
         if found is None:
-            found = self._seconds[route, method] = Distribution(SECONDS)
+            found = self._seconds[route, method] = Distribution(REQUEST_SECONDS)
         found.observe(seconds)
 
     def observed(self) -> HTTPObserved:

@@ -74,6 +74,7 @@ async def _run(
         task_group.start_soon(_cancel_when, stop, starting)
         with starting:
             await task_group.start(state.registry.serve)
+            state.monitor.start()
             for name, configuration in state.settings.queues.items():
                 await state.queues.create_queue(name, configuration)
             state.phase = Phase.READY

@@ -11,7 +11,7 @@ from typing import Final
 
 from attrs import frozen
 
-__all__ = ["PAGE_HEADERS", "Asset", "page_assets"]
+__all__ = ["INDEX", "PAGE_HEADERS", "Asset", "page_assets"]
 
 #: To be sent with each of them.
 PAGE_HEADERS: Final[Mapping[str, str]] = MappingProxyType({
@@ -27,12 +27,15 @@ PAGE_HEADERS: Final[Mapping[str, str]] = MappingProxyType({
     "Cache-Control": "no-cache",
 })  # fmt: skip
 
+#: The page itself is served at ``/``, the others below ``/page/``.
+INDEX: Final = "index.html"
+
 _FILES: Final = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/status.css": ("status.css", "text/css; charset=utf-8"),
-    "/status.js": ("status.js", "text/javascript; charset=utf-8"),
-    "/charts.js": ("charts.js", "text/javascript; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    INDEX: "text/html; charset=utf-8",
+    "status.css": "text/css; charset=utf-8",
+    "status.js": "text/javascript; charset=utf-8",
+    "charts.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
 }
 
 
@@ -44,8 +47,8 @@ class Asset:
 
 
 def page_assets() -> dict[str, Asset]:
-    """The files of the page by the path that each is served under. Reads them: once is enough."""
-    return {path: _asset(name, kind) for path, (name, kind) in _FILES.items()}
+    """The files of the page by name. Reads them: once is enough."""
+    return {name: _asset(name, kind) for name, kind in _FILES.items()}
 
 
 def _asset(name: str, content_type: str) -> Asset:
