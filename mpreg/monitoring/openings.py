@@ -20,9 +20,12 @@ from mpreg.persistence import (
     RestoreOrder,
 )
 
-__all__ = ["OPENINGS_MAX", "Opening", "Openings"]
+__all__ = ["OPENINGS", "OPENINGS_MAX", "Opening", "Openings"]
 
 OPENINGS_MAX: Final = 32
+
+#: Names the participant.
+OPENINGS: Final = "openings"
 
 _KEY: Final = "openings"
 
@@ -52,7 +55,7 @@ class Openings:
         self._store = self._registry.reserved("monitoring").key_value_store("openings")
         self._registry.register(
             Participant(
-                name="openings",
+                name=OPENINGS,
                 # What it notes is how long the others took.
                 order=RestoreOrder.LATER * 1_000,
                 restore=self._restore,

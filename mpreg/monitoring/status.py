@@ -10,9 +10,10 @@ from attrs import asdict
 from mpreg.actors import PastFailure
 from mpreg.cache import CacheStatistics
 from mpreg.monitoring.history import Depths, Point
-from mpreg.monitoring.openings import Opening
+from mpreg.monitoring.openings import OPENINGS, Opening
 from mpreg.monitoring.persistence_report import JSON, actor_state, persistence_report
 from mpreg.monitoring.snapshot import NodeSnapshot
+from mpreg.persistence import ParticipantStatistics
 from mpreg.queues import QueueStatistics
 
 __all__ = ["EVENTS_MAX", "QUEUES_SHOWN_MAX", "build_status", "count_depths"]
@@ -138,16 +139,23 @@ def _short(value: float | None) -> float | None:
 def _events(snapshot: NodeSnapshot, openings: Sequence[Opening]) -> list[JSON]:
     """Restarts and restores, the newest first."""
     stats = snapshot.registry
-    events = [_event(one.opened_at, "start", _how(openings, at)) for at, one in enumerate(openings)]
+    events = [
+        _event(
+            one.opened_at,
+            "start",
+            _how(openings, at),
+            one.opening_seconds + one.restore_seconds,
+        )
+        for at, one in enumerate(openings)
+    ]
     for who, failures in (("writer", stats.writer_failures), ("reader", stats.reader_failures)):
         events += [_event(_wall(snapshot, one), "restart", _why(who, one)) for one in failures]
     restored_at = stats.opened_at + stats.opening_seconds
-    for participant in stats.participants:
-        if participant.restore_seconds is not None:
-            restored_at += participant.restore_seconds
-            said = f"{participant.done:,} {participant.unit}".strip() if participant.unit else ""
-            text = f"{participant.name}: {participant.state.value}" + (f", {said}" if said else "")
-            events.append(_event(restored_at, "restore", text, participant.restore_seconds))
+    for one in stats.participants:
+        # That which tells of all this is not worth telling of.
+        if one.restore_seconds is not None and one.name != OPENINGS:
+            restored_at += one.restore_seconds
+            events.append(_event(restored_at, "restore", _restored(one), one.restore_seconds))
     return sorted(events, key=lambda event: -float(event["at"]))[:EVENTS_MAX]
 
 
@@ -161,6 +169,11 @@ def _how(openings: Sequence[Opening], at: int) -> str:
         return f"generation {openings[at].generation}"
     ended = "" if openings[at + 1].closed_at is not None else ", after one that was cut short"
     return f"generation {openings[at].generation}{ended}"
+
+
+def _restored(one: ParticipantStatistics) -> str:
+    counted = f": {one.done:,} {one.unit}" if one.unit else ""
+    return f"{one.name}{counted}" + (" (failed)" if one.failed_step == "restore" else "")
 
 
 def _why(who: str, failure: PastFailure) -> str:

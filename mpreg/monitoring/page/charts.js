@@ -31,7 +31,8 @@ export function ticks(most, whole) {
 }
 
 export class Chart {
-  // lines: [{key, label, color, dashed}]; format: a value as text.
+  // lines: [{key, label, color, dashed, area, bridge}]; `bridge`: over how many seconds without a
+  // value the line goes on. format: a value as text.
   constructor(figure, { title, lines, format, whole = false }) {
     Object.assign(this, { figure, title, lines, format, whole });
     this.data = null;
@@ -45,8 +46,7 @@ export class Chart {
     figure.append(caption, this.svg, this.said);
     this.values = lines.map((line) => {
       const item = html("li"), value = html("b", "", "–");
-      const mark = html("i", line.color);
-      if (line.dashed) mark.style.borderTopStyle = "dashed";
+      const mark = html("i", line.dashed ? `${line.color} dashed` : line.color);
       item.append(mark, `${line.label} `, value);
       this.legend.append(item);
       return value;
@@ -152,9 +152,13 @@ export class Chart {
   path(line) {
     const { at } = this.data;
     const runs = [];
-    let run = null;
+    let run = null, before = 0;
     this.data[line.key].forEach((value, index) => {
-      if (value === null || at[index] < this.from) { run = null; return; }
+      if (value === null || at[index] < this.from) {
+        if (!(at[index] - before < (line.bridge ?? 0))) run = null;
+        return;
+      }
+      before = at[index];
       if (!run) runs.push(run = []);
       run.push(`${this.x(at[index]).toFixed(1)} ${this.y(value).toFixed(1)}`);
     });

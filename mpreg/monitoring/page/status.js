@@ -76,10 +76,10 @@ const charts = [
   new Chart($("chart-queues"), {
     title: "Messages in queues", format: axis, whole: true,
     lines: [
-      { key: "pending", label: "pending", color: "blue", area: true },
-      { key: "in_flight", label: "in flight", color: "violet" },
-      { key: "delayed", label: "delayed", color: "amber", dashed: true },
-      { key: "dead", label: "dead", color: "red" },
+      { key: "pending", label: "pending", color: "blue", area: true, bridge: 25 },
+      { key: "in_flight", label: "in flight", color: "violet", bridge: 25 },
+      { key: "delayed", label: "delayed", color: "amber", dashed: true, bridge: 25 },
+      { key: "dead", label: "dead", color: "red", bridge: 25 },
     ],
   }),
 ];
@@ -206,8 +206,7 @@ function show(status) {
   const writes = last(history.operations_per_second);
   now("now-writes", writes === null ? "–" : figure(writes), writes === null ? "" : "a second");
   now("now-group", figure(status.writes.operations_per_fsync), "on average");
-  const acks = history.ack_p99_seconds.filter((value) => value !== null);
-  now("now-ack", seconds(last(acks)));
+  now("now-ack", seconds(last(history.ack_p99_seconds.filter((value) => value !== null))));
   now("now-mailbox", count(status.writes.mailbox_depth), status.writes.waiting_senders ? `+ ${count(status.writes.waiting_senders)} without room` : "", status.writes.waiting_senders > 0);
   now("now-pending", count(depths.pending));
   now("now-dead", count(depths.dead), "", depths.dead > 0);
@@ -228,6 +227,7 @@ async function ask() {
   const signal = AbortSignal.timeout(PATIENCE_MS);
   const response = await fetch("v1/status", { headers, signal, cache: "no-store" });
   if (response.status === 401 || response.status === 403) return askForToken();
+  if (response.status === 503) return notReady(signal);
   if (!response.ok) throw new Error(`it answered ${response.status}`);
   const status = await response.json();
   $("ask").hidden = true;
@@ -247,6 +247,23 @@ function askForToken() {
   return false;
 }
 
+// It answers, and restores or stops: its health route tells which.
+async function notReady(signal) {
+  const health = await (await fetch("health/ready", { signal, cache: "no-store" })).json();
+  found();
+  setState(health.phase);
+  const under = health.restore.find((one) => one.state === "restoring");
+  const how = under ? `: ${under.name}, ${count(under.done)}${under.total === null ? "" : ` of ${count(under.total)}`} ${under.unit}` : "";
+  tell(health.phase === "starting" ? `The node is restoring its state${how}.` : `The node is ${health.phase}.`);
+  return true;
+}
+
+function tell(text, isBad = false) {
+  set($("unreachable"), text, isBad ? "notice bad" : "notice");
+  $("unreachable").hidden = false;
+  $("main").classList.add("stale");
+}
+
 function found() {
   lostSince = null;
   wait = EVERY_MS;
@@ -259,9 +276,7 @@ function lost(error) {
   wait = Math.min(SLOWEST_MS, wait * 1.5);
   const why = error.name === "TimeoutError" ? "no answer in time" : error.message.startsWith("it answered") ? error.message : "no connection";
   setState("unreachable");
-  set($("unreachable"), `The node cannot be reached since ${clock(lostSince)} (${why}). What is shown is older; this page goes on trying.`, "notice bad");
-  $("unreachable").hidden = false;
-  $("main").classList.add("stale");
+  tell(`The node cannot be reached since ${clock(lostSince)} (${why}). What is shown is older; this page goes on trying.`, true);
 }
 
 async function poll() {

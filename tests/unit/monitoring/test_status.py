@@ -68,7 +68,7 @@ def test_the_status_is_json_and_tells_of_everything_that_is_on_the_page() -> Non
     assert [(event["kind"], event["text"]) for event in told["events"]] == [
         # Failed 10 s before the snapshot of the monotonic second 50.
         ("restart", "writer failed: StorageIOError"),
-        ("restore", "queues: ready, 3 queues"),
+        ("restore", "queues: 3 queues"),
         ("start", "generation 3, after one that was cut short"),
         ("start", "generation 2"),
         ("start", "generation 1"),
