@@ -26,7 +26,7 @@ from mpreg.queues import MessageQueueManager, QueueStatistics
 __all__ = ["NodeMonitor"]
 
 #: Queues that are counted before others may run: some tenths of a millisecond.
-QUEUES_PER_TURN: Final = 32
+QUEUES_PER_TURN: Final = 16
 
 #: Between two samples for the charts while nobody looks.
 SAMPLE_SECONDS: Final = 10.0
