@@ -92,6 +92,7 @@ class App:
                 await self._tell_unexpected(error, scope, exchange)
         if under_way.cancelled_caught and not exchange.has_begun:
             # The grace time is over. Whether it was done, nobody has seen.
+            exchange.lingers = False
             with anyio.move_on_after(LINGER_SECONDS):
                 await exchange.answer(problem_of(WriterStoppedError("the node has stopped")), JSON)
 
@@ -171,6 +172,8 @@ class _Exchange:
 
     _receive: Receive
     _send: Send
+    lingers: bool = True
+    """Whether a client that still sends is given time to."""
     has_begun: bool = False
     """Whether something of the answer was sent."""
     route: str | None = None
@@ -214,7 +217,7 @@ class _Exchange:
         is taken until the end, or the connection would wait for it for ever."""
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(self._listen)
-            with anyio.move_on_after(LINGER_SECONDS):
+            with anyio.move_on_after(LINGER_SECONDS if self.lingers else 0.0):
                 await self._read.wait()
             await self._send(message)
             task_group.cancel_scope.cancel()

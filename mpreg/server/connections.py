@@ -131,7 +131,7 @@ class Connections(ABC):
     async def serve(
         self, listening: socket.socket, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        """Accept until `stop`; ends when the last connection has."""
+        """Accept until `stop`, and close the socket; ends when the last connection has."""
         async with anyio.create_task_group() as task_group:
             with self._accepting:
                 task_status.started()
@@ -143,6 +143,8 @@ class Connections(ABC):
                         self._room.release()
                         raise
                     task_group.start_soon(self._serve_one, connection)
+            # At once, so that who comes now goes elsewhere, and does not wait for nobody.
+            listening.close()
 
     async def stop(self) -> None:
         """Accept no more, and wait until the connections have ended: those that are idle do at
@@ -199,6 +201,23 @@ class Connections(ABC):
     def _cut_one(self, connection: Any) -> None: ...
 
 
+class _AsyncioConnection(AsyncioConnection):
+    """One that ends when its client has gone, and not only when it would have been idle for too
+    long: until then it would count."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
+
+
+class _TrioConnection(TrioConnection):
+    """The same on trio."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
+
+
 @define(eq=False)
 class _Asyncio(Connections):
     _context: AsyncioContext = field(factory=lambda: AsyncioContext(None))
@@ -224,7 +243,7 @@ class _Asyncio(Connections):
             connection.close()
             raise
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        await AsyncioConnection(
+        await _AsyncioConnection(
             ASGIWrapper(self._app),  # type: ignore[arg-type]
             loop,
             self._config,
@@ -253,7 +272,7 @@ class _Trio(Connections):
         stream: Any = connection
         if self._tls is not None:
             stream = trio.SSLStream(connection, self._tls, server_side=True, https_compatible=True)
-        await TrioConnection(
+        await _TrioConnection(
             ASGIWrapper(self._app),  # type: ignore[arg-type]
             self._config,
             self._context,

@@ -61,22 +61,23 @@ def settings_of(
 ) -> MPREGSettings:
     """Of the file, the environment, which wins over it, and the options, which win over both."""
     source = SettingsSource(None, {}) if config_file is None else SettingsSource.read(config_file)
-    source = source.with_environment(environment)
-    given = {name: value for name, value in options.items() if value is not None}
-    settings = dict(source.settings)
-    if given:
-        settings["server"] = {**settings.get("server", {}), **given}
+    given = {("server", name): value for name, value in options.items() if value is not None}
     if data_dir is not None:
         # Relative to where it was typed, and not to the file.
-        place = {"data_dir": str(data_dir.absolute())}
-        settings["persistence"] = {**settings.get("persistence", {}), **place}
-    persistence = settings.get("persistence", {})
+        given["persistence", "data_dir"] = str(data_dir.absolute())
+    settings = dict(source.settings)
+    for (table, name), value in given.items():
+        settings[table] = {**settings.get(table, {}), name: value}
+    source = attrs.evolve(source, settings=settings)
+    hidden = {f"MPREG__{table}__{name}".upper() for table, name in given}
+    environment = {name: text for name, text in environment.items() if name.upper() not in hidden}
+    persistence = source.with_environment(environment).settings.get("persistence", {})
     if "data_dir" not in persistence and persistence.get("backend") != "memory":
         raise click.UsageError(
             "Missing option '--data-dir' (env var: 'MPREG_DATA_DIR'). It may also be data_dir in a "
             "--config file."
         )
-    return MPREGSettings.from_source(attrs.evolve(source, settings=settings))
+    return MPREGSettings.from_source(source, environment=environment)
 
 
 async def _serve(settings: MPREGSettings, *, is_json: bool) -> None:

@@ -197,7 +197,7 @@ async def receive(call: Call) -> Answer:
     wait_seconds = min(what.wait_seconds, state.settings.server.long_poll_seconds_max)
     source: MessageQueue | Subscription = queue
     if what.subscription is not None:
-        source = await queue.subscription(what.subscription)
+        source = queue.get_subscription(what.subscription)
 
     async def take() -> list[Message]:
         return await source.receive_many(count, wait_seconds)

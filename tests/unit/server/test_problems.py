@@ -58,7 +58,6 @@ def test_an_error_of_an_unknown_class_is_told_as_the_nearest_that_is_known() -> 
 
 
 def test_headers_say_what_to_do() -> None:
-    assert problem_of(UnauthorizedError("who"))
     assert problem_of(UnauthorizedError("who")).headers["www-authenticate"] == "Bearer"
     refused = problem_of(RequestRefusedError("no", 405, "GET, HEAD"))
     assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
