@@ -53,10 +53,16 @@ class QueueStatistics:
 def count_subscription(
     state: QueueState, subscription: SubscriptionState
 ) -> SubscriptionStatistics:
-    states = [delivery.state for delivery in subscription.deliveries()]
-    in_flight = sum(one in _IN_FLIGHT for one in states)
-    delayed = states.count(DeliveryState.WAITING)
-    dying = states.count(DeliveryState.DYING)
+    in_flight = delayed = dying = 0
+    # Asked of all queues at once for each scrape: a plain loop is several times as fast.
+    for cursor in subscription.cursors.values():
+        for delivery in cursor.open.values():
+            if (found := delivery.state) in _IN_FLIGHT:
+                in_flight += 1
+            elif found is DeliveryState.WAITING:
+                delayed += 1
+            elif found is DeliveryState.DYING:
+                dying += 1
     unfinished = sum(
         lane.end - subscription.cursor(lane.number).done.count(0, lane.end)
         for lane in state.lanes.values()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from mpreg.errors import NotFoundError
 from mpreg.monitoring import INDEX, PAGE_HEADERS, Asset, page_assets
 from mpreg.server.answers import Answer
 from mpreg.server.auth import Role
-from mpreg.server.calls import Call, Endpoint
+from mpreg.server.calls import Call, Endpoint, Handler
 
 __all__ = ["ENDPOINTS"]
 
@@ -34,21 +35,21 @@ async def status(call: Call) -> Answer:
     return Answer(value=await call.state.monitor.status())
 
 
-async def page(call: Call) -> Answer:
-    """The status page, for a person. Nothing in it is secret, so it asks for no token; it asks
-    the person for one where ``/v1/status`` does."""
-    return _asset(call, INDEX)
+def _serving(name: str) -> Handler:
+    """A route that answers with a file of the status page. Nothing in it is secret, so it asks for
+    no token; it asks the person for one where ``/v1/status`` does."""
+    found = _ASSETS[name]
+
+    async def answer(call: Call) -> Answer:
+        return _asset(call, found)
+
+    answer.__name__ = f"page_{re.sub('[^a-z]', '_', name)}"
+    answer.__doc__ = f"A file of the status page: ``{name}``."
+    return answer
 
 
-async def page_file(call: Call) -> Answer:
-    """A file that the status page needs."""
-    return _asset(call, call.name("file"))
-
-
-def _asset(call: Call, name: str) -> Answer:
+def _asset(call: Call, found: Asset) -> Answer:
     _check(call.state.settings.monitoring.status_page)
-    if (found := _ASSETS.get(name)) is None:
-        raise NotFoundError(f"the status page has no file {name!r:.80}")
     if call.request.headers.get("if-none-match") == found.etag:
         return Answer(status=304, headers=_headers(found))
     return Answer(value=found.content, is_raw=True, headers=_headers(found))
@@ -87,12 +88,14 @@ ENDPOINTS: Final = (
         role=Role.READ,
         summary="What the status page shows",
     ),
-    Endpoint(method="GET", path="/", handler=page, role=None, summary="The status page"),
-    Endpoint(
-        method="GET",
-        path="/page/{file}",
-        handler=page_file,
-        role=None,
-        summary="What the status page needs",
+    *(
+        Endpoint(
+            method="GET",
+            path="/" if name == INDEX else f"/page/{name}",
+            handler=_serving(name),
+            role=None,
+            summary="The status page" if name == INDEX else "What the status page needs",
+        )
+        for name in _ASSETS
     ),
 )
