@@ -67,12 +67,14 @@ def settings_of(
         given["persistence", "data_dir"] = str(data_dir.absolute())
     settings = dict(source.settings)
     for (table, name), value in given.items():
-        settings[table] = {**settings.get(table, {}), name: value}
+        if isinstance(found := settings.get(table, {}), Mapping):
+            settings[table] = {**found, name: value}
     source = attrs.evolve(source, settings=settings)
     hidden = {f"MPREG__{table}__{name}".upper() for table, name in given}
     environment = {name: text for name, text in environment.items() if name.upper() not in hidden}
     persistence = source.with_environment(environment).settings.get("persistence", {})
-    if "data_dir" not in persistence and persistence.get("backend") != "memory":
+    is_table = isinstance(persistence, Mapping)
+    if is_table and "data_dir" not in persistence and persistence.get("backend") != "memory":
         raise click.UsageError(
             "Missing option '--data-dir' (env var: 'MPREG_DATA_DIR'). It may also be data_dir in a "
             "--config file."
