@@ -4,7 +4,7 @@ Nothing here knows a web framework: `NodeMonitor` answers with bytes and with wh
 """
 
 from mpreg.monitoring.http import HTTPRecorder
-from mpreg.monitoring.logs import configure_logs, request_context
+from mpreg.monitoring.logs import configure_logs, get_logger, request_context
 from mpreg.monitoring.monitor import NodeMonitor
 from mpreg.monitoring.page import INDEX, PAGE_HEADERS, Asset, page_assets
 from mpreg.monitoring.snapshot import NodeInfo
@@ -19,6 +19,7 @@ __all__ = [
     "NodeMonitor",
     "Tracing",
     "configure_logs",
+    "get_logger",
     "make_tracing",
     "page_assets",
     "request_context",

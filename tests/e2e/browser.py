@@ -92,7 +92,8 @@ class Browser:
         picture = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(picture["data"]))
 
-    def open(self, url: str) -> None:
+    def open(self, url: str, *, first: str = "") -> None:
+        """``first`` is run in the page before any script of its own."""
         self._session = ""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
@@ -101,6 +102,7 @@ class Browser:
         self.errors.clear()
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Page.addScriptToEvaluateOnNewDocument", source=first)
         self.call("Page.navigate", url=url)
 
     def _receive(self) -> dict[str, Any]:

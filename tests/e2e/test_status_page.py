@@ -119,6 +119,23 @@ def test_it_says_when_the_node_cannot_be_reached_and_finds_it_again(
         assert "generation 2, after one that was cut short" in browser.text("#event-table")
 
 
+#: A node that never comes to the end of its restore.
+RESTORING: Final = """
+const restore = [{ name: "queues", state: "restoring", done: 40, total: 1000, unit: "queues" }];
+window.fetch = async (path) => path.startsWith("health")
+  ? Response.json({ ready: false, phase: "starting", restore }, { status: 503 })
+  : new Response("", { status: 503 });
+"""
+
+
+def test_it_says_how_far_a_restore_is(tmp_path: Path, browser: Browser) -> None:
+    with node(tmp_path / "data") as (url, _):
+        browser.open(url, first=RESTORING)
+        browser.until("document.querySelector('#state')?.dataset.state === 'starting'")
+        said = "The node is restoring its state: queues, 40 of 1,000 queues."
+        assert browser.text("#unreachable") == said
+
+
 def test_it_asks_for_a_token_where_the_node_does(tmp_path: Path, browser: Browser) -> None:
     (tmp_path / "token").write_text(TOKEN)
     (tmp_path / "token").chmod(0o600)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import attrs
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mpreg.monitoring import PAGE_HEADERS
+from mpreg.clock import SystemClock
+from mpreg.monitoring import PAGE_HEADERS, configure_logs
 from mpreg.settings import MonitoringSettings
 from tests.integration.server.support import error_of, open_node
 
@@ -72,6 +75,21 @@ async def test_all_that_the_page_names_is_there_and_nothing_may_come_from_elsewh
                 f"/{path}", headers={"if-none-match": found.headers["etag"]}
             )
             assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_what_a_request_says_in_the_log_has_its_id_and_its_route(data_dir: Path) -> None:
+    stream = io.StringIO()
+    put_back = configure_logs(SystemClock(), stream, format="json", level="debug")
+    try:
+        async with open_node(data_dir) as node:
+            await node.client.get("/v1/queues/jobs?secret=in-the-query")
+    finally:
+        put_back()
+    told = [json.loads(line) for line in stream.getvalue().splitlines()]
+    (answered,) = [one for one in told if one["event"] == "answered"]
+    assert (answered["route"], answered["status"]) == ("/v1/queues/{queue}", 200)
+    assert answered["request_id"]
+    assert "in-the-query" not in stream.getvalue()
 
 
 async def test_what_is_switched_off_is_not_there(data_dir: Path) -> None:
