@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import field, frozen
 
 from mpreg.queues.cursor import DeliveryState
 from mpreg.queues.state import QueueState, SubscriptionState
@@ -43,10 +43,10 @@ class QueueStatistics:
     """Deliveries after a first one, since the queue was created."""
     expired: int
     """Messages dropped for their age."""
-    oldest_seconds: float | None
+    oldest_seconds: float | None = field(eq=False)
     """How long ago the oldest message was sent that is not finished: to about a second, of a long
     backlog to a sixteenth of its span. None where there is none, and after a restart until one was
-    looked at."""
+    looked at. It changes by itself, so it does not count where two are compared."""
     subscriptions: dict[str, SubscriptionStatistics]
 
 
