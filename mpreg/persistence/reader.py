@@ -12,7 +12,6 @@ from mpreg.errors import CorruptDataError, ReaderStoppedError
 from mpreg.persistence.backend import (
     FoundEntries,
     ReadQuery,
-    ReadResult,
     RecordsPage,
     ScanPage,
     StorageReader,
@@ -21,6 +20,8 @@ from mpreg.persistence.backend import (
 __all__ = ["READS_PER_HOP_MAX", "ReadRequest", "Reader"]
 
 READS_PER_HOP_MAX = 512
+
+_PAGES = (FoundEntries, ScanPage, RecordsPage)
 
 
 class ReadRequest:
@@ -72,11 +73,13 @@ class Reader:
         # The storage may have answered only the first of them.
         self._unanswered = requests[len(answers) :]
         for request, answer in zip(requests, answers, strict=False):
-            self.damaged += _damaged_in(answer)
             if isinstance(answer, CorruptDataError):
+                self.damaged += 1
                 request.ack.reject(answer)
-            else:
-                request.ack.resolve(answer)
+                continue
+            if isinstance(answer, _PAGES):
+                self.damaged += _damaged_in(answer)
+            request.ack.resolve(answer)
 
     async def close(self) -> None:
         await self._storage.close()
@@ -89,10 +92,7 @@ class Reader:
             request.fail(error)
 
 
-def _damaged_in(answer: ReadResult | CorruptDataError) -> int:
+def _damaged_in(page: FoundEntries | ScanPage | RecordsPage) -> int:
     # By exact type, all in C: nearly always there is none, among up to a thousand.
-    if isinstance(answer, FoundEntries | ScanPage):
-        return list(map(type, answer.entries)).count(CorruptDataError)
-    if isinstance(answer, RecordsPage):
-        return list(map(type, answer.records)).count(CorruptDataError)
-    return int(isinstance(answer, CorruptDataError))
+    items = page.records if isinstance(page, RecordsPage) else page.entries
+    return list(map(type, items)).count(CorruptDataError)
