@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
 from attrs import define, field, frozen
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp
 
 from mpreg.errors import InvalidArgumentError, RequestRefusedError
@@ -79,22 +80,29 @@ class Call:
         """
         if self._body is None:
             limit = self.state.settings.server.body_bytes_max
-            self._body = await read_body(
-                self.chunks(), limit, self.request.headers.get("content-length")
-            )
+            announced = self.request.headers.get("content-length")
+            async with aclosing(self.chunks()) as chunks:
+                self._body = await read_body(chunks, limit, announced)
         return self._body
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body, as it comes: for what is larger than memory."""
-        chunks = self.request.stream()
-        while True:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body, as it comes: for what is larger than memory. To be closed (`aclosing`).
+
+        Raises:
+            RequestRefusedError: it does not come on.
+            ClientDisconnect: its client has gone.
+        """
+        is_more = True
+        while is_more:
             with anyio.move_on_after(BODY_SILENCE_SECONDS) as scope:
-                chunk = await anext(chunks, None)
+                message = await self.request.receive()
             if scope.cancelled_caught:
                 raise RequestRefusedError("the body does not come on", 408)
-            if chunk is None:
-                return
-            yield chunk
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            is_more = message.get("more_body", False)
+            if chunk := message.get("body"):
+                yield chunk
 
     @property
     def is_structured(self) -> bool:

@@ -84,6 +84,10 @@ class EventStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {"content-type": "text/event-stream; charset=utf-8", **self.headers}
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.start", "status": 200, "headers": raw})
+            await send({"type": "http.response.body", "body": b""})
+            return
         with collapsed_groups(), self.state.wait() as ending:
             await send({"type": "http.response.start", "status": 200, "headers": raw})
             async with anyio.create_task_group() as task_group:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import signal
 import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import attrs
@@ -27,6 +28,9 @@ from mpreg.settings import MPREGSettings
 from mpreg.settings_source import SettingsSource
 
 __all__ = ["serve", "settings_of"]
+
+#: Of the store, its logs and the program itself.
+FILES_BESIDE_CONNECTIONS: Final = 256
 
 
 def serve(
@@ -50,7 +54,21 @@ def serve(
         level=settings.monitoring.log_level,
         colors=sys.stderr.isatty(),
     )
+    _allow_files(settings.server.connections_max + FILES_BESIDE_CONNECTIONS)
     anyio.run(partial(_serve, settings, is_json=is_json), backend=settings.server.loop)
+
+
+def _allow_files(wanted: int) -> None:
+    """Each connection is an open file, and a store that cannot open its own must stop."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        logging.getLogger("mpreg.server").warning(
+            "connections_max needs %s open files, and only %s are allowed: ulimit -n", wanted, hard
+        )
 
 
 def settings_of(
