@@ -161,6 +161,7 @@ class PersistenceRegistry:
         self._snapshots = SnapshotSharing()
         self._subsystems: dict[str, object] = {}
         self._lifecycle = Lifecycle()
+        self._opened_at = 0.0
         self._opening_seconds = 0.0
         self._engine: Engine | None = None
         self._state = _State.NEW
@@ -291,6 +292,7 @@ class PersistenceRegistry:
             raise WriterStoppedError("the registry was never open: there is nothing to count")
         return evolve(
             self._engine.statistics(),
+            opened_at=self._opened_at,
             opening_seconds=self._opening_seconds,
             restore_seconds=self._lifecycle.restore_seconds,
             participants=self._lifecycle.statistics(),
@@ -387,7 +389,7 @@ class PersistenceRegistry:
         *,
         task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        began = anyio.current_time()
+        self._opened_at, began = self.clock.wall(), anyio.current_time()
         engine = Engine(self.config, self._gateway, self.clock, self._own_backend, self._snapshots)
         with scope:
             async with engine.running():

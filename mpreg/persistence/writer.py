@@ -22,6 +22,7 @@ from mpreg.errors import (
 from mpreg.persistence.accounting import Accounting
 from mpreg.persistence.activity import Activity
 from mpreg.persistence.backend import (
+    Checkpoint,
     CommitInDoubtError,
     StorageBackend,
     UpkeepResult,
@@ -64,6 +65,9 @@ class WriterCounters:
     """Batches whose group was rolled back."""
     largest_group: int = 0
     checkpoints: int = 0
+    checkpointed_at: float | None = None
+    """Wall clock."""
+    checkpoint_seconds: float = 0.0
     wal_pages_left: int = 0
     """That the last checkpoint could not move."""
 
@@ -177,9 +181,13 @@ class Writer:
             command.ack.resolve(result)
 
     async def _take_step(self, step: UpkeepStep) -> UpkeepResult:
+        began = anyio.current_time()
         result = await self._backend.upkeep(step)
+        if isinstance(step, Checkpoint):
+            self.counters.checkpoint_seconds += anyio.current_time() - began
         if result.checkpoints:
             self.counters.checkpoints += result.checkpoints
+            self.counters.checkpointed_at = self._clock.wall()
             self.counters.wal_pages_left = result.log_pages_left
             self._accounting.checkpointed()
             if (said := self._watch.note(result.log_pages_left)) is not None:

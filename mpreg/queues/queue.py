@@ -577,7 +577,7 @@ class MessageQueue:
     def statistics(self) -> QueueStatistics:
         """Counts as they are now; cheap."""
         self._core.inbox.empty()
-        return count_queue(self._core.state)
+        return count_queue(self._core.state, self._core.wall())
 
     def __repr__(self) -> str:
         guarantee: DeliveryGuarantee = self.configuration.delivery_guarantee

@@ -28,6 +28,7 @@ from mpreg.server.calls import Call, Endpoint
 from mpreg.server.idempotency import IdempotencyKeys, fingerprint
 from mpreg.server.names import checked_path
 from mpreg.server.negotiation import JSON, accepted, encode
+from mpreg.server.observing import NO_ANSWER, observed
 from mpreg.server.problems import problem_of, unexpected
 from mpreg.server.routes import ENDPOINTS
 from mpreg.server.routing import Router
@@ -71,7 +72,7 @@ class App:
             await _refuse_other(scope, receive, send)
             return
         exchange = _Exchange(receive, send)
-        with self.state.request() as under_way:
+        with observed(self.state, scope, exchange), self.state.request() as under_way:
             try:
                 answer = await self._answer(scope, exchange)
                 if isinstance(answer, Answer):
@@ -99,6 +100,7 @@ class App:
         if raw_path is not None:
             scope["path"] = checked_path(raw_path)
         endpoint, scope["path_params"] = self._router.find(scope["method"], scope["path"])
+        exchange.route = endpoint.path
         request = Request(scope, exchange.receive)
         if endpoint.role is None:
             return await endpoint.handler(Call(state, request, Role.READ))
@@ -152,6 +154,9 @@ class _Exchange:
     """Whether a client that still sends is given time to."""
     has_begun: bool = False
     """Whether something of the answer was sent."""
+    route: str | None = None
+    """The pattern that its path was matched by."""
+    status: int = NO_ANSWER
     _read: anyio.Event = field(factory=anyio.Event)
     """Set when all of the request has come, or its client has gone."""
 
@@ -164,6 +169,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.has_begun = True
+            self.status = message["status"]
             message = {**message, "headers": _with_security(message["headers"])}
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
         if is_last and not self._read.is_set():

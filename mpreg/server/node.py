@@ -75,6 +75,7 @@ async def _run(
         task_group.start_soon(_cancel_when, stop, starting)
         with starting:
             await task_group.start(state.registry.serve)
+            state.monitor.start()
             await _make_queues(state)
             state.phase = Phase.READY
             task_status.started(state)

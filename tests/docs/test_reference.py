@@ -35,6 +35,12 @@ from mpreg.cache import index as cache_index
 from mpreg.cache.configuration import NAME_CHARACTERS_MAX
 from mpreg.cache.requests import TAG_BYTES_MAX
 from mpreg.codec import KEY_BYTES_MAX, NAME_BYTES_MAX, VALUE_DEPTH_MAX, decode_name
+from mpreg.monitoring.metrics import MetricSpec
+from mpreg.monitoring.metrics.caches import CACHES
+from mpreg.monitoring.metrics.persistence import PERSISTENCE
+from mpreg.monitoring.metrics.queues import QUEUES as METRICS_OF_QUEUES
+from mpreg.monitoring.metrics.requests import REQUESTS
+from mpreg.monitoring.persistence_report import persistence_report
 from mpreg.persistence import (
     CompactionReport,
     LogRetention,
@@ -66,6 +72,7 @@ from mpreg.queues.subscription import RECEIVE_MESSAGES_MAX
 from mpreg.queues.topics import TOPIC_BYTES_MAX
 from mpreg.settings import MonitoringSettings, MPREGSettings, PeerSettings, ServerSettings
 from tests.docs.pages import PAGES, Page
+from tests.unit.monitoring.snapshots import snapshot
 
 API: Final = PAGES["docs/reference/api.md"]
 CACHE: Final = PAGES["docs/reference/cache.md"]
@@ -75,6 +82,7 @@ JOURNAL: Final = PAGES["docs/explanation/journal.md"]
 FILES: Final = PAGES["docs/reference/files-on-disk.md"]
 QUEUES: Final = PAGES["docs/reference/queues.md"]
 STATISTICS: Final = PAGES["docs/reference/statistics.md"]
+METRICS_PAGE: Final = PAGES["docs/reference/metrics.md"]
 
 
 def _public(module: ModuleType) -> dict[str, type]:
@@ -540,6 +548,35 @@ def test_the_pragmas_are_those_of_the_code() -> None:
         for name in names
     }
     assert said == in_the_code | from_settings
+
+
+@pytest.mark.parametrize(
+    ("heading", "table"),
+    [
+        ("## Writes and persistence", PERSISTENCE),
+        ("## Queues", METRICS_OF_QUEUES),
+        ("## Caches", CACHES),
+        ("## Requests", REQUESTS),
+    ],
+)
+def test_the_metrics_are_those_of_the_code(heading: str, table: tuple[MetricSpec, ...]) -> None:
+    said = [
+        (row["metric"].strip("`"), row["type"], row["labels"].replace("`", ""), row["meaning"])
+        for row in METRICS_PAGE.table(heading)
+    ]
+    assert said == [
+        (one.name, one.kind.value, ", ".join(one.labels), one.help.replace("|", "\\|"))
+        for one in table
+    ]
+
+
+def test_the_report_on_persistence_has_what_the_page_says() -> None:
+    said = {
+        name.strip(" `")
+        for row in METRICS_PAGE.table("## The persistence report")
+        for name in row["name"].split(",")
+    }
+    assert said == set(persistence_report(snapshot(), ()))
 
 
 def test_the_kinds_of_findings_are_those_of_the_code() -> None:

@@ -21,6 +21,7 @@ from attrs import frozen
 
 from mpreg.cli.decoding import as_json
 from mpreg.clock import SystemClock
+from mpreg.monitoring import configure_logs
 from mpreg.persistence.engine import collapsed_groups
 from mpreg.server import run_node
 from mpreg.server.state import NodeState
@@ -47,10 +48,12 @@ def serve(
         MpregError: the node could not start, or its store failed.
     """
     settings = settings_of(config_file, data_dir, options, os.environ)
-    logging.basicConfig(
-        level=settings.monitoring.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
+    configure_logs(
+        SystemClock(),
+        sys.stderr,
+        format=settings.monitoring.log_format,
+        level=settings.monitoring.log_level,
+        colors=sys.stderr.isatty(),
     )
     _allow_files(settings.server.connections_max + FILES_BESIDE_CONNECTIONS)
     anyio.run(partial(_serve, settings, is_json=is_json), backend=settings.server.loop)
