@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import signal
-import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
