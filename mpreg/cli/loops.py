@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -44,6 +45,9 @@ def run(loop: str, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
     if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
         raise click.UsageError("uvloop is not installed; try: pip install 'mpreg[uvloop]'")
     backend, options = LOOPS[loop]
+    if threading.current_thread() is not threading.main_thread():
+        # Signals come to the main thread, and are for whatever runs there.
+        return anyio.run(function, *arguments, backend=backend, backend_options=options)
     return anyio.run(_interruptible, function, *arguments, backend=backend, backend_options=options)
 
 
