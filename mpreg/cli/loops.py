@@ -45,6 +45,9 @@ def run(loop: str, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
     if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
         raise click.UsageError("uvloop is not installed; try: pip install 'mpreg[uvloop]'")
     backend, options = LOOPS[loop]
+    if threading.current_thread() is not threading.main_thread():
+        # Signals come to the main thread, and are for whatever runs there.
+        return anyio.run(function, *arguments, backend=backend, backend_options=options)
     return anyio.run(_interruptible, function, *arguments, backend=backend, backend_options=options)
 
 
