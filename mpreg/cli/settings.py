@@ -18,11 +18,11 @@ from mpreg.persistence.config import TABLE
 from mpreg.persistence.read_only import FoundDirectory
 from mpreg.settings_source import SettingsSource
 
-__all__ = ["Settings", "data_dir_of", "source_of"]
+__all__ = ["DATA_DIR", "NONE_NAMED", "Settings", "data_dir_of", "source_of"]
 
 DATA_DIR: Final = (TABLE, "data_dir")
 
-_NONE_NAMED: Final = (
+NONE_NAMED: Final = (
     "Missing option '--data-dir' (env var: 'MPREG_DATA_DIR'). It may also be data_dir in a "
     "--config file."
 )
@@ -94,7 +94,7 @@ class Settings:
                 "disk: there is no store to work on"
             )
         if not is_named or config.data_dir is None:
-            raise click.UsageError(_NONE_NAMED)
+            raise click.UsageError(NONE_NAMED)
         says_backend = source.path is not None or source.is_written(TABLE, "backend")
         return cls(config.data_dir, config, says_backend)
 
