@@ -93,6 +93,7 @@ def _config(settings: ServerSettings) -> Config:
     config.ssl_handshake_timeout = IDLE_SECONDS
     # One request at a time on a connection: what is bounded are connections.
     config.alpn_protocols = ["http/1.1"]
+    config.h2_max_concurrent_streams = 1
     if settings.tls_certificate_file is not None:
         config.certfile = str(settings.tls_certificate_file)
         config.keyfile = str(settings.tls_key_file)

@@ -227,7 +227,7 @@ async def test_who_does_not_read_is_cut_when_the_grace_time_is_over(data_dir: Pa
             await anyio.sleep(0.001)
         node.stop.set()
         # The block ends only where both do.
-    assert b"WriterStoppedError" in await read_all(half)
+    assert b"CommitUnknownError" in await read_all(half)
     for one in (stream, half):
         await one.aclose()
 
