@@ -18,9 +18,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mpreg.errors import (
+    CommitUnknownError,
     MpregError,
     UnexpectedError,
-    WriterStoppedError,
 )
 from mpreg.server.answers import Answer
 from mpreg.server.auth import Role, check
@@ -87,10 +87,11 @@ class App:
             except Exception as error:  # noqa: BLE001
                 await self._tell_unexpected(error, scope, exchange)
         if under_way.cancelled_caught and not exchange.has_begun:
-            # The grace time is over. Whether it was done, nobody has seen.
             exchange.lingers = False
+            # It may be on its way to the disk, and is not waited for any more.
+            cut_short = CommitUnknownError("the node has stopped while this was under way")
             with anyio.move_on_after(LINGER_SECONDS):
-                await exchange.answer(problem_of(WriterStoppedError("the node has stopped")), JSON)
+                await exchange.answer(problem_of(cut_short), JSON)
 
     async def _answer(self, scope: Scope, exchange: _Exchange) -> Answer | ASGIApp:
         state = self.state

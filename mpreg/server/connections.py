@@ -25,6 +25,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer as AsyncioConnection
 from hypercorn.asyncio.worker_context import WorkerContext as AsyncioContext
 from hypercorn.config import Config
+from hypercorn.events import Closed, Event
 from hypercorn.trio.tcp_server import TCPServer as TrioConnection
 from hypercorn.trio.worker_context import WorkerContext as TrioContext
 from hypercorn.typing import ConnectionState
@@ -93,6 +94,7 @@ def _config(settings: ServerSettings) -> Config:
     config.ssl_handshake_timeout = IDLE_SECONDS
     # One request at a time on a connection: what is bounded are connections.
     config.alpn_protocols = ["http/1.1"]
+    config.h2_max_concurrent_streams = 1
     if settings.tls_certificate_file is not None:
         config.certfile = str(settings.tls_certificate_file)
         config.keyfile = str(settings.tls_key_file)
@@ -207,21 +209,34 @@ class Connections(ABC):
     def _cut_one(self, connection: Any) -> None: ...
 
 
-class _AsyncioConnection(AsyncioConnection):
-    """One that ends when its client has gone, and not only when it would have been idle for too
-    long: until then it would count."""
+class _Ending:
+    """A connection that ends when its client has gone, or when it was closed.
+
+    Hypercorn's own goes on until it would have been idle for too long, and would count for so long;
+    and where it is closed between a request and the next one, its reader may wait for ever.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._reading = anyio.CancelScope()
 
     async def _read_data(self) -> None:
-        await super()._read_data()
-        await self.idle_task.stop()
+        with self._reading:
+            await super()._read_data()  # type: ignore[misc]
+        await self.idle_task.stop()  # type: ignore[attr-defined]
+
+    async def protocol_send(self, event: Event) -> None:
+        await super().protocol_send(event)  # type: ignore[misc]
+        if isinstance(event, Closed):
+            self._reading.cancel()
 
 
-class _TrioConnection(TrioConnection):
-    """The same on trio."""
+class _AsyncioConnection(_Ending, AsyncioConnection):
+    pass
 
-    async def _read_data(self) -> None:
-        await super()._read_data()
-        await self.idle_task.stop()
+
+class _TrioConnection(_Ending, TrioConnection):
+    pass
 
 
 @define(eq=False)

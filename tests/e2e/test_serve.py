@@ -210,7 +210,7 @@ class Load:
 
 
 @on_both_loops
-def test_a_node_killed_under_load_loses_no_acked_send_and_brings_back_no_acked_message(
+def test_a_node_that_ends_under_load_loses_no_acked_send_and_brings_back_no_acked_message(
     tmp_path: Path, loop: str
 ) -> None:
     chance = random.Random(SEED)
@@ -223,14 +223,17 @@ def test_a_node_killed_under_load_loses_no_acked_send_and_brings_back_no_acked_m
     async def story() -> None:
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(load.run, 4)
-            for _ in range(KILLS):
+            for life in range(KILLS):
                 with Served(tmp_path, loop, "--port", port) as node:
                     await anyio.to_thread.run_sync(node.url)
                     enough = len(load.acked) + chance.randint(5, 30)
                     while len(load.acked) < enough:
                         await anyio.sleep(0.001)
-                    node.send(signal.SIGKILL)
-                    await anyio.to_thread.run_sync(node.wait)
+                    # In turn: one is told to stop while it is at work, another one is not.
+                    number = signal.SIGTERM if life % 2 else signal.SIGKILL
+                    node.send(number)
+                    code = await anyio.to_thread.run_sync(node.wait)
+                    assert code == (0 if number is signal.SIGTERM else -number), node.errors
             with Served(tmp_path, loop, "--port", port) as node:
                 await anyio.to_thread.run_sync(node.url)
                 load.stopping = True

@@ -6,7 +6,7 @@ import itertools
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,10 @@ async def read_all(stream: SocketStream) -> bytes:
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 ALIVE = b'{"live":true}'
+SEND = (
+    b"POST /v1/queues/jobs/messages HTTP/1.1\r\nHost: localhost\r\n"
+    b'Content-Type: application/json\r\nContent-Length: 13\r\n\r\n{"payload":1}'
+)
 
 
 async def test_a_node_answers_where_it_says_that_it_listens(data_dir: Path) -> None:
@@ -211,6 +215,31 @@ async def test_an_end_waits_for_requests_and_not_for_idle_connections(data_dir: 
             await stream.aclose()
 
 
+async def test_an_end_under_load_answers_what_is_under_way_and_takes_no_grace_time(
+    data_dir: Path,
+) -> None:
+    async with serving(data_dir, grace_seconds=86_400.0) as node:
+        answers = []
+
+        async def send() -> None:
+            async with await node.connect() as stream:
+                with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                    while True:
+                        await stream.send(SEND)
+                        answers.append(await read_until(stream, b"}"))
+
+        async with anyio.create_task_group() as task_group:
+            for _ in range(8):
+                task_group.start_soon(send)
+            while len(answers) < 40:
+                await anyio.sleep(0.001)
+            node.stop.set()
+        queue = await node.state.queues.get_queue("jobs")
+        done = [answer for answer in answers if b'{"ids":' in answer]
+        assert len(done) == queue.statistics().sent
+        assert all(b"NotReadyError" in answer for answer in answers if answer not in done)
+
+
 async def test_who_does_not_read_is_cut_when_the_grace_time_is_over(data_dir: Path) -> None:
     async with serving(data_dir, grace_seconds=0.01) as node:
         store = node.state.registry.key_value_store("n")
@@ -227,7 +256,7 @@ async def test_who_does_not_read_is_cut_when_the_grace_time_is_over(data_dir: Pa
             await anyio.sleep(0.001)
         node.stop.set()
         # The block ends only where both do.
-    assert b"WriterStoppedError" in await read_all(half)
+    assert b"CommitUnknownError" in await read_all(half)
     for one in (stream, half):
         await one.aclose()
 

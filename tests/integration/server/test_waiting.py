@@ -100,8 +100,9 @@ async def test_requests_that_do_not_end_are_cut_short_and_told_so(data_dir: Path
             node.state.end_requests()
             slow.say(b": 1}")
             await slow.begin()
-            assert slow.status == 503
-            assert json.loads(await slow.hear_all())["error"] == "WriterStoppedError"
+            assert slow.status == 500
+            # Nobody looks any more whether it was done.
+            assert json.loads(await slow.hear_all())["data_state"] == "unknown"
         assert node.state.requests == 0
 
 
