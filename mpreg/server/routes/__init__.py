@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from mpreg.server.calls import Endpoint
-from mpreg.server.routes import keys, node, queues
+from mpreg.server.routes import keys, logs, node, queues
 
 __all__ = ["ENDPOINTS"]
 
@@ -14,4 +14,5 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *node.ENDPOINTS,
     *queues.ENDPOINTS,
     *keys.ENDPOINTS,
+    *logs.ENDPOINTS,
 )
