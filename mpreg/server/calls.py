@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
@@ -84,17 +85,17 @@ class Call:
             )
         return self._body
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body, as it comes: for what is larger than memory."""
-        chunks = self.request.stream()
-        while True:
-            with anyio.move_on_after(BODY_SILENCE_SECONDS) as scope:
-                chunk = await anext(chunks, None)
-            if scope.cancelled_caught:
-                raise RequestRefusedError("the body does not come on", 408)
-            if chunk is None:
-                return
-            yield chunk
+        async with aclosing(self.request.stream()) as chunks:
+            while True:
+                with anyio.move_on_after(BODY_SILENCE_SECONDS) as scope:
+                    chunk = await anext(chunks, None)
+                if scope.cancelled_caught:
+                    raise RequestRefusedError("the body does not come on", 408)
+                if chunk is None:
+                    return
+                yield chunk
 
     @property
     def is_structured(self) -> bool:
@@ -152,7 +153,10 @@ class Endpoint:
     summary: str
     """One line, for the documentation."""
     takes_key: bool = False
-    """Whether an ``Idempotency-Key`` means something. Its body is read before it is called."""
+    """Whether an ``Idempotency-Key`` means something. Its body is read before it is called, unless
+    it streams."""
+    streams_body: bool = False
+    """Its body may be larger than memory."""
 
     @property
     def name(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from mpreg.server.calls import Endpoint
-from mpreg.server.routes import keys, logs, node, queues
+from mpreg.server.routes import keys, logs, node, queues, snapshots
 
 __all__ = ["ENDPOINTS"]
 
@@ -15,4 +15,5 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *queues.ENDPOINTS,
     *keys.ENDPOINTS,
     *logs.ENDPOINTS,
+    *snapshots.ENDPOINTS,
 )
