@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from mpreg.server.calls import Endpoint
-from mpreg.server.routes import keys, logs, node, queues, snapshots
+from mpreg.server.routes import cache, keys, logs, node, queues, snapshots
 
 __all__ = ["ENDPOINTS"]
 
@@ -14,6 +14,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *node.ENDPOINTS,
     *queues.ENDPOINTS,
     *keys.ENDPOINTS,
+    *cache.ENDPOINTS,
     *logs.ENDPOINTS,
     *snapshots.ENDPOINTS,
 )
