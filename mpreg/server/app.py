@@ -105,11 +105,11 @@ class App:
         endpoint, scope = self._route(scope)
         request = Request(scope, exchange.receive)
         if endpoint.role is None:
-            return await endpoint.handler(Call(state, request, Role.READ))
+            return await endpoint.handler(Call(state, request, Role.READ, self.endpoints))
         role = state.access.role(request.headers)
         check(role, endpoint.role)
         state.check_ready()
-        call = Call(state, request, role)
+        call = Call(state, request, role, self.endpoints)
         key = request.headers.get("idempotency-key")
         if not endpoint.takes_key or key is None:
             return await endpoint.handler(call)

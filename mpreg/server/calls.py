@@ -40,6 +40,8 @@ class Call:
     state: NodeState
     request: Request
     role: Role
+    endpoints: tuple[Endpoint, ...]
+    """All that may be asked of this node."""
     claim: Claim | None = None
     """Where it came with an ``Idempotency-Key``."""
     _body: bytes | None = None

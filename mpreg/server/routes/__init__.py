@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from mpreg.server.calls import Endpoint
-from mpreg.server.routes import cache, keys, logs, node, queues, snapshots
+from mpreg.server.routes import cache, description, keys, logs, node, queues, snapshots
 
 __all__ = ["ENDPOINTS"]
 
 #: All of them. A new module adds its own here.
 ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *node.ENDPOINTS,
+    *description.ENDPOINTS,
     *queues.ENDPOINTS,
     *keys.ENDPOINTS,
     *cache.ENDPOINTS,
