@@ -125,6 +125,9 @@ class App:
         asked = fingerprint(request.method, target, request.headers.get("content-type"), body)
         async with self._keys.claim(call.role.name, key, asked) as claim:
             if (before := await claim.find()) is not None:
+                if endpoint.streams_body:
+                    # To its end, or the answer would cross with it.
+                    await call.drain()
                 return before
             call.claim = claim
             answer = await endpoint.handler(call)

@@ -99,6 +99,12 @@ class Call:
                     return
                 yield chunk
 
+    async def drain(self) -> None:
+        """Take the body, and drop it."""
+        async with aclosing(self.chunks()) as chunks:
+            async for _ in chunks:
+                pass
+
     @property
     def is_structured(self) -> bool:
         """Whether the body says that it is JSON or MessagePack."""

@@ -103,7 +103,8 @@ _END: Final = Event(data=None)
 
 @define(eq=False)
 class EventStream:
-    """An answer without end: what ``events`` gives, and a comment whenever nothing comes.
+    """An answer without end: what ``events`` gives, and a comment whenever nothing comes. For
+    ``HEAD`` only its head.
 
     It ends when its client has gone, when the node begins to stop, or with an event ``error``.
     ``events`` gives a block with an iterator, whose ``__anext__`` may be cancelled without missing
@@ -121,7 +122,8 @@ class EventStream:
             await send({"type": "http.response.start", "status": 200, "headers": raw})
             async with anyio.create_task_group() as task_group:
                 task_group.start_soon(_cancel_when_gone, receive, ending)
-                await self._send_all(send)
+                if scope["method"] != "HEAD":
+                    await self._send_all(send)
                 task_group.cancel_scope.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -166,6 +166,15 @@ async def test_who_comes_back_goes_on_behind_the_last_record_seen(data_dir: Path
         assert error_of(wrong) == (400, "InvalidArgumentError")
 
 
+async def test_the_head_of_a_stream_is_all_of_it(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        await append(node, b"0")
+        head = await node.client.head(f"{RECORDS}?follow&start=0")
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"].startswith("text/event-stream")
+        assert node.state.long_polls.count == 0
+
+
 async def test_without_an_offset_only_what_comes_is_told(data_dir: Path) -> None:
     async with open_node(data_dir) as node:
         await append(node, b"0")

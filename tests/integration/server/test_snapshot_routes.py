@@ -99,6 +99,24 @@ async def test_a_snapshot_is_saved_once_also_after_a_restart(data_dir: Path) -> 
         assert error_of(other) == (422, "IdempotencyKeyReusedError")
 
 
+async def test_what_is_sent_again_is_heard_to_its_end_before_it_is_answered(
+    data_dir: Path,
+) -> None:
+    headers = {"idempotency-key": "one", "content-length": "4"}
+    async with open_node(data_dir) as node:
+        for _ in range(2):
+            async with talk(node.app, "PUT", IMAGES, headers) as who:
+                who.say(b"da", more=True)
+                await who.until_heard()
+                await anyio.wait_all_tasks_blocked()
+                assert not who.is_answered
+                who.say(b"ta")
+                await who.begin()
+                assert who.status == 200
+        assert len(await versions(node)) == 1
+        assert "idempotency-replayed" in who.headers
+
+
 async def test_a_body_larger_than_any_other_is_saved_and_never_held(data_dir: Path) -> None:
     pieces = 40
     async with open_node(data_dir, body_bytes_max=1_024, backend="sqlite") as node:
