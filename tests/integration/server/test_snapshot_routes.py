@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import anyio
@@ -134,6 +135,27 @@ async def test_a_body_larger_than_any_other_is_saved_and_never_held(data_dir: Pa
             assert who.status == 200
         got = await node.client.get(IMAGES)
         assert got.content == b"".join(bytes([number]) * CHUNK_BYTES for number in range(pieces))
+
+
+async def test_what_is_read_is_never_held_however_slowly_it_is_taken(data_dir: Path) -> None:
+    data = LARGE * 20
+    async with (
+        serving(data_dir) as node,
+        httpx.AsyncClient(base_url=node.state.url, timeout=PATIENCE_SECONDS) as client,
+    ):
+        await node.state.registry.snapshot_store("images").save(data)
+        checksum = size = 0
+        tracemalloc.start()
+        try:
+            async with client.stream("GET", IMAGES) as answer:
+                # All that is sent without being taken is sent now.
+                await anyio.wait_all_tasks_blocked()
+                async for part in answer.aiter_raw():
+                    checksum, size = zlib.crc32(part, checksum), size + len(part)
+            assert tracemalloc.get_traced_memory()[1] < len(data) // 2
+        finally:
+            tracemalloc.stop()
+        assert (checksum, size) == (zlib.crc32(data), len(data))
 
 
 async def test_a_client_that_goes_away_in_the_middle_of_a_save_leaves_nothing(
