@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
 from attrs import define, field, frozen
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp
 
 from mpreg.errors import InvalidArgumentError, RequestRefusedError
@@ -82,28 +82,29 @@ class Call:
         """
         if self._body is None:
             limit = self.state.settings.server.body_bytes_max
-            self._body = await read_body(
-                self.chunks(), limit, self.request.headers.get("content-length")
-            )
+            announced = self.request.headers.get("content-length")
+            async with aclosing(self.chunks()) as chunks:
+                self._body = await read_body(chunks, limit, announced)
         return self._body
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body, as it comes: for what is larger than memory."""
-        async with aclosing(self.request.stream()) as chunks:
-            while True:
-                with anyio.move_on_after(BODY_SILENCE_SECONDS) as scope:
-                    chunk = await anext(chunks, None)
-                if scope.cancelled_caught:
-                    raise RequestRefusedError("the body does not come on", 408)
-                if chunk is None:
-                    return
-                yield chunk
+        """The body, as it comes: for what is larger than memory. To be closed (`aclosing`).
 
-    async def drain(self) -> None:
-        """Take the body, and drop it."""
-        async with aclosing(self.chunks()) as chunks:
-            async for _ in chunks:
-                pass
+        Raises:
+            RequestRefusedError: it does not come on.
+            ClientDisconnect: its client has gone.
+        """
+        is_more = True
+        while is_more:
+            with anyio.move_on_after(BODY_SILENCE_SECONDS) as scope:
+                message = await self.request.receive()
+            if scope.cancelled_caught:
+                raise RequestRefusedError("the body does not come on", 408)
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            is_more = message.get("more_body", False)
+            if chunk := message.get("body"):
+                yield chunk
 
     @property
     def is_structured(self) -> bool:
@@ -138,6 +139,12 @@ class Call:
             if self.claim is not None:
                 self.claim.keep(answer, transaction)
         return answer
+
+    async def drain(self) -> None:
+        """Take the body, and drop it."""
+        async with aclosing(self.chunks()) as chunks:
+            async for _ in chunks:
+                pass
 
     async def wait(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """`wait_with_client`: None also where the node begins to stop."""

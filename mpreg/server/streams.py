@@ -103,8 +103,7 @@ _END: Final = Event(data=None)
 
 @define(eq=False)
 class EventStream:
-    """An answer without end: what ``events`` gives, and a comment whenever nothing comes. For
-    ``HEAD`` only its head.
+    """An answer without end: what ``events`` gives, and a comment whenever nothing comes.
 
     It ends when its client has gone, when the node begins to stop, or with an event ``error``.
     ``events`` gives a block with an iterator, whose ``__anext__`` may be cancelled without missing
@@ -118,12 +117,15 @@ class EventStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {"content-type": "text/event-stream; charset=utf-8", **self.headers}
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.start", "status": 200, "headers": raw})
+            await send({"type": "http.response.body", "body": b""})
+            return
         with collapsed_groups(), self.state.wait() as ending:
             await send({"type": "http.response.start", "status": 200, "headers": raw})
             async with anyio.create_task_group() as task_group:
                 task_group.start_soon(_cancel_when_gone, receive, ending)
-                if scope["method"] != "HEAD":
-                    await self._send_all(send)
+                await self._send_all(send)
                 task_group.cancel_scope.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

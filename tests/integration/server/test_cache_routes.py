@@ -178,6 +178,19 @@ async def test_values_are_invalidated_by_namespace_prefix_tag_and_dependency(
             assert error_of(answer) == (400, "InvalidArgumentError"), wrong
 
 
+async def test_no_namespace_and_no_key_is_taken_for_a_verb(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        for path in ("/v1/cache/invalidate/home", "/v1/cache/pages/home/increment"):
+            assert (await put(node, path, 1)).status_code == 200
+            assert (await node.client.get(path)).json() == 1
+            number = await node.post(f"{path}/increment")
+            assert number.json() == {"value": 2}
+            assert (await node.client.delete(path)).json() == {"deleted": True}
+        assert (await node.client.get("/v1/cache/invalidate")).json()["misses"] == 0
+        answer = await node.client.request("PATCH", "/v1/cache/pages/home")
+        assert error_of(answer) == (405, "RequestRefusedError")
+
+
 async def test_a_put_is_made_once_and_answered_with_its_version(data_dir: Path) -> None:
     headers = {"idempotency-key": "one"}
     async with open_node(data_dir, backend="sqlite") as node:
