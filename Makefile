@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint typecheck unit bench simulate crash clean
+.PHONY: demo test lint typecheck unit browser bench simulate crash faults clean loops
 
 demo: $(STAMP)
 	$(BIN)/mpreg demo $(ARGS)
@@ -19,8 +19,12 @@ lint: $(STAMP)
 typecheck: $(STAMP)
 	$(BIN)/mypy
 
-unit: $(STAMP)
+unit: $(STAMP) browser
 	$(BIN)/pytest -n 2 $(ARGS)
+
+# For the tests of the status page; it says why where there can be none.
+browser:
+	scripts/install-browser
 
 # The long campaigns. `make test` runs a short, seeded part of each.
 simulate: $(STAMP)
@@ -28,6 +32,14 @@ simulate: $(STAMP)
 
 crash: $(STAMP)
 	MPREG_CRASH_KILLS=$${KILLS:-60} $(BIN)/pytest tests/e2e $(ARGS)
+
+faults: $(STAMP)
+	MPREG_FAULT_STRIDE=$${STRIDE:-1} $(BIN)/pytest -n 2 tests/integration/test_refused_calls.py \
+		tests/e2e/test_io_errors.py $(ARGS)
+
+# Everything on uvloop as well; `make test` has it in a few places.
+loops: $(STAMP)
+	MPREG_LOOPS=all $(BIN)/pytest -n 2 tests/unit tests/contract tests/integration $(ARGS)
 
 # Takes a while; a smoke test of all of it: `make bench ARGS=--short`.
 bench: $(VENV)/.bench-installed

@@ -29,6 +29,7 @@ __all__ = [
     "encode_reserved_name",
     "encode_value",
     "prefix_end",
+    "shown_name",
 ]
 
 KEY_BYTES_MAX: Final = 65_536
@@ -95,6 +96,14 @@ def decode_name(encoded: bytes) -> str:
     if encoded[:1] == _RESERVED_NAME:
         return f"<{encoded[1:].decode('utf-8', 'surrogatepass')}>"
     return encoded.decode("utf-8", "surrogatepass")
+
+
+def shown_name(encoded: bytes) -> str:
+    """`decode_name` for messages: of a name that is damaged, what is left of it."""
+    try:
+        return decode_name(encoded)
+    except UnicodeDecodeError:
+        return encoded.decode("utf-8", "backslashreplace")
 
 
 def encode_bytes(value: bytes | bytearray | memoryview, bytes_max: int) -> bytes:

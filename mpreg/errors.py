@@ -54,6 +54,8 @@ things of the caller. ``data_state`` says the same in words that fit in a log li
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
@@ -143,12 +145,30 @@ class AckAlreadyResolvedError(ActorError):
 class ConfigurationError(MpregError, ValueError):
     """A setting is unknown, of the wrong type, or impossible beside another one.
 
-    ``setting`` is its name, where it is one alone.
+    ``setting`` is its name, where it is one alone. ``problems`` has one error for each thing that
+    is wrong, where all settings were looked at together; else this one.
     """
 
-    def __init__(self, message: str, setting: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        setting: str | None = None,
+        problems: Sequence[ConfigurationError] = (),
+    ) -> None:
         self.setting = setting
+        self._problems = tuple(problems)
         super().__init__(message, setting)
+
+    @classmethod
+    def of(cls, problems: Sequence[ConfigurationError]) -> ConfigurationError:
+        """One that tells of all, each in a line of its own."""
+        if len(problems) == 1:
+            return problems[0]
+        return cls("\n".join(map(str, problems)), None, problems)
+
+    @property
+    def problems(self) -> tuple[ConfigurationError, ...]:
+        return self._problems or (self,)
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -353,7 +373,8 @@ class CommitUnknownError(PersistenceError):
     """It cannot be told whether the write is on disk.
 
     Comes only where the store could not be opened again after a failed commit, or the grace time
-    ended while the device still worked. Open the store again and read to learn which it was.
+    ended while the device still worked; and where the registry closed while an increment of a cache
+    was being written. Open the store again and read to learn which it was.
     """
 
     data_state = "unknown"
@@ -476,15 +497,36 @@ class DataDirectoryError(PersistenceError):
 
 
 class DataDirectoryLockedError(DataDirectoryError):
-    """Another registry holds the data directory. ``pid`` is its process, or None if unreadable."""
+    """Another registry holds the data directory.
 
-    def __init__(self, path: Path, pid: int | None) -> None:
+    ``pid`` is its process and ``host`` that one's machine or container, or None where the lock file
+    does not say; ``since`` is when it took the directory, in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        pid: int | None,
+        host: str | None = None,
+        since: float | None = None,
+    ) -> None:
         self.pid = pid
+        self.host = host
+        self.since = since
         holder = "a process that left no pid" if pid is None else f"the process with pid {pid}"
+        holder += "" if host is None else f" on {host}"
+        holder += "" if since is None else f" since {_moment(since)}"
         super().__init__(path, f"in use by {holder}; stop it, or use another data directory")
 
-    def __reduce__(self) -> tuple[type[DataDirectoryLockedError], tuple[Path, int | None]]:
-        return (type(self), (self.path, self.pid))
+    def __reduce__(self) -> tuple[type[DataDirectoryLockedError], tuple[object, ...]]:
+        return (type(self), (self.path, self.pid, self.host, self.since))
+
+
+def _moment(wall: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(wall, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return f"{wall} seconds after 1970"
 
 
 class DataDirectoryMissingError(DataDirectoryError):

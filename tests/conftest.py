@@ -1,4 +1,4 @@
-"""Every async test runs on asyncio, on asyncio with uvloop, and on trio."""
+"""Every async test runs on asyncio and on trio; some, or all where they are asked to, on uvloop."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ from typing import Any
 
 import pytest
 
-BACKENDS = [
-    pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
-    pytest.param(("trio", {}), id="trio"),
-]
+from tests.loops import USUAL
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=USUAL)
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param

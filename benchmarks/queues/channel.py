@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Channel:
     acknowledge: Callable[[Any], Awaitable[object]]
     receive_many: Callable[[int], Awaitable[list[Any]]] | None = None
     """Up to so many at once; what it returns is given to ``acknowledge`` as a whole."""
+    consume: Callable[[], AsyncIterator[Any]] | None = None
+    """A loop over messages without end; each is given to ``acknowledge``."""
     fsyncs: Callable[[], Awaitable[int]] | None = None
     """So far, where the contender counts them."""
 
@@ -89,10 +91,27 @@ async def _run_phase(channel: Channel, workers: int, each: int, latencies: list[
             await channel.acknowledge(messages)
             left -= len(messages)
 
+    left_in_loops = each * workers
+
+    async def consume_in_loop() -> None:
+        nonlocal left_in_loops
+        assert channel.consume is not None
+        await go.wait()
+        async for message in channel.consume():
+            await channel.acknowledge(message)
+            left_in_loops -= 1
+            if not left_in_loops:
+                task_group.cancel_scope.cancel()
+
+    consumer = consume
+    if channel.receive_many:
+        consumer = consume_many
+    elif channel.consume:
+        consumer = consume_in_loop
     async with anyio.create_task_group() as task_group:
         for number in range(workers):
             task_group.start_soon(produce if number % SAMPLED else produce_sampled)
-            task_group.start_soon(consume_many if channel.receive_many else consume)
+            task_group.start_soon(consumer)
         await anyio.wait_all_tasks_blocked()
         began = time.perf_counter()
         go.set()

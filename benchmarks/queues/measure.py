@@ -16,7 +16,7 @@ import attrs
 import click
 
 from benchmarks.queues.channel import OpenChannel, time_cycles, time_latency
-from benchmarks.queues.workload import BARE, MANY, OURS, PIPELINED, CycleResult
+from benchmarks.queues.workload import BARE, LOOPING, MANY, OURS, PIPELINED, CycleResult
 
 T = TypeVar("T")
 
@@ -99,7 +99,7 @@ def _opener(contender: str) -> OpenChannel:
     if contender in OURS:
         from benchmarks.queues import ours
 
-        return partial(ours.opened, many=contender in MANY)
+        return partial(ours.opened, many=contender in MANY, looping=contender in LOOPING)
     from benchmarks.queues import peers
 
     return peers.opener(contender)

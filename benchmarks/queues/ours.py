@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.figures import peak_mib
-from benchmarks.queues.channel import Channel
+from benchmarks.queues.channel import AT_ONCE, Channel
 from benchmarks.queues.workload import BODY, QUEUE, RestartResult
 from mpreg.persistence import PersistenceConfig, PersistenceRegistry
 from mpreg.queues import Message, MessageQueueManager, QueueConfiguration
@@ -24,10 +24,13 @@ def registry_at(directory: Path) -> PersistenceRegistry:
 
 
 @asynccontextmanager
-async def opened(directory: Path, *, many: bool = False) -> AsyncIterator[Channel]:
+async def opened(
+    directory: Path, *, many: bool = False, looping: bool = False
+) -> AsyncIterator[Channel]:
     """A queue as its users have it: nothing of its configuration is changed.
 
-    ``many``: its consumers take, and acknowledge, several messages at a time.
+    ``many``: its consumers take, and acknowledge, several messages at a time. ``looping``: they are
+    loops, which take several at a time and acknowledge one after the other.
     """
     async with registry_at(directory) as registry:
         jobs = await MessageQueueManager(registry).create_queue(QUEUE, QueueConfiguration())
@@ -45,6 +48,7 @@ async def opened(directory: Path, *, many: bool = False) -> AsyncIterator[Channe
             receive=receive,
             acknowledge=jobs.ack if many else lambda message: message.ack(),
             receive_many=jobs.receive_many if many else None,
+            consume=partial(jobs.consume, AT_ONCE) if looping else None,
             fsyncs=fsyncs,
         )
 
@@ -65,10 +69,12 @@ async def restart(directory: Path, *, pending: bool) -> RestartResult:
     async with registry_at(directory) as registry:
         jobs = await MessageQueueManager(registry).get_queue(QUEUE)
         opened_seconds = time.perf_counter() - began
+        received_seconds: float | None = None
         first_seconds: float | None = None
         if pending:
             message = await jobs.receive(wait_seconds=30.0)
+            received_seconds = time.perf_counter() - began
             assert message is not None, "nothing is pending"
             await message.ack()
             first_seconds = time.perf_counter() - began
-        return RestartResult(opened_seconds, first_seconds, peak_mib())
+        return RestartResult(opened_seconds, received_seconds, first_seconds, peak_mib())

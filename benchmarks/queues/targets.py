@@ -14,7 +14,7 @@ OF_BEST_PEER: Final = {1: 1.0, 16: 10.0, 256: 20.0}
 #: Workers → at least this part of the life cycles of bare sqlite3.
 OF_BARE: Final = {256: 0.3}
 
-#: Until the first of a million messages is acknowledged, of the time to open an empty queue.
+#: Until a consumer has the first of a million messages, of the time to open an empty queue.
 FIRST_MESSAGE_OF_EMPTY: Final = 1.5
 
 #: What a million pending messages may add to the peak of an empty queue's process.
@@ -44,15 +44,17 @@ def judge_cycles(workers: int, rounds: Rounds) -> Iterator[Verdict]:
 
 
 def judge_restart(
-    contender: str, pending: int, of_empty: float, growth_mib: float
+    contender: str, pending: int, received: float, acknowledged: float, growth_mib: float
 ) -> Iterator[Verdict]:
-    yield Verdict(
-        f"first of {pending:,} messages: of an empty start",
-        contender,
-        f"{of_empty:.2f}x",
-        f"< {FIRST_MESSAGE_OF_EMPTY:g}x",
-        of_empty < FIRST_MESSAGE_OF_EMPTY,
-    )
+    """``received``, ``acknowledged``: until then, of the time to open an empty queue."""
+    for what, figure in (("received", received), ("acknowledged", acknowledged)):
+        yield Verdict(
+            f"first of {pending:,} messages {what}: of an empty start",
+            contender,
+            f"{figure:.2f}x",
+            f"< {FIRST_MESSAGE_OF_EMPTY:g}x",
+            figure < FIRST_MESSAGE_OF_EMPTY,
+        )
     yield Verdict(
         f"memory for {pending:,} pending messages",
         contender,

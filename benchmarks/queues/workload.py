@@ -16,12 +16,15 @@ BARE: Final = "bare sqlite3"
 PIPELINED: Final = "bare, one commit"
 SINGLE: Final = ("mpreg asyncio", "mpreg uvloop", "mpreg trio")
 MANY: Final = ("mpreg x16 asyncio", "mpreg x16 uvloop", "mpreg x16 trio")
-OURS: Final = (*SINGLE, *MANY)
+LOOPING: Final = ("mpreg loop asyncio", "mpreg loop uvloop", "mpreg loop trio")
+OURS: Final = (*SINGLE, *LOOPING, *MANY)
 PEERS: Final = ("persist-queue", "litequeue", "huey")
 CONTENDERS: Final = (BARE, PIPELINED, *OURS, *PEERS)
 
 NOTES: Final = {
     BARE: "the limit: one thread, no event loop; P sends, P receives, P acks, a commit for each P",
+    "mpreg loop": "consumers run `async for message in jobs.consume(prefetch=16): await "
+    "message.ack()`",
     "mpreg x16": "consumers take up to 16 messages at a time, and acknowledge them together",
     PIPELINED: "the same, with P acks, P receives and P sends of three generations in one commit",
     "persist-queue": "SQLiteAckQueue, multithreading, own commit for each step; received messages "
@@ -78,8 +81,10 @@ class RestartResult:
 
     opened_seconds: float
     """Until the registry and the queue are open."""
+    received_seconds: float | None
+    """Until the first message is received, its attempt on disk; None where there is none."""
     first_seconds: float | None
-    """Until the first message is received and acknowledged; None where there is none."""
+    """Until it is acknowledged as well."""
     peak_mib: float
 
 

@@ -83,9 +83,13 @@ class Ack(msgspec.Struct, Generic[T], eq=False):
                 self._places.remove(place)
                 raise
         if self._error is not None:
-            # A traceback of its own for each await, not one that grows with every task.
-            raise self._error.with_traceback(None)
-        return cast(T, self._value)
+            raise self._raised(self._error)
+        # Not `cast`: it would be called for every write.
+        return self._value  # type: ignore[return-value]
+
+    def _raised(self, error: Exception) -> Exception:
+        # A traceback of its own for each await, not one that grows with every task.
+        return error.with_traceback(None)
 
     def __await__(self) -> Generator[Any, Any, T]:
         return self.wait().__await__()

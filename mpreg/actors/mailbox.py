@@ -81,11 +81,12 @@ class Mailbox(Generic[M]):
         self._clock: Callable[[], float] | None = None
         self._waiting_since: float | None = None
         self._closed_by: Callable[[], Exception] | None = None
-        self._new_place = place_maker()
+        self.new_place = place_maker()
+        """Makes places for those who wait for what was sent."""
 
     def new_ack(self) -> Ack[Any]:
         """An ack for a message about to be sent."""
-        return Ack(self._new_place)
+        return Ack(self.new_place)
 
     def note_waiting(self, clock: Callable[[], float]) -> None:
         """From now on `take_waiting_since` tells."""
@@ -132,6 +133,37 @@ class Mailbox(Generic[M]):
         if self._waiters or not self._reserve(size):
             await self._wait_for_room(size)
         self._put(message)
+
+    async def reserve(self, size_bytes: int) -> None:
+        """Take room for a message that is made only when there is some: then `send_reserved` it,
+        or `give_back` the room. Not a checkpoint where there is room.
+
+        Cancelled while waiting: nothing was taken.
+
+        Raises:
+            MailboxClosedError: or what `close` was given. Nothing was taken.
+        """
+        if self._closed_by is not None:
+            raise self._closed_by()
+        if self._waiters or not self._reserve(size_bytes):
+            await self._wait_for_room(size_bytes)
+
+    def send_reserved(self, message: M, size_bytes: int) -> None:
+        """Send at once, into the room that was taken. A message that has become larger than that
+        is let in, and so may go over the bound.
+
+        Raises:
+            MailboxClosedError: or what `close` was given. Nothing was sent; the room is still to
+                be given back.
+        """
+        if self._closed_by is not None:
+            raise self._closed_by()
+        self._bytes += message.size_bytes - size_bytes
+        self._put(message)
+
+    def give_back(self, size_bytes: int) -> None:
+        """Room that was taken and is not needed."""
+        self._release(size_bytes)
 
     @property
     def is_closed(self) -> bool:

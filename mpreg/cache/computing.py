@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeAlias
+from types import TracebackType
+from typing import Final, TypeAlias
 
 import anyio
 from attrs import define, evolve, field, frozen
@@ -13,8 +14,10 @@ from mpreg.cache.configuration import WriteMode
 from mpreg.cache.core import CacheCore, log
 from mpreg.cache.invalidation import Prefix
 from mpreg.cache.keys import GlobalCacheKey
+from mpreg.cache.records import Link
 from mpreg.cache.requests import Details
-from mpreg.cache.writes import Write
+from mpreg.cache.writes import OvertakenError, Write
+from mpreg.codec import encode_value
 from mpreg.errors import InvalidArgumentError, MpregError, WriterStoppedError
 from mpreg.persistence import Ack, Durability
 
@@ -57,28 +60,44 @@ class Computation:
     """It goes on without callers."""
     is_outdated: bool = False
     """What it is computed from was changed meanwhile, or the key itself: it is not stored."""
+    inherited: tuple[Link, ...] = ()
+    """What invalidates the entries that it depends on, as they were when it began."""
     waiting: int = 0
     """Callers; where the last one is cancelled, so is this."""
     answer: Ack[object] = field(factory=Ack)
+    raised_at: TracebackType | None = None
+    """Where its error was raised: every caller is told."""
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """What it stores, and what that depends on."""
+        inherited = (one for one in self.inherited if isinstance(one, bytes))
+        return (self.encoded, *self.recipe.details.checked_dependencies, *inherited)
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """Whatever concerns it names one of these, or is a prefix."""
+        return (*self.keys, *self.recipe.details.checked_tags, *self.inherited)
 
     def is_concerned_by(self, write: Write) -> bool:
         if write.origin is self or write.is_tidying:
             return False
-        details = self.recipe.details
-        keys = (self.encoded, *details.checked_dependencies)
+        details, keys = self.recipe.details, self.keys
         if any(change.encoded in keys for change in write.changes):
             return True
         for target in write.raised:
             if isinstance(target, Prefix):
                 if any(key.startswith(target.encoded) for key in keys):
                     return True
-            elif target in details.checked_tags or target in details.checked_dependencies:
+            elif target in (*details.checked_tags, *self.inherited, *keys[1:]):
                 return True
         return False
 
 
 Store: TypeAlias = Callable[[Computation, object, Details], Awaitable[None]]
+
+_NONE: Final[frozenset[Computation]] = frozenset()
 
 
 @define(eq=False)
@@ -90,6 +109,8 @@ class Computations:
     store: Store
     _running: dict[GlobalCacheKey, Computation] = field(factory=dict)
     """Those that whoever comes now may wait for."""
+    _by_link: dict[Link, set[Computation]] = field(factory=dict)
+    """The same: thousands may run, and each write asks whom it concerns."""
 
     def __attrs_post_init__(self) -> None:
         self._core.on_changing.append(self._changing)
@@ -97,12 +118,20 @@ class Computations:
     def running(self, key: GlobalCacheKey) -> Computation | None:
         return self._running.get(key)
 
+    def involve(self, encoded: bytes) -> bool:
+        """Whether this key, or what depends on it, is being computed."""
+        return encoded in self._by_link
+
     def start(self, computation: Computation) -> None:
         """Raises `WriterStoppedError` where the registry is not open (any more)."""
         # It reads what is there before a change that is under way, and would be stored after it.
+        dependencies = computation.recipe.details.checked_dependencies
+        computation.inherited = self._core.dependents.inherited(dependencies)
         computation.is_outdated = self._is_changing(computation)
         self._core.registry.start_soon(partial(self._run, computation))
         self._running[computation.key] = computation
+        for link in computation.links:
+            self._by_link.setdefault(link, set()).add(computation)
 
     async def wait(self, computation: Computation) -> object:
         """Its result, which is the caller's own. Cancelled: it goes on for the others, and ends
@@ -110,9 +139,14 @@ class Computations:
         computation.waiting += 1
         try:
             return copied(await computation.answer.wait())
+        except Exception as error:
+            error.__traceback__ = computation.raised_at
+            raise
         finally:
             computation.waiting -= 1
             if not (computation.waiting or computation.is_refresh or computation.answer.done):
+                # From here on it is not told of changes: what is shielded may go on for a while.
+                computation.is_outdated = True
                 self._forget(computation)
                 computation.scope.cancel()
 
@@ -122,13 +156,20 @@ class Computations:
         try:
             with computation.scope:
                 value, seconds = await self._compute(computation.recipe)
-                if not computation.is_outdated:
+                if computation.is_outdated:
+                    # Refused or not must not depend on what happened meanwhile.
+                    encode_value(value, self._core.registry.config.value_bytes_max)
+                else:
                     await self._store(computation, value, seconds)
                 answer.resolve(value)
         except Exception as error:
             counters.computations_failed += 1
             if not computation.waiting:
-                log.warning("%r could not be computed: %s", computation.key, error)
+                # Nobody else is told where it was raised.
+                log.warning(
+                    "%.200r could not be computed: %s", computation.key, error, exc_info=error
+                )
+            computation.raised_at = error.__traceback__
             answer.reject(error)
         finally:
             self._forget(computation)
@@ -140,7 +181,7 @@ class Computations:
     async def _compute(self, recipe: Recipe) -> tuple[object, float]:
         began = anyio.current_time()
         try:
-            value = await recipe.compute()
+            value = await _awaitable(recipe.compute())
         finally:
             seconds = anyio.current_time() - began
             self._core.counters.computing_seconds += seconds
@@ -153,31 +194,55 @@ class Computations:
             return
         try:
             await self.store(computation, value, details)
+        except OvertakenError:
+            return
         except InvalidArgumentError:
             raise
         except MpregError as error:
-            log.warning("%r was computed, and is not cached: %s", computation.key, error)
+            log.warning("%.200r was computed, and is not cached: %s", computation.key, error)
 
     def _is_changing(self, computation: Computation) -> bool:
         core = self._core
-        keys = (computation.encoded, *computation.recipe.details.checked_dependencies)
-        return any(map(core.is_changing, keys)) or any(
-            map(computation.is_concerned_by, core.invalidating)
+        return any(map(core.in_flight.is_changing, computation.keys)) or any(
+            map(computation.is_concerned_by, core.in_flight.invalidating)
         )
 
     def _changing(self, write: Write) -> None:
         """Both when it is sent and when it was committed: whoever began between these has read what
         was there before."""
         if self._running:
-            for computation in list(self._running.values()):
+            for computation in self._perhaps_concerned_by(write):
                 if computation.is_concerned_by(write):
                     computation.is_outdated = True
                     self._forget(computation)
 
+    def _perhaps_concerned_by(self, write: Write) -> set[Computation]:
+        found: set[Computation] = set()
+        for change in write.changes:
+            found |= self._by_link.get(change.encoded, _NONE)
+        for target in write.raised:
+            if isinstance(target, Prefix):
+                return set(self._running.values())
+            found |= self._by_link.get(target, _NONE)
+        return found
+
     def _forget(self, computation: Computation) -> None:
         """Whoever comes now does not get its result."""
-        if self._running.get(computation.key) is computation:
-            del self._running[computation.key]
+        if self._running.get(computation.key) is not computation:
+            return
+        del self._running[computation.key]
+        for link in set(computation.links):
+            self._by_link[link].discard(computation)
+            if not self._by_link[link]:
+                del self._by_link[link]
+
+
+def _awaitable(result: Awaitable[object]) -> Awaitable[object]:
+    if not isinstance(result, Awaitable):
+        raise InvalidArgumentError(
+            f"compute is an async function that takes nothing; its call gave {result!r:.80}"
+        )
+    return result
 
 
 def copied(value: object) -> object:

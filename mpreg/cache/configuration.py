@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import attrs
 from attrs import field, frozen
 
 from mpreg.cache.eviction import EvictionPolicyName
 from mpreg.errors import ConfigurationError
-from mpreg.validation import found, refuse_unknown, seconds, whole_number
+from mpreg.validation import found, member, refuse_unknown, seconds, whole_number
 
-__all__ = ["CacheConfiguration", "WriteMode"]
+__all__ = ["NAME_CHARACTERS_MAX", "CacheConfiguration", "WriteMode"]
 
 MIB: Final = 1 << 20
+
+NAME_CHARACTERS_MAX: Final = 200
 
 
 class WriteMode(enum.Enum):
@@ -30,27 +32,17 @@ class WriteMode(enum.Enum):
     ack tells when it is there."""
 
 
-E = TypeVar("E", bound=enum.Enum)
-
-
-def _one_of(kind: type[E], name: str, value: object) -> E:
-    try:
-        return kind(value)
-    except ValueError:
-        raise found(name, "one of " + ", ".join(repr(one.value) for one in kind), value) from None
-
-
 def _policy(value: object) -> EvictionPolicyName:
-    return _one_of(EvictionPolicyName, "policy", value)
+    return member(EvictionPolicyName, "policy", value)
 
 
 def _mode(value: object) -> WriteMode:
-    return _one_of(WriteMode, "write_mode", value)
+    return member(WriteMode, "write_mode", value)
 
 
 def _name(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, str) or not value or len(value) > 200:
-        raise found(attribute.name, "a str of 1 to 200 characters", value)
+    if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARACTERS_MAX:
+        raise found(attribute.name, f"a str of 1 to {NAME_CHARACTERS_MAX} characters", value)
 
 
 @frozen(kw_only=True)
@@ -67,8 +59,8 @@ class CacheConfiguration:
 
     memory_entries_max: int = field(default=100_000, validator=whole_number(1))
     """Entries in L1."""
-    memory_bytes_max: int = field(default=64 * MIB, validator=whole_number(1))
-    """Bytes in L1: keys and values as stored, and 256 for each entry."""
+    memory_bytes_max: int = field(default=128 * MIB, validator=whole_number(1))
+    """Bytes in L1: keys and values as stored, and 640 for each entry."""
     policy: EvictionPolicyName = field(default=EvictionPolicyName.LRU, converter=_policy)
     """Which entry L1 gives up first."""
 
@@ -87,6 +79,7 @@ class CacheConfiguration:
     warm_up_entries_max: int | None = field(default=None, validator=whole_number(0, none=True))
     """Entries read into L1 at start, the most used first; None: as many as it holds."""
     warm_up_bytes_max: int | None = field(default=None, validator=whole_number(0, none=True))
+    """Their bytes together."""
     heat_interval_seconds: float = field(default=300.0, validator=seconds(zero=False))
     """How often it is written down which entries are the most used, where they have changed: a
     crash loses what is newer, of this list alone."""

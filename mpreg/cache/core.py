@@ -7,35 +7,39 @@ So L1 never shows what L2 refused, and nobody sees an older value after a newer 
 A read that misses L1 asks L2 and puts what it finds into L1. Where its key was changed meanwhile,
 it looks again: what it was given may be older.
 
-What is written behind can be read before it is committed: it stands in `CacheCore.behind` until
+What is written behind can be read before it is committed: it stands in `InFlight.behind` until
 then, and is never evicted from there; the bound of the mailbox is its bound.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
-import msgspec
 from attrs import define, field
 
 from mpreg.cache.configuration import CacheConfiguration
 from mpreg.cache.counters import Counters
+from mpreg.cache.dependents import Dependents
 from mpreg.cache.entry import CachedEntry, make_entry
-from mpreg.cache.index import DiskIndex, Stored
-from mpreg.cache.invalidation import Barriers, Prefix, Target
+from mpreg.cache.in_flight import InFlight, entry_in
+from mpreg.cache.index import VICTIMS_MAX, DiskIndex, Stored
+from mpreg.cache.invalidation import Barriers, Target
 from mpreg.cache.keys import GlobalCacheKey, decode_key
 from mpreg.cache.memory import EvictionCause, MemoryCache
-from mpreg.cache.records import Link, decode_record
+from mpreg.cache.reads import Reads
+from mpreg.cache.records import decode_record
 from mpreg.cache.storage import CacheStorage
 from mpreg.cache.watching import ChangeKind, Watchers
-from mpreg.cache.writes import Change, Write
-from mpreg.errors import CommitUnknownError, CorruptDataError, MailboxFullError
+from mpreg.cache.writes import Change, OvertakenError, Write
+from mpreg.errors import CommitUnknownError, CorruptDataError
 from mpreg.persistence import Ack, Durability, Entry, PersistenceRegistry
+from mpreg.persistence.batch import operation_bytes
 from mpreg.persistence.operations import Operation
 
 __all__ = ["CacheCore", "log"]
@@ -44,14 +48,6 @@ log: Final = logging.getLogger("mpreg.cache")
 
 #: What has expired and is dropped beside each put: more than one, so that it does not pile up.
 EXPIRED_PER_PUT: Final = 4
-
-
-class _Reading(msgspec.Struct, eq=False, gc=False):
-    """Reads of one key from L2 that are under way."""
-
-    count: int = 0
-    is_overtaken: bool = False
-    """The key was changed since they began."""
 
 
 @define(eq=False)
@@ -64,28 +60,22 @@ class CacheCore:
     barriers: Barriers = field(factory=Barriers)
     counters: Counters = field(factory=Counters)
     watchers: Watchers = field(init=False)
-    behind: dict[GlobalCacheKey, Write] = field(factory=dict)
-    """Keys that are written behind, each with the last write that is on its way."""
+    in_flight: InFlight = field(init=False)
+    dependents: Dependents = field(init=False)
+    reads: Reads = field(factory=Reads)
     on_changing: list[Callable[[Write], None]] = field(factory=list)
-    """Told of every write before it is sent, and again when it was committed."""
+    """Told of every write when it is sent, and when it is committed: what is read between the two
+    is what was there before it."""
     until_counted: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
     """Waits until it is known what L2 holds, and so who depends on whom."""
     ask_for_upkeep: Callable[[], None] = lambda: None
     """Called when there is something to be done at leisure."""
+    is_anything_left: bool = False
+    """Whether upkeep has passed over what was being written: it looks again when that is done."""
     is_heat_old: bool = False
     """Whether other entries may be the most used ones than was written down."""
-    invalidating: list[Write] = field(factory=list)
-    """On their way."""
-    _writing: dict[bytes, int] = field(factory=dict)
-    """How many changes of a key are on their way."""
-    _tidying: dict[bytes, int] = field(factory=dict)
-    """How many of them only remove what is dead."""
-    _linking: dict[Link, list[bytes]] = field(factory=dict)
-    """The keys of entries on their way, by tags and by keys on which they depend."""
-    _reading: dict[bytes, _Reading] = field(factory=dict)
     _room: anyio.Event = field(factory=anyio.Event)
-    """Set, and made anew, when a write is settled for which somebody waits."""
-    _waiting_for_room: int = 0
+    """Set, and made anew, when a write is settled."""
 
     def __attrs_post_init__(self) -> None:
         configuration = self.configuration
@@ -98,6 +88,8 @@ class CacheCore:
         )
         self.index = DiskIndex(configuration.disk_entries_max, configuration.disk_bytes_max)
         self.watchers = Watchers(configuration.watch_changes_max)
+        self.in_flight = InFlight(self.index, self.memory)
+        self.dependents = Dependents(self.index, self.barriers, self.in_flight)
 
     # --- reading ---
 
@@ -118,17 +110,14 @@ class CacheCore:
 
     def look(self, key: GlobalCacheKey, now: float) -> CachedEntry | None:
         """What is in memory. That it is fresh is for the caller to see."""
-        if self.behind and (write := self.behind.get(key)) is not None:
-            return _entry_in(write, key)
+        if self.in_flight.behind and (write := self.in_flight.behind.get(key)) is not None:
+            entry = entry_in(write, key)
+            return None if entry is None or entry.expires_at <= now else entry
         entry = self.memory.get(key, now)
         if entry is None or self.is_alive(entry):
             return entry
         self.memory.discard(key)
         return None
-
-    def is_deleted_behind(self, key: GlobalCacheKey) -> bool:
-        write = self.behind.get(key)
-        return write is not None and _entry_in(write, key) is None
 
     async def find(self, key: GlobalCacheKey, encoded: bytes) -> CachedEntry | None:
         """The entry of a key in L1 or L2, perhaps not fresh any more.
@@ -138,7 +127,7 @@ class CacheCore:
         """
         while True:
             entry = self.look(key, self.wall())
-            if entry is not None or self.is_deleted_behind(key):
+            if entry is not None or key in self.in_flight.behind:
                 return entry
             if self.index.is_complete and encoded not in self.index.stored:
                 # Also where it is being evicted: that has been decided.
@@ -149,7 +138,7 @@ class CacheCore:
 
     async def _read(self, key: GlobalCacheKey, encoded: bytes) -> tuple[CachedEntry | None, bool]:
         """From L2 into L1; whether the key was changed meanwhile."""
-        with self.reading([encoded]) as (reading,):
+        with self.reads.reading(encoded) as reading:
             began = anyio.current_time()
             (stored,) = await self.storage.read_many([encoded], self.damaged)
             self.counters.disk_reads += 1
@@ -168,18 +157,15 @@ class CacheCore:
             asked = dict(keys)
         found: dict[GlobalCacheKey, CachedEntry | None] = {}
         encoded = list(asked.values())
-        with self.reading(encoded) as readings:
+        with self.reads.noting_changes() as changed:
             answers = await self.storage.read_many(encoded, self.damaged)
-            for key, reading, stored in zip(asked, readings, answers, strict=True):
-                if not reading.is_overtaken and key not in self.behind:
-                    found[key] = None if stored is None else self.take_in(key, asked[key], stored)
+        for key, stored in zip(asked, answers, strict=True):
+            if asked[key] not in changed and key not in self.in_flight.behind:
+                found[key] = None if stored is None else self.take_in(key, asked[key], stored)
         for key, one in keys.items():
             if key not in found:
                 found[key] = await self.find(key, one)
         return found
-
-    def reading(self, keys: Sequence[bytes]) -> _ReadingKeys:
-        return _ReadingKeys(self._reading, keys)
 
     def take_in(self, key: GlobalCacheKey, encoded: bytes, stored: Entry) -> CachedEntry | None:
         """What was read, into L1; None where it is dead."""
@@ -229,178 +215,146 @@ class CacheCore:
         *,
         is_behind: bool = False,
         origin: object = None,
+        is_wanted: Callable[[], bool] | None = None,
     ) -> Sequence[Ack[Any]]:
         """Send changes, an operation for each, with what goes along: those who depend on what is
         changed are invalidated, those who are depended on from now on are noted.
 
         Returns an ack for each change, answered already unless ``is_behind``; raises what they
-        raise. Cancelled while it waits for room, nothing was sent; later, it may still happen.
+        raise, and what `send` does. Cancelled while it waits for room, nothing was sent; later, it
+        may still happen.
         """
-        raised: Sequence[Target] = ()
-        if concerned := [one.encoded for one in changes if self.is_depended_on(one.encoded)]:
-            if not self.index.is_complete:
-                await self.until_counted()
-            raised = self.cascade(concerned)
-        dependencies = self._new_dependencies(changes)
-        write = Write(raised, dependencies, changes, is_behind=is_behind, origin=origin)
-        if raised or dependencies:
-            write.operations += [self.storage.invalidate(target) for target in raised]
-            write.operations += [self.storage.depend(one) for one in dependencies]
-        write.operations += operations
+        write = Write(
+            own=operations,
+            changes=changes,
+            is_behind=is_behind,
+            origin=origin,
+            is_wanted=is_wanted,
+        )
         await self.send(write, durability)
         acks = write.acks[write.first_change : write.first_change + len(changes)]
         if not is_behind:
             await acks[-1]
         return acks
 
-    def _new_dependencies(self, changes: Sequence[Change]) -> list[bytes]:
-        """Also those that a write on its way will note: that one may fail."""
-        known = self.barriers.depended_on
-        return [
-            link
-            for change in changes
-            if change.entry is not None and change.entry.links
-            for link in change.entry.links
-            if isinstance(link, bytes) and link not in known
-        ]
-
-    def cascade(self, targets: Iterable[Target]) -> list[Target]:
-        """What is invalidated, with the keys on which others depend that are invalidated by that,
-        and so on. Complete where the index is."""
-        found: dict[Target, None] = dict.fromkeys(targets)
-        left = list(found)
-        while left:
-            target = left.pop()
-            if isinstance(target, Prefix):
-                known = (*self.barriers.depended_on, *self._linking)
-                concerned: Iterable[bytes] = [
-                    one
-                    for one in known
-                    if isinstance(one, bytes) and one.startswith(target.encoded)
-                ]
-            else:
-                linked = (*self.index.by_link.get(target, ()), *self._linking.get(target, ()))
-                concerned = filter(self.is_depended_on, linked)
-            for one in concerned:
-                if one not in found:
-                    found[one] = None
-                    left.append(one)
-        return list(found)
-
     async def send(self, write: Write, durability: Durability) -> None:
         """Send a batch. Waits for room only: its acks tell what became of it.
 
-        Where this raises, also cancelled, nothing was sent and nothing has changed.
-        """
-        self._begin(write)
-        try:
-            if self.index.is_over:
-                await self._make_room(write)
-            settled = partial(self._settle, write)
-            try:
-                write.acks = self.storage.send_nowait(write.operations, settled, durability)
-            except MailboxFullError:
-                write.acks = await self.storage.send(write.operations, settled, durability)
-        except BaseException:
-            self._end(write)
-            self.index.stay(write.victims)
-            raise
+        What goes along with it is decided when there is room, and in the moment in which it is
+        sent: so no other write comes between the two. Nothing is sent where there is nothing to be
+        done.
 
-    def _begin(self, write: Write) -> None:
+        Where this raises, also cancelled, nothing was sent and nothing has changed.
+
+        Raises:
+            OvertakenError: it is not wanted any more.
+        """
+        size = sum(map(operation_bytes, write.own))
+        wait: Callable[[], Awaitable[object]] | None = None
+        while True:
+            await self.storage.reserve(size)
+            try:
+                if (wait := self._prepare(write)) is None and write.operations:
+                    self._send(write, durability, size)
+                    return
+            except BaseException:
+                self.storage.give_back(size)
+                raise
+            self.storage.give_back(size)
+            if wait is None:
+                self._end(write)
+                return
+            await wait()
+
+    def _prepare(self, write: Write) -> Callable[[], Awaitable[object]] | None:
+        """Decide all that goes along with a write, and note that it is on its way. Or what must be
+        waited for: then nothing is noted."""
+        if write.is_wanted is not None and not write.is_wanted():
+            raise OvertakenError
+        targets: list[Target] = list(write.targets)
+        if not write.is_tidying:
+            targets += [
+                one.encoded for one in write.changes if self.dependents.is_depended_on(one.encoded)
+            ]
+        if targets and not self.index.is_complete and self.dependents.is_anything_depended_on():
+            # Who depends on whom is known when all of L2 is.
+            return self.until_counted
+        write.raised = self.dependents.cascade(targets)
+        write.dependencies = self.dependents.new_dependencies(write.changes)
+        if any(self.in_flight.is_undecided(one.encoded) for one in write.changes):
+            return self._room.wait
+        victims_max = VICTIMS_MAX if self.index.is_over else math.inf
+        before = self.index.coming
+        self.in_flight.begin(write)
+        if not write.is_tidying and not self._make_room(write, victims_max, before):
+            self.in_flight.forget(write)
+            return self._room.wait
+        if write.raised or write.dependencies or write.victims:
+            write.operations = [
+                *map(self.storage.invalidate, write.raised),
+                *map(self.storage.depend, write.dependencies),
+                *write.own,
+                *map(self.storage.delete, write.victims),
+            ]
+        else:
+            write.operations = write.own
+        return None
+
+    def _send(self, write: Write, durability: Durability, size: int) -> None:
+        try:
+            write.acks = self.storage.send_reserved(
+                write.operations, partial(self._settle, write), size, durability
+            )
+        except BaseException:
+            self.in_flight.forget(write)
+            raise
+        self.in_flight.sent(write)
+        self.tell(write)
+
+    def tell(self, write: Write) -> None:
+        """Something changes: what is being computed from it is outdated."""
         for told in self.on_changing:
             told(write)
-        for change in write.changes:
-            encoded = change.encoded
-            self._writing[encoded] = self._writing.get(encoded, 0) + 1
-            if write.is_tidying:
-                self._tidying[encoded] = self._tidying.get(encoded, 0) + 1
-            if change.entry is not None:
-                change.share = self.index.expect(encoded, change.size_bytes)
-            if write.is_behind:
-                self.behind[change.key] = write
-        for link, encoded in _links(write):
-            self._linking.setdefault(link, []).append(encoded)
-        if write.raised:
-            self.invalidating.append(write)
 
     def _end(self, write: Write) -> None:
-        """What `_begin` has noted."""
+        """It is not on its way any more."""
         write.is_settled = True
-        for change in write.changes:
-            _count_down(self._writing, change.encoded)
-            if write.is_tidying:
-                _count_down(self._tidying, change.encoded)
-            self.index.arrive(change.share)
-            if self.behind.get(change.key) is write:
-                del self.behind[change.key]
-        for link, encoded in _links(write):
-            keys = self._linking[link]
-            keys.remove(encoded)
-            if not keys:
-                del self._linking[link]
-        if write.raised:
-            self.invalidating.remove(write)
+        write.before = []
+        self.in_flight.end(write)
         if write.settled is not None:
             write.settled.set()
-        if self._waiting_for_room:
-            self._room.set()
-            self._room = anyio.Event()
+        if self.is_anything_left and not write.is_tidying:
+            self.is_anything_left = False
+            self.ask_for_upkeep()
+        self._room.set()
+        self._room = anyio.Event()
 
-    async def _make_room(self, write: Write) -> None:
-        """Choose what goes; where all that could go is being written itself, wait until it is."""
+    def _make_room(self, write: Write, victims_max: float, before: tuple[int, int]) -> bool:
+        """Choose what goes; False where what could go is being written itself. ``before``: what
+        was coming without this write."""
         index = self.index
-        while index.is_over and not write.is_tidying:
-            write.victims += index.make_room(self.is_written, self._is_held)
-            if write.victims or len(self._writing) <= len(write.changes):
-                break
-            self._waiting_for_room += 1
-            try:
-                await self._room.wait()
-            finally:
-                self._waiting_for_room -= 1
-        write.operations += [self.storage.delete(victim) for victim in write.victims]
-
-    def is_written(self, encoded: bytes) -> bool:
-        """Whether a change of it is on its way."""
-        return encoded in self._writing
-
-    def is_changing(self, encoded: bytes) -> bool:
-        """Whether a change of it is on its way that readers will see."""
-        return self._writing.get(encoded, 0) > self._tidying.get(encoded, 0)
+        taken = (index.coming[0] - before[0], index.coming[1] - before[1])
+        if index.is_over:
+            write.victims = index.make_room(
+                self.in_flight.is_written, self._is_held, self.wall(), victims_max
+            )
+            if self.in_flight.count and self.index.is_over and len(write.victims) < victims_max:
+                return False
+            write.more = index.expect_to_stay(write.victims, taken)
+        return True
 
     def _is_held(self, encoded: bytes) -> bool:
         return decode_key(encoded) in self.memory
 
-    def on_its_way(self, key: GlobalCacheKey, encoded: bytes) -> Write | None:
-        """A write that is not settled and may change whether, and how, a key is seen."""
-        if (write := self.behind.get(key)) is not None:
-            return write
-        for write in self.invalidating:
-            for target in write.raised:
-                # Whether the key has that tag, or depends on that key, need not be known.
-                if not isinstance(target, Prefix) or encoded.startswith(target.encoded):
-                    return write
-        return None
-
-    def is_becoming_depended_on(self, encoded: bytes) -> bool:
-        return encoded in self._linking
-
-    def is_known(self, encoded: bytes) -> bool:
-        """Whether there may be something of a key on the disk, or on its way there."""
-        return encoded in self.index.stored or encoded in self._writing
-
-    def is_depended_on(self, encoded: bytes) -> bool:
-        return encoded in self.barriers.depended_on or encoded in self._linking
-
     # --- what became of it ---
 
     def _settle(self, write: Write, results: Sequence[object] | None) -> None:
+        self.in_flight.settled(write)
         self._end(write)
         if results is None:
             self._not_written(write)
             return
-        for told in self.on_changing:
-            told(write)
+        self.tell(write)
         for target, version in zip(write.raised, results, strict=False):
             assert isinstance(version, int)
             self._raise(target, version)
@@ -412,8 +366,7 @@ class CacheCore:
             self._gone(victim)
 
     def _written(self, change: Change, result: object, is_tidying: bool) -> None:
-        if (reading := self._reading.pop(change.encoded, None)) is not None:
-            reading.is_overtaken = True
+        self.reads.overtake(change.encoded)
         entry, key = change.entry, change.key
         if entry is None:
             self.memory.discard(key)
@@ -432,9 +385,7 @@ class CacheCore:
         self.index.put(
             change.encoded, Stored(result, change.size_bytes, entry.expires_at, entry.links)
         )
-        now = self.wall()
-        self.memory.expire(now, EXPIRED_PER_PUT)
-        self.index.expire(now, EXPIRED_PER_PUT)
+        self.memory.expire(self.wall(), EXPIRED_PER_PUT)
         self.counters.puts += 1
         self._warmed()
         self.watchers.tell(ChangeKind.PUT, key, change.encoded, result)
@@ -445,8 +396,7 @@ class CacheCore:
         key = decode_key(victim)
         self.index.remove(victim)
         self.memory.discard(key)
-        if (reading := self._reading.pop(victim, None)) is not None:
-            reading.is_overtaken = True
+        self.reads.overtake(victim)
         self.counters.evicted_from_disk += 1
         self.watchers.tell(ChangeKind.EVICTED, key, victim)
 
@@ -465,50 +415,12 @@ class CacheCore:
                 self.memory.discard(change.key)
         if write.is_behind:
             self.counters.failed_behind += 1
-            for change in write.changes:
-                log.error("%r was not written, and is as it was before: %s", change.key, error)
+            log.error(
+                "%d keys were not written, and are as they were before (the first: %.200r): %s",
+                len(write.changes),
+                write.changes[0].key,
+                error,
+            )
 
     def _evicted(self, _entry: CachedEntry, cause: EvictionCause) -> None:
         self.counters.evicted_from_memory[cause] += 1
-
-
-class _ReadingKeys:
-    """Notes that keys are being read, while the block runs."""
-
-    __slots__ = ("_all", "_keys", "_mine")
-
-    def __init__(self, all_readings: dict[bytes, _Reading], keys: Sequence[bytes]) -> None:
-        self._all = all_readings
-        self._keys = keys
-
-    def __enter__(self) -> list[_Reading]:
-        self._mine = [self._all.setdefault(key, _Reading()) for key in self._keys]
-        for reading in self._mine:
-            reading.count += 1
-        return self._mine
-
-    def __exit__(self, *_: object) -> None:
-        for key, reading in zip(self._keys, self._mine, strict=True):
-            reading.count -= 1
-            if not reading.count and self._all.get(key) is reading:
-                del self._all[key]
-
-
-def _entry_in(write: Write, key: GlobalCacheKey) -> CachedEntry | None:
-    """What a write makes of a key: where it names it twice, the last one counts."""
-    return next(change.entry for change in reversed(write.changes) if change.key == key)
-
-
-def _links(write: Write) -> Iterable[tuple[Link, bytes]]:
-    """Of its entries, each with the key."""
-    for change in write.changes:
-        if change.entry is not None:
-            for link in change.entry.links:
-                yield link, change.encoded
-
-
-def _count_down(counts: dict[bytes, int], key: bytes) -> None:
-    if counts[key] == 1:
-        del counts[key]
-    else:
-        counts[key] -= 1

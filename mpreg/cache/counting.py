@@ -10,7 +10,13 @@ from attrs import define, field
 
 from mpreg.cache.entry import CachedEntry
 from mpreg.cache.keys import GlobalCacheKey
-from mpreg.errors import InvalidArgumentError, VersionConflictError, WriterStoppedError
+from mpreg.cache.writes import OvertakenError
+from mpreg.errors import (
+    CommitUnknownError,
+    InvalidArgumentError,
+    VersionConflictError,
+    WriterStoppedError,
+)
 from mpreg.persistence import Ack, PersistenceRegistry
 
 __all__ = ["Counting", "Increment", "ReadNumber", "WriteNumber"]
@@ -29,14 +35,14 @@ class Increment:
     ack: Ack[int] = field(factory=Ack)
 
 
-ReadNumber: TypeAlias = Callable[[GlobalCacheKey], Awaitable[tuple[CachedEntry | None, int]]]
-"""See `mpreg.cache.physical.physical`."""
+ReadNumber: TypeAlias = Callable[[GlobalCacheKey, bool], Awaitable[tuple[CachedEntry | None, int]]]
+"""See `mpreg.cache.physical.physical`: (key, afresh)."""
 
 WriteNumber: TypeAlias = Callable[
     [GlobalCacheKey, int, int, CachedEntry | None, float | None], Awaitable[None]
 ]
 """Put (key, number, expected version, the entry that it replaces, or else a time to live). Raises
-`VersionConflictError`."""
+`VersionConflictError`, `OvertakenError`."""
 
 
 @define(eq=False)
@@ -65,13 +71,15 @@ class Counting:
                 except Exception as error:
                     _reject(taken, error)
         finally:
+            # What was taken may have been sent: it is committed then, before the files are closed.
+            _reject(taken, CommitUnknownError(f"{key!r:.200}: the registry closed meanwhile"))
             left = self._waiting.pop(key)
-            _reject([*taken, *left], WriterStoppedError(f"{key!r}: the registry closed meanwhile"))
+            _reject(left, WriterStoppedError(f"{key!r:.200}: the registry closed meanwhile"))
 
     async def _apply(self, key: GlobalCacheKey, increments: list[Increment]) -> None:
-        damaged_version = 0
+        damaged_version, is_afresh = 0, False
         while True:
-            entry, version = await self._read(key)
+            entry, version = await self._read(key, is_afresh)
             value = None if entry is None else entry.give().value
             if entry is not None and type(value) is not int:
                 raise InvalidArgumentError(
@@ -86,9 +94,11 @@ class Counting:
                 await self._write(
                     key, number, version or damaged_version, entry, increments[0].ttl_seconds
                 )
+            except OvertakenError:
+                continue
             except VersionConflictError as conflict:
                 # Somebody put another value meanwhile: add to that. Or it cannot be read.
-                damaged_version = conflict.found_version
+                damaged_version, is_afresh = conflict.found_version, True
                 continue
             break
         for increment, result in results:

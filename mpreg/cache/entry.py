@@ -16,7 +16,7 @@ from mpreg.codec import decode_value
 __all__ = ["ENTRY_OVERHEAD_BYTES", "CacheLevel", "CachedEntry", "Found", "make_entry"]
 
 #: What an entry in L1 counts for beside its key and its value: the objects that hold it.
-ENTRY_OVERHEAD_BYTES: Final = 256
+ENTRY_OVERHEAD_BYTES: Final = 640
 
 CacheLevel: TypeAlias = Literal["L1", "L2"]
 

@@ -26,7 +26,7 @@ ENTRY_OVERHEAD_BYTES: Final = 64
 #: Entries that are passed over for one that is removed, at most: beyond that everything is in use.
 PASSED_OVER_MAX: Final = 32
 
-#: Entries removed in one batch.
+#: Entries removed in one batch where the bounds were overrun before: they were lowered.
 VICTIMS_MAX: Final = 1_024
 
 _HEAP_MIN: Final = 64
@@ -44,6 +44,18 @@ class Stored(msgspec.Struct, gc=False):
 
 
 @define(eq=False)
+class _Coming:
+    """Puts of one key that are on their way."""
+
+    count: int = 0
+    size_bytes: int = 0
+    """Of the largest."""
+    more_entries: int = 0
+    more_bytes: int = 0
+    """Beyond what is there of the key: any of them may be the one that is committed."""
+
+
+@define(eq=False)
 class DiskIndex:
     entries_max: int
     bytes_max: int
@@ -54,9 +66,10 @@ class DiskIndex:
     removed: set[bytes] | None = field(factory=set)
     """Keys that were removed while what is there is still being read, page by page: a page may be
     older. None: everything is known, and what is not here is not on disk."""
+    _coming: dict[bytes, _Coming] = field(factory=dict)
+    """Puts on their way, by key."""
     _coming_entries: int = 0
     _coming_bytes: int = 0
-    """Of puts on their way, as if none of them replaced anything that is not known yet."""
     _leaving: dict[bytes, Stored] = field(factory=dict)
     """Entries whose removal is on its way, with a put that it makes room for."""
     _leaving_bytes: int = 0
@@ -71,30 +84,55 @@ class DiskIndex:
 
     # --- room ---
 
-    def expect(self, key: bytes, size_bytes: int) -> tuple[int, int]:
-        """A put is about to be sent. What it takes is given back by `arrive`."""
-        known = self.stored.get(key)
-        share = (0, max(0, size_bytes - known.size_bytes)) if known else (1, size_bytes)
-        self._coming_entries += share[0]
-        self._coming_bytes += share[1]
-        return share
+    def expect(self, key: bytes, size_bytes: int) -> None:
+        """A put is about to be sent. `arrive` once it is settled."""
+        coming = self._coming.setdefault(key, _Coming())
+        coming.count += 1
+        coming.size_bytes = max(coming.size_bytes, size_bytes)
+        self._recount(key)
 
-    def arrive(self, share: tuple[int, int]) -> None:
-        self._coming_entries -= share[0]
-        self._coming_bytes -= share[1]
+    def arrive(self, key: bytes) -> None:
+        coming = self._coming[key]
+        coming.count -= 1
+        if not coming.count:
+            self._coming_entries -= coming.more_entries
+            self._coming_bytes -= coming.more_bytes
+            del self._coming[key]
+
+    def _recount(self, key: bytes) -> None:
+        """What is there of a key has changed, or what is coming."""
+        if (coming := self._coming.get(key)) is None:
+            return
+        stored = self.stored.get(key)
+        entries = 0 if stored else 1
+        size = max(0, coming.size_bytes - (stored.size_bytes if stored else 0))
+        self._coming_entries += entries - coming.more_entries
+        self._coming_bytes += size - coming.more_bytes
+        coming.more_entries, coming.more_bytes = entries, size
+
+    @property
+    def coming(self) -> tuple[int, int]:
+        """(entries, bytes) by which there may be more when all that is on its way has come."""
+        return self._coming_entries, self._coming_bytes
 
     def make_room(
-        self, is_written: Callable[[bytes], bool], is_held: Callable[[bytes], bool]
+        self,
+        is_written: Callable[[bytes], bool],
+        is_held: Callable[[bytes], bool],
+        now: float = -math.inf,
+        victims_max: float = VICTIMS_MAX,
     ) -> list[bytes]:
         """What has to go for all that is coming, out of the order already: `leave`, or `stay`.
 
-        What ``is_written`` is being written and does not go. What ``is_held`` is in L1, and only
-        goes where nothing else is near. It `is_over` afterwards where nothing may go, or where more
-        would have to go at once than `VICTIMS_MAX`: that is left to the next time.
+        What has expired by ``now`` goes first. What ``is_written`` is being written and does not
+        go. What ``is_held`` is in L1, and only goes where nothing else is near. It `is_over`
+        afterwards where nothing may go, or where more would have to go at once than
+        ``victims_max``: that is left to the next time.
         """
         victims: list[bytes] = []
-        while self.is_over and len(victims) < VICTIMS_MAX:
-            if (victim := self._next_victim(is_written, is_held)) is None:
+        while self.is_over and len(victims) < victims_max:
+            victim = self._first_expired(now, is_written) or self._next_victim(is_written, is_held)
+            if victim is None:
                 break
             stored = self.stored.pop(victim)
             self._leaving[victim] = stored
@@ -102,6 +140,20 @@ class DiskIndex:
             self.size_bytes -= stored.size_bytes
             victims.append(victim)
         return victims
+
+    def expect_to_stay(self, victims: list[bytes], taken: tuple[int, int]) -> tuple[int, int]:
+        """A write is about to be sent, with these victims. If it fails they stay, and nobody may
+        have relied on their room: that is what this counts, beyond what the write takes itself.
+        Given back by `no_longer_expect`."""
+        leaving = sum(self._leaving[key].size_bytes for key in victims)
+        more = (max(0, len(victims) - taken[0]), max(0, leaving - taken[1]))
+        self._coming_entries += more[0]
+        self._coming_bytes += more[1]
+        return more
+
+    def no_longer_expect(self, more: tuple[int, int]) -> None:
+        self._coming_entries -= more[0]
+        self._coming_bytes -= more[1]
 
     @property
     def is_over(self) -> bool:
@@ -115,15 +167,33 @@ class DiskIndex:
         self, is_written: Callable[[bytes], bool], is_held: Callable[[bytes], bool]
     ) -> bytes | None:
         held: bytes | None = None
-        for _ in range(min(PASSED_OVER_MAX, len(self.stored))):
+        passed_over = 0
+        for _ in range(len(self.stored)):
             key, stored = next(iter(self.stored.items()))
             if not is_written(key):
                 if not stored.used and not is_held(key):
                     return key
                 held = held or key
+                passed_over += 1
             stored.used = False
             self.stored.move_to_end(key)
+            if passed_over >= PASSED_OVER_MAX:
+                break
         return held
+
+    def is_leaving(self, key: bytes) -> bool:
+        """Whether its removal is on its way, to make room."""
+        return key in self._leaving
+
+    def _first_expired(self, now: float, is_written: Callable[[bytes], bool]) -> bytes | None:
+        """Nobody misses what has expired."""
+        while self._expiries and self._expiries[0][0] <= now:
+            expires_at, key = self._expiries[0]
+            stored = self.stored.get(key)
+            if stored is not None and stored.expires_at == expires_at:
+                return None if is_written(key) else key
+            heapq.heappop(self._expiries)
+        return None
 
     def leave(self, victims: list[bytes]) -> None:
         """They were removed."""
@@ -143,6 +213,7 @@ class DiskIndex:
                 self.stored[key] = stored
                 self.stored.move_to_end(key, last=False)
                 self.size_bytes += stored.size_bytes
+                self._recount(key)
                 # It may have expired meanwhile, and have been passed over.
                 self._will_expire(key, stored)
 
@@ -160,6 +231,7 @@ class DiskIndex:
         self._will_expire(key, stored)
         if self.removed:
             self.removed.discard(key)
+        self._recount(key)
 
     def found(self, key: bytes, stored: Stored) -> None:
         """Read from the disk: it may be older than what is known."""
@@ -175,38 +247,57 @@ class DiskIndex:
             self._unlink(key, stored)
         if self.removed is not None:
             self.removed.add(key)
+        self._recount(key)
 
     def complete(self) -> None:
         """Everything that is on disk was `found`."""
         self.removed = None
 
-    def expire(self, now: float, count_max: int) -> None:
-        """Forget what has expired, at most so many: the store removes it by itself."""
-        while count_max and self._expiries and self._expiries[0][0] <= now:
+    def take_expired(self, now: float) -> list[bytes]:
+        """What has expired, to be removed from the disk, or to be expected again: as long as it is
+        there it is known, since a clock may be set back."""
+        expired: dict[bytes, None] = {}
+        while self._expiries and self._expiries[0][0] <= now:
             expires_at, key = heapq.heappop(self._expiries)
-            count_max -= 1
             stored = self.stored.get(key)
             if stored is not None and stored.expires_at == expires_at:
-                self.remove(key)
+                expired[key] = None
+        return list(expired)
 
-    def matching(self, keys: Iterable[bytes], prefix: bytes, version: int) -> list[bytes]:
-        """Of some keys, those that begin so and are of an older version."""
-        stored = self.stored
-        return [
-            key
-            for key in keys
-            if key.startswith(prefix)
-            and (one := stored.get(key)) is not None
-            and one.version < version
-        ]
+    def expect_again(self, keys: Iterable[bytes]) -> None:
+        """They were taken by `take_expired`: those that are there are to be taken once more."""
+        for key in keys:
+            stored = self.stored.get(key)
+            if stored is not None:
+                self._will_expire(key, stored)
 
-    def linked(self, link: Link, version: int) -> list[bytes]:
-        """The keys of entries with this link that are of an older version."""
+    @property
+    def next_expiry(self) -> float:
+        return self._expiries[0][0] if self._expiries else math.inf
+
+    def keys(self) -> list[bytes]:
+        """Of all that is on disk, also of what is leaving: that may fail. In no order: to go
+        through a million in their order would take the event loop for seconds."""
+        return [*dict.keys(self.stored), *self._leaving]
+
+    def killed(
+        self, keys: Iterable[bytes], kills: Callable[[bytes, int], bool]
+    ) -> list[tuple[bytes, int]]:
+        """Of some keys, those whose version ``kills`` says is dead, each with that."""
+        return [(key, at) for key in keys if (at := self._version(key)) and kills(key, at)]
+
+    def linked(self, link: Link, version: int) -> list[tuple[bytes, int]]:
+        """The keys of entries with this link that are of an older version, each with that."""
         return [
-            key
+            (key, at)
             for key in self.by_link.get(link, ())
-            if (stored := self.stored.get(key)) is not None and stored.version < version
+            if (at := self._version(key)) and at < version
         ]
+
+    def _version(self, key: bytes) -> int:
+        """0: it is gone."""
+        stored = self.stored.get(key) or self._leaving.get(key)
+        return 0 if stored is None else stored.version
 
     def _unlink(self, key: bytes, stored: Stored) -> None:
         current = self.stored.get(key)
@@ -228,7 +319,7 @@ class DiskIndex:
     def _rebuild_expiries(self) -> None:
         self._expiries = [
             (stored.expires_at, key)
-            for key, stored in self.stored.items()
+            for key, stored in dict.items(self.stored)
             if stored.expires_at != math.inf
         ]
         heapq.heapify(self._expiries)

@@ -11,7 +11,7 @@ The dead entries are removed later, at leisure. When none is left, the barrier g
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import msgspec
@@ -65,6 +65,9 @@ class Space:
     """Of all of it."""
     prefixes: dict[bytes, int] = field(factory=dict)
     """Of parts of it."""
+    _lengths: dict[int, int] = field(factory=dict)
+    """How many prefixes have that many bytes. They are many where each user has one, and their
+    lengths are few."""
     memory_hits: int = 0
     disk_hits: int = 0
     misses: int = 0
@@ -72,11 +75,23 @@ class Space:
     def kills(self, encoded: bytes, version: int) -> bool:
         if version < self.barrier:
             return True
-        if self.prefixes:
-            for prefix, barrier in self.prefixes.items():
-                if version < barrier and encoded.startswith(prefix):
+        prefixes = self.prefixes
+        if prefixes:
+            for length in self._lengths:
+                if version < prefixes.get(encoded[:length], 0):
                     return True
         return False
+
+    def raise_prefix(self, prefix: bytes, version: int) -> None:
+        if (known := self.prefixes.get(prefix)) is None:
+            self._lengths[len(prefix)] = self._lengths.get(len(prefix), 0) + 1
+        self.prefixes[prefix] = max(version, known or 0)
+
+    def lower_prefix(self, prefix: bytes) -> None:
+        del self.prefixes[prefix]
+        self._lengths[len(prefix)] -= 1
+        if not self._lengths[len(prefix)]:
+            del self._lengths[len(prefix)]
 
 
 @define(eq=False)
@@ -128,7 +143,7 @@ class Barriers:
         if target.encoded == space.encoded:
             space.barrier = max(version, space.barrier)
         else:
-            space.prefixes[target.encoded] = max(version, space.prefixes.get(target.encoded, 0))
+            space.raise_prefix(target.encoded, version)
 
     def lower(self, target: Target, version: int) -> None:
         """Nothing that it concerns is left. Not where it was raised again meanwhile."""
@@ -140,7 +155,19 @@ class Barriers:
         if target.encoded == space.encoded:
             space.barrier = 0 if space.barrier == version else space.barrier
         elif space.prefixes.get(target.encoded) == version:
-            del space.prefixes[target.encoded]
+            space.lower_prefix(target.encoded)
+
+    def killer(self) -> Callable[[bytes, int], bool] | None:
+        """What says whether a key of a version is dead by its beginning; None: no key is."""
+        spaces = {one.encoded: one for one in self.spaces.values() if one.barrier or one.prefixes}
+        if not spaces:
+            return None
+
+        def kills(encoded: bytes, version: int) -> bool:
+            space = spaces.get(namespace_of(encoded))
+            return space is not None and space.kills(encoded, version)
+
+        return kills
 
     def standing(self) -> list[tuple[Target, int]]:
         """All of them."""

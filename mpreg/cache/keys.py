@@ -7,7 +7,7 @@ with its bytes, and nothing else does. (The form is much like that of Foundation
 
 from __future__ import annotations
 
-import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from mpreg.codec import KEY_BYTES_MAX, NAME_BYTES_MAX
@@ -37,7 +37,7 @@ _ONE: Final = b"\x01\x02"
 
 _NEXT_TEXT: Final = (_END + _TEXT).decode()
 
-_U64: Final = struct.Struct(">Q")
+_NUMBER_BYTES: Final = 8
 _OFFSET: Final = 2**63
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ class GlobalCacheKey(_Parts):
         if not parts:
             raise InvalidArgumentError(f"a key in {namespace!r} needs at least one part")
         for part in parts:
-            _check_part(part)
+            if type(part) is not str:
+                _check_part(part)
         return tuple.__new__(cls, (namespace, *parts))
 
     def __getnewargs__(self) -> tuple[KeyPart, ...]:
@@ -90,6 +91,12 @@ def check_namespace(namespace: object) -> None:
     """Raises what `GlobalCacheKey` raises for it."""
     if type(namespace) is not str:
         raise InvalidArgumentError(f"a namespace is str, not {namespace!r:.80}")
+    _check_length(namespace)
+
+
+@lru_cache(maxsize=1_024)
+def _check_length(namespace: str) -> None:
+    # Few namespaces have many keys, and one is made for every call of a cache.
     if not namespace:
         raise InvalidArgumentError("a namespace cannot be empty")
     size = len(namespace.encode("utf-8", "surrogatepass"))
@@ -147,16 +154,18 @@ def decode_key(encoded: bytes) -> GlobalCacheKey:
 
 def _decode_parts(encoded: bytes) -> GlobalCacheKey:
     parts: list[KeyPart] = []
-    position = 0
-    while position < len(encoded):
-        kind, start = encoded[position : position + 1], position + 1
-        if kind == _NUMBER:
-            position = start + _U64.size
-            parts.append(_unpack_number(encoded[start:position]))
-        elif kind in (_TEXT, _BYTES):
+    position, length = 0, len(encoded)
+    while position < length:
+        kind, start = encoded[position], position + 1
+        if kind == _NUMBER[0]:
+            position = start + _NUMBER_BYTES
+            if position > length:
+                raise ValueError("a number in a key is cut short")
+            parts.append(int.from_bytes(encoded[start:position], "big") - _OFFSET)
+        elif kind == _TEXT[0] or kind == _BYTES[0]:
             end = _end_of(encoded, start)
             data = _unescape(encoded[start:end])
-            parts.append(data if kind == _BYTES else data.decode("utf-8", "surrogatepass"))
+            parts.append(data if kind == _BYTES[0] else data.decode("utf-8", "surrogatepass"))
             position = end + 1
         else:
             raise ValueError(f"no part of a key begins with {kind!r}")
@@ -181,7 +190,7 @@ def _encode_part(part: KeyPart) -> bytes:
     if type(part) is bytes:
         return _BYTES + _escape(part) + _END
     assert isinstance(part, int)
-    return _NUMBER + _U64.pack(part + _OFFSET)
+    return _NUMBER + (part + _OFFSET).to_bytes(_NUMBER_BYTES, "big")
 
 
 def _escape(data: bytes) -> bytes:
@@ -196,13 +205,6 @@ def _unescape(escaped: bytes) -> bytes:
     if _escape(data) != escaped:
         raise ValueError("a part of a key has an escape of nothing")
     return data
-
-
-def _unpack_number(data: bytes) -> int:
-    if len(data) != _U64.size:
-        raise ValueError("a number in a key is cut short")
-    number: int = _U64.unpack(data)[0]
-    return number - _OFFSET
 
 
 def _end_of(encoded: bytes, start: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import anyio.lowlevel
@@ -14,10 +15,11 @@ from mpreg.cache.counting import Increment
 from mpreg.cache.entry import CachedEntry, Found
 from mpreg.cache.invalidation import Prefix, Target
 from mpreg.cache.keys import GlobalCacheKey, KeyPart, encode_key, encode_prefix
-from mpreg.cache.physical import physical
+from mpreg.cache.physical import is_as_it_was, physical
 from mpreg.cache.requests import (
     Details,
     check_choices,
+    check_together,
     checked_seconds,
     checked_tag,
     checked_version,
@@ -28,7 +30,7 @@ from mpreg.cache.requests import (
 from mpreg.cache.shared import SharedCache
 from mpreg.cache.statistics import CacheStatistics
 from mpreg.cache.watching import Watch
-from mpreg.cache.writes import Change, Write
+from mpreg.cache.writes import Change, OvertakenError, Write
 from mpreg.errors import InvalidArgumentError, VersionConflictError
 from mpreg.persistence import Ack, Durability, PersistenceRegistry
 from mpreg.persistence.operations import Operation
@@ -66,7 +68,7 @@ class GlobalCacheManager:
         self._core = self._shared.core
         # For the fast way, which is nearly all that most callers ever need.
         self._peek, self._touch = self._core.memory.peek, self._core.memory.touch
-        self._behind, self._barriers = self._core.behind, self._core.barriers
+        self._behind, self._barriers = self._core.in_flight.behind, self._core.barriers
         self._wall = self._core.wall
 
     # --- reading ---
@@ -153,6 +155,8 @@ class GlobalCacheManager:
         computing it costs, in any unit, for the policy that looks at it.
         """
         details = Details(ttl_seconds=ttl_seconds, tags=tags, dependencies=dependencies, cost=cost)
+        if details.checked_dependencies:
+            await self._until_counted()
         change, put = prepare_put(self._core, key, value, details)
         return (await self._write([change], [put], mode, durability))[-1]
 
@@ -169,11 +173,17 @@ class GlobalCacheManager:
     ) -> Ack[int] | None:
         """`put` of several, all or nothing. The ack is that of the last; None where there is none.
 
+        They are put at one moment: one that depends on another of them is not invalidated by it.
+
         Raises:
-            ValueTooLargeError: they are more than one batch holds (``batch_bytes_max``).
+            ValueTooLargeError: they are more than one batch holds (``batch_bytes_max``), or than L2
+                does.
         """
         details = Details(ttl_seconds=ttl_seconds, tags=tags, dependencies=dependencies, cost=cost)
+        if details.checked_dependencies:
+            await self._until_counted()
         prepared = [prepare_put(self._core, key, one, details) for key, one in values.items()]
+        check_together(self.configuration, [change for change, _ in prepared])
         if not prepared:
             await anyio.lowlevel.checkpoint()
             return None
@@ -193,11 +203,20 @@ class GlobalCacheManager:
         core = self._core
         entry = await core.find(key, encoded)
         was_there = entry is not None and self._wall() < entry.fresh_until
-        if entry is None and core.index.is_complete and not core.is_known(encoded):
+        if entry is None and core.index.is_complete and not self._is_of_interest(encoded):
             return False
         change = Change(key, encoded, None, 0)
         await self._write([change], [core.storage.delete(encoded)], mode, durability)
         return was_there
+
+    def _is_of_interest(self, encoded: bytes) -> bool:
+        """Whether anything would be changed by its deletion, on disk or elsewhere."""
+        core = self._core
+        return (
+            core.in_flight.is_known(encoded)
+            or core.dependents.is_depended_on(encoded)
+            or self._shared.computations.involve(encoded)
+        )
 
     async def compare_and_set(
         self,
@@ -218,11 +237,12 @@ class GlobalCacheManager:
             VersionConflictError: it has another one; nothing was written.
         """
         checked_version(expected_version)
+        check_choices(None, durability)
         encoded = encode_key(key)
         await self._shared.open()
-        damaged_version = 0
+        damaged_version, is_afresh = 0, False
         while True:
-            entry, version = await physical(self._core, key, encoded)
+            entry, version = await physical(self._core, key, encoded, afresh=is_afresh)
             visible = 0 if entry is None else version
             if visible != expected_version:
                 raise VersionConflictError(key.namespace, repr(key), expected_version, visible)
@@ -233,14 +253,24 @@ class GlobalCacheManager:
                 cost=cost,
                 expected_version=version or damaged_version,
             )
+            if details.checked_dependencies and not self._core.index.is_complete:
+                await self._until_counted()
+                continue
             change, put = prepare_put(self._core, key, value, details)
             try:
-                (ack,) = await self._write([change], [put], None, durability, waits=True)
+                (ack,) = await self._core.write(
+                    [change],
+                    [put],
+                    durability_of(self.configuration, None, durability),
+                    is_wanted=partial(is_as_it_was, self._core, key, encoded, entry),
+                )
+            except OvertakenError:
+                continue
             except VersionConflictError as conflict:
                 # It was changed meanwhile: what it has now decides. Or it cannot be read.
-                damaged_version = conflict.found_version
+                damaged_version, is_afresh = conflict.found_version, True
                 continue
-            assert ack.value is not None
+            assert isinstance(ack.value, int)
             return ack.value
 
     async def increment(
@@ -258,6 +288,7 @@ class GlobalCacheManager:
 
         Raises:
             InvalidArgumentError: what is there is no `int`, or the sum has more than 64 bits.
+            CommitUnknownError: also where the registry closed while it was being written.
         """
         for name, number in (("by", by), ("initial", initial)):
             if type(number) is not int:
@@ -293,13 +324,7 @@ class GlobalCacheManager:
         target = _target(namespace, prefix, tag, dependency)
         check_choices(None, durability)
         await self._shared.open()
-        if self._core.barriers.depended_on:
-            # Who depends on whom is known when all of L2 is.
-            await self._core.until_counted()
-        raised = self._core.cascade([target])
-        write = Write(
-            raised=raised, operations=[self._core.storage.invalidate(one) for one in raised]
-        )
+        write = Write(targets=[target])
         await self._core.send(write, durability)
         version: int = await write.acks[0]
         return version
@@ -337,6 +362,10 @@ class GlobalCacheManager:
             WriterStoppedError: the registry has closed meanwhile.
         """
         check_choices(mode, durability)
+        if not callable(compute):
+            raise InvalidArgumentError(
+                f"compute is an async function that takes nothing, not {compute!r:.80}"
+            )
         recipe = Recipe(
             compute=compute,
             details=Details(
@@ -420,14 +449,17 @@ class GlobalCacheManager:
     def __repr__(self) -> str:
         return f"<GlobalCacheManager {self.configuration.name!r}>"
 
+    async def _until_counted(self) -> None:
+        """What a key that is depended on depends on itself is known when all of L2 is."""
+        await self._shared.open()
+        await self._core.until_counted()
+
     async def _write(
         self,
         changes: Sequence[Change],
         operations: Sequence[Operation],
         mode: WriteMode | None,
         durability: Durability | None,
-        *,
-        waits: bool = False,
     ) -> Sequence[Ack[int]]:
         check_choices(mode, durability)
         await self._shared.open()
@@ -435,7 +467,7 @@ class GlobalCacheManager:
             changes,
             operations,
             durability_of(self.configuration, mode, durability),
-            is_behind=not waits and is_behind(self.configuration, mode),
+            is_behind=is_behind(self.configuration, mode),
         )
 
 

@@ -124,6 +124,22 @@ class MemoryCache(Generic[E]):
             self._expiries.discard(key)
         return True
 
+    def offer(self, entry: E, bytes_max: int) -> bool | None:
+        """Hold an entry whose key has none, if nothing must leave for it and all together have at
+        most ``bytes_max``. None where its key has one; else whether it is held now.
+        """
+        key, size_bytes = entry.key, self.size_bytes + entry.size_bytes
+        if key in self._entries:
+            return None
+        if size_bytes > min(bytes_max, self.bytes_max) or len(self._entries) >= self.entries_max:
+            return False
+        self._policy.add(entry)
+        self._entries[key] = entry
+        self.size_bytes = size_bytes
+        if entry.expires_at != math.inf:
+            self._expiries.set(key, entry.expires_at)
+        return True
+
     def discard(self, key: Hashable) -> E | None:
         """Remove what is held for a key, and return it."""
         entry = self._entries.get(key)

@@ -9,39 +9,52 @@ from mpreg.cache.entry import CachedEntry
 from mpreg.cache.keys import GlobalCacheKey
 from mpreg.cache.writes import Write
 
-__all__ = ["physical"]
+__all__ = ["is_as_it_was", "physical"]
 
 
 async def physical(
-    core: CacheCore, key: GlobalCacheKey, encoded: bytes
+    core: CacheCore, key: GlobalCacheKey, encoded: bytes, *, afresh: bool = False
 ) -> tuple[CachedEntry | None, int]:
     """The entry that readers see (None: none) and the version that the store has (0: none).
 
-    What is on its way and concerns the key is waited for first. A damaged entry counts as none: the
-    conflict of a write tells its version. Raises as `CacheCore.find` does.
+    What is on its way and concerns the key is waited for first. ``afresh``: the disk is asked,
+    whatever is known: what has expired may be alive again where a clock was set back, and what was
+    swept meanwhile is not. A damaged entry counts as none: the conflict of a write tells its
+    version. Raises as `CacheCore.find` does.
     """
     while True:
-        if (write := core.on_its_way(key, encoded)) is not None:
+        if (write := core.in_flight.on_its_way(key, encoded)) is not None:
             await _settled(write)
             continue
-        now = core.wall()
-        entry = core.memory.peek(key)
-        if entry is not None:
-            if entry.expires_at <= now:
+        if not afresh:
+            now = core.wall()
+            entry = core.memory.peek(key)
+            if entry is not None:
+                if entry.expires_at <= now:
+                    return None, 0
+                visible = core.is_alive(entry) and now < entry.fresh_until
+                return (entry if visible else None), entry.version
+            if core.index.is_complete and encoded not in core.index.stored:
                 return None, 0
-            visible = core.is_alive(entry) and now < entry.fresh_until
-            return (entry if visible else None), entry.version
-        if core.index.is_complete and encoded not in core.index.stored:
-            return None, 0
-        with core.reading([encoded]) as (reading,):
+        with core.reads.reading(encoded) as reading:
             (stored,) = await core.storage.read_many([encoded], core.damaged)
-            if reading.is_overtaken or core.on_its_way(key, encoded) is not None:
+            if reading.is_overtaken or core.in_flight.on_its_way(key, encoded) is not None:
                 continue
             if stored is None:
+                core.memory.discard(key)
                 return None, 0
             entry = core.take_in(key, encoded, stored)
             visible = entry is not None and core.wall() < entry.fresh_until
             return (entry if visible else None), stored.version
+
+
+def is_as_it_was(
+    core: CacheCore, key: GlobalCacheKey, encoded: bytes, entry: CachedEntry | None
+) -> bool:
+    """Whether readers still see what `physical` gave, as long as the store has that version."""
+    if core.in_flight.on_its_way(key, encoded) is not None:
+        return False
+    return entry is None or (core.is_alive(entry) and core.wall() < entry.fresh_until)
 
 
 async def _settled(write: Write) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import msgspec
 from attrs import field, frozen
@@ -17,13 +17,15 @@ from mpreg.cache.index import ENTRY_OVERHEAD_BYTES
 from mpreg.cache.keys import GlobalCacheKey, encode_key
 from mpreg.cache.records import FORMAT, CachedRecord, encode_record
 from mpreg.cache.writes import Change
-from mpreg.codec import encode_value
+from mpreg.codec import KEY_BYTES_MAX, encode_value
 from mpreg.errors import InvalidArgumentError, ValueTooLargeError
 from mpreg.persistence import Durability
 from mpreg.persistence.operations import Put
 
 __all__ = [
+    "TAG_BYTES_MAX",
     "Details",
+    "check_together",
     "check_choices",
     "checked_seconds",
     "checked_tag",
@@ -32,6 +34,9 @@ __all__ = [
     "is_behind",
     "prepare_put",
 ]
+
+#: Its invalidation is a row whose key is the tag and a byte before it.
+TAG_BYTES_MAX: Final = KEY_BYTES_MAX - 1
 
 
 @frozen(kw_only=True)
@@ -109,13 +114,15 @@ def _tags(tags: object) -> tuple[str, ...]:
 
 
 def checked_tag(tag: object) -> str:
-    """Raises `InvalidArgumentError`."""
+    """Raises `InvalidArgumentError`, `ValueTooLargeError`."""
     if type(tag) is not str or not tag:
         raise InvalidArgumentError(f"a tag is a str that is not empty, not {tag!r:.80}")
     try:
-        tag.encode()
+        size = len(tag.encode())
     except UnicodeEncodeError as error:
         raise InvalidArgumentError(f"a tag that is no text: {error}") from error
+    if size > TAG_BYTES_MAX:
+        raise ValueTooLargeError(f"a tag of {size} bytes; at most {TAG_BYTES_MAX}")
     return tag
 
 
@@ -126,8 +133,8 @@ def prepare_put(
     details: Details,
     like: CachedEntry | None = None,
 ) -> tuple[Change, Put]:
-    """What is to be sent. ``like``: what belongs to the value is as it was with that entry, and
-    not as the details say.
+    """What is to be sent. Where it depends on other keys, the index is complete. ``like``: what
+    belongs to the value is as it was with that entry, and not as the details say.
 
     Raises:
         InvalidArgumentError, ValueTooLargeError
@@ -136,7 +143,10 @@ def prepare_put(
     if encoded in details.checked_dependencies:
         raise InvalidArgumentError(f"{key!r} cannot depend on itself")
     payload = encode_value(value, core.registry.config.value_bytes_max)
-    record, expires_at = _record(core, payload, details) if like is None else _like(payload, like)
+    if like is None:
+        record, expires_at = _record(core, encoded, payload, details)
+    else:
+        record, expires_at = _like(payload, like)
     data = encode_record(record)
     size = len(encoded) + len(data) + ENTRY_OVERHEAD_BYTES
     if size > core.configuration.disk_bytes_max:
@@ -155,15 +165,37 @@ def prepare_put(
     return Change(key, encoded, entry, size), put
 
 
-def _record(core: CacheCore, payload: bytes, details: Details) -> tuple[CachedRecord, float | None]:
+def check_together(configuration: CacheConfiguration, changes: Sequence[Change]) -> None:
+    """Raises `ValueTooLargeError` where L2 could not hold them at the same time."""
+    entries_max, bytes_max = configuration.disk_entries_max, configuration.disk_bytes_max
+    if len(changes) > entries_max:
+        raise ValueTooLargeError(
+            f"{len(changes)} entries in one batch; the cache holds {entries_max} (disk_entries_max)"
+        )
+    size = sum(change.size_bytes for change in changes)
+    if size > bytes_max:
+        raise ValueTooLargeError(
+            f"entries of {size} bytes in one batch; the cache holds {bytes_max} (disk_bytes_max)"
+        )
+
+
+def _record(
+    core: CacheCore, encoded: bytes, payload: bytes, details: Details
+) -> tuple[CachedRecord, float | None]:
     fresh_until, expires_at = _times(core, details)
+    tags, dependencies = details.checked_tags, details.checked_dependencies
+    if dependencies:
+        links = dict.fromkeys((*tags, *dependencies, *core.dependents.inherited(dependencies)))
+        tags = tuple(one for one in links if isinstance(one, str))
+        # Where keys depend on each other in a circle, one of them is this one.
+        dependencies = tuple(one for one in links if isinstance(one, bytes) and one != encoded)
     record = CachedRecord(
         FORMAT,
         msgspec.Raw(payload),
         fresh_until,
         float(details.cost),
-        details.checked_tags,
-        details.checked_dependencies,
+        tags,
+        dependencies,
     )
     return record, expires_at
 

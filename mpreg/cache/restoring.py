@@ -27,7 +27,7 @@ from mpreg.persistence import Entry
 __all__ = ["Restoring", "restore_invalidations"]
 
 #: Keys read in one go: the reader's other callers wait as long.
-KEYS_PER_READ = 256
+KEYS_PER_READ = 512
 
 
 async def restore_invalidations(core: CacheCore, report: Callable[[int], None]) -> None:
@@ -94,13 +94,11 @@ class Restoring:
         """Raises what the reader raises where it has stopped."""
         began = anyio.current_time()
         self.state = WarmUpState.WARMING
-        taken = await self._warm_up()
+        await self._put_in_order(await self._warm_up())
         self.warm_up_seconds = anyio.current_time() - began
         self.state = WarmUpState.COUNTING
         self.warm.set()
         began = anyio.current_time()
-        await self._put_in_order(taken)
-        del taken
         await self._count()
         self.counting_seconds = anyio.current_time() - began
         self.state = WarmUpState.DONE
@@ -136,29 +134,24 @@ class Restoring:
 
     async def _read(self, keys: list[bytes], taken: list[CachedEntry]) -> bool:
         """False where the budget is used up."""
-        core, memory, fits = self._core, self._core.memory, self._fits
-        with core.reading(keys) as readings:
+        core, offer, bytes_max = self._core, self._core.memory.offer, self._bytes_max
+        with core.reads.noting_changes() as changed:
             found = await core.storage.read_many(keys, core.damaged)
-            for encoded, reading, stored in zip(keys, readings, found, strict=True):
-                if stored is None or reading.is_overtaken:
-                    continue
-                entry = core.decode(decode_key(encoded), encoded, stored)
-                if entry is None or not core.is_alive(entry):
-                    continue
-                if not fits(entry.size_bytes):
-                    return False
-                if memory.peek(entry.key) is None:
-                    memory.put(entry)
-                    taken.append(entry)
-                    self.warmed += 1
+        for encoded, stored in zip(keys, found, strict=True):
+            if stored is None or encoded in changed:
+                continue
+            entry = core.decode(decode_key(encoded), encoded, stored)
+            if entry is None or not core.is_alive(entry):
+                continue
+            # Nothing is evicted for it: what is there is hotter.
+            is_held = offer(entry, bytes_max)
+            if is_held:
+                taken.append(entry)
+            elif is_held is False:
+                self.warmed = len(taken)
+                return False
+        self.warmed = len(taken)
         return True
-
-    def _fits(self, size_bytes: int) -> bool:
-        """Nothing is evicted for it: what is there is hotter."""
-        memory = self._core.memory
-        return memory.size_bytes + size_bytes <= self._bytes_max and (
-            len(memory) < memory.entries_max
-        )
 
     async def _put_in_order(self, taken: list[CachedEntry]) -> None:
         """The hottest was read first, and is to be the last to go: as if they had been used in the
@@ -191,15 +184,19 @@ class Restoring:
             return
         size = len(encoded) + len(stored.value) + ENTRY_OVERHEAD_BYTES
         expires_at = float("inf") if stored.expires_at is None else stored.expires_at
+        # Also those whose note was damaged and set aside.
+        self._core.barriers.depended_on.update(record.dependencies)
         index.found(encoded, Stored(stored.version, size, expires_at, record.links))
 
 
-def hottest_first(core: CacheCore) -> list[bytes]:
-    """The keys that L1 holds, as they are to be read by the next process."""
-    entries = [core.memory.peek(key) for key in core.memory.coldest_first()]
-    return [entry.encoded for entry in reversed(entries) if entry is not None and entry.version]
-
-
 async def save_heat(core: CacheCore) -> None:
-    """Raises what `SnapshotStore.save` raises."""
-    await core.storage.save_heat(hottest_first(core))
+    """Write down the keys that L1 holds, as they are to be read by the next process. Raises what
+    `SnapshotStore.save` raises."""
+    memory, hottest_first = core.memory, list[bytes]()
+    for number, key in enumerate(reversed(list(memory.coldest_first()))):
+        # Those that leave meanwhile are not among the hottest.
+        if (entry := memory.peek(key)) is not None and entry.version:
+            hottest_first.append(entry.encoded)
+        if number % KEYS_PER_READ == 0:
+            await anyio.lowlevel.checkpoint()
+    await core.storage.save_heat(hottest_first)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import anyio
 from attrs import define, field
 
@@ -11,7 +13,7 @@ from mpreg.cache.core import CacheCore
 from mpreg.cache.counting import Counting
 from mpreg.cache.entry import CachedEntry
 from mpreg.cache.keys import GlobalCacheKey, encode_key
-from mpreg.cache.physical import physical
+from mpreg.cache.physical import is_as_it_was, physical
 from mpreg.cache.requests import Details, durability_of, is_behind, prepare_put
 from mpreg.cache.restoring import restore_invalidations
 from mpreg.cache.statistics import CacheStatistics, NamespaceStatistics
@@ -89,6 +91,8 @@ class SharedCache:
 
     async def _store(self, computation: Computation, value: object, details: Details) -> None:
         recipe = computation.recipe
+        if details.checked_dependencies:
+            await self.core.until_counted()
         change, put = prepare_put(self.core, computation.key, value, details)
         await self.core.write(
             [change],
@@ -96,10 +100,13 @@ class SharedCache:
             durability_of(self.configuration, recipe.mode, recipe.durability),
             is_behind=is_behind(self.configuration, recipe.mode),
             origin=computation,
+            is_wanted=lambda: not computation.is_outdated,
         )
 
-    async def _read_number(self, key: GlobalCacheKey) -> tuple[CachedEntry | None, int]:
-        return await physical(self.core, key, encode_key(key))
+    async def _read_number(
+        self, key: GlobalCacheKey, afresh: bool
+    ) -> tuple[CachedEntry | None, int]:
+        return await physical(self.core, key, encode_key(key), afresh=afresh)
 
     async def _write_number(
         self,
@@ -111,8 +118,12 @@ class SharedCache:
     ) -> None:
         details = Details(ttl_seconds=ttl_seconds, expected_version=expected_version)
         change, put = prepare_put(self.core, key, number, details, like=entry)
-        durability = durability_of(self.configuration, None, None)
-        await self.core.write([change], [put], durability)
+        await self.core.write(
+            [change],
+            [put],
+            durability_of(self.configuration, None, None),
+            is_wanted=partial(is_as_it_was, self.core, key, change.encoded, entry),
+        )
 
     # --- statistics ---
 
@@ -124,7 +135,7 @@ class SharedCache:
             memory_bytes=core.memory.size_bytes,
             disk_entries=len(core.index),
             disk_bytes=core.index.size_bytes,
-            writing_behind=len(core.behind),
+            writing_behind=len(core.in_flight.behind),
             memory_hits=sum(one.memory_hits for one in spaces),
             disk_hits=sum(one.disk_hits for one in spaces),
             misses=sum(one.misses for one in spaces),

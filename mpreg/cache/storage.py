@@ -80,16 +80,21 @@ class CacheStorage:
     def no_longer_depend(self, dependency: bytes) -> Delete:
         return self.invalidations.delete_operation(dependency_row(dependency))
 
-    def send_nowait(
-        self, operations: Sequence[Operation], settled: Settled, durability: Durability
-    ) -> Sequence[Ack[Any]]:
-        return self.stores.send_nowait(operations, settled, durability=durability)
+    async def reserve(self, size_bytes: int) -> None:
+        """See `ReservedStores.reserve`, and so on."""
+        await self.stores.reserve(size_bytes)
 
-    async def send(
-        self, operations: Sequence[Operation], settled: Settled, durability: Durability
+    def send_reserved(
+        self,
+        operations: Sequence[Operation],
+        settled: Settled,
+        size_bytes: int,
+        durability: Durability,
     ) -> Sequence[Ack[Any]]:
-        """Waits for room in the mailbox only; cancelled meanwhile, nothing was sent."""
-        return await self.stores.send(operations, settled, durability=durability)
+        return self.stores.send_reserved(operations, settled, size_bytes, durability=durability)
+
+    def give_back(self, size_bytes: int) -> None:
+        self.stores.give_back(size_bytes)
 
     # --- reading ---
 
@@ -99,7 +104,8 @@ class CacheStorage:
         return await self.entries.get_many(keys, on_damaged=on_damaged)
 
     def scan(self, on_damaged: OnDamaged) -> AsyncIterator[Entry]:
-        return self.entries.scan(on_damaged=on_damaged)
+        """Also of what has expired."""
+        return self.entries.scan_stored(on_damaged=on_damaged)
 
     # --- the most used keys ---
 

@@ -6,9 +6,11 @@ One task for each cache. Where there is nothing to do it sleeps: an idle cache c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -18,7 +20,7 @@ from mpreg.cache.core import CacheCore, log
 from mpreg.cache.invalidation import Prefix, Target
 from mpreg.cache.keys import decode_key
 from mpreg.cache.restoring import Restoring, save_heat
-from mpreg.cache.writes import Change, Write
+from mpreg.cache.writes import Change, OvertakenError, Write
 from mpreg.errors import (
     CommitUnknownError,
     MpregError,
@@ -34,10 +36,15 @@ __all__ = ["Upkeep"]
 REMOVED_PER_BATCH: Final = 256
 
 #: Keys looked through in one turn of the event loop.
-KEYS_PER_TURN: Final = 4_096
+KEYS_PER_TURN: Final = 1_024
+
+#: Between two times that what has expired is removed, at least.
+EXPIRED_PAUSE_SECONDS: Final = 1.0
 
 #: Before what failed is tried again.
 RETRY_SECONDS: Final = 5.0
+
+T = TypeVar("T")
 
 
 @define(eq=False)
@@ -60,11 +67,11 @@ class Upkeep:
             await self.restoring.run()
             heat_due = math.inf
             while True:
-                failed = not await self._try_once()
+                retry = not await self._try_once()
                 now = anyio.current_time()
                 if self._core.is_heat_old:
                     heat_due = min(heat_due, now + self._core.configuration.heat_interval_seconds)
-                await self._wait(heat_due, retry=failed)
+                await self._wait(heat_due, retry=retry)
                 if heat_due <= anyio.current_time():
                     heat_due = math.inf
                     await self._try_saving_heat()
@@ -75,11 +82,16 @@ class Upkeep:
             self.restoring.stop()
 
     async def _wait(self, heat_due: float, *, retry: bool) -> None:
-        deadline = anyio.current_time() + RETRY_SECONDS if retry else math.inf
-        with anyio.move_on_at(min(heat_due, deadline)):
+        now = anyio.current_time()
+        expires_in = self._core.index.next_expiry - self._core.wall()
+        due = min(heat_due, now + max(expires_in, EXPIRED_PAUSE_SECONDS))
+        if retry:
+            due = min(due, now + RETRY_SECONDS)
+        with anyio.move_on_at(due):
             await self._asked.wait()
 
     async def _try_once(self) -> bool:
+        """Whether all is done that is to be done now."""
         self._asked = anyio.Event()
         try:
             await self.tidy_up()
@@ -88,7 +100,7 @@ class Upkeep:
         except MpregError as error:
             log.warning("upkeep of a cache failed, and is tried again: %s", error)
             return False
-        return True
+        return not self._core.barriers.standing() and not self._core.index.is_over
 
     async def _try_saving_heat(self) -> None:
         try:
@@ -102,55 +114,79 @@ class Upkeep:
         """Where it is worth it: an L1 that is not warm yet knows less than what is written."""
         if self._core.is_heat_old and self.restoring.is_warm:
             self._core.is_heat_old = False
-            await save_heat(self._core)
+            try:
+                await save_heat(self._core)
+            except BaseException:
+                self._core.is_heat_old = True
+                raise
 
     # --- removing ---
 
     async def tidy_up(self) -> None:
         """Raises what writes raise; what was removed is removed."""
-        for target, version in self._core.barriers.standing():
-            await self._remove(target, version)
+        if standing := self._core.barriers.standing():
+            await self._remove(standing)
+        await self._remove_expired()
         await self._forget_dependencies()
         await self._fit()
 
-    async def _remove(self, target: Target, version: int) -> None:
-        for keys in _batches(await self._dead(target, version), REMOVED_PER_BATCH):
-            await self._delete(keys, version)
-        if not await self._dead(target, version):
-            await self._lower(target, version)
+    async def _remove(self, standing: list[tuple[Target, int]]) -> None:
+        """What is dead, and the barriers behind which nothing is left then. All of them together:
+        however many there are, the index is gone through twice."""
+        for dead in _batches(await self._dead(standing), REMOVED_PER_BATCH):
+            await self._delete(dead)
+        left = await self._dead(standing)
+        lowered = [one for one in standing if not self._is_anything_behind(one, left)]
+        self._core.is_anything_left = len(lowered) < len(standing)
+        for barriers in _batches(lowered, REMOVED_PER_BATCH):
+            await self._lower(barriers)
 
-    async def _dead(self, target: Target, version: int) -> list[bytes]:
+    async def _dead(self, standing: list[tuple[Target, int]]) -> list[tuple[bytes, int]]:
+        """Keys, each with the version that is dead."""
+        index, dead = self._core.index, dict[bytes, int]()
+        for target, barrier in standing:
+            if not isinstance(target, Prefix):
+                dead.update(index.linked(target, barrier))
+        if kills := self._core.barriers.killer():
+            for keys in _batches(index.keys(), KEYS_PER_TURN):
+                dead.update(index.killed(keys, kills))
+                await anyio.lowlevel.checkpoint()
+        return list(dead.items())
+
+    def _is_anything_behind(
+        self, barrier: tuple[Target, int], left: list[tuple[bytes, int]]
+    ) -> bool:
+        target, raised_by = barrier
+        if isinstance(target, Prefix):
+            return any(
+                key.startswith(target.encoded) and version < raised_by for key, version in left
+            )
+        return bool(self._core.index.linked(target, raised_by))
+
+    async def _remove_expired(self) -> None:
         index = self._core.index
-        if not isinstance(target, Prefix):
-            return index.linked(target, version)
-        dead: list[bytes] = []
-        for keys in _batches(list(index.stored), KEYS_PER_TURN):
-            dead += index.matching(keys, target.encoded, version)
-            await anyio.lowlevel.checkpoint()
-        return dead
+        expired = index.take_expired(self._core.wall())
+        try:
+            for keys in _batches(expired, REMOVED_PER_BATCH):
+                await self._delete([(key, 0) for key in keys])
+        finally:
+            # Those that are still there: they were put again, or a clock was set back.
+            index.expect_again(expired)
 
-    async def _delete(self, keys: Iterable[bytes], before: int) -> None:
-        """Those that are still of a version before. A key that was put again meanwhile keeps that,
-        and costs the batch."""
-        core = self._core
-        dead = [
-            (key, stored.version)
-            for key in keys
-            if (stored := core.index.stored.get(key)) is not None
-            and stored.version < before
-            and not core.is_written(key)
-        ]
+    async def _delete(self, keys: list[tuple[bytes, int]]) -> None:
+        """Those that are still of this version; 0: that the store sees no more. A key that was put
+        again meanwhile keeps that, and costs the batch."""
+        dead = [one for one in keys if not self._core.in_flight.is_written(one[0])]
         try:
             await self._send_deletions(dead)
         except VersionConflictError:
-            for one in dead:
-                try:
-                    await self._send_deletions([one])
-                except VersionConflictError:
-                    # It has expired, or was put again: what is on disk is not what was looked at.
-                    if (now := core.index.stored.get(one[0])) and now.version == one[1]:
-                        core.index.remove(one[0])
-                        core.memory.discard(decode_key(one[0]))
+            for key, version in dead:
+                # As it was looked at, or expired since; else it was put again.
+                with suppress(VersionConflictError):
+                    await self._send_deletions([(key, version)])
+                    continue
+                with suppress(VersionConflictError):
+                    await self._send_deletions([(key, 0)])
 
     async def _send_deletions(self, dead: list[tuple[bytes, int]]) -> None:
         if not dead:
@@ -158,35 +194,46 @@ class Upkeep:
         core = self._core
         write = Write(
             changes=[Change(decode_key(key), key, None, 0) for key, _ in dead],
-            operations=[core.storage.delete(key, version) for key, version in dead],
+            own=[core.storage.delete(key, version) for key, version in dead],
             is_tidying=True,
         )
         await core.send(write, Durability.RELAXED)
         await write.acks[0]
 
-    async def _lower(self, target: Target, version: int) -> None:
-        """The barrier goes: nothing is left behind it, on disk or in memory."""
-        core = self._core
-        operation = core.storage.lower(target, version)
-        try:
-            acks = await core.storage.send([operation], _nothing, Durability.RELAXED)
-            await acks[0]
-        except VersionConflictError:
-            # It was raised again.
-            return
-        core.barriers.lower(target, version)
+    async def _lower(self, barriers: list[tuple[Target, int]]) -> None:
+        """They go: nothing is left behind them, on disk or in memory."""
+        core, sent = self._core, list[Write]()
+        for target, version in barriers:
+            write = Write(own=[core.storage.lower(target, version)], is_tidying=True)
+            await core.send(write, Durability.RELAXED)
+            sent.append(write)
+        for (target, version), write in zip(barriers, sent, strict=True):
+            try:
+                await write.acks[0]
+            except VersionConflictError as conflict:
+                if conflict.found_version:
+                    # It was raised again.
+                    continue
+            core.barriers.lower(target, version)
 
     async def _forget_dependencies(self) -> None:
         """Keys that nothing depends on any more."""
         core = self._core
         for dependency in list(core.barriers.depended_on):
-            if core.index.by_link.get(dependency) or core.is_becoming_depended_on(dependency):
+            if not core.dependents.is_not_in_use(dependency):
+                continue
+            write = Write(
+                own=[core.storage.no_longer_depend(dependency)],
+                is_wanted=partial(core.dependents.is_not_in_use, dependency),
+                is_tidying=True,
+            )
+            try:
+                await core.send(write, Durability.RELAXED)
+            except OvertakenError:
                 continue
             # From here on, who depends on it says so anew, in a batch that comes later.
             core.barriers.depended_on.discard(dependency)
-            operation = core.storage.no_longer_depend(dependency)
-            acks = await core.storage.send([operation], _nothing, Durability.RELAXED)
-            await acks[0]
+            await write.acks[0]
 
     async def _fit(self) -> None:
         """After the bounds were lowered, or were overrun while nothing was known of L2."""
@@ -199,11 +246,7 @@ class Upkeep:
             await write.acks[0]
 
 
-def _nothing(_results: object) -> None:
-    """Nobody follows it."""
-
-
-def _batches(keys: list[bytes], size: int) -> Iterator[list[bytes]]:
-    left = iter(keys)
+def _batches(items: list[T], size: int) -> Iterator[list[T]]:
+    left = iter(items)
     while batch := list(islice(left, size)):
         yield batch

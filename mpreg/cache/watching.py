@@ -51,7 +51,7 @@ class Watch(Feed[CacheChange]):
     where the registry has closed.
     """
 
-    _all: dict[Watch, None] = field(kw_only=True)
+    _watchers: Watchers = field(kw_only=True)
     _prefix: bytes = field(kw_only=True)
     """Of the keys that concern it; empty: all."""
 
@@ -63,25 +63,34 @@ class Watch(Feed[CacheChange]):
             self.tell(change)
 
     def end(self, failure: Exception) -> None:
-        self._all.pop(self, None)
+        self._watchers.remove(self)
         super().end(failure)
 
     async def __aenter__(self) -> Self:
         await anyio.lowlevel.checkpoint()
-        self._all[self] = None
+        self._watchers.add(self)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._all.pop(self, None)
+        self._watchers.remove(self)
 
 
 @define(eq=False)
 class Watchers:
     _changes_max: int
     _all: dict[Watch, None] = field(factory=dict)
+    _have_ended: bool = False
 
     def watch(self, prefix: bytes) -> Watch:
-        return Watch(self._changes_max, all=self._all, prefix=prefix)
+        return Watch(self._changes_max, watchers=self, prefix=prefix)
+
+    def add(self, watch: Watch) -> None:
+        self._all[watch] = None
+        if self._have_ended:
+            watch.end(_closed())
+
+    def remove(self, watch: Watch) -> None:
+        self._all.pop(watch, None)
 
     def tell(
         self, kind: ChangeKind, key: GlobalCacheKey, encoded: bytes, version: int | None = None
@@ -109,5 +118,11 @@ class Watchers:
             watch.note(change, encoded)
 
     def end(self) -> None:
+        """There are no more changes: neither for those who watch, nor for those who begin to."""
+        self._have_ended = True
         for watch in list(self._all):
-            watch.end(WriterStoppedError("the registry has closed; there are no more changes"))
+            watch.end(_closed())
+
+
+def _closed() -> Exception:
+    return WriterStoppedError("the registry has closed; there are no more changes")

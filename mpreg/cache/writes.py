@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
@@ -14,7 +14,7 @@ from mpreg.cache.keys import GlobalCacheKey
 from mpreg.persistence import Ack
 from mpreg.persistence.operations import Operation
 
-__all__ = ["Change", "Write"]
+__all__ = ["Change", "OvertakenError", "Write"]
 
 
 class Change(msgspec.Struct, eq=False, gc=False):
@@ -26,8 +26,10 @@ class Change(msgspec.Struct, eq=False, gc=False):
     """None: it is deleted."""
     size_bytes: int
     """In L2; 0 where it is deleted."""
-    share: tuple[int, int] = (0, 0)
-    """What `DiskIndex.expect` counted."""
+
+
+class OvertakenError(Exception):
+    """A write was not sent: while it waited for room, what it was made for has changed."""
 
 
 class Write(msgspec.Struct, eq=False, gc=False):
@@ -36,15 +38,26 @@ class Write(msgspec.Struct, eq=False, gc=False):
     One is made for every put: ``gc=False``, since nothing that it holds refers to it.
     """
 
+    own: Sequence[Operation] = ()
+    """One for each change, or what is to be done where there is none."""
+    targets: Sequence[Target] = ()
+    """What is to be invalidated."""
+    changes: Sequence[Change] = ()
     raised: Sequence[Target] = ()
-    """What is invalidated. Before the changes, which so have later versions."""
+    """What is invalidated: ``targets`` first, and what follows from that. Before the changes,
+    which so have later versions."""
     dependencies: Sequence[bytes] = ()
     """Keys that are depended on from now on."""
-    changes: Sequence[Change] = ()
     victims: list[bytes] = []
     """What goes from L2 to make room."""
-    operations: list[Operation] = []
-    """One for each of all these, in this order."""
+    more: tuple[int, int] = (0, 0)
+    """What `DiskIndex.expect_to_stay` counted."""
+    operations: Sequence[Operation] = ()
+    """What is raised, dependencies, ``own``, victims: one for each, in this order."""
+    before: list[Write | None] = []
+    """What was written behind for each change before this."""
+    is_wanted: Callable[[], bool] | None = None
+    """Asked right before it is sent. None: always."""
     origin: object = None
     """The computation whose result it stores."""
     is_tidying: bool = False

@@ -9,6 +9,7 @@ import click
 from mpreg import __version__
 from mpreg.cli.commands.backup import backup
 from mpreg.cli.commands.compact import compact
+from mpreg.cli.commands.config import config
 from mpreg.cli.commands.demo import demo, demo_worker
 from mpreg.cli.commands.export import export
 from mpreg.cli.commands.import_ import import_
@@ -48,17 +49,13 @@ class _Root(click.Group):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            if not ctx.obj:
-                raise
-            tell_usage(error)
+            tell_usage(error, is_json=ctx.obj)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            if not ctx.obj:
-                raise
-            tell_usage(error)
+            tell_usage(error, is_json=ctx.obj)
 
 
 @click.group(
@@ -81,6 +78,7 @@ for command in (
     restore,
     export,
     import_,
+    config,
     serve,
     demo,
     demo_worker,

@@ -19,6 +19,7 @@ from mpreg.errors import (
     DataDirectoryLockedError,
     InvalidArgumentError,
     MpregError,
+    QueueNotFoundError,
     ReaderStoppedError,
     StorageFullError,
     StorageIOError,
@@ -34,6 +35,7 @@ __all__ = [
     "USAGE",
     "DamagedInputError",
     "NotFoundError",
+    "note_text",
     "safe",
     "tell_usage",
     "told",
@@ -106,15 +108,29 @@ def told(*, is_json: bool, instead: str | None = None) -> Iterator[None]:
         _tell(_of_the_system(error), is_json=is_json)
 
 
-def tell_usage(error: click.UsageError) -> NoReturn:
-    """A command line that makes no sense, as an object."""
+def tell_usage(error: click.UsageError, *, is_json: bool) -> NoReturn:
+    """A command line that makes no sense: as an object, or raised for click to show."""
+    if not is_json:
+        raise click.UsageError(safe(error.format_message()), error.ctx) from error
     ending = _Ending("UsageError", error.format_message(), None, [], USAGE, {})
     _tell(ending, is_json=True)
 
 
 def safe(text: str) -> str:
-    """Whatever is in it, a terminal can show it."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Lines that a terminal shows, whatever is in them: names of files and keys may have anything,
+    also what moves its cursor."""
+    return "\n".join(
+        line if line.isprintable() else "".join(map(_shown, line)) for line in text.split("\n")
+    )
+
+
+def note_text(text: str, *, is_json: bool) -> str:
+    """What is said beside the output."""
+    return json.dumps({"note": text}, separators=(",", ":")) if is_json else safe(text)
+
+
+def _shown(char: str) -> str:
+    return char if char.isprintable() else char.encode("unicode_escape").decode()
 
 
 def _tell(ending: _Ending, *, is_json: bool) -> NoReturn:
@@ -146,7 +162,11 @@ def _cause(error: MpregError) -> MpregError:
 
 def _ending(error: MpregError, instead: str | None) -> _Ending:
     is_usage = isinstance(error, InvalidArgumentError | ConfigurationError)
-    more = {"pid": error.pid} if isinstance(error, DataDirectoryLockedError) else {}
+    more: dict[str, Any] = {}
+    if isinstance(error, DataDirectoryLockedError):
+        more = {"pid": error.pid, "host": error.host, "since": error.since}
+    elif isinstance(error, ConfigurationError):
+        more = {"problems": list(map(str, error.problems))}
     return _Ending(
         type(error).__name__,
         str(error),
@@ -168,6 +188,8 @@ def _advice(error: MpregError, instead: str | None) -> Iterator[str]:
             "Commands that only read (stats, inspect, verify, backup, export, queue list, show, "
             "peek) work meanwhile."
         )
+    elif isinstance(error, QueueNotFoundError):
+        yield "`mpreg queue list` lists the queues, `mpreg queue show` the subscriptions of one."
     elif isinstance(error, CorruptDataError):
         yield (
             "What is damaged was not changed. Copy the directory away before anything else; "

@@ -18,6 +18,7 @@ __all__ = [
     "after_option",
     "all_option",
     "allow_damaged_option",
+    "any_path",
     "common_options",
     "exact_option",
     "hex_option",
@@ -39,6 +40,10 @@ class Common(NamedTuple):
     loop: str
 
 
+#: Whether it is there, and may be used, is told in mpreg's own words and not by click.
+any_path = click.Path(readable=False, allow_dash=True, path_type=Path)
+
+
 def _directories(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(incomplete, type="dir")]
 
@@ -46,14 +51,14 @@ def _directories(_: click.Context, __: click.Parameter, incomplete: str) -> list
 config_option = click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path),
+    type=any_path,
     envvar="MPREG_CONFIG",
     show_envvar=True,
-    help="A TOML file with the settings of the store.",
+    help="A TOML or JSON file with the settings of the node.",
 )
 data_dir_option = click.option(
     "--data-dir",
-    type=click.Path(path_type=Path),
+    type=any_path,
     envvar="MPREG_DATA_DIR",
     show_envvar=True,
     shell_complete=_directories,

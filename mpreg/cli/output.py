@@ -15,7 +15,7 @@ import click
 from attrs import define
 
 from mpreg.cli.decoding import as_json
-from mpreg.cli.exits import safe
+from mpreg.cli.exits import note_text, safe
 from mpreg.cli.progress import OnProgress, progress_bar
 
 __all__ = ["Output", "opened_output"]
@@ -36,7 +36,7 @@ class Output:
     """How many damaged items were shown."""
 
     def row(self, fields: dict[str, Any], text: str) -> None:
-        self._write(as_json(fields) if self.is_json else text)
+        self._write(as_json(fields) if self.is_json else safe(text))
 
     def heading(self, text: str) -> None:
         if not self.is_json:
@@ -46,12 +46,15 @@ class Output:
         """A damaged item, in its place among the others."""
         self.damaged += 1
         fields = {"damaged": {"where": where, "message": message}}
-        place = f"{where}: " if where else ""
-        self.row(fields, self._style(f"DAMAGED {place}{message}", fg="red"))
+        if self.is_json:
+            self._write(as_json(fields))
+        else:
+            place = f"{where}: " if where else ""
+            self._write(self._style(f"DAMAGED {place}{message}", fg="red"))
 
     def note(self, text: str) -> None:
         """Beside the output: to standard error."""
-        click.echo(as_json({"note": text}) if self.is_json else safe(text), err=True)
+        click.echo(note_text(text, is_json=self.is_json), err=True)
 
     def aside(self, fields: dict[str, Any], text: str) -> None:
         """A row where standard output is for something else: to standard error."""
@@ -62,10 +65,10 @@ class Output:
         return progress_bar(what, is_shown=not self.is_json)
 
     def _style(self, text: str, **style: Any) -> str:
-        return click.style(text, **style) if self.is_terminal else text
+        return click.style(safe(text), **style) if self.is_terminal else safe(text)
 
     def _write(self, line: str) -> None:
-        self._stream.write(f"{safe(line)}\n")
+        self._stream.write(f"{line}\n")
 
 
 @contextmanager

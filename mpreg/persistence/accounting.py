@@ -69,6 +69,8 @@ class Accounting:
     _loss_accepted: bool = False
     _failing: bool = False
     _was_read: bool = False
+    _under_way: set[object] = field(factory=set)
+    """The writes that somebody still works at, also such as nobody waits for any more."""
     _is_due: bool = False
     _due: anyio.Event = field(factory=anyio.Event)
     _hurry: anyio.Event = field(factory=anyio.Event)
@@ -212,7 +214,16 @@ class Accounting:
         if self._is_due:
             # Only then: `run` waits for the one that is not set.
             self._due, self._is_due = anyio.Event(), False
-        await self._write()
+        if self._under_way:
+            # On a device that hangs, each more would only be one more thread that hangs.
+            self._set_due()
+        else:
+            await self._write()
+
+    @property
+    def written_sequence(self) -> int | None:
+        """The last sequence that the file is known to have; None without one."""
+        return None if self._written is None else self._written.sequence
 
     async def finish(self) -> None:
         """At the end, when nothing is acknowledged any more."""
@@ -223,13 +234,18 @@ class Accounting:
         file, record = self._file, self._known
         if file is None or record is None or record == self._written:
             return None
-        release = self._hold()
+        release, one = self._hold(), object()
+        self._under_way.add(one)
+
+        def ended() -> None:
+            self._under_way.discard(one)
+            release()
 
         def write() -> None:
             try:
                 file.write(record)
             finally:
-                release()
+                ended()
 
         error: Exception = TimeoutError(f"it takes more than {WRITE_SECONDS_MAX:g} seconds")
         try:
@@ -242,7 +258,7 @@ class Accounting:
                 return None
         except (OSError, RuntimeError) as raised:
             # RuntimeError: the system has no thread to spare, and nothing was begun.
-            release()
+            ended()
             error = raised
         self._tell(error)
         self._set_due()

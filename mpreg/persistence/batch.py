@@ -14,13 +14,25 @@ from mpreg.persistence.operations import Append, Operation, OperationResult, Put
 
 _log = logging.getLogger("mpreg.persistence")
 
-__all__ = ["AppendBatch", "Durability", "Settled", "WriteBatch", "copied", "operation_bytes"]
+__all__ = [
+    "AppendBatch",
+    "Durability",
+    "MakeRecord",
+    "Settled",
+    "SharedAck",
+    "WriteBatch",
+    "copied",
+    "operation_bytes",
+]
 
 Settled: TypeAlias = Callable[[Sequence[OperationResult] | None], None]
 """Told the results of a batch that was committed, or None where it was not: exactly once, in the
 order of the commits, and before any task can see them. So what is kept in memory can follow what is
 on disk. None also where it cannot be told (`CommitUnknownError`): the writer is gone then. It must
 not raise."""
+
+MakeRecord: TypeAlias = Callable[[], bytes]
+"""Makes a record once nothing is added to it any more. It must not raise."""
 
 #: What an operation counts for beside its payload: rows, indexes and the objects in memory.
 OPERATION_OVERHEAD_BYTES = 64
@@ -122,6 +134,13 @@ class WriteBatch(msgspec.Struct, eq=False):
         )
 
 
+class SharedAck(Ack[int]):
+    """Awaited by many callers of one append: each gets its own copy of an error."""
+
+    def _raised(self, error: Exception) -> Exception:
+        return copied(error)
+
+
 class AppendBatch(WriteBatch, kw_only=True):
     """Appends of many callers to one log, as one operation: far cheaper than one of each.
 
@@ -136,6 +155,10 @@ class AppendBatch(WriteBatch, kw_only=True):
     firsts: list[int]
     """By caller: the index of its first record."""
     listeners: list[Settled | None]
+    callers: int = 1
+    """Those who have appended, or added to an append."""
+    unmade: list[tuple[int, MakeRecord]]
+    """Indexes of records that still grow, and what makes them when the writer takes the batch."""
 
     @classmethod
     def begin(
@@ -156,11 +179,12 @@ class AppendBatch(WriteBatch, kw_only=True):
             acks=[ack],
             firsts=[0],
             listeners=[settled],
+            unmade=[],
         )
 
     @property
     def asked(self) -> tuple[int, int]:
-        return len(self.acks), len(self.acks)
+        return self.callers, self.callers
 
     def takes(self, append: Append, durability: Durability) -> bool:
         return (
@@ -174,8 +198,15 @@ class AppendBatch(WriteBatch, kw_only=True):
         self.firsts.append(len(self.records))
         self.records.extend(append.records)
         self.size_bytes += size_bytes
+        self.callers += 1
         self.acks.append(ack)
         self.listeners.append(settled)
+
+    def make_records(self) -> None:
+        """The writer takes it: nothing grows any more."""
+        for index, make in self.unmade:
+            self.records[index] = make()
+        self.unmade.clear()
 
     def succeed(self, results: tuple[OperationResult, ...]) -> None:
         (offset,) = results

@@ -6,22 +6,30 @@ entries, logs with a limit, versions of snapshots, the write-ahead log, unused s
 are small by the time they take; after each it rests for as long as the step took, so that the
 writer is at least half of the time for others.
 
-Whatever cuts it off, what was done is done, and the rest is done the next time.
+Whatever cuts it off, what was done is done, and the rest is done the next time. Where something is
+damaged, that is told and passed over: it keeps nothing else from being done.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 import anyio
 import msgspec
 from attrs import define, field, frozen
 
-from mpreg.codec import decode_name, encode_name, encode_reserved_name
-from mpreg.errors import CommitUnknownError, MpregError, ReaderStoppedError, WriterStoppedError
+from mpreg.codec import encode_name, encode_reserved_name, shown_name
+from mpreg.errors import (
+    CommitUnknownError,
+    CorruptDataError,
+    MpregError,
+    ReaderStoppedError,
+    WriterStoppedError,
+)
 from mpreg.persistence.activity import Activity
 from mpreg.persistence.backend import (
     BackendStatistics,
@@ -63,6 +71,9 @@ _log = logging.getLogger("mpreg.persistence")
 #: Between two times that the planner's statistics are looked at. They hardly ever change.
 STATISTICS_SECONDS: Final = 3_600.0
 
+#: After opening, until upkeep begins where nothing is written.
+START_SECONDS_MAX: Final = 0.1
+
 PAGE_BYTES: Final = 4_096
 
 
@@ -79,6 +90,8 @@ class CompactionReport:
     """Of the data of these versions."""
     snapshot_chunks: int = 0
     """Removed: of these versions, of others that were dropped before, and of saves cut short."""
+    damaged: int = 0
+    """Parts that were passed over since something in them is damaged. The log tells which."""
     freed_bytes: int = 0
     """Given back to the file system, by the database and by its log."""
     free_bytes: int = 0
@@ -96,6 +109,7 @@ class _Tally:
     expired_entries: int = 0
     log_records: int = 0
     snapshots: Tidied = field(factory=Tidied)
+    damaged: int = 0
     freed_bytes: int = 0
     free_bytes: int = 0
 
@@ -118,6 +132,13 @@ class Compactor:
     _looks_again: bool = False
     """Whether, after the next write, to look once more for what expires next."""
     _statistics_due: float = -math.inf
+    _damage: dict[str, str] = field(factory=dict)
+    """What was told of parts that are passed over."""
+    rounds: int = 0
+    seconds: float = 0.0
+    """Of all rounds together."""
+    ended_at: float | None = None
+    """When the last round ended (wall clock)."""
     _working: anyio.Lock = field(factory=anyio.Lock)
     """Held during a round."""
 
@@ -128,15 +149,21 @@ class Compactor:
         interval = self._gateway.config.upkeep_interval_seconds
         if interval is None:
             return
-        # What the last process left: time has gone by since.
-        self._gateway.earliest_expiry = -math.inf
-        await self._try(self._tidy_all_snapshots, interval)
+        # Who opens the store waits for what is in it: that comes before what there is to remove.
+        with anyio.move_on_after(min(interval, START_SECONDS_MAX)):
+            await self._activity.wait()
+        await self._try(self._begin, interval)
         while True:
-            await self._try(self._go_round, interval)
             with anyio.move_on_after(self._seconds_to_next()):
                 await self._activity.wait()
             # More comes, as a rule, and is done with it.
             await anyio.sleep(interval)
+            await self._try(self._go_round, interval)
+
+    async def _begin(self, tally: _Tally) -> None:
+        """With what the last process left: time has gone by since."""
+        await self._tidy_all_snapshots(tally)
+        await self._sweep(self._gateway.clock.wall(), tally)
 
     def _seconds_to_next(self) -> float:
         due = min(self._gateway.earliest_expiry, self._logs_due, self._snapshots.earliest_due)
@@ -148,7 +175,7 @@ class Compactor:
         """Do it until it succeeds."""
         while True:
             try:
-                async with self._working:
+                async with self._round():
                     await work(_Tally())
             except (WriterStoppedError, ReaderStoppedError, CommitUnknownError):
                 # The registry is closing, and will cancel this task.
@@ -160,14 +187,23 @@ class Compactor:
             else:
                 return
 
+    @asynccontextmanager
+    async def _round(self) -> AsyncGenerator[None, None]:
+        async with self._working:
+            began = anyio.current_time()
+            yield
+            self.rounds += 1
+            self.seconds += anyio.current_time() - began
+            self.ended_at = self._gateway.clock.wall()
+
     async def _go_round(self, tally: _Tally) -> None:
         written = self._activity.take()
         now = self._gateway.clock.wall()
         if self._gateway.earliest_expiry <= now:
-            await self._sweep(now, tally)
+            await self._apart("what has expired", self._sweep(now, tally), tally)
         elif written and self._looks_again:
             self._looks_again = False
-            await self._look_ahead(now)
+            await self._apart("what expires next", self._look_ahead(now), tally)
         if written or self._logs_due <= now:
             await self._limit_logs(tally)
         for namespace in self._snapshots.due_at(now):
@@ -184,9 +220,10 @@ class Compactor:
         """Do at once all that upkeep would do some time, whatever the thresholds."""
         before = self._sizes()
         tally = _Tally()
-        async with self._working:
+        async with self._round():
             await self._tidy_all_snapshots(tally)
-            await self._sweep(self._gateway.clock.wall(), tally)
+            now = self._gateway.clock.wall()
+            await self._apart("what has expired", self._sweep(now, tally), tally)
             await self._limit_logs(tally)
             await self._gateway.keep_up(RefreshStatistics())
             await self._give_back_all(tally)
@@ -197,6 +234,7 @@ class Compactor:
             snapshot_versions=tally.snapshots.versions,
             snapshot_bytes=tally.snapshots.version_bytes,
             snapshot_chunks=tally.snapshots.chunks,
+            damaged=tally.damaged,
             freed_bytes=max(0, tally.freed_bytes),
             free_bytes=tally.free_bytes,
             database_bytes_before=before.database_bytes,
@@ -211,7 +249,8 @@ class Compactor:
         """Remove what has expired, namespace by namespace."""
         for one in await self._namespaces(after=-math.inf):
             if one.expires_at is not None and one.expires_at <= now:
-                tally.expired_entries += await self._sweep_namespace(one.namespace)
+                what = f"what has expired in {shown_name(one.namespace)!r}"
+                await self._apart(what, self._sweep_namespace(one.namespace, tally), tally)
         self._gateway.earliest_expiry = math.inf
         await self._look_ahead(now)
         # What was on its way to the disk meanwhile may have been overlooked.
@@ -223,15 +262,14 @@ class Compactor:
             if one.expires_at is not None:
                 self._gateway.earliest_expiry = min(self._gateway.earliest_expiry, one.expires_at)
 
-    async def _sweep_namespace(self, namespace: bytes) -> int:
-        removed = 0
+    async def _sweep_namespace(self, namespace: bytes, tally: _Tally) -> None:
         while True:
             asked = self._sweep_size.size
             step = SweepExpired(namespace, asked)
             swept: int = await self._paced(self._sweep_size, self._write(step))
-            removed += swept
+            tally.expired_entries += swept
             if swept < asked:
-                return removed
+                return
 
     async def _namespaces(self, *, after: float) -> list[NamespaceExpiry]:
         found: list[NamespaceExpiry] = []
@@ -245,21 +283,19 @@ class Compactor:
     async def _limit_logs(self, tally: _Tally) -> None:
         self._logs_due = math.inf
         for retention in self._gateway.config.log_retention:
-            tally.log_records += await self._limit_log(retention)
+            await self._apart(f"log {retention.log!r}", self._limit_log(retention, tally), tally)
 
-    async def _limit_log(self, retention: LogRetention) -> int:
+    async def _limit_log(self, retention: LogRetention, tally: _Tally) -> None:
         log = encode_name(retention.log)
         first, next_offset = await self._bounds(log)
         known = await self._measured(retention, log, first, next_offset)
         stop = kept_from(retention, known, next_offset, self._gateway.clock.wall())
-        removed = 0
         while first < stop:
             step = TruncateBefore(log, min(stop, first + self._truncate_size.size))
             reached: int = await self._paced(self._truncate_size, self._write(step))
-            removed += reached - first
+            tally.log_records += reached - first
             first = reached
         self._logs_due = min(self._logs_due, next_due(retention, known, first))
-        return removed
 
     async def _bounds(self, log: bytes) -> LogBounds:
         bounds: LogBounds = await self._gateway.read(GetLogBounds(log))
@@ -316,22 +352,23 @@ class Compactor:
         return LogMarks()
 
     async def _tidy_all_snapshots(self, tally: _Tally) -> None:
-        for one in await self._namespaces(after=math.inf):
+        for one in await self._apart("snapshots", self._namespaces(after=math.inf), tally) or ():
             if _is_snapshot(one.namespace):
                 await self._tidy_snapshot(one.namespace, tally, thoroughly=True)
 
     async def _tidy_snapshot(self, namespace: bytes, tally: _Tally, *, thoroughly: bool) -> None:
-        name = decode_name(namespace)
+        name = shown_name(namespace)
         remover = Remover(SnapshotEntries(self._gateway, self._snapshots, name, namespace))
         tidy = remover.tidy_all if thoroughly else remover.tidy
-        await tidy(tally.snapshots, _resting)
+        await self._apart(f"what is left over in {name!r}", tidy(tally.snapshots, _resting), tally)
 
     async def _tidy_up(self, tally: _Tally) -> None:
         """The write-ahead log, unused space, the planner's statistics."""
         now = anyio.current_time()
         if now >= self._statistics_due:
-            await self._gateway.keep_up(RefreshStatistics())
+            # Also where it fails: there is more to be done than this.
             self._statistics_due = now + STATISTICS_SECONDS
+            await self._gateway.keep_up(RefreshStatistics())
         result = await self._checkpoint(tally)
         tally.free_bytes = result.free_bytes
         surplus = self._space.surplus(self._sizes().database_bytes, result.free_bytes)
@@ -378,6 +415,17 @@ class Compactor:
         await self._checkpoint(tally, truncate=True)
 
     # --- steps ---
+
+    async def _apart(self, what: str, work: Awaitable[T], tally: _Tally) -> T | None:
+        """One part of a round; None where it meets damage, which is told once."""
+        try:
+            return await work
+        except CorruptDataError as error:
+            tally.damaged += 1
+            if self._damage.get(what) != str(error):
+                self._damage[what] = str(error)
+                _log.error("upkeep passes over %s: %s", what, error)
+            return None
 
     async def _write(self, operation: Operation) -> int:
         # What a power cut undoes, the next round does again.

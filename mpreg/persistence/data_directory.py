@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from attrs import frozen
+
 from mpreg.errors import DataDirectoryError, DataDirectoryLockedError
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "LOCK_NAME",
     "STORES",
     "DataDirectory",
+    "Holder",
+    "holder_of",
     "sync_directory",
 ]
 
@@ -31,9 +35,35 @@ LOCK_NAME: Final = "LOCK"
 
 ACKED_NAME: Final = "ACKED"
 
+#: More than a pid and the name of a host have.
+_LOCK_BYTES: Final = 512
+_PID_DIGITS_MAX: Final = 20
+
 #: Longer than a look takes (`_lock_exclusively`), and how many in a row are waited for.
 _LOOK_SECONDS: Final = 0.001
 _LOOKERS_MAX: Final = 20
+
+
+@frozen
+class Holder:
+    """Whoever holds a data directory, as the lock file says."""
+
+    pid: int | None
+    """Its process, as its own machine or container counts them; None where it left none."""
+    host: str | None = None
+    """The name of that machine or container; None where it left none."""
+    since: float | None = None
+    """When it took the directory: wall clock, in seconds since 1970."""
+
+
+def holder_of(lock: int) -> Holder:
+    """Who an open lock file names. Whatever it has in it, there is an answer."""
+    pid, _, host = os.pread(lock, _LOCK_BYTES, 0).partition(b"\n")
+    if not pid.isdigit() or len(pid) > _PID_DIGITS_MAX:
+        return Holder(None)
+    # It is written to when the directory is taken, and never again.
+    since = os.fstat(lock).st_mtime
+    return Holder(int(pid), host.strip().decode("utf-8", "replace") or None, since)
 
 
 class DataDirectory:
@@ -41,7 +71,7 @@ class DataDirectory:
 
     The lock is ``flock`` on a file of its own: the kernel lets go of it when the process ends,
     however it ends, so a crash never leaves a lock behind; and it also holds between two registries
-    of one process. The file says the holder's pid, for the error that the second one gets.
+    of one process. The file says the holder's pid and host, for the error that the second one gets.
 
     It is held by whoever called `acquire` or `hold`, and let go when all of them have let go: a
     registry may be closed while a commit that it gave up waiting for is still at work.
@@ -99,7 +129,10 @@ class DataDirectory:
         try:
             _lock_exclusively(lock)
         except BlockingIOError as error:
-            raise DataDirectoryLockedError(self.path, _read_pid(lock)) from error
+            holder = holder_of(lock)
+            raise DataDirectoryLockedError(
+                self.path, holder.pid, holder.host, holder.since
+            ) from error
         except OSError as error:
             raise DataDirectoryError(
                 self.path, f"the data directory cannot be locked: {error.strerror}"
@@ -111,7 +144,7 @@ class DataDirectory:
                 "this is a link: SQLite would keep its log beside the file that it names, where "
                 "nobody else looks; move the file here",
             )
-        _write_pid(lock)
+        _write_holder(lock)
 
     def _refuse_other_stores(self) -> None:
         for backend, name in STORES.items():
@@ -182,18 +215,13 @@ def _make(path: Path) -> None:
         sync_directory(made.parent)
 
 
-def _write_pid(lock: int) -> None:
+def _write_holder(lock: int) -> None:
     # Only for another's error message: a full disk must not keep a registry from opening.
     try:
         os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(lock, f"{os.getpid()}\n{os.uname().nodename}\n".encode(), 0)
     except OSError:
         return
-
-
-def _read_pid(lock: int) -> int | None:
-    text = os.pread(lock, 32, 0).strip()
-    return int(text) if text.isdigit() else None
 
 
 def sync_directory(path: Path) -> None:

@@ -74,8 +74,9 @@ class Engine:
             make_stopped_error=_writer_stopped,
             on_failure=lambda error: _log.error("the writer failed: %s", error, exc_info=error),
         )
+        self._reader = Reader(gateway.reads, self._backend.reader())
         self._reads = Supervisor(
-            Reader(gateway.reads, self._backend.reader()),
+            self._reader,
             gateway.reads,
             config.restart_policy,
             grace_seconds=config.grace_seconds,
@@ -102,11 +103,8 @@ class Engine:
                     async with anyio.create_task_group() as inner_task_group:
                         await inner_task_group.start(self._reads.run)
                         # Innermost: what runs on the stores ends before they do.
-                        async with anyio.create_task_group() as self._background:
-                            self._background.start_soon(self._accounting.run)
-                            self._background.start_soon(self._compactor.run)
+                        async with self._in_background():
                             yield
-                            self._background.cancel_scope.cancel()
                         self._reads.stop()
                     self._writes.stop()
             finally:
@@ -118,9 +116,25 @@ class Engine:
             WriterStoppedError("the registry has closed: nothing more will be committed")
         )
 
+    @asynccontextmanager
+    async def _in_background(self) -> AsyncGenerator[None, None]:
+        try:
+            async with anyio.create_task_group() as self._background:
+                self._background.start_soon(self._accounting.run)
+                self._background.start_soon(self._compactor.run)
+                yield
+                self._background.cancel_scope.cancel()
+        finally:
+            self._background = None
+
     def start_soon(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a task for as long as the engine runs. Only while it runs."""
-        assert self._background is not None
+        """Run a task for as long as the engine runs.
+
+        Raises:
+            WriterStoppedError: it does not (any more).
+        """
+        if self._background is None:
+            raise WriterStoppedError("the registry has closed; nothing was started")
         self._background.start_soon(task)
 
     async def compact(self) -> CompactionReport:
@@ -143,14 +157,23 @@ class Engine:
             failed=counters.failed,
             largest_group=counters.largest_group,
             checkpoints=counters.checkpoints,
+            checkpointed_at=counters.checkpointed_at,
+            checkpoint_seconds=counters.checkpoint_seconds,
+            compactions=self._compactor.rounds,
+            compacted_at=self._compactor.ended_at,
+            compaction_seconds=self._compactor.seconds,
             wal_pages_left=counters.wal_pages_left,
             mailbox_depth=writes.mailbox.depth,
             mailbox_bytes=writes.mailbox.bytes,
             waiting_senders=writes.mailbox.waiting_senders,
             writer=writes.state,
             writer_restarts=writes.restarts,
+            writer_failures=writes.failures,
             reader=reads.state,
             reader_restarts=reads.restarts,
+            reader_failures=reads.failures,
+            damaged=self._reader.damaged,
+            acked_sequence=self._accounting.written_sequence,
             database_bytes=backend.database_bytes,
             wal_bytes=backend.wal_bytes,
         )

@@ -12,6 +12,7 @@ from mpreg.actors import Ack, Mailbox
 from mpreg.actors.parking import loop_clock
 from mpreg.clock import Clock
 from mpreg.errors import (
+    InvalidArgumentError,
     MailboxFullError,
     ReaderStoppedError,
     ValueTooLargeError,
@@ -21,12 +22,15 @@ from mpreg.persistence.backend import ReadQuery, UpkeepResult, UpkeepStep
 from mpreg.persistence.batch import (
     AppendBatch,
     Durability,
+    MakeRecord,
     Settled,
+    SharedAck,
     WriteBatch,
     operation_bytes,
 )
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.following import Followers
+from mpreg.persistence.growing import GrowingAppend
 from mpreg.persistence.operations import Append, Operation
 from mpreg.persistence.reader import ReadRequest
 from mpreg.persistence.upkeep_command import UpkeepCommand, WriterMessage
@@ -162,16 +166,52 @@ class StoreGateway:
                 return ack.wait()
         return self._append_alone(append, durability, settled)
 
-    async def send(
+    async def reserve(self, size_bytes: int) -> None:
+        """See `Mailbox.reserve`."""
+        await self.writes.reserve(size_bytes)
+
+    def send_reserved(
         self,
         operations: Sequence[Operation],
         durability: Durability,
-        settled: Settled | None = None,
+        settled: Settled,
+        size_bytes: int,
     ) -> Sequence[Ack[Any]]:
-        """`send_nowait`, waiting for room; not for the acks. Cancelled: nothing was sent."""
+        """Send several operations as one batch into room that was taken: see `Mailbox`."""
         acks = tuple([self.writes.new_ack() for _ in operations])
-        await self.write_batch(operations, acks, durability, settled)
+        batch = WriteBatch.of(tuple(operations), acks, durability, settled)
+        self._checked(batch.size_bytes)
+        self.writes.send_reserved(batch, size_bytes)
         return acks
+
+    def give_back(self, size_bytes: int) -> None:
+        self.writes.give_back(size_bytes)
+
+    def append_growing(
+        self, append: Append, settled: Settled, make: MakeRecord | None, size_bytes: int
+    ) -> GrowingAppend | None:
+        """See `LogStore.append_growing`."""
+        ack, batch, writes = SharedAck(self.writes.new_place), self.writes.last, self.writes
+        try:
+            size = self._checked(operation_bytes(append) + size_bytes)
+            if (
+                type(batch) is AppendBatch
+                and batch.takes(append, Durability.DURABLE)
+                and batch.size_bytes + size <= self.config.batch_bytes_max
+                and writes.grow(batch, size)
+            ):
+                batch.join(append, size, ack, settled)
+            else:
+                batch = AppendBatch.begin(append, size, Durability.DURABLE, ack, settled)
+                writes.send_nowait(batch)
+        except MailboxFullError:
+            return None
+        except BaseException:
+            settled(None)
+            raise
+        if make is not None:
+            batch.unmade.append((batch.firsts[-1], make))
+        return GrowingAppend(writes, self.config.batch_bytes_max, batch, ack)
 
     async def write_batch(
         self,
@@ -210,6 +250,9 @@ class StoreGateway:
             raise
 
     def _checked(self, size: int) -> int:
+        if not size:
+            # The writer would break at it, and again after each restart.
+            raise InvalidArgumentError("a batch without operations: there is nothing to be sent")
         if size > self.config.batch_bytes_max:
             raise ValueTooLargeError(
                 f"a batch of {size} bytes; at most {self.config.batch_bytes_max} "

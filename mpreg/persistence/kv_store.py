@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, Self
 
 import anyio.lowlevel
@@ -14,6 +14,7 @@ from mpreg.actors import Ack, Feed
 from mpreg.codec import decode_key, encode_bytes, encode_key, encode_name, prefix_end
 from mpreg.errors import CorruptDataError, InvalidArgumentError
 from mpreg.persistence.backend import (
+    PAGE_ITEMS_MAX,
     FoundEntries,
     GetEntries,
     GetEntry,
@@ -212,27 +213,32 @@ class KeyValueStore:
     ) -> list[Entry | None]:
         """The committed entries of many keys, in the order of the keys; None as `get` has it.
 
-        One hop to the reader for each MiB of values, and not for each key; each of these is one
-        consistent state. A damaged entry raises `CorruptDataError`; with ``on_damaged`` it is
-        given to that, and None stands in its place.
+        One hop to the reader for each 256 keys, or MiB of values, and not for each key; each of
+        these is one consistent state, and other readers are served between them. A damaged entry
+        raises `CorruptDataError`; with ``on_damaged`` it is given to that, and None stands in its
+        place.
 
         Raises:
             CorruptDataError: a stored entry is damaged.
             ReaderStoppedError: not open (any more).
         """
         found: list[Entry | None] = []
-        left = [encode_key(key) for key in keys]
-        while left:
-            answer: FoundEntries = await self._gateway.read(GetEntries(self._name, left))
+        encoded = [encode_key(key) for key in keys]
+        while len(found) < len(encoded):
+            query = GetEntries(self._name, encoded[len(found) : len(found) + PAGE_ITEMS_MAX])
+            answer: FoundEntries = await self._gateway.read(query)
+            now = self._gateway.clock.wall()
             for entry in answer.entries:
-                if isinstance(entry, CorruptDataError):
+                if type(entry) is StoredEntry:
+                    key, expires_at = keys[len(found)], entry.expires_at
+                    if expires_at is None or expires_at > now:
+                        found.append(Entry(key, entry.value, entry.version, expires_at))
+                        continue
+                elif isinstance(entry, CorruptDataError):
                     if on_damaged is None:
                         raise entry
                     on_damaged(entry)
-                    found.append(None)
-                else:
-                    found.append(None if entry is None else self._visible(entry))
-            left = left[len(answer.entries) :]
+                found.append(None)
         return found
 
     def scan(
@@ -252,17 +258,11 @@ class KeyValueStore:
         A damaged entry raises `CorruptDataError`; with ``on_damaged`` it is given to that and
         passed over, and the rest is read.
         """
-        start = b"" if prefix is None else encode_key(prefix)
-        stop = prefix_end(start)
-        if after is not None:
-            # The first of all keys that are above it.
-            start = max(start, encode_key(after) + b"\x00")
+        return self._scan_after(prefix, after, on_damaged)
 
-        async def read_page(start: bytes) -> Page[StoredEntry, bytes]:
-            page: ScanPage = await self._gateway.read(ScanEntries(self._name, start, stop))
-            return page.entries, page.next_start
-
-        return Paged(read_page, start, self._visible, on_damaged)
+    def scan_stored(self, *, on_damaged: OnDamaged | None = None) -> AsyncIterator[Entry]:
+        """`scan` of all that is on disk: also what has expired and is not removed yet."""
+        return self._scan_after(None, None, on_damaged, _as_stored)
 
     def watch(
         self, prefix: str | bytes | None = None, *, changes_max: int = WATCHED_CHANGES_MAX
@@ -279,6 +279,25 @@ class KeyValueStore:
             prefix=b"" if prefix is None else encode_key(prefix),
         )
 
+    def _scan_after(
+        self,
+        prefix: str | bytes | None,
+        after: str | bytes | None,
+        on_damaged: OnDamaged | None,
+        make_entry: Callable[[StoredEntry], Entry | None] | None = None,
+    ) -> AsyncIterator[Entry]:
+        start = b"" if prefix is None else encode_key(prefix)
+        stop = prefix_end(start)
+        if after is not None:
+            # The first of all keys that are above it.
+            start = max(start, encode_key(after) + b"\x00")
+
+        async def read_page(start: bytes) -> Page[StoredEntry, bytes]:
+            page: ScanPage = await self._gateway.read(ScanEntries(self._name, start, stop))
+            return page.entries, page.next_start
+
+        return Paged(read_page, start, make_entry or self._visible, on_damaged)
+
     def put_operation(
         self,
         key: str | bytes,
@@ -287,7 +306,7 @@ class KeyValueStore:
         expires_at: float | None = None,
         expected_version: int | None = None,
     ) -> Put:
-        """A `put` that is not sent yet: for `ReservedStores.send`. ``expires_at`` is wall clock."""
+        """A `put` not sent yet: for `ReservedStores.send_nowait`. ``expires_at`` is wall clock."""
         if expires_at is not None and expires_at < self._gateway.earliest_expiry:
             self._gateway.earliest_expiry = expires_at
         return Put(
@@ -313,7 +332,7 @@ class KeyValueStore:
         )
 
     def delete_operation(self, key: str | bytes, expected_version: int | None = None) -> Delete:
-        """A `delete` that is not sent yet: for `ReservedStores.send`."""
+        """A `delete` that is not sent yet: for `ReservedStores.send_nowait`."""
         return Delete(
             self._name,
             encode_key(key),
@@ -327,10 +346,14 @@ class KeyValueStore:
         expires_at = stored.expires_at
         if expires_at is not None and expires_at <= self._gateway.clock.wall():
             return None
-        return Entry(decode_key(stored.key), stored.value, stored.version, expires_at)
+        return _as_stored(stored)
 
     def __repr__(self) -> str:
         return f"<KeyValueStore {self.namespace!r}>"
+
+
+def _as_stored(stored: StoredEntry) -> Entry:
+    return Entry(decode_key(stored.key), stored.value, stored.version, stored.expires_at)
 
 
 def _checked_ttl(seconds: object) -> float:

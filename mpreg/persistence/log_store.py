@@ -12,9 +12,10 @@ from mpreg.actors import Ack
 from mpreg.codec import encode_bytes, encode_name
 from mpreg.errors import InvalidArgumentError
 from mpreg.persistence.backend import GetLogBounds, ReadRecords, RecordsPage, StoredRecord
-from mpreg.persistence.batch import Durability, Settled
+from mpreg.persistence.batch import Durability, MakeRecord, Settled
 from mpreg.persistence.commit_group import LogBounds
 from mpreg.persistence.gateway import StoreGateway
+from mpreg.persistence.growing import GrowingAppend
 from mpreg.persistence.operations import Append, DeleteLog, TruncateBefore
 from mpreg.persistence.paging import OnDamaged, Page, Paged
 from mpreg.persistence.transaction import Transaction, send_nowait
@@ -58,6 +59,29 @@ class LogStore:
             settled(None)
             raise
         return self._gateway.append(operation, Durability.DURABLE, settled)
+
+    def append_growing(
+        self,
+        records: Sequence[bytes],
+        settled: Settled,
+        *,
+        make: MakeRecord | None = None,
+        size_bytes: int = 0,
+    ) -> GrowingAppend | None:
+        """`append_followed`, sent at once, for many callers together: what it returns may be added
+        to until the writer takes it. None: there is no room in the mailbox, and nothing was sent.
+
+        ``settled`` is told once for all of them; not where it returns None.
+
+        With ``make``, ``records`` is one that only stands for it: ``make`` makes the record when
+        the writer takes it, of at most ``size_bytes`` and what it was grown by. It must not raise.
+        """
+        try:
+            operation = self._append(records)
+        except BaseException:
+            settled(None)
+            raise
+        return self._gateway.append_growing(operation, settled, make, size_bytes)
 
     def append_nowait(
         self,
@@ -170,13 +194,14 @@ class LogStore:
 
     async def first_offset(self) -> int:
         """The lowest offset that can still be read; the next offset where the log is empty."""
-        return (await self._bounds())[0]
+        return (await self.bounds())[0]
 
     async def next_offset(self) -> int:
         """The offset that the next record will get."""
-        return (await self._bounds())[1]
+        return (await self.bounds())[1]
 
-    async def _bounds(self) -> LogBounds:
+    async def bounds(self) -> tuple[int, int]:
+        """``first_offset`` and ``next_offset``, both at one moment."""
         bounds: LogBounds = await self._gateway.read(GetLogBounds(self._name))
         return bounds
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
@@ -36,6 +37,8 @@ from mpreg.persistence.transaction import Transaction
 __all__ = ["PersistenceRegistry", "ReservedStores"]
 
 S = TypeVar("S")
+
+_log = logging.getLogger("mpreg.persistence")
 
 
 class _State(enum.Enum):
@@ -86,25 +89,41 @@ class ReservedStores:
         order of the commits and before any task runs. Not where this raises.
 
         Raises:
+            InvalidArgumentError: there is no operation.
             MailboxFullError, ValueTooLargeError, WriterStoppedError: nothing was sent.
         """
         return self._gateway.send_nowait(operations, durability, settled)
 
-    async def send(
+    async def reserve(self, size_bytes: int) -> None:
+        """Take room in the mailbox, waiting for it, for operations that are decided only then:
+        `send_reserved` them, or `give_back` the room. Not a checkpoint where there is room.
+
+        Cancelled while it waits: nothing was taken.
+
+        Raises:
+            WriterStoppedError: not open (any more).
+        """
+        await self._gateway.reserve(size_bytes)
+
+    def send_reserved(
         self,
         operations: Sequence[Operation],
         settled: Settled,
+        size_bytes: int,
         *,
         durability: Durability = Durability.DURABLE,
     ) -> Sequence[Ack[Any]]:
-        """`send_nowait` that waits for room in the mailbox, and not for the acks.
-
-        Cancelled while it waits: nothing was sent, and ``settled`` is not told.
+        """`send_nowait`, into room that was taken. Where this raises, it is still to be given back.
 
         Raises:
+            InvalidArgumentError: there is no operation.
             ValueTooLargeError, WriterStoppedError: nothing was sent.
         """
-        return await self._gateway.send(operations, durability, settled)
+        return self._gateway.send_reserved(operations, durability, settled, size_bytes)
+
+    def give_back(self, size_bytes: int) -> None:
+        """Room that was taken and is not needed."""
+        self._gateway.give_back(size_bytes)
 
 
 class PersistenceRegistry:
@@ -142,6 +161,7 @@ class PersistenceRegistry:
         self._snapshots = SnapshotSharing()
         self._subsystems: dict[str, object] = {}
         self._lifecycle = Lifecycle()
+        self._opened_at = 0.0
         self._opening_seconds = 0.0
         self._engine: Engine | None = None
         self._state = _State.NEW
@@ -272,6 +292,7 @@ class PersistenceRegistry:
             raise WriterStoppedError("the registry was never open: there is nothing to count")
         return evolve(
             self._engine.statistics(),
+            opened_at=self._opened_at,
             opening_seconds=self._opening_seconds,
             restore_seconds=self._lifecycle.restore_seconds,
             participants=self._lifecycle.statistics(),
@@ -285,6 +306,7 @@ class PersistenceRegistry:
         the retention of their snapshots, chunks that saves have left behind; then the write-ahead
         log is moved into the database and cut, and free pages are given back to the file system.
         In small steps, between which others are served; of a large store it can take minutes.
+        What is damaged is told in the log and stays.
 
         Cancelled, or failed: what was done is done, the rest is done the next time.
 
@@ -367,11 +389,12 @@ class PersistenceRegistry:
         *,
         task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        began = anyio.current_time()
+        self._opened_at, began = self.clock.wall(), anyio.current_time()
         engine = Engine(self.config, self._gateway, self.clock, self._own_backend, self._snapshots)
         with scope:
             async with engine.running():
                 self._engine = engine
                 self._opening_seconds = anyio.current_time() - began
+                _log.info("the store was opened in %.3f s", self._opening_seconds)
                 task_status.started()
                 await closing.wait()

@@ -22,12 +22,13 @@ from mpreg.errors import (
 from mpreg.persistence.accounting import Accounting
 from mpreg.persistence.activity import Activity
 from mpreg.persistence.backend import (
+    Checkpoint,
     CommitInDoubtError,
     StorageBackend,
     UpkeepResult,
     UpkeepStep,
 )
-from mpreg.persistence.batch import Durability, WriteBatch
+from mpreg.persistence.batch import AppendBatch, Durability, WriteBatch
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 from mpreg.persistence.following import CommitObserved, Followers
 from mpreg.persistence.upkeep_command import UpkeepCommand, WriterMessage
@@ -64,6 +65,9 @@ class WriterCounters:
     """Batches whose group was rolled back."""
     largest_group: int = 0
     checkpoints: int = 0
+    checkpointed_at: float | None = None
+    """Wall clock."""
+    checkpoint_seconds: float = 0.0
     wal_pages_left: int = 0
     """That the last checkpoint could not move."""
 
@@ -136,6 +140,9 @@ class Writer:
             batches = tuple([one for one in messages if isinstance(one, WriteBatch)])
             if len(batches) < len(messages):
                 self._commands.extend(one for one in messages if isinstance(one, UpkeepCommand))
+            for batch in batches:
+                if type(batch) is AppendBatch:
+                    batch.make_records()
             if batches:
                 await self._commit(
                     CommitGroup(self.counters.commit_sequence + 1, self._clock.wall(), batches)
@@ -174,9 +181,13 @@ class Writer:
             command.ack.resolve(result)
 
     async def _take_step(self, step: UpkeepStep) -> UpkeepResult:
+        began = anyio.current_time()
         result = await self._backend.upkeep(step)
+        if isinstance(step, Checkpoint):
+            self.counters.checkpoint_seconds += anyio.current_time() - began
         if result.checkpoints:
             self.counters.checkpoints += result.checkpoints
+            self.counters.checkpointed_at = self._clock.wall()
             self.counters.wal_pages_left = result.log_pages_left
             self._accounting.checkpointed()
             if (said := self._watch.note(result.log_pages_left)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from attrs import define, field
@@ -40,6 +41,21 @@ class Bodies:
         self._bodies[queue, place] = body
         self._places.setdefault(queue, set()).add(place)
         self.bytes += _size(body)
+        self._make_room()
+
+    def put_all(
+        self, queue: str, lane: int, first: int, bodies: Sequence[tuple[MessageRecord, int]]
+    ) -> None:
+        """New messages of a lane, from this offset on."""
+        places = self._places.setdefault(queue, set())
+        for offset, body in enumerate(bodies, first):
+            place = (lane, offset)
+            self._bodies[queue, place] = body
+            places.add(place)
+            self.bytes += OVERHEAD_BYTES + body[1]
+        self._make_room()
+
+    def _make_room(self) -> None:
         while self.bytes > self.bytes_max and len(self._bodies) > 1:
             self.pop(*next(iter(self._bodies)))
 

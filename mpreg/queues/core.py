@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -22,10 +22,12 @@ from attrs import define, field
 from mpreg.actors.parking import loop_clock
 from mpreg.errors import CorruptDataError, LeaseLostError, QueueDeletedError
 from mpreg.persistence import PersistenceRegistry, Transaction
+from mpreg.persistence.batch import Settled as SettledListener
 from mpreg.queues.bodies import Bodies
 from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.cursor import Delivery, DeliveryState
 from mpreg.queues.inbox import Dropped, Inbox
+from mpreg.queues.joint import JointAppends, JointEvents
 from mpreg.queues.records import (
     DeadLetterRecord,
     DeadLettersRemoved,
@@ -51,6 +53,9 @@ __all__ = ["HandOut", "Outgoing", "QueueCore"]
 
 #: Events and messages after which the state is saved: what a restart reads at most, beside it.
 SNAPSHOT_AFTER_CHANGES: Final = 4_096
+
+#: Messages of which one event tells that count as one more.
+MESSAGES_PER_CHANGE: Final = 8
 
 log: Final = logging.getLogger("mpreg.queues")
 
@@ -122,6 +127,8 @@ class QueueCore:
     """By ``deduplication_id``, the ids of messages in transactions that are not settled yet."""
     changes: int = 0
     """What a restart would have to read, since the last snapshot."""
+    changes_min: int = 0
+    """Changes before a large state is saved again."""
     events_end: int = 0
     """The offset after the last event that the state knows."""
     lines: dict[str, Line] = field(factory=dict)
@@ -130,6 +137,9 @@ class QueueCore:
     """The messages of a queue that is not stored."""
     _moving: set[str] = field(factory=set)
     """Dead letters that are being sent again, or removed."""
+    _sends: JointAppends[Outgoing] = field(init=False)
+    _hand_outs: JointEvents[HandedOut, tuple[HandOut, ...]] = field(init=False)
+    _acknowledgments: JointEvents[Settled, list[Lease]] = field(init=False)
     reading: anyio.Lock = field(factory=anyio.Lock)
     """Held while messages are read, and while a log is truncated: what is missing is damaged."""
     counting: anyio.Lock = field(factory=anyio.Lock)
@@ -139,6 +149,10 @@ class QueueCore:
         self.room = Room(self.name, self.state, self._refusal)
         self.stored = self.configuration.is_stored
         self.inbox = Inbox(self._take_back)
+        events, places_max = self.storage.events, self.storage.limits.places
+        self._sends = JointAppends(self._sent)
+        self._hand_outs = JointEvents(events, HandedOut, self._attempts_settled, places_max)
+        self._acknowledgments = JointEvents(events, Settled, self._acknowledged, places_max)
 
     @property
     def name(self) -> str:
@@ -268,17 +282,26 @@ class QueueCore:
 
     def changed(self, count: int = 1) -> None:
         self.changes += count
-        if self.changes >= SNAPSHOT_AFTER_CHANGES and not self.dirty:
+        if self.changes >= max(SNAPSHOT_AFTER_CHANGES, self.changes_min) and not self.dirty:
             self.ask_for_upkeep()
 
     # --- sending ---
 
-    async def send(self, outgoing: Outgoing) -> None:
-        """Send messages; room for them was taken, and is given back from here."""
-        if self.stored and outgoing.lane in self.state.lanes:
-            log = self.storage.lane(outgoing.lane)
-            await log.append_followed(outgoing.encoded, partial(self._sent, outgoing))
-            return
+    def send(self, outgoing: Outgoing) -> Awaitable[object]:
+        """Send messages; room for them was taken, and is given back from here. To be awaited at
+        once.
+
+        Not a coroutine itself, as `acknowledge`: it would be resumed once more for each message.
+        """
+        if not self.stored or outgoing.lane not in self.state.lanes:
+            return self._send_in_transaction(outgoing)
+        log = self.storage.lane(outgoing.lane)
+        ack = self._sends.append(outgoing.lane, log, outgoing.encoded, outgoing.size, outgoing)
+        if ack is not None:
+            return ack.wait()
+        return log.append_followed(outgoing.encoded, partial(self._sent, [outgoing]))
+
+    async def _send_in_transaction(self, outgoing: Outgoing) -> None:
         async with self.registry.transaction() as transaction:
             self.add(outgoing, transaction)
 
@@ -292,35 +315,44 @@ class QueueCore:
             self.storage.lane(outgoing.lane).append_many_nowait(
                 outgoing.encoded, transaction=transaction
             )
-        transaction.on_settled(lambda committed: self._sent(outgoing, () if committed else None))
+        transaction.on_settled(lambda committed: self._sent([outgoing], () if committed else None))
 
-    def _sent(self, outgoing: Outgoing, results: Sequence[object] | None) -> None:
+    def _sent(self, outgoings: Sequence[Outgoing], results: Sequence[object] | None) -> None:
+        """What became of sends to one lane, in the order of its log."""
+        count = sum([len(one.records) for one in outgoings])
+        size = sum([one.size for one in outgoings])
         if results is not None:
-            self._take_in(outgoing)
-        self.room.give_back(len(outgoing.records), outgoing.size)
+            self._take_in(outgoings, count, size)
+        self.room.give_back(count, size)
 
-    def _take_in(self, outgoing: Outgoing) -> None:
-        number, records = outgoing.lane, outgoing.records
-        first = self.state.lane(number).end
-        sized = list(zip(records, map(len, outgoing.encoded), strict=True))
-        last = records[-1]
-        self.state.sent(number, len(sized), outgoing.size)
+    def _take_in(self, outgoings: Sequence[Outgoing], count: int, size: int) -> None:
+        number = outgoings[0].lane
+        offset = self.state.lane(number).end
+        self.state.sent(number, count, size)
+        for outgoing in outgoings:
+            bodies = list(zip(outgoing.records, map(len, outgoing.encoded), strict=True))
+            self._note_times(outgoing, offset, bodies)
+            if self.stored:
+                self.bodies.put_all(self.storage.incarnation, number, offset, bodies)
+            else:
+                self._memory.update(((number, at), body) for at, body in enumerate(bodies, offset))
+            offset += len(bodies)
+        self.wake_all()
+        self.changed(count)
+
+    def _note_times(
+        self, outgoing: Outgoing, first: int, bodies: Sequence[tuple[MessageRecord, int]]
+    ) -> None:
+        """All of one send have the same."""
+        last = outgoing.records[-1]
+        self.state.lane(outgoing.lane).send_times.note(first, last.sent_at)
         if last.delay_seconds or last.expires_at is not None:
             now = self.now()
-            self.state.note_delays(number, first, sized, wall=self.wall(), now=now)
+            self.state.note_delays(outgoing.lane, first, bodies, wall=self.wall(), now=now)
             if last.expires_at is not None:
                 self.expiring = True
                 self.sweep_due = min(self.sweep_due, now + last.expires_at - last.sent_at)
             self.alarm(self)
-        offset = first
-        for body in sized:
-            if self.stored:
-                self.bodies.put(self.storage.incarnation, (number, offset), body)
-            else:
-                self._memory[number, offset] = body
-            offset += 1
-        self.wake_all()
-        self.changed(len(sized))
 
     def forget_deduplicating(self, key: tuple[Transaction, bytes]) -> None:
         """What becomes of a transaction is known: from now on the stored ids tell."""
@@ -383,8 +415,10 @@ class QueueCore:
         """Drop a message from memory if nobody can ask for it any more."""
         number, offset = place
         if offset in self.state.lane(number).finished:
-            self.bodies.pop(self.storage.incarnation, place)
-            self._memory.pop(place, None)
+            if self.stored:
+                self.bodies.pop(self.storage.incarnation, place)
+            else:
+                self._memory.pop(place, None)
 
     def choose(self, subscription: SubscriptionState, count: int) -> Choice:
         self.inbox.empty()
@@ -396,6 +430,9 @@ class QueueCore:
             wall=self.wall(),
             now=self.now(),
         )
+        if choice.deliveries:
+            delivery, record = choice.deliveries[0]
+            self.state.lane(delivery.lane).send_times.note(delivery.offset, record.sent_at)
         if choice.delayed:
             self.alarm(self)
         if choice.dying:
@@ -412,43 +449,49 @@ class QueueCore:
         lanes = self.state.lanes.values()
         return any(subscription.cursor(one.number).candidate(one.end) is not None for one in lanes)
 
-    async def hand_out(self, own: HandOut, others: Sequence[HandOut]) -> None:
-        """Write the delivery attempts of what was chosen, of one subscription, in one event.
+    def hand_out(self, own: HandOut, others: Sequence[HandOut]) -> Awaitable[object]:
+        """Write the delivery attempts of what was chosen, of one subscription, in one event. To be
+        awaited at once.
 
-        Where it raises, nobody sees one's own messages: they are given back, at once or when a
-        write that is still on its way is done. The others are told.
+        Where that raises, or this does, one's own are to be abandoned. The others are told.
         """
         name, hand_outs = own.subscription.name, (own, *others)
-        event = HandedOut(
-            name,
-            [
-                (
-                    delivery.lane,
-                    delivery.offset,
-                    delivery.attempt + 1,
-                    delivery.forgiven,
-                    delivery.size,
-                )
-                for hand_out in hand_outs
-                for delivery, _ in hand_out.deliveries
-            ],
-        )
+        attempts = [
+            (
+                delivery.lane,
+                delivery.offset,
+                delivery.attempt + 1,
+                delivery.forgiven,
+                delivery.size,
+            )
+            for hand_out in hand_outs
+            for delivery, _ in hand_out.deliveries
+        ]
+        ack = self._hand_outs.tell(name, attempts, hand_outs)
+        if ack is not None:
+            return ack.wait()
+        event = HandedOut(name, attempts)
+        return self._write_alone(event, partial(self._attempts_settled, event, [hand_outs]))
 
-        def then(committed: bool) -> None:
-            if committed and self.released:
+    def _attempts_settled(
+        self,
+        event: HandedOut,
+        parts: Sequence[Sequence[HandOut]],
+        results: Sequence[object] | None,
+    ) -> None:
+        if results is not None:
+            self._written(event, results[0], len(event.deliveries))
+            if self.released:
                 for lane, offset, *_ in event.deliveries:
-                    self.released.pop((name, (lane, offset)), None)
+                    self.released.pop((event.subscription, (lane, offset)), None)
+        lease_ends = self.now() + self.configuration.lease_seconds
+        for hand_outs in parts:
             for hand_out in hand_outs:
-                self._handed_out(hand_out, committed)
-
-        try:
-            await self.write_alone(event, then)
-        except BaseException:
-            self.abandon(own)
-            raise
+                self._handed_out(hand_out, lease_ends, committed=results is not None)
 
     def abandon(self, hand_out: HandOut) -> None:
-        """Nobody will see these messages."""
+        """Nobody will see these messages: they are given back, at once or when a write that is
+        still on its way is done."""
         hand_out.abandoned = True
         if hand_out.committed:
             self.release(self.leases(hand_out), unseen=True)
@@ -461,12 +504,12 @@ class QueueCore:
             subscription.cursor(delivery.lane).make_ready(delivery)
         self.wake(subscription.name)
 
-    def _handed_out(self, hand_out: HandOut, committed: bool) -> None:
+    def _handed_out(self, hand_out: HandOut, lease_ends: float, *, committed: bool) -> None:
         subscription = hand_out.subscription
         deliveries = [one for one, _ in hand_out.deliveries if subscription.holds(one)]
         if committed:
             hand_out.committed = True
-            due = math.inf if hand_out.held else self.now() + self.configuration.lease_seconds
+            due = math.inf if hand_out.held else lease_ends
             for delivery in deliveries:
                 delivery.state = DeliveryState.LEASED
                 subscription.set_due(delivery, due)
@@ -476,6 +519,8 @@ class QueueCore:
                 self.alarm(self)
         else:
             self._keep_back(hand_out)
+        # What was purged meanwhile is nobody's.
+        hand_out.deliveries = [one for one in hand_out.deliveries if subscription.holds(one[0])]
         if hand_out.told is not None:
             hand_out.told(committed)
 
@@ -492,6 +537,8 @@ class QueueCore:
 
     def check_lease(self, lease: Lease) -> None:
         """Raises `LeaseLostError` where the message is not this holder's any more."""
+        if lease.is_held and not lease.subscription.deleting and lease.delivery.due > self.now():
+            return
         delivery = lease.delivery
         if not lease.subscription.holds(delivery) or delivery.state is DeliveryState.DYING:
             why = "it is settled, or was removed"
@@ -501,29 +548,45 @@ class QueueCore:
             why = f"it was handed out again (attempt {delivery.attempt})"
         elif delivery.state is DeliveryState.SETTLING:
             why = "it is being settled already"
-        elif delivery.state is not DeliveryState.LEASED or delivery.due <= self.now():
-            why = "its lease ran out"
         else:
-            return
+            why = "its lease ran out"
         raise LeaseLostError(
             f"{self.storage.where(delivery.lane, delivery.offset)}, attempt {lease.attempt}: "
-            f"{why}; nothing was changed"
+            f"{why}; nothing was changed: drop the work, the message is done, or somebody else's"
         )
 
-    async def settle_alone(self, leases: Sequence[Lease], event: Event) -> None:
-        """Write what becomes of messages whose leases were checked."""
+    def acknowledge(self, leases: list[Lease]) -> Awaitable[object]:
+        """Acknowledge messages of one subscription, whose leases were checked. To be awaited at
+        once."""
+        name = leases[0].subscription.name
+        places = [(lease.delivery.lane, lease.delivery.offset) for lease in leases]
+        ack = self._acknowledgments.tell(name, places, leases)
         for lease in leases:
             lease.delivery.state = DeliveryState.SETTLING
-        await self.write_alone(event, partial(self._settled, leases))
+        if ack is not None:
+            return ack.wait()
+        event = Settled(name, places)
+        return self._write_alone(event, partial(self._acknowledged, event, [leases]))
+
+    def _acknowledged(
+        self, event: Settled, parts: Sequence[list[Lease]], results: Sequence[object] | None
+    ) -> None:
+        if results is None:
+            self._settled([lease for leases in parts for lease in leases], committed=False)
+            return
+        self._written(event, results[0], len(event.places))
+        for place in event.places:
+            self.forget(place)
+        self.room.admit()
 
     def settle(self, leases: Sequence[Lease], event: Event, transaction: Transaction) -> None:
-        """`settle_alone` in a transaction."""
+        """Write what becomes of messages whose leases were checked."""
         self.require_subscription(leases[0].subscription, transaction)
-        self.write(event, transaction, partial(self._settled, leases))
+        self.write(event, transaction, lambda committed: self._settled(leases, committed=committed))
         for lease in leases:
             lease.delivery.state = DeliveryState.SETTLING
 
-    def _settled(self, leases: Sequence[Lease], committed: bool) -> None:
+    def _settled(self, leases: Sequence[Lease], *, committed: bool) -> None:
         if not committed:
             for lease in leases:
                 if lease.subscription.holds(lease.delivery):
@@ -594,6 +657,8 @@ class QueueCore:
             delivery.state in (DeliveryState.LEASED, DeliveryState.SETTLING)
             and delivery.attempt == lease.attempt
             and delivery.due == math.inf
+            # Most were settled meanwhile: there is no lease any more to be watched.
+            and lease.subscription.holds(delivery)
         ):
             self.extend(lease, self.configuration.lease_seconds)
 
@@ -700,23 +765,18 @@ class QueueCore:
 
         transaction.on_settled(settled)
 
-    async def write_alone(self, event: Event, then: Callable[[bool], None]) -> None:
-        """`write` in a transaction of its own; ``then`` is told also where it cannot be sent."""
+    def _write_alone(self, event: Event, settled: SettledListener) -> Awaitable[object]:
+        """`write` in a write of its own; it is told also where that cannot be sent."""
+        return self.storage.events.append_followed((encode(event),), settled)
 
-        def settled(results: Sequence[object] | None) -> None:
-            if results is not None:
-                self._written(event, results[0])
-            then(results is not None)
-
-        await self.storage.events.append_followed((encode(event),), settled)
-
-    def _written(self, event: Event, offset: object) -> None:
+    def _written(self, event: Event, offset: object, messages: int = 0) -> None:
         assert isinstance(offset, int)
         self.events_end = offset + 1
         self.state.apply(event)
         if type(event) is Died:
             self._has_died()
-        self.changed()
+        # One event is read faster than several that tell of as much, and yet takes its time.
+        self.changed(1 + messages // MESSAGES_PER_CHANGE)
 
     def _has_died(self) -> None:
         """There is one more dead letter: perhaps too many, perhaps the first that will be old."""

@@ -102,7 +102,9 @@ class Cursor:
 
     def make_ready(self, delivery: Delivery) -> None:
         delivery.state = DeliveryState.READY
-        heapq.heappush(self._ready, delivery.offset)
+        # The first one may still be there from the last time, and come back again and again.
+        if not self._ready or self._ready[0] != delivery.offset:
+            heapq.heappush(self._ready, delivery.offset)
 
     def ensure(self, lane: int, offset: int) -> Delivery | None:
         """The message as an exceptional one; None where it is done."""
@@ -115,6 +117,23 @@ class Cursor:
         delivery = self.open.pop(offset, None)
         self.done.add(offset)
         return 0 if delivery is None else delivery.size
+
+    def skip(self, start: int, stop: int) -> None:
+        """From ``start``, which `candidate` gave, up to ``stop`` nothing is to be handed out any
+        more; those that are with a consumer stay with it. However many there are, that is one step
+        for each of the exceptional ones at most."""
+        if start in self.open:
+            self.finish(start)
+            return
+        for offset in self._open_within(start, stop):
+            self.done.add_range(start, offset)
+            start = offset + 1
+        self.done.add_range(start, stop)
+
+    def _open_within(self, start: int, stop: int) -> list[int]:
+        if stop - start < len(self.open):
+            return [offset for offset in range(start, stop) if offset in self.open]
+        return sorted(offset for offset in self.open if start <= offset < stop)
 
     def finish_ranges(self, ranges: Iterable[tuple[int, int]]) -> None:
         """All from a start up to its stop."""

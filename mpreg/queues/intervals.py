@@ -92,6 +92,10 @@ class IntervalSet:
         self._count += stop - start - merged
 
     def __contains__(self, offset: int) -> bool:
+        stops = self._stops
+        if not stops or offset >= stops[-1]:
+            # What is asked for most is what comes after all that is done.
+            return False
         after = bisect_right(self._starts, offset)
         return after > 0 and offset < self._stops[after - 1]
 

@@ -137,10 +137,11 @@ class Keeper:
 
         Cancelled: the snapshot under way is as if it had not been begun.
         """
-        kept = [(core, kept.saved) for core, kept in self._queues.items()]
+        kept = [(core, kept.saved) for core, kept in self._queues.items() if _is_worth_it(core)]
         for core, saved in sorted(kept, key=lambda one: -one[0].changes):
             async with self._working:
-                if core in self._queues and core.changes >= SAVED_AT_CLOSE_MIN:
+                # Upkeep may have done so meanwhile.
+                if core in self._queues and _is_worth_it(core):
                     await save(core, saved)
 
     async def before_close(self) -> None:
@@ -250,6 +251,10 @@ class Keeper:
         core.retry_due = anyio.current_time() + seconds
         kept.retry_seconds = min(2 * seconds, RETRY_SECONDS_MAX)
         self.alarm(core)
+
+
+def _is_worth_it(core: QueueCore) -> bool:
+    return core.changes >= SAVED_AT_CLOSE_MIN
 
 
 def _counts(alarm: tuple[float, int, _Kept]) -> bool:

@@ -8,6 +8,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 import anyio
+from anyio.abc import TaskGroup
 from attrs import define, field
 
 from mpreg.errors import (
@@ -31,13 +32,16 @@ from mpreg.queues.keeper import Keeper
 from mpreg.queues.queue import MessageQueue
 from mpreg.queues.records import Configured, encode
 from mpreg.queues.removal import Removal
-from mpreg.queues.restoring import Restored, restore
+from mpreg.queues.restoring import Restored, replace_lost, restore
 from mpreg.queues.storage import QueueStorage, SharedStores, checked_queue_name
 
 __all__ = ["MessageQueueManager"]
 
 #: How long the last notes may take when the registry closes. No promise depends on them.
 CLOSE_SECONDS_MAX: Final = 1.0
+
+#: Queues that are read back at the same time when the registry opens.
+RESTORED_AT_ONCE: Final = 16
 
 
 @define(eq=False)
@@ -121,13 +125,20 @@ class _Deletion:
         core.deleting = False
         self._found.decided.set()
         if committed:
-            core.close(QueueDeletedError(f"queue {core.name!r} was deleted"))
+            core.close(
+                QueueDeletedError(
+                    f"queue {core.name!r} was deleted, and its messages with it; nothing was "
+                    "written: stop using it, or make it anew with create_queue"
+                )
+            )
             del queues.open[core.name]
             queues.keeper.forget(core)
             if self._is_left:
                 queues.keeper.tidy_up()
         else:
             core.wake_all()
+            # What was not begun, or was refused, meanwhile.
+            core.ask_for_upkeep()
 
 
 class MessageQueueManager:
@@ -219,22 +230,49 @@ class MessageQueueManager:
         """The names of all queues, in order."""
         return await self._queues.stores.names()
 
+    def open_queues(self) -> list[MessageQueue]:
+        """Those that are in memory: all that there are, where the first manager was made before the
+        registry was opened. Reads nothing."""
+        return [found.queue for found in self._queues.open.values()]
+
     # --- opening ---
 
     async def _restore(self, report: ReportProgress) -> None:
         names = await self.queue_names()
-        for done, name in enumerate(names):
-            report(done, len(names), "queues")
-            try:
-                async with self._queues.changing(name):
-                    await self._find(name)
-            except CorruptDataError as damage:
-                logger.error("queue %r: cannot be read back; the others can: %s", name, damage)
-        report(len(names), len(names), "queues")
+        left, done = iter(names), itertools.count(1)
+        failures: list[Exception] = []
+
+        async def restore_some(task_group: TaskGroup) -> None:
+            for name in left:
+                try:
+                    await self._restore_one(name)
+                except Exception as failure:  # noqa: BLE001
+                    # Told by whoever has started this: not as one of a group.
+                    failures.append(failure)
+                    task_group.cancel_scope.cancel()
+                    return
+                report(next(done), len(names), "queues")
+
+        report(0, len(names), "queues")
+        # What several ask for at the same time is read in one go.
+        async with anyio.create_task_group() as task_group:
+            for _ in range(RESTORED_AT_ONCE):
+                task_group.start_soon(restore_some, task_group)
+        if failures:
+            raise failures[0]
+
+    async def _restore_one(self, name: str) -> None:
+        try:
+            async with self._queues.changing(name):
+                await self._find(name)
+        except CorruptDataError as damage:
+            logger.error("queue %r: cannot be read back; the others can: %s", name, damage)
 
     async def _get(self, name: str) -> _Open:
         if (found := await self._find(name)) is None:
-            raise QueueNotFoundError(f"there is no queue {name!r}")
+            raise QueueNotFoundError(
+                f"there is no queue {name!r}; nothing was changed: make it with create_queue"
+            )
         return found
 
     async def _find(self, name: str) -> _Open | None:
@@ -254,9 +292,10 @@ class MessageQueueManager:
 
     async def _open(self, name: str, stored: StoredQueue) -> _Open:
         queues = self._queues
-        configuration = QueueConfiguration.from_mapping(stored.configuration)
+        configuration = stored.settings(name)
         storage = QueueStorage(queues.stores, name, stored.incarnation)
         restored = await restore(storage, configuration, self._registry.clock.wall())
+        await replace_lost(storage, restored.state)
         events_end = await self._confirm(storage, configuration, restored)
         core = QueueCore(
             self._registry,

@@ -77,7 +77,15 @@ class Message:
         Cancelled, it may still happen. Raises, beside what every durable write raises:
             LeaseLostError: it is not this delivery's any more; nothing was changed.
         """
-        await settle_all([self], transaction)
+        if (lease := self._lease) is None:
+            return
+        core = self._core
+        core.check_open()
+        core.check_lease(lease)
+        if transaction is None:
+            await core.acknowledge([lease])
+        else:
+            core.settle([lease], _acknowledged([lease]), transaction)
 
     async def nack(
         self,
@@ -152,10 +160,18 @@ async def settle_all(messages: list[Message], transaction: Transaction | None) -
     core.check_open()
     for lease in leases:
         core.check_lease(lease)
+    places_max = core.storage.limits.places
+    subscription = leases[0].subscription
+    if (
+        transaction is None
+        and len(leases) <= places_max
+        and all(lease.subscription is subscription for lease in leases)
+    ):
+        await core.acknowledge(leases)
+        return
     by_subscription: dict[str, list[Lease]] = {}
     for lease in leases:
         by_subscription.setdefault(lease.subscription.name, []).append(lease)
-    places_max = core.storage.limits.places
     groups = [
         group[start : start + places_max]
         for group in by_subscription.values()
@@ -164,8 +180,6 @@ async def settle_all(messages: list[Message], transaction: Transaction | None) -
     if transaction is not None:
         for group in groups:
             core.settle(group, _acknowledged(group), transaction)
-    elif len(groups) == 1:
-        await core.settle_alone(leases, _acknowledged(leases))
     else:
         async with core.registry.transaction() as own:
             for group in groups:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
+import msgspec
 from attrs import define, field
 
 from mpreg.codec import encode_key, encode_value
@@ -37,13 +39,14 @@ from mpreg.queues.message import Message, checked_seconds, settle_all
 from mpreg.queues.records import (
     Event,
     MessageRecord,
+    Place,
     Purged,
     SubscriptionChanged,
     SubscriptionDeleted,
     checked_headers,
     encode,
 )
-from mpreg.queues.sizes import batches
+from mpreg.queues.sizes import OPERATION_BYTES, batches
 from mpreg.queues.state import DEFAULT_SUBSCRIPTION
 from mpreg.queues.statistics import QueueStatistics, count_queue
 from mpreg.queues.subscription import Subscription
@@ -113,7 +116,8 @@ class MessageQueue:
         ``payload`` is None, bool, int (64 bits), float, str, bytes, or lists and dicts (with str
         keys) of these: it comes back exactly so. ``priority`` (0 to 255, higher first) needs a
         queue of `QueueType.PRIORITY`. It is not visible before ``delay_seconds``, and dropped
-        after ``ttl_seconds`` (None: the queue's ``message_ttl_seconds``).
+        after ``ttl_seconds`` (None: the queue's ``message_ttl_seconds``). Both count from when
+        there was room for it.
 
         With a ``deduplication_id`` that was sent within the queue's window nothing is sent, and
         the id of that message is returned. In a transaction the check is made now: where another
@@ -233,6 +237,9 @@ class MessageQueue:
         return encoded
 
     def _checked_priority(self, priority: int) -> int:
+        if type(priority) is int and priority == 0:
+            # The common case, in a queue of any type.
+            return 0
         if isinstance(priority, bool) or not isinstance(priority, int):
             raise InvalidArgumentError(f"priority is an int, not {priority!r}")
         limit = PRIORITY_MAX if self.configuration.queue_type is QueueType.PRIORITY else 0
@@ -261,6 +268,7 @@ class MessageQueue:
         room = core.room
         if not room.take_nowait(len(outgoing.records), outgoing.size):
             await room.take(len(outgoing.records), outgoing.size, wait_seconds)
+            outgoing = _begun_anew(outgoing, core.wall())
         if transaction is not None:
             self._add(outgoing, transaction, deduplication_id)
         elif deduplication_id is None:
@@ -330,7 +338,7 @@ class MessageQueue:
         for message in messages:
             if message._core is not self._core:
                 raise InvalidArgumentError(f"{message!r} is not of queue {self.name!r}")
-        if len(set(map(id, messages))) != len(messages):
+        if len(messages) > 1 and len(set(map(id, messages))) != len(messages):
             raise InvalidArgumentError("a message is named twice")
         await settle_all(messages, transaction)
 
@@ -402,6 +410,8 @@ class MessageQueue:
                     core.forget_finished()
                 else:
                     core.wake(name)
+                    # For those of its messages that were to be buried meanwhile.
+                    core.ask_for_upkeep()
 
             await self._change(SubscriptionDeleted(name), then)
             await core.measure()
@@ -465,7 +475,8 @@ class MessageQueue:
         *,
         to: MessageQueue | None = None,
     ) -> int:
-        """Send dead letters again, with fresh attempts; return how many.
+        """Send dead letters again, with fresh attempts; return how many. A message that is named
+        by several, because it died in several subscriptions, is sent once.
 
         ``letters``: these (or their keys, or the ids of their messages); None: all. ``to`` another
         queue, or this one. Each is sent and removed in one transaction; a message keeps its id.
@@ -481,23 +492,24 @@ class MessageQueue:
         found = await list_dead_letters(self._core, names=names)
         moved = 0
         whole = [letter for letter in found if letter.record.message is not None]
+        # One message, in however many subscriptions it died.
+        dead = [list(letters) for _, letters in itertools.groupby(whole, _place)]
         limits = self._core.storage.limits
-        for some in batches(
-            whole, _letter_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.batch
-        ):
+        for some in batches(dead, _dead_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.batch):
             for batch in batches(
-                some, _key_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.keys
+                some, _keys_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.keys
             ):
                 moved += await self._redrive(batch, target)
         return moved
 
-    async def _redrive(self, letters: list[DeadLetter], target: MessageQueue) -> int:
+    async def _redrive(self, dead: list[list[DeadLetter]], target: MessageQueue) -> int:
         # Those that somebody else is moving, or has moved meanwhile, are not sent twice.
-        keys = self._core.begin_moving(letter.key for letter in letters)
+        keys = self._core.begin_moving(letter.key for letters in dead for letter in letters)
         by_lane: dict[int, list[MessageRecord]] = {}
         is_priority = target.configuration.queue_type is QueueType.PRIORITY
-        for letter in letters:
-            if letter.key not in keys:
+        for letters in dead:
+            letter = next((letter for letter in letters if letter.key in keys), None)
+            if letter is None:
                 continue
             lane = letter.priority if is_priority else 0
             by_lane.setdefault(lane, []).append(target._renewed(letter))
@@ -565,7 +577,7 @@ class MessageQueue:
     def statistics(self) -> QueueStatistics:
         """Counts as they are now; cheap."""
         self._core.inbox.empty()
-        return count_queue(self._core.state)
+        return count_queue(self._core.state, self._core.wall())
 
     def __repr__(self) -> str:
         guarantee: DeliveryGuarantee = self.configuration.delivery_guarantee
@@ -577,14 +589,34 @@ def _outgoing(lane: int, records: list[MessageRecord]) -> Outgoing:
     return Outgoing(lane, records, encoded, sum(map(len, encoded)))
 
 
-def _letter_bytes(letter: DeadLetter) -> int:
-    """What it takes to send it again and remove it."""
-    message = letter.record.message
-    return 2 * _key_bytes(letter) + (0 if message is None else len(encode(message)))
+def _begun_anew(outgoing: Outgoing, wall: float) -> Outgoing:
+    """After a wait for room: its delay and its time to live count from now on."""
+    records = [
+        msgspec.structs.replace(
+            record,
+            sent_at=wall,
+            expires_at=None
+            if record.expires_at is None
+            else wall + (record.expires_at - record.sent_at),
+        )
+        for record in outgoing.records
+    ]
+    return _outgoing(outgoing.lane, records)
 
 
-def _key_bytes(letter: DeadLetter) -> int:
-    return len(letter.key.encode())
+def _place(letter: DeadLetter) -> Place:
+    return letter.priority, letter.offset
+
+
+def _dead_bytes(letters: list[DeadLetter]) -> int:
+    """What it takes to send a message again and remove all its letters."""
+    message = letters[0].record.message
+    return 2 * _keys_bytes(letters) + (0 if message is None else len(encode(message)))
+
+
+def _keys_bytes(letters: list[DeadLetter]) -> int:
+    """Of keys in one event, each with what an operation counts for beside it."""
+    return sum(OPERATION_BYTES + len(letter.key.encode()) for letter in letters)
 
 
 def _letter_name(letter: DeadLetter | str) -> str:

@@ -54,6 +54,11 @@ class MessageRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     payload: bytes
     """As `mpreg.codec.encode_value` makes it: nobody needs it decoded before it is asked for."""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has no time of its own."""
+        return self.expires_at is None and not self.delay_seconds
+
     def visible_in(self, wall: float) -> float:
         """Seconds until it may be handed out, never more than its delay, wherever the clock is."""
         if not self.delay_seconds:

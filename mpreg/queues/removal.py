@@ -63,7 +63,7 @@ class Removal:
 
 
 async def _remove_log(log: LogStore) -> None:
-    first, end = await log.first_offset(), await log.next_offset()
+    first, end = await log.bounds()
     while end - first > REMOVED_PER_BATCH:
         first = await log.truncate_before(first + REMOVED_PER_BATCH)
     await log.delete()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Final
+
 import anyio
 from attrs import frozen
 
@@ -9,13 +12,20 @@ from mpreg.errors import CorruptDataError
 from mpreg.persistence import SnapshotStore
 from mpreg.queues.configuration import PRIORITY_MAX, QueueConfiguration
 from mpreg.queues.core import log as logger
+from mpreg.queues.cursor_check import lost_messages
 from mpreg.queues.records import decode_event
 from mpreg.queues.snapshot import decode_snapshot
 from mpreg.queues.state import QueueState
 from mpreg.queues.storage import QueueStorage, measure
+from mpreg.queues.together import together
 from mpreg.queues.upkeep import Saved
 
-__all__ = ["Restored", "restore"]
+__all__ = ["Restored", "replace_lost", "restore"]
+
+
+#: Stands for a message that was lost. It is none, so whoever reads it is told of damage.
+LOST: Final = b""
+LOST_PER_BATCH: Final = 1_024
 
 
 @frozen
@@ -37,7 +47,7 @@ async def restore(
     acknowledgment is lost with it comes again.
     """
     state, start, saved = await _load_snapshot(storage, configuration)
-    first, end = await storage.events.first_offset(), await storage.events.next_offset()
+    first, end = await storage.events.bounds()
     if start < first:
         logger.error(
             "queue %r: events %d to %d are missing, and no snapshot has them: messages that were "
@@ -47,13 +57,16 @@ async def restore(
             first - 1,
         )
     seen, start = start, max(start, first)
-    if await _replay(storage, state, start, end) or start > seen:
+    is_damaged = start < end and await _replay(storage, state, start, end)
+    if is_damaged or start > seen:
         await _find_lanes(storage, state)
         for number, offset in await storage.kept_places():
             state.lane(number).kept.add(offset)
-    for number in list(state.lanes):
-        log = storage.lane(number)
-        state.place_lane(number, await log.first_offset(), await log.next_offset())
+    numbers = list(state.lanes)
+    for number, bounds in zip(
+        numbers, await together(storage.lane(number).bounds for number in numbers), strict=True
+    ):
+        state.place_lane(number, *bounds)
     unknown = sum(lane.end - max(lane.measured_to, lane.first) for lane in state.lanes.values())
     if configuration.max_bytes is not None:
         # Else upkeep does it: nobody has to wait for it.
@@ -63,11 +76,31 @@ async def restore(
     return Restored(state, end, end - start + unknown, saved)
 
 
+async def replace_lost(storage: QueueStorage, state: QueueState) -> None:
+    """Put something in the places of messages that were lost from the end of a log and of which it
+    is known what became of them: those that are sent next must not get their offsets, and be taken
+    for finished. To a subscription that had not come to them they are damaged messages.
+    """
+    for number, count in lost_messages(state).items():
+        lane, log = state.lane(number), storage.lane(number)
+        logger.error(
+            "queue %r: of priority %d the messages from offset %d to %d are lost; their offsets "
+            "are not given again",
+            storage.name,
+            number,
+            lane.end,
+            lane.end + count - 1,
+        )
+        for start in range(0, count, LOST_PER_BATCH):
+            await log.append_many([LOST] * min(LOST_PER_BATCH, count - start))
+        state.place_lane(number, *await log.bounds())
+
+
 async def _load_snapshot(
     storage: QueueStorage, configuration: QueueConfiguration
 ) -> tuple[QueueState, int, Saved]:
     slots = storage.snapshots()
-    found = [await _load_slot(storage, slot, configuration) for slot in slots]
+    found = await together(partial(_load_slot, storage, slot, configuration) for slot in slots)
     ends = [None if one is None else one[1] for one in found]
     best = max(found, key=lambda one: -1 if one is None else one[1])
     if best is None:

@@ -129,7 +129,12 @@ class Room:
         return QueueFullError(
             f"queue {self._name!r} has no room for {count} messages of {size} bytes: it holds "
             f"{self._state.size} messages (max_size {limits.messages_max}) and {self._state.bytes} "
-            f"bytes (max_bytes {limits.max_bytes}); nothing was sent"
+            f"bytes (max_bytes {limits.max_bytes}); nothing was sent: "
+            + (
+                "send it later, or wait for room with wait_seconds"
+                if self._could_fit(count, size)
+                else "it is more than the bounds ever let in"
+            )
         )
 
 

@@ -29,6 +29,9 @@ Found: TypeAlias = tuple[MessageRecord, int] | CorruptDataError | _Missing
 
 Look: TypeAlias = Callable[[Place], Found]
 
+#: Messages that are looked at in one go and not handed out: then others get their turn.
+PASSED_AT_ONCE_MAX: Final = 1_024
+
 
 @define
 class Choice:
@@ -42,6 +45,15 @@ class Choice:
     """Passed over: the subscription has no use for them."""
     delayed: bool = False
     """Whether some were found that are not visible yet: there is a new time to wait for."""
+    steps: int = 0
+    """How often something was looked at."""
+    is_cut_short: bool = False
+    """Whether others are to get their turn before more is looked at."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more to be found for now."""
+        return self.unread is None and not self.is_cut_short
 
 
 def choose(
@@ -59,11 +71,12 @@ def choose(
     wait for ``now`` (monotonic) plus what is left of their delay.
     """
     choice = Choice()
-    for number in sorted(state.lanes, reverse=True):
+    lanes = state.lanes
+    for number in sorted(lanes, reverse=True) if len(lanes) > 1 else lanes:
         lane = state.lanes[number]
         chooser = _Chooser(state, subscription, lane, subscription.cursor(number), look, wall, now)
         chooser.choose(choice, count)
-        if choice.unread is not None or len(choice.deliveries) == count:
+        if not choice.is_over or len(choice.deliveries) == count:
             break
     return choice
 
@@ -83,8 +96,12 @@ class _Chooser:
             offset = self.cursor.candidate(self.lane.end)
             if offset is None:
                 return
+            if choice.steps >= count + PASSED_AT_ONCE_MAX:
+                choice.is_cut_short = True
+                return
+            choice.steps += 1
             if offset in self.lane.finished:
-                self._pass_over(offset, 0, choice)
+                self.cursor.skip(offset, self.lane.finished.first_missing(offset))
                 continue
             found = self.look((self.lane.number, offset))
             if found is UNREAD:
@@ -101,7 +118,12 @@ class _Chooser:
 
     def _consider(self, offset: int, record: MessageRecord, size: int, choice: Choice) -> None:
         is_new = offset not in self.cursor.open
-        if record.is_expired(self.wall):
+        if is_new and record.is_plain and self.subscription.pattern is None:
+            # As most are. Nothing else is to be asked, and it has no attempt behind it.
+            delivery = self.cursor.open[offset] = Delivery(self.lane.number, offset, size)
+            delivery.state = DeliveryState.RESERVED
+            choice.deliveries.append((delivery, record))
+        elif record.is_expired(self.wall):
             self.state.expire(self.subscription, (self.lane.number, offset), size)
             choice.passed.append((self.lane.number, offset))
         elif is_new and not self.subscription.matches(record.topic):

@@ -36,6 +36,7 @@ from mpreg.queues.records import (
     SubscriptionChanged,
     SubscriptionDeleted,
 )
+from mpreg.queues.send_times import SendTimes
 from mpreg.queues.topics import TopicPattern
 
 __all__ = [
@@ -69,6 +70,7 @@ class Lane:
     """Messages that nobody can ask for any more."""
     kept: set[int] = field(factory=set)
     """Offsets below ``first`` whose messages were copied out of the log."""
+    send_times: SendTimes = field(factory=SendTimes)
     measured: int = 0
     """The bytes of the messages below ``measured_to`` that are not finished."""
     measured_to: int = 0
@@ -79,6 +81,13 @@ class Lane:
     def size(self) -> int:
         """Messages that are not finished."""
         return self.end - self.finished.count()
+
+    @property
+    def oldest_sent_at(self) -> float | None:
+        """When the first message that is not finished was sent; None where there is none, and where
+        nothing is known of it yet."""
+        first = self.finished.first_missing()
+        return self.send_times.of(first) if first < self.end else None
 
     @property
     def is_measured(self) -> bool:
@@ -152,7 +161,8 @@ class SubscriptionState:
 
     def holds(self, delivery: Delivery) -> bool:
         """Whether this very object still stands for its message."""
-        return self.find((delivery.lane, delivery.offset)) is delivery
+        cursor = self.cursors.get(delivery.lane)
+        return cursor is not None and cursor.open.get(delivery.offset) is delivery
 
     # --- time ---
 
@@ -282,16 +292,17 @@ class QueueState:
                 self.redelivered += attempt - forgiven > 1
                 delivery.attempt, delivery.size = attempt, size
                 delivery.forgiven = max(delivery.forgiven, forgiven)
-                subscription.cursor(lane).make_ready(delivery)
+                # Somebody has it at once; after a restart `lose_leases` lets others find it.
+                delivery.state = DeliveryState.READY
 
     def _settle(self, event: Settled) -> None:
-        subscription = self._subscribe(event.subscription)
+        subscription, is_quorum = self._subscribe(event.subscription), self.is_quorum
         for lane, offset in event.places:
             cursor = subscription.cursor(lane)
             if offset in cursor.done:
                 continue
             self.acknowledged += 1
-            if self.is_quorum:
+            if is_quorum:
                 cursor.acknowledged.add(offset)
             self._finish(lane, offset, cursor.finish(offset))
 

@@ -53,8 +53,9 @@ __all__ = ["QueueStorage", "SharedStores", "StoreSource", "checked_queue_name", 
 SNAPSHOT_SLOTS: Final = 2
 QUEUE_NAME_BYTES_MAX: Final = 900
 
-#: What is read ahead: enough that a backlog is read at the speed of the disk, little enough that
-#: the first message does not wait for it.
+#: What is read ahead: enough that a backlog is read at the speed of the disk. Little at first, and
+#: twice as much each time: after a start somebody waits for the first message.
+READ_AHEAD_RECORDS_FIRST: Final = 32
 READ_AHEAD_RECORDS: Final = 256
 READ_AHEAD_BYTES: Final = 1 << 20
 
@@ -175,6 +176,7 @@ class QueueStorage:
     events: LogStore = field(init=False)
     _lanes: dict[int, LogStore] = field(factory=dict)
     _prefix: bytes = field(init=False)
+    _records_ahead: int = READ_AHEAD_RECORDS_FIRST
 
     def __attrs_post_init__(self) -> None:
         stores = self.shared.registry.reserved(_KIND)
@@ -207,7 +209,8 @@ class QueueStorage:
         damaged: list[CorruptDataError] = []
         read: list[tuple[int, MessageRecord | CorruptDataError, int]] = []
         expected, size = start, 0
-        stop = min(end, start + READ_AHEAD_RECORDS)
+        stop = min(end, start + min(self._records_ahead, READ_AHEAD_RECORDS))
+        self._records_ahead = min(2 * self._records_ahead, READ_AHEAD_RECORDS)
         async for record in self.lane(lane).read_range(start, stop, on_damaged=damaged.append):
             read.extend(_missing(range(expected, record.offset), damaged))
             expected = record.offset + 1

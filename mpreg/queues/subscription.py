@@ -16,7 +16,7 @@ from mpreg.queues.cursor import Delivery
 from mpreg.queues.line import Line
 from mpreg.queues.message import Message, checked_seconds
 from mpreg.queues.records import MessageRecord
-from mpreg.queues.state import SubscriptionState
+from mpreg.queues.state import Lease, SubscriptionState
 from mpreg.queues.statistics import SubscriptionStatistics, count_subscription
 
 __all__ = ["RECEIVE_MESSAGES_MAX", "Subscription"]
@@ -54,7 +54,9 @@ class Subscription:
             QueueDeletedError: the queue was deleted, also while waiting.
             WriterStoppedError: the registry has closed, also while waiting.
         """
-        messages = await self.receive_many(1, wait_seconds)
+        if wait_seconds is not None:
+            checked_seconds("wait_seconds", wait_seconds)
+        messages = await self._take(1, wait_seconds, held=False)
         return messages[0] if messages else None
 
     async def receive_many(
@@ -104,7 +106,8 @@ class Subscription:
         state = self._state
         if not self._core.state.has(state):
             raise QueueNotFoundError(
-                f"subscription {self.name!r} of queue {self._core.name!r} was deleted"
+                f"subscription {self.name!r} of queue {self._core.name!r} was deleted; nothing was "
+                f"taken: make it anew with `await queue.subscription({self.name!r})`"
             )
         return state
 
@@ -128,8 +131,9 @@ class Subscription:
                 return []
             if waiter.committed:
                 assert waiter.served is not None
-                return self._messages(waiter.served)
-            # Called, or what it was served did not come to be: it looks itself.
+                if messages := self._messages(waiter.served):
+                    return messages
+            # Called, or what it was served did not come to be, or was purged: it looks itself.
             is_first = True
 
     async def _try_to_take(self, count: int, *, held: bool, is_first: bool) -> list[Message]:
@@ -149,9 +153,12 @@ class Subscription:
             others = min(line.wanted, SERVED_MAX, places_max - count) if core.stored else 0
             wanted = count + others
             choice = core.choose(state, wanted)
-            if choice.deliveries or choice.unread is None:
+            if choice.deliveries or choice.is_over:
                 break
-            await core.read(choice.unread)
+            if choice.unread is None:
+                await anyio.lowlevel.checkpoint()
+            else:
+                await core.read(choice.unread)
             core.raise_failure()
         if not choice.deliveries:
             return []
@@ -161,14 +168,22 @@ class Subscription:
             if core.has_more(state):
                 line.call_first()
             return self._messages(own)
-        split = count if is_first else others
-        first, second = choice.deliveries[:split], choice.deliveries[split:]
-        mine, theirs = (first, second) if is_first else (second, first)
-        own, served = HandOut(state, mine, held), list(self._serve(state, theirs))
-        is_all = len(choice.deliveries) < wanted and choice.unread is None
-        if not is_all and line.wanted and core.has_more(state):
-            line.call_first()
-        await core.hand_out(own, served)
+        if others:
+            split = count if is_first else others
+            first, second = choice.deliveries[:split], choice.deliveries[split:]
+            mine, theirs = (first, second) if is_first else (second, first)
+            own, served = HandOut(state, mine, held), list(self._serve(state, theirs))
+        else:
+            own, served = HandOut(state, choice.deliveries, held), []
+        if line.wanted:
+            is_all = len(choice.deliveries) < wanted and choice.is_over
+            if not is_all and core.has_more(state):
+                line.call_first()
+        try:
+            await core.hand_out(own, served)
+        except BaseException:
+            core.abandon(own)
+            raise
         return self._messages(own)
 
     def _serve(
@@ -190,9 +205,10 @@ class Subscription:
                 Message(core, record, None, delivery.lane, self.name)
                 for delivery, record in hand_out.deliveries
             ]
+        state, name = hand_out.subscription, self.name
         return [
-            Message(core, record, lease, lease.delivery.lane, self.name)
-            for lease, (_, record) in zip(core.leases(hand_out), hand_out.deliveries, strict=True)
+            Message(core, record, Lease(state, one, one.attempt), one.lane, name)
+            for one, record in hand_out.deliveries
         ]
 
     def __repr__(self) -> str:

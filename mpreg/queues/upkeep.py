@@ -6,19 +6,21 @@ next time, or after the next start.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 import anyio
+import anyio.lowlevel
 
 from mpreg.errors import (
     CommitUnknownError,
-    LeaseLostError,
     MpregError,
     QueueDeletedError,
     ReaderStoppedError,
+    ValueTooLargeError,
     WriterStoppedError,
 )
 from mpreg.persistence import SnapshotStore
@@ -48,12 +50,25 @@ SWEPT_PER_UPKEEP = 1_024
 #: Dead letters dropped in one transaction.
 DROPPED_PER_BATCH = 256
 
+#: Dead letters written in one transaction.
+BURIED_PER_BATCH = 128
+
 #: Messages copied out of a log in one transaction; a single one may be larger.
 COPIED_BYTES_MAX = 8 << 20
+
+#: Messages that are in memory and dropped in one go: then others get their turn.
+SWEPT_AT_ONCE_MAX = 256
+
+#: Of a saved state, for each change before the next one: so a large state is not written (and the
+#: event loop not held up by it) more often than what there is to be written.
+SAVED_BYTES_PER_CHANGE = 64
 
 #: The least time between two sweeps for messages that have expired.
 SWEEP_SECONDS_MIN = 1.0
 
+
+_Dying: TypeAlias = tuple[SubscriptionState, Delivery]
+_Letter: TypeAlias = tuple[SubscriptionState, Delivery, MessageRecord | None]
 
 #: After these there is nothing more to be done, and nothing to be tried again.
 ENDING: Final = (WriterStoppedError, ReaderStoppedError, CommitUnknownError, QueueDeletedError)
@@ -160,54 +175,89 @@ async def _write_released_of(core: QueueCore, name: str, places: list[Place]) ->
 
 
 async def _bury(core: QueueCore) -> None:
-    failed: list[tuple[SubscriptionState, Delivery]] = []
+    """The first to die first; many in one transaction."""
+    failed: list[_Dying] = []
     failure: MpregError | None = None
     try:
         while core.dying:
-            subscription, delivery = dying = core.dying.pop()
-            # Taken back where it is not known to be buried, also by a cancellation.
-            failed.append(dying)
+            some = core.dying[:BURIED_PER_BATCH]
+            del core.dying[: len(some)]
+            # Taken back where they are not known to be buried, also by a cancellation.
+            before = len(failed)
+            failed += some
             try:
-                if delivery.state is DeliveryState.DYING and subscription.holds(delivery):
-                    await _let_die(core, subscription, delivery)
+                await _bury_some(core, some)
             except ENDING:
                 raise
-            except LeaseLostError:
-                # Its subscription was deleted meanwhile.
-                failed.pop()
             except MpregError as error:
                 failure = error
             else:
-                failed.pop()
+                # What is left of them waits until it is known whether their subscription is.
+                failed[before:] = [one for one in some if _is_dying(*one)]
     finally:
         core.dying += failed
     if failure is not None:
         raise failure
 
 
-async def _let_die(core: QueueCore, subscription: SubscriptionState, delivery: Delivery) -> None:
-    place = (delivery.lane, delivery.offset)
-    record = await core.find(place)
-    if delivery.offset in core.state.lane(delivery.lane).finished:
-        # A quorum has it without this one, or it has expired; and perhaps it is not there any more.
-        core.state.pass_over(subscription, place, 0)
-        return
-    if record is None:
-        reason = f"{core.storage.where(*place)} cannot be read"
-    else:
-        reason = f"used up its {core.configuration.max_deliveries} deliveries"
-        delivery.reason = delivery.reason or "its lease ran out"
+async def _bury_some(core: QueueCore, some: list[_Dying]) -> None:
+    letters: list[_Letter] = []
+    size = 0
+    failure: MpregError | None = None
+    for subscription, delivery in some:
+        if subscription.deleting or not _is_dying(subscription, delivery):
+            continue
+        record = await core.find((delivery.lane, delivery.offset))
+        record_bytes = 0 if record is None else len(encode(record))
+        if letters and size + record_bytes > min(COPIED_BYTES_MAX, core.storage.limits.batch):
+            failure = await _bury_all_there_is(core, letters) or failure
+            letters, size = [], 0
+        size += record_bytes
+        letters.append((subscription, delivery, record))
+    failure = await _bury_all_there_is(core, letters) or failure
+    if failure is not None:
+        raise failure
+
+
+async def _bury_all_there_is(core: QueueCore, letters: list[_Letter]) -> MpregError | None:
+    """Together; where that is refused for the sake of one, each by itself. What has failed."""
+    failure: MpregError | None = None
+    try:
+        await _write_letters(core, letters)
+    except ValueTooLargeError as error:
+        if len(letters) == 1:
+            return error
+        for letter in letters:
+            failure = await _bury_all_there_is(core, [letter]) or failure
+    return failure
+
+
+async def _write_letters(core: QueueCore, letters: list[_Letter]) -> None:
+    told: list[tuple[str, str, str]] = []
     async with core.registry.transaction() as transaction:
-        core.require_subscription(subscription, transaction)
-        died = core.let_die(subscription, delivery, record, reason, transaction)
-        core.write(died, transaction, lambda _: core.room.admit())
-    logger.warning(
-        "queue %r: message %s became a dead letter: %s (%s)",
-        core.name,
-        "?" if record is None else record.id,
-        reason,
-        delivery.reason,
-    )
+        for subscription, delivery, record in letters:
+            if subscription.deleting or not _is_dying(subscription, delivery):
+                continue
+            place = (delivery.lane, delivery.offset)
+            if delivery.offset in core.state.lane(delivery.lane).finished:
+                # A quorum has it without this one, or it has expired; and perhaps it is not there
+                # any more.
+                core.state.pass_over(subscription, place, 0)
+                continue
+            if record is None:
+                reason = f"{core.storage.where(*place)} cannot be read"
+            else:
+                reason = f"used up its {core.configuration.max_deliveries} deliveries"
+                delivery.reason = delivery.reason or "its lease ran out"
+            died = core.let_die(subscription, delivery, record, reason, transaction)
+            core.write(died, transaction, lambda _: core.room.admit())
+            told.append(("?" if record is None else record.id, reason, delivery.reason))
+    for letter in told:
+        logger.warning("queue %r: message %s became a dead letter: %s (%s)", core.name, *letter)
+
+
+def _is_dying(subscription: SubscriptionState, delivery: Delivery) -> bool:
+    return delivery.state is DeliveryState.DYING and subscription.holds(delivery)
 
 
 # --- dead letters ---
@@ -275,10 +325,14 @@ async def _sweep_messages(core: QueueCore) -> None:
 
 
 async def _sweep_lane(core: QueueCore, subscription: SubscriptionState | None, lane: Lane) -> None:
-    while (offset := _first_unfinished(subscription, lane)) is not None:
+    for step in itertools.count(1):
+        if step % SWEPT_AT_ONCE_MAX == 0:
+            await anyio.lowlevel.checkpoint()
+        if (offset := _first_unfinished(subscription, lane)) is None:
+            return
         place = (lane.number, offset)
         if subscription is not None and offset in lane.finished:
-            core.state.pass_over(subscription, place, 0)
+            subscription.cursor(lane.number).skip(offset, lane.finished.first_missing(offset))
             continue
         found = core.look(place)
         if found is UNREAD:
@@ -288,6 +342,7 @@ async def _sweep_lane(core: QueueCore, subscription: SubscriptionState | None, l
             # Damaged or gone: whoever receives next deals with it.
             return
         record, size = found
+        lane.send_times.note(offset, record.sent_at)
         core.expiring = core.expiring or record.expires_at is not None
         if not record.is_expired(core.wall()):
             if record.expires_at is not None:
@@ -328,7 +383,7 @@ async def _measure(core: QueueCore) -> None:
 
 
 async def _save_if_worth_it(core: QueueCore, saved: Saved) -> None:
-    if core.changes >= SNAPSHOT_AFTER_CHANGES:
+    if core.changes >= max(SNAPSHOT_AFTER_CHANGES, core.changes_min):
         await save(core, saved)
 
 
@@ -356,6 +411,7 @@ async def save(core: QueueCore, saved: Saved) -> None:
     saved.ends[slot] = end
     saved.newest = slot
     core.changes -= changes
+    core.changes_min = len(data) // SAVED_BYTES_PER_CHANGE
     needed_from = saved.events_needed_from
     if needed_from is not None:
         await _truncate_events(core, needed_from)

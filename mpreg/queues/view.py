@@ -18,6 +18,7 @@ from mpreg.errors import CorruptDataError, QueueNotFoundError
 from mpreg.persistence import ReadOnlyRegistry
 from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.core import log as logger
+from mpreg.queues.cursor_check import check_cursors
 from mpreg.queues.dead_letters import DeadLetter
 from mpreg.queues.records import MessageRecord
 from mpreg.queues.restoring import restore
@@ -62,6 +63,7 @@ class QueueView:
     """What was met on the way and passed over, in words."""
     _storage: QueueStorage = field(repr=False)
     _state: QueueState = field(repr=False)
+    _read_at: float = field(repr=False)
 
     @classmethod
     async def open(cls, registry: ReadOnlyRegistry, name: str) -> Self:
@@ -76,18 +78,23 @@ class QueueView:
             stored = await shared.find(name)
             if stored is None:
                 raise QueueNotFoundError(f"there is no queue {name!r}")
-            configuration = QueueConfiguration.from_mapping(stored.configuration)
+            configuration = stored.settings(name)
             storage = QueueStorage(shared, name, stored.incarnation)
             first = await storage.events.first_offset()
             with _damage_told() as damage:
                 restored = await restore(storage, configuration, registry.clock.wall())
             if not damage or await storage.events.first_offset() == first:
                 break
-        return cls(name, configuration, damage, storage, restored.state)
+        return cls(name, configuration, damage, storage, restored.state, registry.clock.wall())
 
     def statistics(self) -> QueueStatistics:
-        """``in_flight`` is always 0: who holds a message is known to its process alone."""
-        return count_queue(self._state)
+        """``in_flight`` is always 0: who holds a message is known to its process alone;
+        ``oldest_seconds`` is None: no message is read for it."""
+        return count_queue(self._state, self._read_at)
+
+    def checked_cursors(self) -> list[tuple[str, str]]:
+        """(where, what is wrong) of each cursor that has come further than its log reaches."""
+        return list(check_cursors(self._state))
 
     @property
     def patterns(self) -> dict[str, str | None]:

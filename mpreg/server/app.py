@@ -15,13 +15,10 @@ import anyio
 from attrs import define, field
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
-from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mpreg.errors import (
     MpregError,
-    NotFoundError,
-    RequestRefusedError,
     UnexpectedError,
     WriterStoppedError,
 )
@@ -31,8 +28,10 @@ from mpreg.server.calls import Call, Endpoint
 from mpreg.server.idempotency import IdempotencyKeys, fingerprint
 from mpreg.server.names import checked_path
 from mpreg.server.negotiation import JSON, accepted, encode
+from mpreg.server.observing import NO_ANSWER, observed
 from mpreg.server.problems import problem_of, unexpected
 from mpreg.server.routes import ENDPOINTS
+from mpreg.server.routing import Router
 from mpreg.server.state import NodeState
 
 __all__ = ["SECURITY_HEADERS", "App"]
@@ -60,13 +59,11 @@ class App:
 
     state: NodeState
     endpoints: tuple[Endpoint, ...] = ENDPOINTS
-    _routes: list[tuple[Route, Endpoint]] = field(init=False)
+    _router: Router = field(init=False)
     _keys: IdempotencyKeys = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._routes = [
-            (Route(one.path, _never, methods=[one.method]), one) for one in self.endpoints
-        ]
+        self._router = Router.of(self.endpoints)
         window = self.state.settings.server.idempotency_window_seconds
         self._keys = IdempotencyKeys.of(self.state.registry, window)
 
@@ -75,7 +72,7 @@ class App:
             await _refuse_other(scope, receive, send)
             return
         exchange = _Exchange(receive, send)
-        with self.state.request() as under_way:
+        with observed(self.state, scope, exchange), self.state.request() as under_way:
             try:
                 answer = await self._answer(scope, exchange)
                 if isinstance(answer, Answer):
@@ -102,7 +99,8 @@ class App:
         raw_path = scope.get("raw_path")
         if raw_path is not None:
             scope["path"] = checked_path(raw_path)
-        endpoint, scope = self._route(scope)
+        endpoint, scope["path_params"] = self._router.find(scope["method"], scope["path"])
+        exchange.route = endpoint.path
         request = Request(scope, exchange.receive)
         if endpoint.role is None:
             return await endpoint.handler(Call(state, request, Role.READ, self.endpoints))
@@ -135,24 +133,6 @@ class App:
                 await claim.keep_alone(answer)
             return answer
 
-    def _route(self, scope: Scope) -> tuple[Endpoint, Scope]:
-        """
-        Raises:
-            NotFoundError: there is no such path.
-            RequestRefusedError: it has no such method.
-        """
-        methods: set[str] = set()
-        for route, endpoint in self._routes:
-            match, child = route.matches(scope)
-            if match is Match.FULL:
-                return endpoint, {**scope, **child}
-            if match is Match.PARTIAL:
-                methods |= route.methods or set()
-        if methods:
-            allowed = ", ".join(sorted(methods))
-            raise RequestRefusedError(f"this takes {allowed}", 405, allowed)
-        raise NotFoundError(f"there is no route {scope['path']!r:.200}")
-
     async def _tell(self, error: MpregError, exchange: _Exchange) -> None:
         answer = problem_of(error)
         if answer.status >= 500 and answer.status != 503:
@@ -181,6 +161,9 @@ class _Exchange:
     """Whether a client that still sends is given time to."""
     has_begun: bool = False
     """Whether something of the answer was sent."""
+    route: str | None = None
+    """The pattern that its path was matched by."""
+    status: int = NO_ANSWER
     _read: anyio.Event = field(factory=anyio.Event)
     """Set when all of the request has come, or its client has gone."""
 
@@ -193,6 +176,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.has_begun = True
+            self.status = message["status"]
             message = {**message, "headers": _with_security(message["headers"])}
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
         if is_last and not self._read.is_set():
@@ -244,7 +228,3 @@ async def _refuse_other(scope: Scope, receive: Receive, send: Send) -> None:
     """What is no HTTP request: web sockets are closed, and nothing is to be done at the start."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
-
-
-def _never(request: Request) -> None:
-    raise AssertionError("routes are only matched here")

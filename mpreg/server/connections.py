@@ -44,6 +44,11 @@ HEAD_BYTES_MAX: Final = 64 * 1024
 #: For what the operating system refuses for want of something: a moment to give it back.
 EXHAUSTED_SECONDS: Final = 0.1
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+#: What accepting tells of the connection that was to be accepted, which is gone.
+_GONE: Final = {
+    *(errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENOPROTOOPT),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH),
+}
 
 
 def listening_socket(settings: ServerSettings) -> socket.socket:
@@ -166,7 +171,8 @@ class Connections(ABC):
                 if error.errno in _EXHAUSTED:
                     log.warning("no connection can be accepted: %s", error)
                     await anyio.sleep(EXHAUSTED_SECONDS)
-                # Else it was gone before it was accepted.
+                elif error.errno not in _GONE:
+                    raise
 
     async def _serve_one(self, connection: Any) -> None:
         def cut() -> None:

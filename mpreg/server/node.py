@@ -10,6 +10,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from mpreg.clock import Clock
+from mpreg.errors import ConfigurationError
 from mpreg.persistence.engine import collapsed_groups
 from mpreg.server.app import App
 from mpreg.server.connections import Connections, listening_socket, make_connections, url_of
@@ -74,8 +75,8 @@ async def _run(
         task_group.start_soon(_cancel_when, stop, starting)
         with starting:
             await task_group.start(state.registry.serve)
-            for name, configuration in state.settings.queues.items():
-                await state.queues.create_queue(name, configuration)
+            state.monitor.start()
+            await _make_queues(state)
             state.phase = Phase.READY
             task_status.started(state)
             log.info("ready on %s", state.url)
@@ -83,6 +84,14 @@ async def _run(
             await stop.wait()
         await _stop(state, connections)
         task_group.cancel_scope.cancel()
+
+
+async def _make_queues(state: NodeState) -> None:
+    for name, configuration in state.settings.queues.items():
+        try:
+            await state.queues.create_queue(name, configuration)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"mpreg.queues.{name}: {error}", error.setting) from error
 
 
 async def _cancel_when(event: anyio.Event, scope: anyio.CancelScope) -> None:

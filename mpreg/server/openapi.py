@@ -28,7 +28,7 @@ class Content(enum.Enum):
     VALUE = "any value, as JSON or MessagePack"
     SETTINGS = "an object of settings, as JSON or MessagePack"
     BYTES = "bytes"
-    EVENTS = "server-sent events"
+    OTHER = "something of the type that its header names"
 
 
 @frozen
@@ -178,6 +178,8 @@ def _responses(shape: Shape) -> dict[str, Any]:
             content = _bytes()
         case Content.VALUE:
             content = _structured({}, shape.example)
+        case Content.OTHER:
+            content = {"*/*": {"schema": {}}}
         case _:
             content = _structured(_object(shape.example), shape.example)
     if shape.gives_events:

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 import anyio
 from attrs import define, field
 
+from mpreg import __version__
 from mpreg.cache import GlobalCacheManager
 from mpreg.clock import Clock
 from mpreg.errors import NotReadyError
+from mpreg.monitoring import NodeInfo, NodeMonitor, Tracing, make_tracing
 from mpreg.persistence import PersistenceRegistry
 from mpreg.queues import MessageQueueManager
 from mpreg.server.auth import Access
@@ -42,6 +44,8 @@ class NodeState:
     access: Access
     queues: MessageQueueManager = field(init=False)
     cache: GlobalCacheManager = field(init=False)
+    monitor: NodeMonitor = field(init=False)
+    tracing: Tracing = field(init=False)
     leases: Leases = field(init=False)
     long_polls: Counter = field(init=False)
     rates: Rates | None = field(init=False)
@@ -56,6 +60,15 @@ class NodeState:
         server = self.settings.server
         self.queues = MessageQueueManager(self.registry)
         self.cache = GlobalCacheManager(self.registry, self.settings.cache)
+        # After all that takes part in the restore: it tells what that took.
+        info = NodeInfo(name=self.settings.name, version=__version__, loop=server.loop)
+        caches = {self.settings.cache.name: self.cache}
+        self.monitor = NodeMonitor(info, self.registry, self.queues, caches)
+        self.tracing = make_tracing(
+            self.registry.clock, enabled=self.settings.monitoring.opentelemetry
+        )
+        if (observer := self.tracing.observer) is not None:
+            self.registry.observe(observer)
         self.leases = Leases(self.make_token)
         self.long_polls = Counter(server.long_polls_max, "requests that wait")
         rate = server.requests_per_second_max

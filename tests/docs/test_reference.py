@@ -8,17 +8,39 @@ import inspect
 import re
 import sqlite3
 import textwrap
+import tomllib
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Final, get_args, get_type_hints
 
 import anyio
 import attrs
 import pytest
 
-from mpreg import errors, persistence, queues
+from mpreg import cache, errors, persistence, queues
 from mpreg.actors import Ack
-from mpreg.codec import VALUE_DEPTH_MAX, decode_name
+from mpreg.cache import (
+    CacheConfiguration,
+    CacheStatistics,
+    EvictionCause,
+    EvictionPolicyName,
+    GlobalCacheKey,
+    GlobalCacheManager,
+    NamespaceStatistics,
+    WarmUpState,
+    WriteMode,
+)
+from mpreg.cache import entry as cache_entry
+from mpreg.cache import index as cache_index
+from mpreg.cache.configuration import NAME_CHARACTERS_MAX
+from mpreg.cache.requests import TAG_BYTES_MAX
+from mpreg.codec import KEY_BYTES_MAX, NAME_BYTES_MAX, VALUE_DEPTH_MAX, decode_name
+from mpreg.monitoring.metrics import MetricSpec
+from mpreg.monitoring.metrics.caches import CACHES
+from mpreg.monitoring.metrics.persistence import PERSISTENCE
+from mpreg.monitoring.metrics.queues import QUEUES as METRICS_OF_QUEUES
+from mpreg.monitoring.metrics.requests import REQUESTS
+from mpreg.monitoring.persistence_report import persistence_report
 from mpreg.persistence import (
     CompactionReport,
     LogRetention,
@@ -48,15 +70,19 @@ from mpreg.queues.records import HEADERS_MAX
 from mpreg.queues.storage import QUEUE_NAME_BYTES_MAX
 from mpreg.queues.subscription import RECEIVE_MESSAGES_MAX
 from mpreg.queues.topics import TOPIC_BYTES_MAX
+from mpreg.settings import MonitoringSettings, MPREGSettings, PeerSettings, ServerSettings
 from tests.docs.pages import PAGES, Page
+from tests.unit.monitoring.snapshots import snapshot
 
 API: Final = PAGES["docs/reference/api.md"]
+CACHE: Final = PAGES["docs/reference/cache.md"]
 CONFIGURATION: Final = PAGES["docs/reference/configuration.md"]
 ERRORS: Final = PAGES["docs/reference/errors.md"]
 JOURNAL: Final = PAGES["docs/explanation/journal.md"]
 FILES: Final = PAGES["docs/reference/files-on-disk.md"]
 QUEUES: Final = PAGES["docs/reference/queues.md"]
 STATISTICS: Final = PAGES["docs/reference/statistics.md"]
+METRICS_PAGE: Final = PAGES["docs/reference/metrics.md"]
 
 
 def _public(module: ModuleType) -> dict[str, type]:
@@ -68,12 +94,19 @@ def _public(module: ModuleType) -> dict[str, type]:
     }
 
 
-CLASSES: Final = {API.name: _public(persistence), QUEUES.name: _public(queues)}
+CLASSES: Final = {
+    API.name: _public(persistence),
+    CACHE.name: _public(cache),
+    QUEUES.name: _public(queues),
+}
 
 #: Classes whose members stand in a table.
 IN_TABLES: Final = {
+    CacheConfiguration,
+    CacheStatistics,
     CompactionReport,
     LogRetention,
+    NamespaceStatistics,
     ParticipantStatistics,
     PersistenceConfig,
     QueueConfiguration,
@@ -141,12 +174,34 @@ def test_the_signatures_are_those_of_the_code(page: str, name: str) -> None:
     }
 
 
+def _line(node: ast.stmt) -> str:
+    (line,) = _members([node]).values()
+    return line
+
+
+def test_the_signature_of_the_decorator_is_that_of_the_code() -> None:
+    functions = [
+        node
+        for block in CACHE.blocks
+        if block.mark == "signatures"
+        for node in ast.parse(block.text).body
+        if isinstance(node, ast.FunctionDef)
+    ]
+    (in_the_code,) = ast.parse(inspect.getsource(cache.cached)).body
+    assert [_line(node) for node in functions] == [_line(in_the_code)]
+
+
+def test_what_a_cache_has_beside_classes_has_its_place_too() -> None:
+    others = {name for name in cache.__all__ if name not in CLASSES[CACHE.name]}
+    assert {name for name in others if name not in errors.__all__} <= set(_headings(CACHE))
+
+
 def test_ack_is_one_and_the_same_in_both_packages() -> None:
     assert persistence.Ack is Ack
 
 
 ENUMS: Final[dict[str, type[enum.Enum]]] = {
-    kind.__name__: kind for kind in (DeliveryGuarantee, QueueType)
+    kind.__name__: kind for kind in (DeliveryGuarantee, EvictionPolicyName, QueueType, WriteMode)
 }
 
 
@@ -166,6 +221,8 @@ def _unit(name: str) -> str:
         "_seconds_max": "seconds",
         "_bytes": "bytes",
         "_bytes_max": "bytes",
+        "_entries_max": "entries",
+        "_changes_max": "changes",
         "_batches_max": "batches",
         "_pages": "pages",
         "restarts_max": "restarts",
@@ -174,21 +231,70 @@ def _unit(name: str) -> str:
         "max_size": "messages",
         "max_bytes": "bytes",
         "dead_letters_max": "dead letters",
+        "connections_max": "connections",
+        "long_polls_max": "requests",
+        "requests_per_second_max": "requests a second",
     }.items():
         if name.endswith(ending):
             return unit
     return ""
 
 
-def test_the_settings_are_those_of_the_code_with_unit_and_default() -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [MPREGSettings, PersistenceConfig, ServerSettings, MonitoringSettings, PeerSettings],
+)
+def test_the_settings_are_those_of_the_code_with_unit_and_default(kind: type) -> None:
     said = {
-        row["setting"].strip("`"): (row["unit"], _value(row["default"]))
-        for row in CONFIGURATION.table("## Settings")
+        row["setting"].strip("`"): (row["unit"], _value(row["default"]) if row["default"] else None)
+        for row in CONFIGURATION.table(f"## {kind.__name__}")
     }
     assert said == {
-        attribute.name: (_unit(attribute.name), attribute.default)
-        for attribute in attrs.fields(PersistenceConfig)
+        attribute.name: (_unit(attribute.name), _default(attribute))
+        for attribute in attrs.fields(kind)
     }
+
+
+def _default(attribute: attrs.Attribute[object]) -> object:
+    """None also where there is none, or one that is made."""
+    is_told = attribute.default is not attrs.NOTHING and not isinstance(
+        attribute.default,
+        attrs.Factory,  # type: ignore[arg-type]
+    )
+    return attribute.default if is_told else None
+
+
+def test_the_example_of_a_file_of_settings_is_right() -> None:
+    (example,) = [block.text for block in CONFIGURATION.blocks if block.language == "toml"]
+    made = MPREGSettings.from_mapping(tomllib.loads(example)["mpreg"])
+    assert made.queues["jobs"].max_deliveries == 3
+
+
+def test_the_variables_are_those_of_settings() -> None:
+    rows = CONFIGURATION.table("## Environment variables")
+    names = [row["variable"].strip("`") for row in rows]
+    values = dict.fromkeys(names, "8") | {
+        "MPREG__MONITORING__METRICS": "true",
+        "MPREG__SERVER__WRITE_TOKEN": "x" * 16,
+        "MPREG__PEERS": rows[-1]["setting"].split("`")[1],
+    }
+    made = MPREGSettings.from_mapping({}, environment=values)
+    assert made.peers == (PeerSettings(url="http://jobs-2:8765"),)
+
+
+def test_the_tables_of_the_file_are_those_of_the_code() -> None:
+    said = [
+        (row["table"].strip("`[]"), re.findall(r"\w+(?=`)", row["class"])[0])
+        for row in CONFIGURATION.table("## Parts")
+    ]
+    parts = get_type_hints(MPREGSettings).items()
+    classes = {name: [kind, *get_args(kind)] for name, kind in parts}
+    assert said == [("mpreg", "MPREGSettings")] + [
+        (f"mpreg.{name}{'.NAME' if name == 'queues' else ''}", one.__name__)
+        for name, kinds in classes.items()
+        for one in kinds
+        if attrs.has(one)
+    ]
 
 
 @pytest.mark.parametrize("kind", [CompactionReport, LogRetention, ParticipantStatistics])
@@ -197,14 +303,19 @@ def test_the_fields_of_classes_in_tables_are_those_of_the_code(kind: type) -> No
     assert _fields(API, f"## {kind.__name__}") == sorted(fields)
 
 
-def test_the_settings_of_a_queue_are_those_of_the_code() -> None:
+@pytest.mark.parametrize(
+    ("page", "kind"), [(QUEUES, QueueConfiguration), (CACHE, CacheConfiguration)]
+)
+def test_the_settings_of_a_queue_and_a_cache_are_those_of_the_code(
+    page: Page, kind: type[attrs.AttrsInstance]
+) -> None:
     said = {
         row["setting"].strip("`"): (row["type"], row["unit"], _value(row["default"]))
-        for row in QUEUES.table("## QueueConfiguration")
+        for row in page.table(f"## {kind.__name__}")
     }
     assert said == {
         attribute.name: (_said_type(attribute), _unit(attribute.name), attribute.default)
-        for attribute in attrs.fields(QueueConfiguration)
+        for attribute in attrs.fields(kind)
     }
 
 
@@ -217,10 +328,36 @@ def test_the_statistics_are_those_of_the_code() -> None:
     assert _fields(STATISTICS, "## Fields") == sorted([*fields, "operations_per_fsync"])
 
 
-@pytest.mark.parametrize("kind", [QueueStatistics, SubscriptionStatistics])
-def test_the_statistics_of_a_queue_are_those_of_the_code(kind: type) -> None:
+@pytest.mark.parametrize(
+    ("page", "kind"),
+    [
+        (QUEUES, QueueStatistics),
+        (QUEUES, SubscriptionStatistics),
+        (CACHE, CacheStatistics),
+        (CACHE, NamespaceStatistics),
+    ],
+)
+def test_the_statistics_of_a_queue_and_a_cache_are_those_of_the_code(
+    page: Page, kind: type
+) -> None:
     fields = [attribute.name for attribute in attrs.fields(kind)]
-    assert _fields(QUEUES, f"## {kind.__name__}") == sorted(fields)
+    assert _fields(page, f"## {kind.__name__}") == sorted(fields)
+
+
+@pytest.mark.parametrize(
+    ("kind", "column"),
+    [
+        (EvictionCause, "cause"),
+        (EvictionPolicyName, "policy"),
+        (WarmUpState, "state"),
+        (WriteMode, "mode"),
+    ],
+)
+def test_what_the_tables_of_a_cache_tell_apart_is_what_the_code_does(
+    kind: type[enum.Enum], column: str
+) -> None:
+    said = [row[column].strip("`") for row in CACHE.table(f"## {kind.__name__}")]
+    assert said == [member.name for member in kind]
 
 
 def _fields(page: Page, heading: str) -> list[str]:
@@ -246,6 +383,54 @@ def test_the_errors_of_queues_are_those_of_the_code() -> None:
     }
 
 
+def test_the_errors_of_a_cache_leave_the_data_as_the_code_says() -> None:
+    said = {
+        row["error"].strip("`"): row["`data_state`"]
+        for row in CACHE.table("## Errors and the state of the data")
+    }
+    assert said == {name: getattr(errors, name).data_state for name in said}
+    assert {name for name in cache.__all__ if name in errors.__all__} <= set(said)
+
+
+def test_a_cache_keeps_nothing_under_a_name_that_is_not_told(tmp_path: Path) -> None:
+    anyio.run(_use_a_cache, tmp_path)
+    said = {row["name"].strip("`") for row in CACHE.table("## On disk")}
+    assert {name.replace("some", "NAME") for name in _names_on_disk(tmp_path)} == said
+
+
+async def _use_a_cache(directory: Path) -> None:
+    async with PersistenceRegistry(PersistenceConfig(data_dir=directory)) as registry:
+        some = GlobalCacheManager(registry, CacheConfiguration(name="some"))
+        key = GlobalCacheKey("users", "ann")
+        await some.put(key, 1, dependencies=[GlobalCacheKey("groups", 7)])
+        await some.wait_until_warm()
+
+
+def _names_on_disk(directory: Path) -> set[str]:
+    with sqlite3.connect(directory / "mpreg.db") as database:
+        found = database.execute("SELECT name FROM namespaces UNION SELECT name FROM logs")
+        return {decode_name(name).strip("<>") for (name,) in found}
+
+
+def test_the_limits_of_a_cache_are_those_of_the_code() -> None:
+    said = {row["what"]: row["limit"] for row in CACHE.table("## Limits that are no settings")}
+    numbers = {what: int(limit.split()[0].replace(",", "")) for what, limit in said.items()}
+    assert numbers == {
+        "a cache's name": NAME_CHARACTERS_MAX,
+        "a namespace": NAME_BYTES_MAX,
+        "a number in a key": 64,
+        "a key": KEY_BYTES_MAX,
+        "a tag": TAG_BYTES_MAX,
+        "how deep a value nests": VALUE_DEPTH_MAX,
+    }
+    settings = {row["setting"]: row["meaning"] for row in CACHE.table("## CacheConfiguration")}
+    for level, overhead in (
+        ("memory", cache_entry.ENTRY_OVERHEAD_BYTES),
+        ("disk", cache_index.ENTRY_OVERHEAD_BYTES),
+    ):
+        assert f" {overhead} for each entry" in settings[f"`{level}_bytes_max`"]
+
+
 def test_a_queue_keeps_nothing_under_a_name_that_is_not_told(tmp_path: Path) -> None:
     for _ in range(2):
         anyio.run(_use_a_queue, tmp_path)
@@ -253,9 +438,7 @@ def test_a_queue_keeps_nothing_under_a_name_that_is_not_told(tmp_path: Path) -> 
         re.escape(row["name"].strip("`")).replace("N", r"[0-9a-f]+-[0-9a-f]+").replace("P", r"\d+")
         for row in QUEUES.table("## On disk")
     ]
-    with sqlite3.connect(tmp_path / "mpreg.db") as database:
-        found = database.execute("SELECT name FROM namespaces UNION SELECT name FROM logs")
-        names = {decode_name(name).strip("<>") for (name,) in found}
+    names = _names_on_disk(tmp_path)
     assert [name for name in names if not any(re.fullmatch(one, name) for one in said)] == []
     unmet = [one for one in said if not any(re.fullmatch(one, name) for name in names)]
     assert [name for name in unmet if name not in ("queues/deleted", "queues/kept")] == []
@@ -365,6 +548,35 @@ def test_the_pragmas_are_those_of_the_code() -> None:
         for name in names
     }
     assert said == in_the_code | from_settings
+
+
+@pytest.mark.parametrize(
+    ("heading", "table"),
+    [
+        ("## Writes and persistence", PERSISTENCE),
+        ("## Queues", METRICS_OF_QUEUES),
+        ("## Caches", CACHES),
+        ("## Requests", REQUESTS),
+    ],
+)
+def test_the_metrics_are_those_of_the_code(heading: str, table: tuple[MetricSpec, ...]) -> None:
+    said = [
+        (row["metric"].strip("`"), row["type"], row["labels"].replace("`", ""), row["meaning"])
+        for row in METRICS_PAGE.table(heading)
+    ]
+    assert said == [
+        (one.name, one.kind.value, ", ".join(one.labels), one.help.replace("|", "\\|"))
+        for one in table
+    ]
+
+
+def test_the_report_on_persistence_has_what_the_page_says() -> None:
+    said = {
+        name.strip(" `")
+        for row in METRICS_PAGE.table("## The persistence report")
+        for name in row["name"].split(",")
+    }
+    assert said == set(persistence_report(snapshot(), ()))
 
 
 def test_the_kinds_of_findings_are_those_of_the_code() -> None:

@@ -54,6 +54,9 @@ def test_beside_a_process_that_writes_everything_can_be_read(holder: Held, loop:
     assert json.loads(shown.stdout)["pending"] == 10
     assert f"pid {program.pid} holds the directory" in shown.stderr
     assert len(mpreg("queue", "peek", "jobs", *options).stdout.splitlines()) == 10
+    for command in ("verify", "export"):
+        done = mpreg(command, "--json", *options)
+        assert done.returncode == 0, done.stderr
     for _ in range(5):
         found = mpreg("inspect", "records", "beats", "--json", *options)
         assert (found.returncode, found.stderr) == (0, "")
@@ -64,10 +67,22 @@ def test_beside_a_process_that_writes_everything_can_be_read(holder: Held, loop:
 @on_both_loops
 def test_a_command_that_writes_says_who_holds_the_directory(holder: Held, loop: str) -> None:
     program, data_dir = holder
-    for command in (("redrive", "jobs"), ("purge", "jobs", "--yes")):
-        refused = mpreg("queue", *command, "--data-dir", data_dir, "--loop", loop)
+    backup = data_dir.with_name(f"backup-{loop}")
+    assert mpreg("backup", backup, "--data-dir", data_dir).returncode == 0
+    commands: tuple[tuple[object, ...], ...] = (
+        ("queue", "redrive", "jobs"),
+        ("queue", "purge", "jobs", "--yes"),
+        ("compact",),
+        ("verify", "--repair"),
+        ("restore", backup, "--overwrite"),
+        ("import", "/dev/null"),
+    )
+    for command in commands:
+        refused = mpreg(*command, "--data-dir", data_dir, "--loop", loop)
         assert refused.returncode == 1
-        assert f"the process with pid {program.pid}" in refused.stderr
+        assert f"the process with pid {program.pid} on {os.uname().nodename} since 2" in (
+            refused.stderr
+        )
         assert "Traceback" not in refused.stderr
 
 

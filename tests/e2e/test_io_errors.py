@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +13,17 @@ import anyio
 import pytest
 
 from mpreg.persistence import (
+    DataDirectoryError,
+    MigrationFailedError,
     PersistenceConfig,
     PersistenceRegistry,
     StorageFullError,
 )
+from tests.e2e.programs.migrating import main as migrate
 from tests.e2e.support import Program, on_both_backends, on_both_loops
+from tests.integration.life import Life
+from tests.integration.newer_schema import NEW, version
+from tests.integration.test_refused_calls import STRIDE
 
 MIB = 1 << 20
 DISK_BYTES = 16 * MIB
@@ -101,3 +110,100 @@ def test_a_full_disk_fails_writes_only_and_only_while_it_is_full(
     loop: str, backend: str, small_disk: Path
 ) -> None:
     anyio.run(_full_disk, small_disk, backend, backend=loop)
+
+
+PAGE_BYTES = 4_096
+
+
+def _leave_room(disk: Path, pages: int) -> Path:
+    """Fill a file system but for so many pages; what is returned is to be removed."""
+    ballast, status = disk / "ballast", os.statvfs(disk)
+    ballast.write_bytes(bytes(status.f_bavail * status.f_frsize - pages * PAGE_BYTES))
+    return ballast
+
+
+@on_both_backends
+def test_a_disk_that_is_full_after_any_number_of_pages_is_waited_out(
+    backend: str, small_disk: Path
+) -> None:
+    refusals = 0
+    # A page takes several calls.
+    for pages in itertools.count(step=max(1, STRIDE // 4)):
+        life, loop = Life(small_disk / str(pages), backend), ["asyncio", "trio"][pages % 2]
+        ballast = _leave_room(small_disk, pages)
+        try:
+            anyio.run(life.live, backend=loop)
+            opened = True
+        except (StorageFullError, DataDirectoryError):
+            opened = False
+            assert not life.entries, "once it is open it stays so"
+        ballast.unlink()
+        anyio.run(life.open_again, backend=loop)
+        shutil.rmtree(life.data_dir)
+        refusals += life.refusals
+        if opened and not life.refusals:
+            break
+    assert pages > 0
+    assert refusals > 0
+
+
+async def _log_that_can_be_moved(disk: Path) -> None:
+    config = PersistenceConfig(
+        data_dir=disk / "data", wal_checkpoint_pages=2_000, upkeep_interval_seconds=None
+    )
+    async with PersistenceRegistry(config) as registry:
+        store = registry.key_value_store("s")
+        async with registry.transaction() as transaction:
+            for number in range(500):
+                store.put_nowait(f"{number}", bytes(1_000), transaction=transaction)
+        await store.put("spare", bytes(MIB))
+        await store.delete("spare")
+    async with PersistenceRegistry(config) as registry:
+        store = registry.key_value_store("s")
+        _leave_room(disk, pages=500)
+        with pytest.raises(StorageFullError):  # noqa: PT012
+            for number in itertools.count():
+                await store.put(f"{number % 500}", b"first" * 200)
+        assert (await registry.stats()).wal_bytes < 2_000 * PAGE_BYTES, "not moved for its length"
+        for number in range(100):
+            await store.put(f"{number}", b"again" * 200)
+        stats = await registry.stats()
+        assert (stats.checkpoints, stats.failed) == (1, 1)
+
+
+@on_both_loops
+def test_the_log_is_moved_where_that_makes_room(loop: str, small_disk: Path) -> None:
+    """Nobody else can make any: what removes something is written to the log as well."""
+    anyio.run(_log_that_can_be_moved, small_disk, backend=loop)
+
+
+async def _old_store(data_dir: Path) -> None:
+    async with PersistenceRegistry(PersistenceConfig(data_dir=data_dir)) as registry:
+        store = registry.key_value_store("s")
+        async with registry.transaction() as transaction:
+            for number in range(100):
+                store.put_nowait(f"{number}", bytes(400), transaction=transaction)
+
+
+def test_a_disk_that_is_full_anywhere_in_a_migration_is_waited_out(small_disk: Path) -> None:
+    anyio.run(_old_store, small_disk / "made")
+    never = 1 << 30
+    refusals = 0
+    for pages in itertools.count(step=max(1, STRIDE // 4)):
+        there = shutil.copytree(small_disk / "made", small_disk / "there")
+        ballast = _leave_room(small_disk, pages)
+        try:
+            anyio.run(migrate, there, never)
+            done = True
+        except (StorageFullError, MigrationFailedError):
+            done = False
+            refusals += 1
+        ballast.unlink()
+        anyio.run(migrate, there, never)
+        names = {path.name for path in there.iterdir()}
+        assert names == {"ACKED", "LOCK", "mpreg.db", "mpreg.db.schema-1"}
+        assert version(there / "mpreg.db") == NEW
+        shutil.rmtree(there)
+        if done:
+            break
+    assert refusals > 3

@@ -12,10 +12,11 @@ it unchanged, through `Driver`, which speaks as the `sqlite3` module does.
 from __future__ import annotations
 
 import copy
+import errno
 import random
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,7 +25,7 @@ import apsw
 import pytest
 from attrs import define, field, frozen
 
-__all__ = ["Disk", "Driver", "driven_by"]
+__all__ = ["Connection", "Disk", "Driver", "driven_by"]
 
 SECTOR = 512
 
@@ -98,7 +99,10 @@ class Disk:
         """A program writes a file over itself: what was only in the cache is on its way again."""
         if path.exists():
             self.events += [Write(path.name, 0, path.read_bytes())]
-            self.sync(path.name)
+            try:
+                self.sync(path.name)
+            except apsw.IOError as error:
+                raise OSError(errno.EIO, str(error)) from error
 
     def unsynced(self, file: str) -> int:
         """How many writes to a file have not been synced yet."""
@@ -217,11 +221,17 @@ class _Rows:
         rows, self._rows = self._rows, []
         return rows
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.fetchall())
 
-class _Connection:
+    def close(self) -> None:
+        self._rows = []
+
+
+class Connection:
     text_factory: Any = str
 
-    def __init__(self, path: Path, vfs: str, flags: int) -> None:
+    def __init__(self, path: Path | str, vfs: str, flags: int) -> None:
         try:
             self._connection = apsw.Connection(str(path), vfs=vfs, flags=flags)
         except apsw.Error as error:
@@ -244,10 +254,9 @@ class _Connection:
         return self._connection.in_transaction
 
     def close(self) -> None:
-        try:
+        # What fails in it SQLite passes over, and so does `sqlite3`; APSW tells it all the same.
+        with suppress(apsw.Error):
             self._connection.close()
-        except apsw.Error as error:
-            raise _translated(error) from error
 
 
 class Driver:
@@ -267,7 +276,7 @@ class Driver:
         if path.parent != self._directory:
             return sqlite3.connect(database, uri=uri, **options)
         write = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-        return _Connection(path, self._name, apsw.SQLITE_OPEN_READONLY if uri else write)
+        return Connection(path, self._name, apsw.SQLITE_OPEN_READONLY if uri else write)
 
 
 @contextmanager

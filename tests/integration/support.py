@@ -59,6 +59,21 @@ def tamper(data_dir: Path, statement: str, parameters: Sequence[object] = ()) ->
         assert connection.execute(statement, parameters).rowcount != 0
 
 
+def left_over(data_dir: Path, backend: str) -> list[str]:
+    """The names in a directory that do not belong to a store that was closed."""
+    numbered = ("journal-", "snapshot-") if backend == "file" else ()
+    own = {"ACKED", "LOCK", {"sqlite": "mpreg.db", "file": "mpreg.journal"}[backend]}
+    names = sorted(path.name for path in data_dir.iterdir())
+    snapshots = [name for name in names if name.startswith("snapshot-")]
+    left = [name for name in names if name not in own and not _is_numbered(name, numbered)]
+    # The newest stands for all before it.
+    return left + snapshots[:-1]
+
+
+def _is_numbered(name: str, kinds: tuple[str, ...]) -> bool:
+    return any(name.removeprefix(kind).isdigit() for kind in kinds if name.startswith(kind))
+
+
 async def listed(items: AsyncIterable[T]) -> list[T]:
     return [item async for item in items]
 
@@ -111,6 +126,7 @@ __all__ = [
     "TurnedClock",
     "config",
     "database",
+    "left_over",
     "listed",
     "registry",
     "tamper",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -15,6 +16,7 @@ from mpreg.codec import encode_key
 from mpreg.persistence import (
     CorruptDataError,
     KeyValueStore,
+    LogRetention,
     LogStore,
     PersistenceRegistry,
     VersionConflictError,
@@ -327,3 +329,40 @@ async def test_a_log_with_damaged_bounds_refuses_appends_and_all_else_is_written
         assert await store.get("lost") is None
         stats = await opened.stats()
         assert (stats.writer, stats.writer_restarts) == (Running(1), 0)
+
+
+# --- upkeep beside what is damaged ---
+
+
+async def test_a_damaged_log_keeps_upkeep_from_nothing_else_and_is_told_once(
+    data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = [LogRetention(log=log, records_max=1) for log in ("bad", "good")]
+    async with registry(data_dir) as opened:
+        for limit in limits:
+            await opened.log_store(limit.log).append_many([b"0", b"1", b"2"])
+    tamper(data_dir, "UPDATE logs SET first_offset = 'zz' WHERE name = ?", (b"bad",))
+    async with registry(
+        data_dir, log_retention=limits, upkeep_interval_seconds=0.001, wal_checkpoint_pages=10_000
+    ) as opened:
+        with anyio.fail_after(60):
+            while (await opened.stats()).checkpoints < 4:
+                await opened.key_value_store("s").put("k", b"")
+        assert await opened.log_store("good").first_offset() == 2
+        report = await opened.compact()
+        assert (report.log_records, report.damaged) == (0, 1)
+    told = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    assert len(told) == 1, told
+    assert "upkeep passes over log 'bad': " in told[0]
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"\xffsnapshot/\xff\xfe"])
+async def test_a_name_that_is_damaged_does_not_stop_a_registry(data_dir: Path, name: bytes) -> None:
+    clock = TurnedClock()
+    async with registry(data_dir, clock=clock) as opened:
+        for namespace in ("bad", "good"):
+            await opened.key_value_store(namespace).put("k", b"", ttl_seconds=1.0)
+    tamper(data_dir, "UPDATE namespaces SET name = ? WHERE name = ?", (name, b"bad"))
+    clock.now += 5.0
+    async with registry(data_dir, clock=clock) as opened:
+        assert (await opened.compact()).expired_entries == 1

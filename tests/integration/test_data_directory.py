@@ -150,6 +150,26 @@ async def test_a_lock_file_that_is_a_link_is_refused_and_its_target_left_alone(
     assert [entry.name for entry in data_dir.iterdir()] == ["LOCK"]
 
 
+@pytest.mark.parametrize(
+    ("content", "pid", "host"),
+    [
+        (b"", None, None),
+        (b"\xff" * 5_000, None, None),
+        (b"9" * 5_000, None, None),
+        (b"12", 12, None),
+        (b"12\n\xff\x1b\n", 12, "\ufffd\x1b"),
+    ],
+)
+async def test_whatever_is_in_the_lock_file_who_comes_second_is_refused(
+    data_dir: Path, content: bytes, pid: int | None, host: str | None
+) -> None:
+    async with registry(data_dir):
+        (data_dir / "LOCK").write_bytes(content)
+        with pytest.raises(DataDirectoryLockedError) as caught:
+            DataDirectory(data_dir).acquire()
+    assert (caught.value.pid, caught.value.host) == (pid, host)
+
+
 async def test_a_database_that_is_a_link_is_refused_and_its_target_left_alone(
     data_dir: Path, tmp_path: Path
 ) -> None:

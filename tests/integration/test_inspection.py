@@ -22,7 +22,7 @@ from tests.integration.support import database, registry, tamper
 
 #: What each kind of row has. Programs are written against these names.
 ROWS: Final = {
-    "directory": "kind path backend held pid generation commit_sequence acked_sequence "
+    "directory": "kind path backend held pid host since generation commit_sequence acked_sequence "
     "last_version files",
     "namespace": "name reserved keys keys_exact size_bytes",
     "log": "name reserved first_offset next_offset records",
@@ -381,14 +381,18 @@ def test_beside_a_live_registry_reading_works_and_writing_says_who_holds_it(
         pid = os.getpid()
 
         def look() -> None:
-            assert rows(data_dir, "stats")[0]["pid"] == pid
+            stats = rows(data_dir, "stats")[0]
+            assert (stats["pid"], stats["host"]) == (pid, os.uname().nodename)
+            assert stats["since"] == (data_dir / "LOCK").stat().st_mtime
+            shown = run(data_dir, "stats").stdout
+            assert f"pid {pid} on {os.uname().nodename} since 20" in shown
             listed = run(data_dir, "queue", "list")
             assert (listed.exit_code, len(listed.stdout.splitlines())) == (0, 2)
             assert f"pid {pid} holds the directory" in listed.stderr
             for command in (("redrive", "jobs"), ("purge", "jobs", "--yes")):
                 result = run(data_dir, "queue", *command)
                 assert result.exit_code == 1
-                assert f"the process with pid {pid}" in result.stderr
+                assert f"the process with pid {pid} on {os.uname().nodename} since" in result.stderr
                 assert "through the running server" in result.stderr
 
         await anyio.to_thread.run_sync(look)

@@ -279,6 +279,19 @@ async def test_a_damaged_backup_or_store_replaces_nothing(data_dir: Path, tmp_pa
     assert read_manifest(place).backend == "file"
 
 
+@pytest.mark.parametrize("size", [0, 10, 35])
+async def test_a_segment_that_ends_inside_its_header_is_told_by_a_backup(
+    data_dir: Path, tmp_path: Path, size: int
+) -> None:
+    await filled(data_dir, 1)
+    segment = data_dir / segment_name(names(data_dir).needed_segments[-1])
+    segment.write_bytes(segment.read_bytes()[:size])
+    for allow_damaged in (False, True):
+        with pytest.raises(CorruptDataError) as caught:
+            await backup(data_dir, tmp_path / "backup", allow_damaged=allow_damaged)
+        assert (caught.value.path, caught.value.where) == (segment, f"byte {size}")
+
+
 async def test_one_place_holds_backups_of_one_backend(data_dir: Path, tmp_path: Path) -> None:
     await filled(data_dir, 1)
     await backup(data_dir, tmp_path / "backup")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import random
@@ -200,6 +201,40 @@ def test_a_sync_that_fails_in_a_snapshot_costs_only_the_snapshot(nth: int) -> No
     story.open(files.after_a_power_cut(luck, keeps=False))
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_whichever_sync_fails_what_was_acked_is_on_the_disk(seed: int) -> None:
+    """Of any file, or of the directory; while it is opened, written to, or closed."""
+    syncs = ("sync", "sync directory")
+    for nth in itertools.count():
+        luck, files = random.Random(seed), SimulatedFiles()
+        story, left = Story(luck), itertools.count(-nth)
+        files.fault = lambda kind, _name, left=left: (  # type: ignore[misc]
+            OSError(errno.EIO, "lost") if kind in syncs and next(left) == 0 else None
+        )
+        with contextlib.suppress(StorageIOError, CommitInDoubtError):
+            tell(story, files)
+        story.open(files.after_a_power_cut(luck, keeps=False))
+        if next(left) < 1:
+            break
+    assert nth > COMMITS
+
+
+def test_a_control_file_that_cannot_be_written_keeps_a_slot_that_is_whole() -> None:
+    luck = random.Random(8)
+    story, files = Story(luck), SimulatedFiles()
+    session = story.open(files)
+    full = OSError(errno.ENOSPC, "full")
+    control = "mpreg.journal"
+    files.fault = lambda kind, name: full if (kind, name) == ("write", control) else None
+    for _ in range(COMMITS):
+        story.commit(session)
+    assert files.happened.count(("write", control)) > 2 + 2
+    files.fault = lambda _kind, _name: None
+    files = files.after_a_kill()
+    story.durable = story.acked
+    story.open(files)
+
+
 @pytest.mark.parametrize("kind", ["sync", "sync directory", "write", "rename", "create"])
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
 def test_an_opening_that_fails_can_be_tried_again(kind: str, error: int) -> None:
@@ -266,6 +301,17 @@ def test_a_disk_that_stays_full_refuses_what_needs_room_and_closes() -> None:
         story.open(files)
     files.fault = lambda _kind, _name: None
     assert story.open(files).opened.commit_sequence == 3
+
+
+def test_an_opening_for_which_there_is_no_room_leaves_no_half_copy() -> None:
+    story, files = Story(random.Random(5)), SimulatedFiles()
+    tell(story, files)
+    story.durable = story.acked
+    files.fault = failing_once("write", 0, errno.ENOSPC, name=UNDONE)
+    with pytest.raises(StorageFullError):
+        story.open(files)
+    assert_tidy(files)
+    story.open(files)
 
 
 def test_a_write_that_cannot_be_taken_back_is_in_doubt() -> None:

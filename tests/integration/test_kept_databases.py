@@ -1,4 +1,4 @@
-"""Stores of every released schema version are read by this mpreg, with all that was in them."""
+"""Stores of every released version of a backend are read by this mpreg, with all that was in it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from mpreg.persistence import PersistenceConfig, PersistenceRegistry
+from mpreg.persistence.backends.file.format import FORMAT_VERSION
 from mpreg.persistence.backends.sqlite.files import look_at
 from mpreg.persistence.backends.sqlite.migrations import CURRENT, FIRST_VERSION
 from mpreg.persistence.backends.sqlite.schema import SCHEMA_VERSION
 from tests.data.schemas.kept import (
     CONTENTS,
+    NEWEST,
     STATES,
     directory_of,
     kept_versions,
@@ -28,22 +30,24 @@ from tests.integration.test_migrations import opened
 
 pytestmark = pytest.mark.anyio
 
-every_store = pytest.mark.parametrize(
-    "kept",
-    [directory_of(one) / state for one in kept_versions() for state in STATES],
-    ids=lambda kept: f"{kept.parent.name}-{kept.name}",
-)
+
+def every_store(backend: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "kept",
+        [directory_of(backend, one) / state for one in kept_versions(backend) for state in STATES],
+        ids=lambda kept: f"{kept.parent.name}-{kept.name}",
+    )
 
 
-def config(data_dir: Path) -> PersistenceConfig:
-    return PersistenceConfig(data_dir=data_dir, upkeep_interval_seconds=None)
+def config(data_dir: Path, backend: str) -> PersistenceConfig:
+    return PersistenceConfig(data_dir=data_dir, backend=backend, upkeep_interval_seconds=None)
 
 
-async def read(data_dir: Path) -> dict[str, Any]:
+async def read(data_dir: Path, backend: str = "sqlite") -> dict[str, Any]:
     """What can be read twice, in a first life, and in a second one the messages as well."""
-    async with PersistenceRegistry(config(data_dir), clock=TurnedClock(WALL)) as registry:
+    async with PersistenceRegistry(config(data_dir, backend), clock=TurnedClock(WALL)) as registry:
         first = await read_contents(registry)
-    async with PersistenceRegistry(config(data_dir), clock=TurnedClock(WALL)) as registry:
+    async with PersistenceRegistry(config(data_dir, backend), clock=TurnedClock(WALL)) as registry:
         assert await read_contents(registry) == first
         first["messages"] = await receive_messages(registry)
     found: dict[str, Any] = json.loads(json.dumps(first))
@@ -55,19 +59,31 @@ def contents_of(kept: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_store_is_kept_of_every_schema_version() -> None:
+@pytest.mark.parametrize(("backend", "name"), [("sqlite", "mpreg.db"), ("file", "mpreg.journal")])
+def test_a_store_is_kept_of_every_version(backend: str, name: str) -> None:
     """See ``tests/data/schemas/make_kept_database.py``: it makes that of the current one."""
-    assert kept_versions() == list(range(FIRST_VERSION, SCHEMA_VERSION + 1))
-    for one in kept_versions():
+    assert kept_versions(backend) == list(range(FIRST_VERSION, NEWEST[backend] + 1))
+    for one in kept_versions(backend):
         for state in STATES:
-            assert (directory_of(one) / state / "mpreg.db").exists()
+            assert (directory_of(backend, one) / state / name).exists()
 
 
 def test_every_schema_version_has_its_migration() -> None:
     assert CURRENT.version == SCHEMA_VERSION
 
 
-@every_store
+@every_store("file")
+async def test_a_kept_journal_is_read_and_has_all_that_was_in_it(
+    kept: Path, data_dir: Path
+) -> None:
+    shutil.copytree(kept, data_dir)
+    assert await read(data_dir, "file") == contents_of(kept)
+    for path in kept.iterdir():
+        if path.name != "ACKED":
+            assert path.read_bytes()[8:12] == FORMAT_VERSION.to_bytes(4, "little")
+
+
+@every_store("sqlite")
 async def test_a_kept_store_is_migrated_and_has_all_that_was_in_it(
     kept: Path, data_dir: Path
 ) -> None:
@@ -76,7 +92,7 @@ async def test_a_kept_store_is_migrated_and_has_all_that_was_in_it(
     assert version(data_dir / "mpreg.db") == SCHEMA_VERSION
 
 
-@every_store
+@every_store("sqlite")
 async def test_migrations_to_come_will_find_it_whole(kept: Path, data_dir: Path) -> None:
     shutil.copytree(kept, data_dir)
     await opened(data_dir, upgraded(*MIGRATIONS))
@@ -88,7 +104,7 @@ async def test_migrations_to_come_will_find_it_whole(kept: Path, data_dir: Path)
     assert await read(data_dir) == contents_of(kept)
 
 
-@every_store
+@every_store("sqlite")
 def test_where_a_kept_store_ends_is_told_without_a_migration(kept: Path, data_dir: Path) -> None:
     shutil.copytree(kept, data_dir)
     before = (data_dir / "mpreg.db").read_bytes()
@@ -98,11 +114,17 @@ def test_where_a_kept_store_ends_is_told_without_a_migration(kept: Path, data_di
     assert (data_dir / "mpreg.db").read_bytes() == before
 
 
-async def test_the_script_makes_what_is_kept_of_the_current_version(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("backend", "log"),
+    [("sqlite", "mpreg.db-wal"), ("file", "journal-00000000000000000024")],
+)
+async def test_the_script_makes_what_is_kept_of_the_current_version(
+    tmp_path: Path, backend: str, log: str
+) -> None:
     """So that it works on the day on which the next version is kept."""
-    await make(tmp_path / "made")
-    assert (tmp_path / "made" / "killed" / "mpreg.db-wal").stat().st_size > 0
+    await make(tmp_path / "made", backend)
+    assert (tmp_path / "made" / "killed" / log).stat().st_size > 0
     for state in STATES:
         made = tmp_path / "made" / state
         shutil.copytree(made, tmp_path / state)
-        assert await read(tmp_path / state) == contents_of(made)
+        assert await read(tmp_path / state, backend) == contents_of(made)

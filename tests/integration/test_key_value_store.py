@@ -15,10 +15,13 @@ from mpreg.persistence import (
     ValueTooLargeError,
     VersionConflictError,
 )
-from mpreg.persistence.backend import PAGE_ITEMS_MAX, ScanPage
+from mpreg.persistence.backend import PAGE_ITEMS_MAX, GetEntries, ScanPage
 from tests.integration.support import OpenBackend, TurnedClock, config, listed, registry
+from tests.loops import on_all_loops
 
 pytestmark = pytest.mark.anyio
+
+anyio_backend = on_all_loops
 
 NAMES = [
     "plain",
@@ -178,6 +181,42 @@ async def test_a_page_is_bounded_in_bytes_too(data_dir: Path) -> None:
     assert [len(entry.value) for entry in entries] == [700_000] * 6
     pages = [result for result in backend.results if isinstance(result, ScanPage)]
     assert [len(page.entries) for page in pages] == [2, 2, 2]
+
+
+async def test_many_keys_are_read_in_their_order_and_in_hops_that_are_bounded(
+    data_dir: Path,
+) -> None:
+    backend = OpenBackend(data_dir)
+    async with PersistenceRegistry(config(data_dir), backend=backend) as opened:
+        store = opened.key_value_store("s")
+        await store.put("there", b"1")
+        await store.put("expires", b"2", ttl_seconds=1e-9)
+        keys: list[str | bytes] = [
+            "there",
+            "expires",
+            *(str(one) for one in range(2 * PAGE_ITEMS_MAX)),
+            b"there",
+            "there",
+        ]
+        found = await store.get_many(keys)
+        assert [entry and entry.key for entry in found] == [
+            "there",
+            *[None] * (len(keys) - 2),
+            "there",
+        ]
+        assert await store.get_many([]) == []
+    asked = [len(one.keys) for one in backend.queries if isinstance(one, GetEntries)]
+    assert asked == [PAGE_ITEMS_MAX, PAGE_ITEMS_MAX, 4]
+
+
+async def test_a_batch_of_nothing_is_refused_before_anything_is_sent(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        stores = opened.reserved("test")
+        for durability in Durability:
+            with pytest.raises(InvalidArgumentError):
+                stores.send_nowait([], lambda results: None, durability=durability)
+        await opened.key_value_store("s").put("a", b"")
+        assert (await opened.stats()).writer_restarts == 0
 
 
 async def test_a_scan_left_early_leaves_nothing_behind(data_dir: Path) -> None:

@@ -31,8 +31,11 @@ from mpreg.persistence import (
     WriterStoppedError,
 )
 from tests.integration.support import database, listed, registry, threads_that_stay
+from tests.loops import on_all_loops
 
 pytestmark = pytest.mark.anyio
+
+anyio_backend = on_all_loops
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from mpreg.persistence import (
     PersistenceRegistry,
     StorageFullError,
     ValueTooLargeError,
+    WriterStoppedError,
 )
 from mpreg.persistence.backend import PAGE_ITEMS_MAX, RecordsPage
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
@@ -367,3 +368,89 @@ async def test_what_is_joined_stays_within_the_bounds_of_a_batch(data_dir: Path)
         assert [await one for one in appended] == list(range(9))
         assert backend.operations == 5
         assert [record.data[0] for record in await listed(log.read_range())] == list(range(9))
+
+
+async def test_an_append_grows_until_the_writer_takes_it(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        log = opened.log_store("audit")
+        settled: list[Sequence[object] | None] = []
+        several = log.append_growing([b"0"], settled.append)
+        assert several is not None
+        assert several.add([b"1", b"2"], 2)
+        parts = [b"3"]
+        made = log.append_growing(
+            [b""], settled.append, make=partial(b"".join, parts), size_bytes=1
+        )
+        assert made is not None
+        assert not several.add([b"other"], 5), "it is not the last one of the log any more"
+        assert made.grow(1)
+        parts.append(b"4")
+        assert [await several.ack, await made.ack] == [0, 3]
+        assert settled == [(0,), (3,)]
+        assert not made.grow(1)
+        assert [record.data for record in await listed(log.read_range())] == [
+            *(b"0", b"1", b"2"),
+            b"34",
+        ]
+        stats = await opened.stats()
+        assert (stats.commits, stats.batches) == (1, 4)
+
+
+async def test_an_append_does_not_grow_past_what_was_sent_after_it(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        log, sessions = opened.log_store("audit"), opened.key_value_store("sessions")
+        growing = log.append_growing([b"0"], ignore)
+        assert growing is not None
+        put = sessions.put_nowait("ann", b"1")
+        assert not growing.grow(1)
+        assert not growing.add([b"1"], 1)
+        await put
+        assert [record.data for record in await listed(log.read_range())] == [b"0"]
+
+
+async def test_an_append_grows_within_the_bounds_of_a_batch(data_dir: Path) -> None:
+    async with registry(data_dir, value_bytes_max=10_000, batch_bytes_max=20_000) as opened:
+        log = opened.log_store("audit")
+        growing = log.append_growing([bytes(10_000)], ignore)
+        assert growing is not None
+        assert not growing.add([bytes(10_000)], 10_000)
+        assert growing.add([bytes(5_000)], 5_000)
+        assert await growing.ack == 0
+        assert await log.next_offset() == 2
+
+
+async def test_without_room_a_growing_append_is_not_sent(data_dir: Path) -> None:
+    async with registry(data_dir, mailbox_batches_max=1) as opened:
+        settled: list[Sequence[object] | None] = []
+        first = opened.log_store("one").append_growing([b"0"], ignore)
+        assert first is not None
+        assert opened.log_store("other").append_growing([b"1"], settled.append) is None
+        await first.ack
+        assert settled == []
+    with pytest.raises(WriterStoppedError):
+        opened.log_store("one").append_growing([b"2"], settled.append)
+    assert settled == [None]
+
+
+async def test_each_of_those_who_share_an_append_gets_an_error_of_its_own(data_dir: Path) -> None:
+    backend = OpenBackend(data_dir)
+    async with PersistenceRegistry(config(data_dir), backend=backend) as opened:
+        log = opened.log_store("audit")
+        await log.append(b"first")
+        (pages,) = await backend.on_writer("PRAGMA page_count")
+        await backend.on_writer(f"PRAGMA max_page_count = {pages}")
+        errors: list[StorageFullError] = []
+        growing = log.append_growing([bytes(100_000)], ignore)
+        assert growing is not None
+
+        async def wait() -> None:
+            try:
+                await growing.ack
+            except StorageFullError as error:
+                errors.append(error)
+
+        async with anyio.create_task_group() as task_group:
+            for _ in range(5):
+                task_group.start_soon(wait)
+        assert len(set(map(id, errors))) == 5
+        assert await log.bounds() == (0, 1)

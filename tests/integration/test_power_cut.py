@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -394,6 +394,34 @@ def test_a_sync_that_fails_in_a_checkpoint_never_costs_a_durable_commit(
             assert found == (story.sequence, story.states[-1])
             story.commit(DURABLE)
         session.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whichever_sync_fails_what_was_acked_is_on_the_disk(tmp_path: Path, seed: int) -> None:
+    """Of the database or its log; while it is opened, written to, kept up, closed, opened again."""
+    for nth in itertools.count(seed, 3):
+        luck, left = random.Random(seed), itertools.count(-nth)
+        path, disk = begin(tmp_path / f"d{nth}")
+        disk.sync_fails = lambda _file, left=left: next(left) == 0  # type: ignore[misc]
+        states: list[State] = [({}, [])]
+        with driven_by(disk, path.parent), suppress(StorageIOError, CommitInDoubtError):
+            for _ in range(2):
+                with closing(WriteSession.open(path, OPTIONS)) as session:
+                    _live(Story(tmp_path, disk, session, luck, states))
+        sequence, state = found_after(disk.cut(luck, keeps=False), tmp_path / f"cut{nth}")
+        assert promised(disk, None) <= sequence <= promised(disk, None, "sent")
+        assert state == states[sequence]
+        if next(left) < 1:
+            break
+    assert nth > 10
+
+
+def _live(story: Story) -> None:
+    for number in range(8):
+        story.commit(story.luck.choice([DURABLE, DURABLE, RELAXED]))
+        if number % 4 == 3:
+            story.session.upkeep(GiveBackSpace(3))
+            story.session.upkeep(Checkpoint(truncate=True))
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -75,7 +76,8 @@ async def test_a_store_in_use_is_exported_in_one_state(data_dir: Path) -> None:
         await fill(opened, entries=3)
         lines = await exported(data_dir)
         assert json.loads(lines[0])["commit_sequence"] == (await opened.stats()).commit_sequence
-    assert json.loads(lines[-1]) == {"type": "end", "lines": len(lines) - 1}
+    digest = hashlib.sha256(b"".join(lines[:-1])).hexdigest()
+    assert json.loads(lines[-1]) == {"type": "end", "lines": len(lines) - 1, "sha256": digest}
 
 
 async def test_another_backend_takes_it_in(data_dir: Path) -> None:
@@ -105,7 +107,9 @@ async def test_a_log_goes_on_counting_after_the_trip(data_dir: Path, tmp_path: P
                 await log.truncate_before(100)
 
 
-@pytest.mark.parametrize("what", ["cut", "no end", "hole", "after", "not JSON", "newer", "nothing"])
+@pytest.mark.parametrize(
+    "what", ["cut", "no end", "hole", "changed", "after", "not JSON", "newer", "nothing"]
+)
 async def test_an_export_that_is_not_whole_is_refused_and_leaves_nothing(
     data_dir: Path, tmp_path: Path, what: str
 ) -> None:
@@ -115,6 +119,7 @@ async def test_an_export_that_is_not_whole_is_refused_and_leaves_nothing(
         "cut": lines[:20],
         "no end": lines[:-1],
         "hole": [*lines[:3], *lines[4:]],
+        "changed": [line.replace(b'"expires_at":null', b'"expires_at":9e9') for line in lines],
         "after": [*lines, lines[1]],
         "not JSON": [*lines[:3], lines[3][:-9], *lines[4:]],
         "newer": [lines[0].replace(b'"format_version":1', b'"format_version":2'), *lines[1:]],

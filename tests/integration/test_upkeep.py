@@ -79,6 +79,26 @@ async def test_the_log_stays_within_its_bound_and_no_commit_makes_a_checkpoint(
     assert largest <= (100 * 1.25 + 8) * FRAME_BYTES
 
 
+async def test_readers_of_our_own_that_stay_open_do_not_hold_up_the_log(data_dir: Path) -> None:
+    """A scan, a range of records and a snapshot, each in the middle: none keeps a transaction."""
+    async with registry(data_dir, wal_checkpoint_pages=50, upkeep_interval_seconds=None) as opened:
+        store, log = opened.key_value_store("s"), opened.log_store("l")
+        await fill(opened, 1_500, ttl_seconds=None)
+        await log.append_many([bytes(1_000)] * 1_500)
+        await opened.snapshot_store("i").save(bytes(4 * CHUNK_BYTES))
+        entries, records = store.scan(), log.read_range()
+        async with opened.snapshot_store("i").open() as chunks:
+            await anext(entries), await anext(records), await anext(chunks)
+            largest = 0
+            for number in range(400):
+                await store.put(f"{number % 50:06}", bytes(3_000))
+                largest = max(largest, (await opened.stats()).wal_bytes)
+            assert largest <= (50 * 1.25 + 8) * FRAME_BYTES
+            assert (await opened.stats()).wal_pages_left == 0
+            assert len(await listed(records)) == 1_499
+            assert len(await listed(chunks)) == 3
+
+
 async def test_relaxed_commits_alone_are_moved_too(data_dir: Path) -> None:
     async with registry(data_dir, wal_checkpoint_pages=100, upkeep_interval_seconds=None) as opened:
         for number in range(400):
@@ -151,6 +171,16 @@ async def test_space_of_what_expired_is_given_back_in_the_background(data_dir: P
         assert [entry.key for entry in await listed(opened.key_value_store("s").scan())] == [
             "stays"
         ]
+
+
+async def test_the_planner_gets_its_statistics(data_dir: Path) -> None:
+    clock = TurnedClock()
+    async with registry(data_dir, clock=clock) as opened:
+        await fill(opened, 500, ttl_seconds=1.0)
+        clock.now += 5.0
+        await fill(opened, 300, ttl_seconds=None)
+        await opened.compact()
+    assert rows(data_dir, "SELECT count(*) FROM sqlite_stat1 WHERE tbl = 'entries'") > 0
 
 
 async def test_a_database_made_before_is_used_as_it_is(data_dir: Path) -> None:

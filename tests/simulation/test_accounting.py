@@ -31,11 +31,17 @@ class Notebook:
 
     path: Path
     failure: OSError | None = None
+    hangs: bool = False
+    hanging: list[Callable[[], None]] = field(factory=list)
+    """Writes that were begun and do not end."""
     times: list[float] = field(factory=list)
     holders: int = 0
 
     async def work(self, write: Callable[[], None]) -> None:
         self.times.append(anyio.current_time())
+        if self.hangs:
+            self.hanging.append(write)
+            await anyio.sleep_forever()
         await anyio.sleep(0.01)
         if self.failure is not None:
             raise self.failure
@@ -142,6 +148,27 @@ def test_where_it_cannot_be_written_it_is_tried_again(notebook: Notebook) -> Non
             await anyio.sleep(2)
             assert notebook.read() == AckedRecord(1, 0, 2), "as soon as before"
             task_group.cancel_scope.cancel()
+        assert notebook.holders == 0
+
+    Simulation(0).run(scenario)
+
+
+def test_on_a_device_that_hangs_no_second_write_is_begun(notebook: Notebook) -> None:
+    async def scenario() -> None:
+        accounting = notebook.accounting()
+        await opened(accounting, 0)
+        notebook.hangs = True
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(accounting.run)
+            accounting.acked(1)
+            await anyio.sleep(100_000)
+            assert notebook.holders == len(notebook.hanging) == 1
+            notebook.hangs = False
+            notebook.hanging[0]()
+            accounting.acked(2)
+            await anyio.sleep(1 + 2 * RETRY_SECONDS)
+            task_group.cancel_scope.cancel()
+        assert notebook.read() == AckedRecord(1, 0, 2)
         assert notebook.holders == 0
 
     Simulation(0).run(scenario)

@@ -8,6 +8,28 @@ from typing import Any, assert_type
 
 import anyio
 
+from mpreg.cache import (
+    CacheChange,
+    CacheConfiguration,
+    CachedFunction,
+    CacheLevel,
+    CacheStatistics,
+    ChangeKind,
+    EvictionCause,
+    EvictionPolicyName,
+    Found,
+    GlobalCacheKey,
+    GlobalCacheManager,
+    HeldEntry,
+    KeyPart,
+    MemoryCache,
+    NamespaceStatistics,
+    WarmUpState,
+    Watch,
+    WatchLaggedError,
+    WriteMode,
+    cached,
+)
 from mpreg.clock import Clock
 from mpreg.persistence import (
     Ack,
@@ -46,6 +68,7 @@ from mpreg.persistence import (
     WriteBatch,
     WriterStoppedError,
 )
+from mpreg.persistence.operations import Operation
 from mpreg.queues import (
     Consumer,
     DeadLetter,
@@ -104,6 +127,7 @@ async def key_values(registry: PersistenceRegistry) -> None:
     async for found in sessions.scan(prefix="a", on_damaged=damaged):
         assert_type(found, Entry)
     _ = [found.key async for found in sessions.scan(b"raw")]
+    assert_type(await sessions.get_many(["ann", b"bob"], on_damaged=damaged), list[Entry | None])
 
     await sessions.put(1, b"")  # type: ignore[arg-type]
     await sessions.put("key", "text")  # type: ignore[arg-type]
@@ -182,6 +206,16 @@ async def subsystems(registry: PersistenceRegistry) -> None:
         counts.total += results is not None
 
     assert_type(await log.append_followed([b"a"], settled), int)
+    keys = stores.key_value_store("keys")
+    operations: list[Operation] = [
+        keys.put_operation("a", b"", expires_at=60.0),
+        keys.delete_operation("b", 3),
+    ]
+    await stores.reserve(100)
+    assert_type(stores.send_reserved(operations, settled, 100), Sequence[Ack[Any]])
+    stores.give_back(100)
+    assert_type(keys.scan_stored(), AsyncIterator[Entry])
+    assert_type(stores.send_nowait(operations, settled), Sequence[Ack[Any]])
     async with registry.transaction() as transaction:
         transaction.on_settled(lambda committed: None)
 
@@ -293,6 +327,113 @@ async def failing_queues(jobs: MessageQueue) -> None:
     except (LeaseLostError, QueueDeletedError, QueueNotFoundError) as error:
         ours: QueueError = error
         raise ours from None
+
+
+async def caches(registry: PersistenceRegistry) -> None:
+    configuration = CacheConfiguration(
+        name="pages",
+        memory_entries_max=1_000,
+        policy=EvictionPolicyName.S4LRU,
+        write_mode=WriteMode.RELAXED,
+        default_ttl_seconds=60,
+        warm_up_entries_max=None,
+    )
+    assert_type(CacheConfiguration.from_mapping({"policy": "lfu"}), CacheConfiguration)
+    assert_type(configuration.policy, EvictionPolicyName)
+    cache = GlobalCacheManager(registry, configuration)
+    assert_type(GlobalCacheManager(registry).configuration, CacheConfiguration)
+
+    ann = GlobalCacheKey("users", "ann", 7, b"\xff")
+    assert_type(ann.namespace, str)
+    assert_type(ann.parts, tuple[KeyPart, ...])
+    GlobalCacheKey("users", 7.0)  # type: ignore[arg-type]
+
+    ack = await cache.put(ann, {"name": "Ann"}, ttl_seconds=60, tags=["eu"], dependencies=[ann])
+    assert_type(ack, Ack[int])
+    await cache.put(ann, b"", mode=WriteMode.WRITE_BEHIND, durability=Durability.RELAXED, cost=3)
+    await cache.put(ann, b"", 60.0)  # type: ignore[call-arg]
+    await cache.put("ann", b"")  # type: ignore[arg-type]
+    assert_type(await cache.put_many({ann: 1}, ttl_seconds=60.0), Ack[int] | None)
+    assert_type(await cache.delete(ann), bool)
+    assert_type(await cache.increment(ann, by=-1, initial=10), int)
+    assert_type(await cache.compare_and_set(ann, 3, expected_version=0), int)
+    assert_type(await cache.invalidate(namespace="users", prefix=("ann", 7)), int)
+    assert_type(await cache.invalidate(tag="eu", durability=Durability.RELAXED), int)
+    assert_type(await cache.invalidate(dependency=ann), int)
+
+    found = await cache.get(ann)
+    assert_type(found, Found | None)
+    if found is not None:
+        assert_type(found.value, object)
+        assert_type(found.level, CacheLevel)
+        assert_type(found.version, int | None)
+        assert_type(found.expires_at, float | None)
+    assert_type(await cache.get_many(key for key in (ann,)), dict[GlobalCacheKey, Found])
+
+
+async def computing(cache: GlobalCacheManager) -> None:
+    key = GlobalCacheKey("squares", 12)
+
+    async def compute() -> int:
+        return 144
+
+    value = await cache.get_or_compute(
+        key, compute, ttl_seconds=60.0, stale_seconds=10, negative_ttl_seconds=1.0, tags=("a",)
+    )
+    assert_type(value, Any)
+    await cache.get_or_compute(key, lambda: 144)  # type: ignore[arg-type, return-value]
+
+    @cached(cache, namespace="squares", ttl_seconds=60.0)
+    async def square(number: int) -> int:
+        return number * number
+
+    @cached(lambda: cache, namespace="pages", key=lambda request, path: (path, 1))
+    async def page(request: object, path: str) -> str | None:
+        return path
+
+    anything: CachedFunction[..., int] = square
+    assert_type(anything.cache, GlobalCacheManager)
+    assert_type(await square(12), int)
+    assert_type(await page(None, path="/"), str | None)
+    assert_type(square.key(number=12), GlobalCacheKey)
+    assert_type(await square.invalidate(12), bool)
+    await square("12")  # type: ignore[arg-type]
+
+
+async def watching(cache: GlobalCacheManager) -> None:
+    changes = cache.watch(namespace="users", prefix="a")
+    assert_type(changes, Watch)
+    try:
+        async with changes:
+            async for change in changes:
+                assert_type(change, CacheChange)
+                assert_type(change.kind, ChangeKind)
+                assert_type(change.key, GlobalCacheKey | None)
+                assert_type(change.prefix, KeyPart | tuple[KeyPart, ...] | None)
+    except WatchLaggedError as error:
+        ours: MpregError = error
+        raise ours from None
+    await cache.wait_until_warm()
+    statistics = cache.statistics()
+    assert_type(statistics, CacheStatistics)
+    assert_type([statistics.memory_hits, statistics.disk_entries], list[int])
+    assert_type(statistics.namespaces["users"], NamespaceStatistics)
+    assert_type(statistics.evicted_from_memory[EvictionCause.BYTES], int)
+    assert_type(statistics.warm_up, WarmUpState)
+    statistics.puts = 3  # type: ignore[misc]
+
+
+def memory_alone() -> None:
+    def gone(entry: HeldEntry, cause: EvictionCause) -> None: ...
+
+    memory: MemoryCache[HeldEntry] = MemoryCache(
+        entries_max=10, bytes_max=1 << 20, policy="s4lru", on_evicted=gone
+    )
+    assert_type(memory.put(HeldEntry("a", 1, size_bytes=8)), bool)
+    assert_type(memory.get("a", now=0.0), HeldEntry | None)
+    assert_type(memory.peek("a"), HeldEntry | None)
+    assert_type(memory.discard("a"), HeldEntry | None)
+    assert_type(memory.expire(1.0, count_max=16), int)
 
 
 async def participants(registry: PersistenceRegistry) -> None:

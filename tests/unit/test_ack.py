@@ -9,8 +9,11 @@ import pytest
 
 from mpreg.actors import Ack
 from mpreg.errors import AckAlreadyResolvedError
+from tests.loops import on_all_loops
 
 pytestmark = pytest.mark.anyio
+
+anyio_backend = on_all_loops
 
 
 async def test_a_resolved_ack_gives_its_value_again_and_again() -> None:

@@ -52,6 +52,7 @@ EXAMPLES: list[MpregError] = [
     DataDirectoryError(PATH, "not usable"),
     DataDirectoryLockedError(PATH, 77),
     DataDirectoryLockedError(PATH, None),
+    DataDirectoryLockedError(PATH, 77, "db1", 1e9),
     ForeignDatabaseError(PATH, "not ours"),
     SchemaVersionError(PATH, 5, 1),
 ]
@@ -133,6 +134,20 @@ def test_an_error_survives_pickling_and_copying(error: MpregError) -> None:
             (
                 "/data/mpreg.db: in use by the process with pid 77; stop it, "
                 "or use another data directory"
+            ),
+        ),
+        (
+            DataDirectoryLockedError(PATH, 77, "db1", 1e9),
+            (
+                "/data/mpreg.db: in use by the process with pid 77 on db1 since "
+                "2001-09-09 01:46:40 UTC; stop it, or use another data directory"
+            ),
+        ),
+        (
+            DataDirectoryLockedError(PATH, 77, since=1e99),
+            (
+                "/data/mpreg.db: in use by the process with pid 77 since "
+                "1e+99 seconds after 1970; stop it, or use another data directory"
             ),
         ),
         (

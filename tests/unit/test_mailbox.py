@@ -8,8 +8,11 @@ from attrs import define, field
 
 from mpreg.actors import Mailbox
 from mpreg.errors import MailboxClosedError, MailboxFullError
+from tests.loops import on_all_loops
 
 pytestmark = pytest.mark.anyio
+
+anyio_backend = on_all_loops
 
 
 @define(eq=False)
@@ -420,4 +423,47 @@ async def test_a_message_on_its_way_to_who_waits_for_it_may_still_grow() -> None
         note.size_bytes += 5
     assert box.last is None
     assert box.statistics().bytes == 0
+    box.dispose()
+
+
+# --- room for what is made only when there is some ---
+
+
+async def test_who_has_reserved_room_sends_at_once_and_in_the_order_of_that() -> None:
+    box = mailbox(messages_max=1)
+    first = Note("first")
+    box.send_nowait(first)
+    sent: list[Note] = []
+
+    async def reserve_and_send(name: str) -> None:
+        await box.reserve(1)
+        note = Note(name)
+        sent.append(note)
+        box.send_reserved(note, 1)
+
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(reserve_and_send, "second")
+        await anyio.wait_all_tasks_blocked()
+        assert sent == []
+        assert box.receive_nowait() is first
+        await anyio.wait_all_tasks_blocked()
+        assert [box.receive_nowait()] == sent
+    assert (box.statistics().depth, box.statistics().bytes) == (0, 0)
+    box.dispose()
+
+
+async def test_room_that_is_given_back_is_there_for_the_next() -> None:
+    box = mailbox(messages_max=1)
+    await box.reserve(5)
+    with pytest.raises(MailboxFullError):
+        box.send_nowait(Note("waits"))
+    box.give_back(5)
+    await box.reserve(5)
+    box.close()
+    with pytest.raises(MailboxClosedError):
+        box.send_reserved(Note("late"), 5)
+    box.give_back(5)
+    with pytest.raises(MailboxClosedError):
+        await box.reserve(1)
+    assert (box.statistics().depth, box.statistics().bytes) == (0, 0)
     box.dispose()

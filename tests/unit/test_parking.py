@@ -24,8 +24,11 @@ from mpreg.actors.parking import (
     place_maker,
 )
 from mpreg.testing import Simulation
+from tests.loops import on_all_loops
 
 pytestmark = pytest.mark.anyio
+
+anyio_backend = on_all_loops
 
 MAKERS = [
     pytest.param(lambda: new_place, id="looked up each time"),

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mpreg.settings_source import line_of
 
 from mpreg.errors import ConfigurationError
 from mpreg.persistence import LogRetention, PersistenceConfig
+from mpreg.settings_lines import lines_of
 
 FULL = """\
 # a server
@@ -60,9 +60,9 @@ def test_limits_of_logs_are_tables_of_their_own_and_none_is_a_word(path: Path) -
 
 
 def test_a_directory_is_relative_to_the_file_and_an_absolute_one_is_as_it_is(path: Path) -> None:
-    path.write_text('persistence.data_dir = "../b"')
+    path.write_text('mpreg.persistence.data_dir = "../b"')
     assert PersistenceConfig.from_file(path).data_dir == path.parent / ".." / "b"
-    path.write_text('persistence = { data_dir = "/var/lib/a" }')
+    path.write_text('mpreg = { persistence = { data_dir = "/var/lib/a" } }')
     assert PersistenceConfig.from_file(path).data_dir == Path("/var/lib/a")
 
 
@@ -77,7 +77,10 @@ def test_changes_win_and_their_own_errors_name_no_file(path: Path) -> None:
 def test_an_empty_file_has_nothing_to_say(path: Path) -> None:
     path.write_text("")
     assert PersistenceConfig.from_file(path, data_dir="a") == PersistenceConfig(data_dir="a")
-    assert error(path, "") == f"{path}: data_dir: the sqlite backend needs a directory"
+    assert (
+        error(path, "")
+        == f"{path}: mpreg.persistence.data_dir: the sqlite backend needs a directory"
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,40 +89,53 @@ def test_an_empty_file_has_nothing_to_say(path: Path) -> None:
         (
             "[mpreg.persistence]\n\ndta_dir = 'a'",
             3,
-            "unknown setting 'dta_dir'; did you mean 'data_dir'?",
+            "mpreg.persistence.dta_dir: unknown setting 'dta_dir'; did you mean 'data_dir'?",
         ),
-        ("[mpreg.persistence]\ndata_dir = 7", 2, "data_dir: a path is expected, not 7"),
+        (
+            "[mpreg.persistence]\ndata_dir = 7",
+            2,
+            "mpreg.persistence.data_dir: a path is expected, not 7",
+        ),
         (
             "[mpreg.persistence]\ndata_dir = 'a'\ngrace_seconds = '3'",
             3,
-            "grace_seconds: a number of seconds, at least 0, is expected, not '3'",
+            "mpreg.persistence.grace_seconds: a number of seconds, at least 0, is expected, not",
         ),
         (
             "[mpreg.persistence]\ndata_dir = 'a'\ngrace_seconds = 'none'",
             3,
-            "grace_seconds: a number of seconds, at least 0, is expected, not 'none'",
+            "mpreg.persistence.grace_seconds: a number of seconds, at least 0, is expected, not",
         ),
         (
             "[mpreg.persistence]\nbackend = 'sqlit'\ndata_dir = 'a'",
             2,
-            "backend: 'sqlite' or 'file' or 'memory' is expected, not 'sqlit'",
+            "mpreg.persistence.backend: 'sqlite' or 'file' or 'memory' is expected, not 'sqlit'",
         ),
         (
             "[mpreg.persistence]\ndata_dir = 'a'\nvalue_bytes_max = 9\nbatch_bytes_max = 8",
             3,
-            "value_bytes_max (9) is above batch_bytes_max (8): such a value could never be written",
+            "mpreg.persistence.value_bytes_max: value_bytes_max (9) is above batch_bytes_max (8)",
         ),
-        ("[mpreg.persistence]\r\ndata_dir = 7\r\n", 2, "data_dir: a path is expected, not 7"),
-        ("\n[persistance]\n", 2, "unknown table [persistance]; did you mean 'persistence'?"),
-        ("[persistence.old]\n", 1, "unknown setting 'old'; known are "),
-        ("[web]\nport = 1", 1, "unknown table [web]; known are persistence"),
         (
-            "data_dir = 'a'",
-            1,
-            "'data_dir' stands in no table: settings stand below [mpreg.persistence]",
+            "[mpreg.persistence]\r\ndata_dir = 7\r\n",
+            2,
+            "mpreg.persistence.data_dir: a path is expected, not 7",
         ),
-        ("persistence = 3", 1, "persistence must be a table: [mpreg.persistence]"),
-        ("[[mpreg.persistence]]", 1, "persistence must be a table: [mpreg.persistence]"),
+        (
+            "[mpreg.persistence]\ngrace_seconds = 1",
+            1,
+            "mpreg.persistence.data_dir: the sqlite backend needs a directory",
+        ),
+        ("mpreg.persistence = 3", 1, "mpreg.persistence: a table is expected, [mpreg.persistence]"),
+        ("[[mpreg.persistence]]", 1, "mpreg.persistence: a table is expected, [mpreg.persistence]"),
+        ("mpreg = 3", 1, "mpreg: a table is expected, [mpreg]"),
+        ("\n[mprg]\n", 2, "unknown table [mprg]; the only one is [mpreg]: did you mean [mpreg]?"),
+        (
+            "[persistence]\ndata_dir = 'a'",
+            1,
+            "unknown table [persistence]; the only one is [mpreg]: settings stand below it",
+        ),
+        ("data_dir = 'a'", 1, "'data_dir' stands in no table: settings stand below [mpreg]"),
     ],
 )
 def test_what_is_wrong_is_told_with_file_and_line(
@@ -132,7 +148,7 @@ def test_what_is_no_toml_is_told_with_its_place(path: Path) -> None:
     said = error(path, "[mpreg.persistence]\ndata_dir = x\n")
     assert said.startswith(f"{path}: this is not TOML: ")
     assert "line 2" in said
-    assert error(path, b"\xff\xfe").startswith(f"{path}: this is not TOML: ")
+    assert error(path, b"\xff\xfe").startswith(f"{path}: this is no text in UTF-8: ")
 
 
 def test_a_file_that_cannot_be_read_is_told(path: Path) -> None:
@@ -167,8 +183,8 @@ def test_the_line_of_a_key_is_that_in_which_it_is_written(
         lines.extend(f"{name} = {value}".split("\n"))
     text = line_end.join(lines)
     assert set(tomllib.loads(text)["table"]) == set(written)
+    found = lines_of(text)
     for name, line in written.items():
-        found = line_of(text, "table", name)
-        assert found == line
-    assert line_of(text, "table", "none") is None
-    assert line_of(text, "table") == 1
+        assert found[("table", name)] == line
+    assert found[("table",)] == 1
+    assert ("table", "none") not in found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from operator import sub
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from mpreg.persistence.backend import GetEntry, StoredEntry
 from mpreg.persistence.backends.sqlite import SqliteOptions
 from mpreg.persistence.backends.sqlite.read_session import ReadSession
 from mpreg.persistence.backends.sqlite.wal_room import (
+    FIRST_STEP_BYTES,
     FRAME_BYTES,
-    STEP_BYTES,
+    STEP_BYTES_MAX,
     WalRoom,
     pages_at_most,
 )
@@ -44,8 +46,9 @@ def test_many_small_commits_make_the_file_grow_seldom(tmp_path: Path) -> None:
     for sequence in range(1, 101):
         session.commit(group(sequence))
         sizes.add(wal_bytes(path))
-    assert len(sizes) == 1
-    assert min(sizes) >= STEP_BYTES
+    assert len(sizes) <= 10
+    assert min(sizes) >= FIRST_STEP_BYTES
+    assert max(sizes) <= STEP_BYTES_MAX * 2
     session.close()
 
 
@@ -85,9 +88,9 @@ def test_it_makes_no_more_room_than_a_checkpoint_leaves(tmp_path: Path, value_by
 
 def test_it_never_shortens_or_changes_what_is_there(tmp_path: Path) -> None:
     wal = tmp_path / "mpreg.db-wal"
-    wal.write_bytes(b"frames" * STEP_BYTES)
+    wal.write_bytes(b"frames" * STEP_BYTES_MAX)
     WalRoom(tmp_path / "mpreg.db", pages_max=1_000).make(group(1))
-    assert wal.read_bytes() == b"frames" * STEP_BYTES
+    assert wal.read_bytes() == b"frames" * STEP_BYTES_MAX
 
 
 def test_a_missing_file_is_left_to_sqlite(tmp_path: Path) -> None:
@@ -110,6 +113,18 @@ def test_room_can_be_made_by_the_page(tmp_path: Path) -> None:
     wal.touch()
     room = WalRoom(tmp_path / "mpreg.db", pages_max=10_000)
     room.make_pages(1_000)
-    assert wal.stat().st_size == 1_000 * FRAME_BYTES + STEP_BYTES
+    assert wal.stat().st_size == 1_000 * FRAME_BYTES + FIRST_STEP_BYTES
     room.make_pages(20_000)
     assert wal.stat().st_size == 10_000 * FRAME_BYTES
+
+
+def test_its_steps_become_larger(tmp_path: Path) -> None:
+    wal = tmp_path / "mpreg.db-wal"
+    wal.touch()
+    room, sizes = WalRoom(tmp_path / "mpreg.db", pages_max=10_000), {0}
+    for _ in range(2_000):
+        room.make_pages(1)
+        sizes.add(wal.stat().st_size)
+    steps = [round(step / FIRST_STEP_BYTES) for step in map(sub, sorted(sizes)[1:], sorted(sizes))]
+    assert steps[:6] == [1, 2, 4, 8, 16, 16]
+    assert set(steps[6:]) == {STEP_BYTES_MAX // FIRST_STEP_BYTES}

@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from mpreg.cli.execution import execute
-from mpreg.cli.options import Common, allow_damaged_option, common_options
+from mpreg.cli.options import Common, allow_damaged_option, any_path, common_options
 
 __all__ = ["backup"]
 
 
 @click.command()
-@click.argument("destination", type=click.Path(path_type=Path))
+@click.argument("destination", type=any_path)
 @click.option(
     "--bytes-per-second",
     type=click.FloatRange(min=0, min_open=True),

@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from mpreg.cli.execution import execute
-from mpreg.cli.options import Common, common_options
+from mpreg.cli.options import Common, any_path, common_options
 
 __all__ = ["export"]
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
+@click.argument("file", type=any_path, default="-")
 @common_options
 def export(common: Common, file: Path) -> None:
     """Write a store as JSON Lines to FILE, or to the standard output.

@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from mpreg.cli.execution import execute
-from mpreg.cli.options import Common, allow_damaged_option, common_options
+from mpreg.cli.options import Common, allow_damaged_option, any_path, common_options
 
 __all__ = ["restore"]
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=any_path)
 @click.option(
     "--to-commit",
     type=click.IntRange(min=0),

@@ -20,7 +20,7 @@ __all__ = ["verify"]
 )
 @common_options
 def verify(common: Common, full: bool, repair: bool) -> None:
-    """Examine a store: every checksum, every offset, every snapshot, and SQLite's structure.
+    """Examine a store: checksums, offsets, snapshots, cursors of queues, SQLite's structure.
 
     Changes nothing (without --repair), and may be run while a server has the store open: the
     server's write-ahead log grows meanwhile by what is written. The exit code is 3 where damage was

@@ -33,4 +33,5 @@ def _text(report: CompactionReport) -> str:
         f"{report.snapshot_versions} versions of snapshots, {report.snapshot_chunks} of their "
         f"chunks; {size(before)} before, {size(after)} now, "
         f"{size(report.free_bytes)} of it unused"
+        + (f"; {report.damaged} damaged parts were passed over" if report.damaged else "")
     )

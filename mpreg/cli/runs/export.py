@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +11,15 @@ from typing import BinaryIO
 from mpreg.cli.output import Output
 from mpreg.cli.settings import Settings
 from mpreg.persistence.maintenance import export_lines
-from mpreg.persistence.maintenance.staging import sync_file
+from mpreg.persistence.maintenance.staged_file import staged_file
+from mpreg.persistence.maintenance.staging import refuse_nested
 
 __all__ = ["run_export"]
 
 
 async def run_export(settings: Settings, output: Output, *, file: Path) -> None:
+    if str(file) != "-":
+        refuse_nested(file, settings.data_dir, "the data directory")
     with output.progress("exporting") as on_progress, _written(file) as stream:
         report = await export_lines(settings.data_dir, stream.write, on_progress=on_progress)
     output.aside(
@@ -35,16 +36,5 @@ def _written(file: Path) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    with tempfile.NamedTemporaryFile(
-        dir=file.absolute().parent, prefix=f".{file.name}.", delete=False
-    ) as unfinished:
-        path = Path(unfinished.name)
-        try:
-            yield unfinished  # type: ignore[misc]
-            unfinished.flush()
-            os.fsync(unfinished.fileno())
-            path.rename(file)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-    sync_file(file.absolute().parent)
+    with staged_file(file) as stream:
+        yield stream

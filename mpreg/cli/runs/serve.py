@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import secrets
 import signal
 import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import anyio
-import attrs
 import click
 from anyio.abc import TaskStatus
 from attrs import frozen
 
 from mpreg.cli.decoding import as_json
+from mpreg.cli.settings import DATA_DIR, NONE_NAMED
 from mpreg.clock import SystemClock
+from mpreg.monitoring import configure_logs
 from mpreg.persistence.engine import collapsed_groups
 from mpreg.server import run_node
 from mpreg.server.state import NodeState
@@ -27,6 +29,9 @@ from mpreg.settings import MPREGSettings
 from mpreg.settings_source import SettingsSource
 
 __all__ = ["serve", "settings_of"]
+
+#: Of the store, its logs and the program itself.
+FILES_BESIDE_CONNECTIONS: Final = 256
 
 
 def serve(
@@ -43,12 +48,28 @@ def serve(
         MpregError: the node could not start, or its store failed.
     """
     settings = settings_of(config_file, data_dir, options, os.environ)
-    logging.basicConfig(
-        level=settings.monitoring.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
+    configure_logs(
+        SystemClock(),
+        sys.stderr,
+        format=settings.monitoring.log_format,
+        level=settings.monitoring.log_level,
+        colors=sys.stderr.isatty(),
     )
+    _allow_files(settings.server.connections_max + FILES_BESIDE_CONNECTIONS)
     anyio.run(partial(_serve, settings, is_json=is_json), backend=settings.server.loop)
+
+
+def _allow_files(wanted: int) -> None:
+    """Each connection is an open file, and a store that cannot open its own must stop."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        logging.getLogger("mpreg.server").warning(
+            "connections_max needs %s open files, and only %s are allowed: ulimit -n", wanted, hard
+        )
 
 
 def settings_of(
@@ -58,26 +79,17 @@ def settings_of(
     environment: Mapping[str, str],
 ) -> MPREGSettings:
     """Of the file, the environment, which wins over it, and the options, which win over both."""
-    source = SettingsSource(None, {}) if config_file is None else SettingsSource.read(config_file)
-    given = {("server", name): value for name, value in options.items() if value is not None}
+    source = SettingsSource() if config_file is None else SettingsSource.read(config_file)
+    source = source.with_environment(environment)
     if data_dir is not None:
-        # Relative to where it was typed, and not to the file.
-        given["persistence", "data_dir"] = str(data_dir.absolute())
-    settings = dict(source.settings)
-    for (table, name), value in given.items():
-        if isinstance(found := settings.get(table, {}), Mapping):
-            settings[table] = {**found, name: value}
-    source = attrs.evolve(source, settings=settings)
-    hidden = {f"MPREG__{table}__{name}".upper() for table, name in given}
-    environment = {name: text for name, text in environment.items() if name.upper() not in hidden}
-    persistence = source.with_environment(environment).settings.get("persistence", {})
-    is_table = isinstance(persistence, Mapping)
-    if is_table and "data_dir" not in persistence and persistence.get("backend") != "memory":
-        raise click.UsageError(
-            "Missing option '--data-dir' (env var: 'MPREG_DATA_DIR'). It may also be data_dir in a "
-            "--config file."
-        )
-    return MPREGSettings.from_source(source, environment=environment)
+        source = source.with_value(DATA_DIR, data_dir, "--data-dir")
+    for name, value in options.items():
+        if value is not None:
+            source = source.with_value(("server", name), value, f"--{name}")
+    in_memory = source.found("persistence", "backend") == "memory"
+    if not in_memory and not source.is_written(*DATA_DIR):
+        raise click.UsageError(NONE_NAMED)
+    return MPREGSettings.from_source(source)
 
 
 async def _serve(settings: MPREGSettings, *, is_json: bool) -> None:

@@ -7,6 +7,7 @@ from mpreg.cli.output import Output
 from mpreg.cli.runs.inspect.names import log_row, namespace_row
 from mpreg.cli.runs.inspect.selection import COUNTED_MAX, Selection, telling
 from mpreg.cli.settings import Settings
+from mpreg.cli.times import moment
 from mpreg.errors import CorruptDataError
 from mpreg.persistence import DirectoryStatistics, Holder, open_read_only
 from mpreg.persistence.data_directory import ACKED_NAME
@@ -39,6 +40,8 @@ def _directory(stats: DirectoryStatistics, output: Output) -> None:
         "backend": stats.backend,
         "held": stats.holder is not None,
         "pid": None if stats.holder is None else stats.holder.pid,
+        "host": None if stats.holder is None else stats.holder.host,
+        "since": None if stats.holder is None else stats.holder.since,
         "generation": stats.generation,
         "commit_sequence": stats.commit_sequence,
         "acked_sequence": stats.acked_sequence,
@@ -72,4 +75,8 @@ def _directory(stats: DirectoryStatistics, output: Output) -> None:
 def _holder(holder: Holder | None) -> str:
     if holder is None:
         return "nobody"
-    return "a process that left no pid" if holder.pid is None else f"pid {holder.pid}"
+    if holder.pid is None:
+        return "a process that left no pid"
+    host = "" if holder.host is None else f" on {printable(holder.host)}"
+    since = "" if holder.since is None else f" since {moment(holder.since)}"
+    return f"pid {holder.pid}{host}{since}"

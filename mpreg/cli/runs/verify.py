@@ -7,7 +7,10 @@ from typing import Final
 from mpreg.cli.exits import DAMAGED, OK
 from mpreg.cli.output import Output
 from mpreg.cli.settings import Settings
-from mpreg.persistence.maintenance import VerificationReport, repair, verify
+from mpreg.errors import CorruptDataError
+from mpreg.persistence import open_read_only
+from mpreg.persistence.maintenance import Finding, VerificationReport, repair, verify
+from mpreg.queues.verification import examine_queues
 
 __all__ = ["run_verify", "verification_text"]
 
@@ -20,8 +23,20 @@ async def run_verify(settings: Settings, output: Output, *, is_full: bool, is_re
             report = await repair(settings.data_dir, on_progress=on_progress)
         else:
             report = await verify(settings.data_dir, full=is_full, on_progress=on_progress)
+        report = report.with_damage(await _queues(settings, report))
     output.row(report.as_mapping(), verification_text(report))
     return OK if report.sound else DAMAGED
+
+
+async def _queues(settings: Settings, report: VerificationReport) -> list[Finding]:
+    try:
+        async with open_read_only(settings.data_dir) as registry:
+            return await examine_queues(registry)
+    except CorruptDataError:
+        if report.sound:
+            raise
+        # The store cannot be read any further: that is what the report says.
+        return []
 
 
 def verification_text(report: VerificationReport) -> str:

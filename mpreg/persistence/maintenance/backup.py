@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Final
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from mpreg.clock import Clock, SystemClock
 from mpreg.errors import (
@@ -33,6 +33,8 @@ from mpreg.persistence.maintenance.journal.backup import JournalBackup
 from mpreg.persistence.maintenance.manifest import (
     MANIFEST_NAME,
     BackupManifest,
+    check_quarantine,
+    describe_file,
     file_digest,
     read_manifest,
     write_manifest,
@@ -41,7 +43,12 @@ from mpreg.persistence.maintenance.quarantine import SetAside, copy_quarantine, 
 from mpreg.persistence.maintenance.reports import BackupReport, damage_in
 from mpreg.persistence.maintenance.rows import DamagedRowsError
 from mpreg.persistence.maintenance.source import SqliteSource, open_source, store_in
-from mpreg.persistence.maintenance.staging import Staging, file_errors, staged
+from mpreg.persistence.maintenance.staging import (
+    Staging,
+    file_errors,
+    refuse_nested,
+    staged,
+)
 from mpreg.persistence.maintenance.verify import examine_database
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
 
@@ -76,7 +83,8 @@ async def backup(
     Cancelled, or failed: nothing is left of it. Killed: what is left is removed by the next one.
 
     Raises:
-        DataDirectoryError: no store, ``destination`` is no backup, or another command writes to it.
+        DataDirectoryError: no store, ``destination`` is no backup, is in the data directory, may
+            not be written, or another command writes to it.
         CorruptDataError: the store is damaged, and with ``allow_damaged`` only where SQLite cannot
             copy it at all. The backup that was there is still there.
         StorageFullError, StorageIOError: not made.
@@ -106,6 +114,7 @@ class _Backup:
     def run(self, control: Control) -> BackupReport:
         self.data_dir, self.destination = self.data_dir.absolute(), self.destination.absolute()
         store = store_in(self.data_dir)
+        refuse_nested(self.destination, self.data_dir, "the data directory")
         with file_errors(self.data_dir):
             self._set_aside = read_set_aside(self.data_dir)
             self._acked = read_acked(self.data_dir)
@@ -170,6 +179,7 @@ class _Backup:
             report = self._verified(self.destination, control)
             with file_errors(self.destination):
                 digest = file_digest(self.destination / DATABASE_NAME, control)
+                check_quarantine(self.destination, previous, control)
         except PersistenceError:
             return None
         return report if report.sound and digest == previous.sha256 else None
@@ -220,10 +230,13 @@ class _Backup:
                 last_version=last_version,
                 size_bytes=copy.stat().st_size,
                 sha256=file_digest(copy, control),
+                quarantine={
+                    one.name: describe_file(one, control)
+                    for one in copy_quarantine(self.data_dir, staging.path)
+                },
                 damaged=report.damaged,
             )
             write_manifest(staging.path, manifest)
-            copy_quarantine(self.data_dir, staging.path)
             control.step("syncing", manifest.size_bytes, manifest.size_bytes)
             staging.publish()
         return self._report(manifest, report, unchanged=False)
@@ -243,7 +256,8 @@ class _Backup:
             size_bytes=manifest.size_bytes,
             copied_bytes=0 if unchanged else manifest.size_bytes,
             unchanged=unchanged,
-            verification=report,
+            # It was examined where it was made, under a name that is gone.
+            verification=evolve(report, path=self.destination / DATABASE_NAME),
         )
 
 

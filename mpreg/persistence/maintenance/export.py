@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.maintenance.checks import (
@@ -109,6 +110,7 @@ class _Export:
     _entries: int = 0
     _records: int = 0
     _snapshots: int = 0
+    _digest: hashlib._Hash = field(factory=hashlib.sha256)
 
     def run(self) -> ExportReport:
         try:
@@ -134,7 +136,7 @@ class _Export:
             self._namespace(id, name)
         for log in self.source.logs():
             self._log(log)
-        self._line(type="end", lines=self._lines)
+        self._line(type="end", lines=self._lines, sha256=self._digest.hexdigest())
         return ExportReport(
             lines=self._lines,
             entries=self._entries,
@@ -144,7 +146,9 @@ class _Export:
         )
 
     def _line(self, **item: Any) -> None:
-        self.write(dump_line(item))
+        line = dump_line(item)
+        self.write(line)
+        self._digest.update(line)
         self._lines += 1
         if self._lines % LINES_PER_STEP == 0:
             self.control.step("exporting lines", self._lines)

@@ -35,14 +35,19 @@ class FindingKind(enum.Enum):
     """A snapshot's manifest or chunks are damaged or missing."""
     ACKED = "acked"
     """Commits that were acknowledged as durable are missing, or the file that tells is damaged."""
+    CURSOR = "cursor"
+    """A queue's cursor has come further than its log reaches. `verify` knows nothing of queues: who
+    does, adds these."""
     LEFTOVER = "leftover"
     """Chunks that no snapshot names. They take room and harm nothing: not counted as damage."""
     SET_ASIDE = "set aside"
     """Records that are missing because a repair put them into quarantine: not counted as damage."""
+    QUARANTINE = "quarantine"
+    """What a repair has set aside cannot be read any more: not counted as damage of the store."""
 
     @property
     def is_damage(self) -> bool:
-        return self not in (FindingKind.LEFTOVER, FindingKind.SET_ASIDE)
+        return self not in (FindingKind.LEFTOVER, FindingKind.SET_ASIDE, FindingKind.QUARANTINE)
 
 
 @frozen

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Final
 
 import anyio.to_thread
@@ -12,6 +14,7 @@ from attrs import define, evolve, field, frozen
 from mpreg.errors import ConfigurationError, DataDirectoryError, InvalidArgumentError
 from mpreg.persistence.batch import operation_bytes
 from mpreg.persistence.config import PersistenceConfig
+from mpreg.persistence.maintenance.full_disk import run_unless_full
 from mpreg.persistence.maintenance.lines import (
     FORMAT_VERSION,
     data_of,
@@ -78,8 +81,10 @@ async def import_lines(lines: AsyncIterable[bytes], config: PersistenceConfig) -
             raise DataDirectoryError(
                 staging.place, "it is not empty; nothing was changed: import into a new directory"
             )
-        async with PersistenceRegistry(evolve(config, data_dir=staging.path)) as registry:
-            report = await import_into(registry, lines)
+        # All is awaited: what is still under way at the end is only there where there is no room.
+        settings = evolve(config, data_dir=staging.path, grace_seconds=0.0)
+        async with PersistenceRegistry(settings) as registry:
+            report = await run_unless_full(registry, partial(import_into, registry, lines))
         with file_errors(staging.place):
             await anyio.to_thread.run_sync(staging.publish)
     return report
@@ -102,12 +107,17 @@ class _Lines:
 
     _lines: AsyncIterator[bytes]
     number: int = 0
+    digest: str = ""
+    """SHA-256 of all lines before the last one that was read."""
+    _hash: hashlib._Hash = field(factory=hashlib.sha256)
 
     async def following(self) -> dict[str, Any] | None:
         line = await anext(self._lines, None)
         if line is None:
             return None
         self.number += 1
+        self.digest = self._hash.hexdigest()
+        self._hash.update(line)
         return load_line(line)
 
 
@@ -140,6 +150,11 @@ class _Import:
     async def _finish(self, first: Any, end: dict[str, Any]) -> ImportReport:
         if number_of(end, "lines") != self.lines.number - 1:
             raise InvalidArgumentError("lines are missing before the last one")
+        if end.get("sha256", self.lines.digest) != self.lines.digest:
+            raise InvalidArgumentError(
+                "the lines before this one are not those that were exported; where they were "
+                "changed on purpose, take sha256 out of this line"
+            )
         if await self.lines.following() is not None:
             raise InvalidArgumentError("there is more after the last line")
         await self._flush()
@@ -239,7 +254,9 @@ def _put(item: dict[str, Any]) -> Put:
 
 
 def _check_first(item: dict[str, Any] | None) -> None:
-    if item is None or item["type"] != "mpreg-export":
+    if item is None:
+        raise InvalidArgumentError("there is nothing to import: the input is empty")
+    if item["type"] != "mpreg-export":
         raise InvalidArgumentError("not an export: the first line must be of type 'mpreg-export'")
     if number_of(item, "format_version") > FORMAT_VERSION:
         raise InvalidArgumentError(

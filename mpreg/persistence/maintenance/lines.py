@@ -9,7 +9,7 @@
     {"type": "snapshot", "store": NAME, "version": 5, "saved_at": 1.7e9, "chunks": 2,
      "versions_max": 1, "seconds_max": null}                     a version, and how many are kept
     {"type": "chunk", "data": DATA}                              as many as the line before says
-    {"type": "end", "lines": 6}                                  without it, the file was cut off
+    {"type": "end", "lines": 6, "sha256": "..."}                 without it, the file was cut off
 
     NAME  {"name": "sessions"}, or {"kind": "queues", "name": "configurations"} for mpreg's own
     KEY   {"str": "ann"} or {"bytes": "AAE="}, base64

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from mpreg.errors import CorruptDataError, DataDirectoryError, SchemaVersionError
+from mpreg.persistence.maintenance.quarantine import QUARANTINE_NAME
 from mpreg.persistence.maintenance.worker import Control
 
 __all__ = [
     "MANIFEST_NAME",
     "BackupManifest",
     "FileInBackup",
+    "check_quarantine",
+    "describe_file",
     "file_digest",
     "read_manifest",
     "write_manifest",
@@ -51,8 +55,12 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
     """Of a journal: the commit of its snapshot, the earliest as of which it can be restored."""
     files: dict[str, FileInBackup] = {}
     """Of a journal: its files by name."""
+    quarantine: dict[str, FileInBackup] = {}
+    """What repairs had set aside, by the names of the files."""
     damaged: int = 0
     """Findings that were there when it was made, with ``allow_damaged``."""
+    crc32: int = 0
+    """Of all that stands above."""
 
     @property
     def earliest(self) -> int:
@@ -63,7 +71,12 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
 def write_manifest(directory: Path, manifest: BackupManifest) -> None:
     path = directory / MANIFEST_NAME
     path.touch(mode=0o600)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    sealed = msgspec.structs.replace(manifest, crc32=_checksum(manifest))
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(sealed), indent=2) + b"\n")
+
+
+def _checksum(manifest: BackupManifest) -> int:
+    return zlib.crc32(msgspec.json.encode(msgspec.structs.replace(manifest, crc32=0)))
 
 
 def read_manifest(directory: Path) -> BackupManifest:
@@ -78,20 +91,45 @@ def read_manifest(directory: Path) -> BackupManifest:
     try:
         found = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataDirectoryError(directory, f"no {MANIFEST_NAME} in it: not a backup") from error
+        why = f"no {MANIFEST_NAME} in it" if directory.exists() else "there is no such directory"
+        raise DataDirectoryError(directory, f"{why}: not a backup") from error
     except OSError as error:
         raise DataDirectoryError(path, f"it cannot be read: {error.strerror}") from error
     try:
         version = msgspec.json.decode(found, type=_Version).format_version
         if version > FORMAT_VERSION:
             raise SchemaVersionError(path, version, FORMAT_VERSION)
-        return msgspec.json.decode(found, type=BackupManifest)
-    except msgspec.MsgspecError as error:
-        raise CorruptDataError(f"the manifest is damaged: {error}", path=path) from error
+        manifest = msgspec.json.decode(found, type=BackupManifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CorruptDataError(
+            f"the manifest is damaged: {error}; nothing was changed: use another backup", path=path
+        ) from error
+    if manifest.crc32 != _checksum(manifest):
+        raise CorruptDataError(
+            "the manifest does not match its checksum; nothing was changed: use another backup",
+            path=path,
+        )
+    return manifest
+
+
+def check_quarantine(directory: Path, manifest: BackupManifest, control: Control) -> None:
+    """
+    Raises:
+        CorruptDataError: what was set aside is not what the backup wrote.
+        OSError: a file cannot be read.
+    """
+    for name, file in manifest.quarantine.items():
+        path = directory / QUARANTINE_NAME / name
+        if not path.is_file() or file_digest(path, control) != file.sha256:
+            raise CorruptDataError("the file is not what the backup wrote", path=path)
 
 
 class _Version(msgspec.Struct, frozen=True):
     format_version: int
+
+
+def describe_file(path: Path, control: Control) -> FileInBackup:
+    return FileInBackup(path.stat().st_size, file_digest(path, control))
 
 
 def file_digest(path: Path, control: Control) -> str:

@@ -1,25 +1,41 @@
-"""What a repair has set aside, kept where it can be read: JSON Lines in ``quarantine/``."""
+"""What a repair has set aside, kept where it can be read: JSON Lines in ``quarantine/``.
+
+Each line ends with the CRC-32 of what it is without that, so that a changed one is found out.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from attrs import define, field
 
-__all__ = ["QUARANTINE_NAME", "SetAside", "copy_quarantine", "quarantine_files", "read_set_aside"]
+from mpreg.persistence.maintenance.findings import Finding, FindingKind
+
+__all__ = [
+    "QUARANTINE_NAME",
+    "SetAside",
+    "copy_quarantine",
+    "dump_item",
+    "quarantine_files",
+    "read_set_aside",
+]
 
 QUARANTINE_NAME: Final = "quarantine"
+_CHECKSUM: Final = "crc32"
 
 
 @define
 class SetAside:
     """The offsets that are missing from logs because they are in quarantine."""
 
+    findings: list[Finding] = field(factory=list)
+    """What of the quarantine cannot be read."""
     _offsets: dict[bytes, set[int]] = field(factory=dict)
 
     def add(self, log: bytes, offset: int) -> None:
@@ -31,38 +47,70 @@ class SetAside:
 
 def quarantine_files(data_dir: Path) -> list[Path]:
     """One for each repair that found something, oldest first."""
-    return sorted((data_dir / QUARANTINE_NAME).glob("*.jsonl"))
+    found = sorted((data_dir / QUARANTINE_NAME).glob("*.jsonl"))
+    return [path for path in found if path.is_file()]
+
+
+def dump_item(item: dict[str, Any]) -> bytes:
+    """A line, with bytes as ``{"base64": ...}`` and all else as itself."""
+    line = {name: _raw(value) for name, value in item.items()}
+    return json.dumps(line | {_CHECKSUM: _checksum(line)}).encode() + b"\n"
 
 
 def read_set_aside(data_dir: Path) -> SetAside:
-    """What is in quarantine. A line that was cut off by a crash is passed over: what it was to
-    hold was not removed."""
+    """What is in quarantine. A last line that was cut off by a crash is passed over: what it was to
+    hold was not removed.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
     found = SetAside()
     for path in quarantine_files(data_dir):
-        for item in _lines(path):
-            if item.get("kind") == "record" and type(item.get("offset")) is int:
-                log = item.get("log_name")
-                if isinstance(log, dict) and isinstance(log.get("base64"), str):
-                    found.add(base64.b64decode(log["base64"]), item["offset"])
+        for number, item in _lines(path):
+            if item is None:
+                where = f"{QUARANTINE_NAME}/{path.name}, line {number}"
+                message = "what was set aside there was changed, and cannot be read"
+                found.findings.append(Finding(FindingKind.QUARANTINE, where, message))
+            elif item.get("kind") == "record":
+                found.add(base64.b64decode(item["log_name"]["base64"]), item["offset"])
     return found
 
 
-def copy_quarantine(data_dir: Path, directory: Path) -> None:
-    """It belongs to the store: its records are missing from their logs for a known reason."""
-    if files := quarantine_files(data_dir):
+def copy_quarantine(data_dir: Path, directory: Path) -> list[Path]:
+    """It belongs to the store: its records are missing from their logs for a known reason. Gives
+    the copies."""
+    files = quarantine_files(data_dir)
+    if files:
         (directory / QUARANTINE_NAME).mkdir(mode=0o700)
-        for file in files:
-            copy = directory / QUARANTINE_NAME / file.name
-            copy.touch(mode=0o600)
-            shutil.copyfile(file, copy)
+    copies = []
+    for file in files:
+        copy = directory / QUARANTINE_NAME / file.name
+        copy.touch(mode=0o600)
+        shutil.copyfile(file, copy)
+        copies.append(copy)
+    return copies
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
     with path.open("rb") as file:
-        for line in file:
-            try:
-                item = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(item, dict):
-                yield item
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                yield number, _load_item(line)
+
+
+def _load_item(line: bytes) -> dict[str, Any] | None:
+    """None: this is not what was written."""
+    try:
+        item = json.loads(line)
+        checksum = item.pop(_CHECKSUM)
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return None
+    return item if checksum == _checksum(item) else None
+
+
+def _checksum(line: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(line).encode())
+
+
+def _raw(column: Any) -> Any:
+    return {"base64": base64.b64encode(column).decode()} if isinstance(column, bytes) else column

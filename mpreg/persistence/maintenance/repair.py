@@ -7,8 +7,6 @@ the two, the items are in both places, and the next repair sets them aside once 
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import sqlite3
 import zlib
@@ -24,12 +22,14 @@ from attrs import define, field, frozen
 from mpreg.codec import checksum_entry
 from mpreg.errors import CorruptDataError, DataDirectoryError
 from mpreg.persistence.backends.sqlite.failures import translate
-from mpreg.persistence.data_directory import sync_directory
+from mpreg.persistence.data_directory import ACKED_NAME, sync_directory
+from mpreg.persistence.maintenance.acked import read_acked, unaccounted
 from mpreg.persistence.maintenance.checks import check_entry, check_name, check_record
 from mpreg.persistence.maintenance.findings import FindingKind, VerificationReport
 from mpreg.persistence.maintenance.journal.repair import repair_journal
 from mpreg.persistence.maintenance.quarantine import (
     QUARANTINE_NAME,
+    dump_item,
     quarantine_files,
     read_set_aside,
 )
@@ -54,6 +54,9 @@ from mpreg.persistence.snapshots.layout import VERSION, VERSIONS_KEY, chunk_plac
 
 __all__ = ["repair"]
 
+#: Of a damaged file `ACKED`: more than it ever has.
+ACKED_BYTES: Final = 64 << 10
+
 _DELETE_ENTRY: Final = "DELETE FROM entries WHERE namespace_id IS ? AND key IS ?"
 _INSERT_ENTRY: Final = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)"
 _NEXT_VERSION: Final = (
@@ -76,7 +79,8 @@ async def repair(
 
     A journal is written anew from all whole frames. Damaged bytes go into quarantine as bytes. What
     a lost commit has changed stays as it was before; a log that lost records keeps those after the
-    gap, and those before it go into quarantine.
+    gap, and those before it go into quarantine. A file ``ACKED`` of which nothing can be read goes
+    there as well; acknowledged commits that are missing stay told.
 
     Cancelled, or killed: every item is in the store or in quarantine, perhaps in both.
 
@@ -89,10 +93,27 @@ async def repair(
 
     def work(control: Control) -> VerificationReport:
         store_in(directory)
-        with held_place(directory.absolute()):
-            return _repair(directory, control)
+        with held_place(directory.absolute()), file_errors(directory):
+            acked = read_acked(directory)
+            report = _repair(directory, control)
+            if acked.is_damaged:
+                _set_acked_aside(directory)
+                acked = read_acked(directory)
+            lost = unaccounted(acked, report.generation, report.commit_sequence)
+            return report.with_damage(lost)
 
     return await run_stoppable(work, on_progress)
+
+
+def _set_acked_aside(data_dir: Path) -> None:
+    """Account is kept anew from the next opening on."""
+    path = data_dir / ACKED_NAME
+    data = path.read_bytes()[:ACKED_BYTES]
+    with _Quarantine(data_dir) as quarantine:
+        quarantine.write({"kind": "bytes", "file": ACKED_NAME, "offset": 0, "data": data})
+        quarantine.sync()
+    path.unlink()
+    sync_directory(data_dir)
 
 
 def _repair(data_dir: Path, control: Control) -> VerificationReport:
@@ -111,7 +132,7 @@ def _repair(data_dir: Path, control: Control) -> VerificationReport:
             )
     if before.sound:
         return before
-    with file_errors(data_dir), _Quarantine(data_dir) as quarantine:
+    with _Quarantine(data_dir) as quarantine:
         with open_source(path, control) as source:
             for row in _damaged_rows(source):
                 control.step("setting aside", len(quarantine.rows))
@@ -126,7 +147,7 @@ def _repair_journal(data_dir: Path, control: Control) -> VerificationReport:
     before = examine_journal(data_dir, control, set_aside=read_set_aside(data_dir))
     if before.sound:
         return before
-    with file_errors(data_dir), _Quarantine(data_dir) as quarantine:
+    with _Quarantine(data_dir) as quarantine:
         repair_journal(
             data_dir, control, _damaged_rows, _lists_anew, quarantine.write, quarantine.sync
         )
@@ -209,29 +230,19 @@ def _damaged_records(source: Source, log: LogRow) -> Iterator[RecordRow]:
 
 @define
 class _Quarantine:
-    """A new file of JSON Lines, 0600; removed where nothing was written to it."""
+    """A new file of JSON Lines, 0600; made when there is something to be written to it."""
 
     data_dir: Path
     rows: list[tuple[str, Any, Any]] = field(factory=list)
     """(statement, first, second part of the key), of all that was written."""
-    _path: Path = field(init=False)
-    _file: BinaryIO = field(init=False)
-    _is_empty: bool = True
+    _file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        directory = self.data_dir / QUARANTINE_NAME
-        directory.mkdir(mode=0o700, exist_ok=True)
-        numbers = [int(path.stem) for path in quarantine_files(self.data_dir) if _is_number(path)]
-        self._path = directory / f"{max(numbers, default=0) + 1:06}.jsonl"
-        self._file = os.fdopen(
-            os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb"
-        )
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        if self._is_empty:
-            self._path.unlink(missing_ok=True)
+        if self._file is not None:
+            self._file.close()
 
     def add(self, row: EntryRow | RecordRow, source: SqliteSource) -> None:
         if isinstance(row, EntryRow):
@@ -243,20 +254,29 @@ class _Quarantine:
         self.write(item)
 
     def write(self, item: dict[str, Any]) -> None:
-        line = {name: _raw(value) for name, value in item.items()}
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._is_empty = False
+        if self._file is None:
+            self._file = self._new_file()
+        self._file.write(dump_item(item))
 
     def sync(self) -> None:
         """So that it survives a power cut, before anything is removed."""
+        if self._file is None:
+            return
         self._file.flush()
         os.fsync(self._file.fileno())
-        sync_directory(self._path.parent)
+        sync_directory(self.data_dir / QUARANTINE_NAME)
         sync_directory(self.data_dir)
+
+    def _new_file(self) -> BinaryIO:
+        directory = self.data_dir / QUARANTINE_NAME
+        directory.mkdir(mode=0o700, exist_ok=True)
+        numbers = [int(path.stem) for path in quarantine_files(self.data_dir) if _is_number(path)]
+        path = directory / f"{max(numbers, default=0) + 1:06}.jsonl"
+        return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb")
 
 
 def _is_number(path: Path) -> bool:
-    return path.stem.isdigit()
+    return path.stem.isdecimal()
 
 
 def _entry_item(row: EntryRow, source: SqliteSource) -> dict[str, Any]:
@@ -281,11 +301,6 @@ def _record_item(row: RecordRow, source: SqliteSource) -> dict[str, Any]:
         "checksum": row.checksum,
         "data": row.data,
     }
-
-
-def _raw(column: Any) -> Any:
-    """A column as JSON: bytes as ``{"base64": ...}``, all else as itself."""
-    return {"base64": base64.b64encode(column).decode()} if isinstance(column, bytes) else column
 
 
 def _change(path: Path, rows: list[tuple[str, Any, Any]], written: list[NewEntryRow]) -> None:

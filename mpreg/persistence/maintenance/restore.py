@@ -20,10 +20,20 @@ from mpreg.persistence.data_directory import DATABASE_NAME, LOCK_NAME, STORES, D
 from mpreg.persistence.maintenance.acked import write_acked
 from mpreg.persistence.maintenance.findings import VerificationReport
 from mpreg.persistence.maintenance.journal.restore import check_journal, copy_journal
-from mpreg.persistence.maintenance.manifest import BackupManifest, file_digest, read_manifest
+from mpreg.persistence.maintenance.manifest import (
+    BackupManifest,
+    check_quarantine,
+    file_digest,
+    read_manifest,
+)
 from mpreg.persistence.maintenance.quarantine import copy_quarantine, read_set_aside
 from mpreg.persistence.maintenance.reports import RestoreReport, damage_in
-from mpreg.persistence.maintenance.staging import Staging, file_errors, staged
+from mpreg.persistence.maintenance.staging import (
+    Staging,
+    file_errors,
+    refuse_nested,
+    staged,
+)
 from mpreg.persistence.maintenance.verify import examine_database
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
 
@@ -59,7 +69,7 @@ async def restore(
 
     Raises:
         DataDirectoryError: ``source`` is no backup; or ``data_dir`` is not empty, without
-            ``overwrite``.
+            ``overwrite``, or one of the two is inside the other.
         DataDirectoryLockedError: a process holds ``data_dir``.
         InvalidArgumentError: the backup does not hold the state after ``to_commit``.
         CorruptDataError: the backup is damaged.
@@ -81,6 +91,7 @@ class _Restore:
     def run(self, control: Control) -> RestoreReport:
         self.data_dir = self.data_dir.absolute()
         manifest = read_manifest(self.source)
+        refuse_nested(self.data_dir, self.source, "the backup")
         sequence = self._sequence(manifest)
         with staged(self.data_dir) as staging, held_place(self.data_dir) as is_empty:
             if not is_empty and not self.overwrite:
@@ -116,6 +127,9 @@ class _Restore:
         return self.to_commit
 
     def _check(self, manifest: BackupManifest, control: Control) -> None:
+        if not self.allow_damaged:
+            with file_errors(self.source):
+                check_quarantine(self.source, manifest, control)
         if manifest.backend == "file":
             with file_errors(self.source):
                 check_journal(self.source, manifest, control, allow_damaged=self.allow_damaged)
@@ -132,11 +146,10 @@ class _Restore:
             raise damage_in(report, database, f"{hint}, or take it with --allow-damaged")
 
     def _examined(self, control: Control) -> VerificationReport:
+        with file_errors(self.source):
+            set_aside = read_set_aside(self.source)
         return examine_database(
-            self.source / DATABASE_NAME,
-            control,
-            immutable=True,
-            set_aside=read_set_aside(self.source),
+            self.source / DATABASE_NAME, control, immutable=True, set_aside=set_aside
         )
 
     def _copy(self, staging: Staging, manifest: BackupManifest, control: Control) -> None:

@@ -10,6 +10,7 @@ Everything here is blocking, and used on one worker thread.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +19,15 @@ from typing import Any, Final, TypeAlias
 
 from attrs import frozen
 
-from mpreg.errors import CorruptDataError, DataDirectoryError, StorageIOError
+from mpreg.errors import CorruptDataError, StorageIOError
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, is_transient, translate
 from mpreg.persistence.backends.sqlite.files import check_readable
+from mpreg.persistence.backends.sqlite.opening_read_only import look_at
 from mpreg.persistence.data_directory import STORES
+from mpreg.persistence.found_directory import FoundDirectory
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
+from mpreg.persistence.maintenance.manifest import MANIFEST_NAME
 from mpreg.persistence.maintenance.rows import DamagedRowsError, EntryRow, LogRow, RecordRow
 from mpreg.persistence.maintenance.worker import Control
 
@@ -252,17 +256,10 @@ class FoundStore:
 def store_in(data_dir: Path) -> FoundStore:
     """
     Raises:
-        DataDirectoryError: there is none.
+        DataDirectoryError: there is none, there are two, or it may not be looked at.
     """
-    try:
-        for backend, name in STORES.items():
-            if (data_dir / name).is_file():
-                return FoundStore(backend, data_dir / name)
-    except (OSError, ValueError) as error:
-        raise DataDirectoryError(data_dir, f"it cannot be read: {error}") from error
-    names = " and no ".join(STORES.values())
-    missing = "there is no such directory" if not data_dir.exists() else f"no {names} in it"
-    raise DataDirectoryError(data_dir, f"{missing}: check --data-dir; nothing was changed")
+    backend = FoundDirectory.at(data_dir).backend
+    return FoundStore(backend, data_dir / STORES[backend])
 
 
 @contextmanager
@@ -270,15 +267,16 @@ def open_source(path: Path, control: Control, *, immutable: bool = False) -> Ite
     """Connect read-only and begin the one transaction.
 
     ``immutable``: nobody else uses the file, and it has no WAL: a backup. Then nothing is made
-    beside it. The file is never opened but by SQLite: closing it would drop the locks that a
-    registry of this process holds on it.
+    beside it; so too where nothing can be made. The file is never opened but by SQLite: closing it
+    would drop the locks that a registry of this process holds on it.
 
     Raises:
         ForeignDatabaseError, SchemaVersionError: not ours to read.
         CorruptDataError: not even its header can be read.
         StorageIOError: it cannot be opened.
     """
-    mode = "mode=ro&immutable=1" if immutable else "mode=ro"
+    still = look_at(path) if immutable or _is_to_be_left_alone(path) else None
+    mode = "mode=ro" if still is None else "mode=ro&immutable=1"
     try:
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?{mode}",
@@ -306,6 +304,21 @@ def open_source(path: Path, control: Control, *, immutable: bool = False) -> Ite
         raise
     finally:
         connection.close()
+        # No lock was taken that would have kept a writer away, or told of it.
+        if still is not None and look_at(path) != still:
+            raise StorageIOError("it was changed while it was read; run it again", path)
+
+
+def _is_to_be_left_alone(path: Path) -> bool:
+    """Whether all is in one file, and SQLite may make none beside it: in a backup, or where the
+    directory cannot be written to."""
+    wal = Path(f"{path}-wal")
+    try:
+        if wal.exists() and wal.stat().st_size:
+            return False
+        return (path.parent / MANIFEST_NAME).exists() or not os.access(path.parent, os.W_OK)
+    except OSError:
+        return False
 
 
 @contextmanager

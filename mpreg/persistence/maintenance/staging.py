@@ -28,12 +28,23 @@ from typing import Final
 from mpreg.errors import DataDirectoryError, StorageFullError, StorageIOError
 from mpreg.persistence.data_directory import sync_directory
 
-__all__ = ["Staging", "file_errors", "staged", "sync_file"]
+__all__ = ["Staging", "busy", "file_errors", "is_same", "refuse_nested", "staged", "sync_file"]
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+#: No failures of a device: not there, or not allowed.
+_REFUSED: Final = {
+    errno.ENOENT: "there is no such file or directory",
+    errno.EACCES: "this user may not do that: check the owner and the permissions",
+    errno.EPERM: "this user may not do that: check the owner and the permissions",
+    errno.EROFS: "the file system is mounted read-only",
+    errno.ENOTDIR: "a part of the path is no directory",
+    errno.EISDIR: "this is a directory, where a file is expected",
+    errno.ENAMETOOLONG: "the name is too long",
+}
 
 
 class Staging:
@@ -105,6 +116,10 @@ def staged(place: Path) -> Iterator[Staging]:
         DataDirectoryError: somebody else is making one for the same place.
     """
     place = place.absolute()
+    if place.name in ("", ".."):
+        place = place.resolve()
+    if not place.name:
+        raise DataDirectoryError(place, "nothing can be put in this place: name a directory in it")
     staging = Staging(place)
     with file_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +130,7 @@ def staged(place: Path) -> Iterator[Staging]:
         yield staging
     finally:
         # Also after a publication: the name is free again then, or somebody else's.
-        if _is_same(staging.path, lock):
+        if is_same(staging.path, lock):
             shutil.rmtree(staging.path, ignore_errors=True)
         os.close(lock)
 
@@ -129,10 +144,10 @@ def _lock(staging: Staging) -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise _busy(staging) from error
-        if not _is_same(path, lock):
+            raise busy(staging.place) from error
+        if not is_same(path, lock):
             # Published or removed by somebody else between our two calls.
-            raise _busy(staging)
+            raise busy(staging.place)
         for left in path.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     except BaseException:
@@ -141,13 +156,28 @@ def _lock(staging: Staging) -> int:
     return lock
 
 
-def _busy(staging: Staging) -> DataDirectoryError:
+def busy(place: Path) -> DataDirectoryError:
     return DataDirectoryError(
-        staging.place, "another command is writing to this place; wait for it, or choose another"
+        place, "another command is writing to this place; wait for it, or choose another"
     )
 
 
-def _is_same(path: Path, descriptor: int) -> bool:
+def refuse_nested(place: Path, source: Path, what: str) -> None:
+    """A place that is to be written may not be, hold, or be inside, what it is written from.
+
+    Raises:
+        DataDirectoryError: it is.
+    """
+    one, other = place.resolve(), source.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise DataDirectoryError(
+            place,
+            f"it and {what} {source} are the same, or one is inside the other, and would be lost "
+            "with it; nothing was changed: name another place",
+        )
+
+
+def is_same(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except OSError:
@@ -169,6 +199,7 @@ def file_errors(path: Path) -> Iterator[None]:
 
     Raises:
         StorageFullError: no room, a quota, or a limit on file sizes.
+        DataDirectoryError: something is not there, or not allowed.
         StorageIOError: anything else.
     """
     try:
@@ -179,4 +210,6 @@ def file_errors(path: Path) -> Iterator[None]:
                 f"{path}: no room left on the device ({error.strerror}); make room and run it again"
             ) from error
         where = Path(error.filename) if isinstance(error.filename, str) else path
+        if (why := _REFUSED.get(error.errno or 0)) is not None:
+            raise DataDirectoryError(where, why) from error
         raise StorageIOError(f"{error.strerror or error}", where) from error

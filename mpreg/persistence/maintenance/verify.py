@@ -169,6 +169,7 @@ class Examination:
     def run(self, *, full: bool) -> Iterator[Finding]:
         """All findings. Raises what `open_source` raises where the device fails."""
         self._full = full
+        yield from self.set_aside.findings
         yield from self._guarded("the file", self._structure(full=full))
         yield from self._guarded("table namespaces", self._namespaces())
         yield from self._guarded("table entries", self._all_entries())

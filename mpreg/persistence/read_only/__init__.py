@@ -1,6 +1,6 @@
 """A data directory looked at from outside, without changing anything."""
 
-from mpreg.persistence.read_only.directory import FoundDirectory, Holder, find_holder
+from mpreg.persistence.found_directory import FoundDirectory, Holder, find_holder
 from mpreg.persistence.read_only.names import StoredName
 from mpreg.persistence.read_only.registry import (
     DirectoryStatistics,

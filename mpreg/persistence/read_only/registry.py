@@ -35,10 +35,10 @@ from mpreg.persistence.batch import Durability
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.data_directory import ACKED_NAME
 from mpreg.persistence.engine import collapsed_groups
+from mpreg.persistence.found_directory import FoundDirectory, Holder
 from mpreg.persistence.kv_store import Entry, KeyValueStore
 from mpreg.persistence.log_store import LogStore
 from mpreg.persistence.paging import OnDamaged, Page, Paged
-from mpreg.persistence.read_only.directory import FoundDirectory, Holder
 from mpreg.persistence.read_only.gateway import ReadOnlyGateway
 from mpreg.persistence.read_only.names import StoredName
 from mpreg.persistence.reader import Reader, ReadRequest

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Final
 
 from mpreg.server.calls import Endpoint
-from mpreg.server.routes import cache, description, keys, logs, node, queues, snapshots
+from mpreg.server.routes import (
+    cache,
+    description,
+    keys,
+    logs,
+    monitoring,
+    node,
+    queues,
+    snapshots,
+)
 
 __all__ = ["ENDPOINTS"]
 
@@ -18,4 +27,5 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *cache.ENDPOINTS,
     *logs.ENDPOINTS,
     *snapshots.ENDPOINTS,
+    *monitoring.ENDPOINTS,
 )

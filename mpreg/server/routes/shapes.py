@@ -9,6 +9,7 @@ from mpreg.server.openapi import Content, Parameter, Shape
 from mpreg.server.routes.cache import IncrementRequest, InvalidateRequest
 from mpreg.server.routes.keys import SCAN_ENTRIES_MAX
 from mpreg.server.routes.logs import READ_RECORDS_MAX, AppendRequest, TruncateRequest
+from mpreg.server.routes.monitoring import ENDPOINTS as MONITORING
 from mpreg.server.routes.queues import (
     DEAD_LETTERS_MAX,
     AckRequest,
@@ -240,6 +241,17 @@ _SNAPSHOTS: Final = {
     "delete_snapshot": Shape(parameters=(_VERSION,), example={"deleted": True}),
 }
 
+_PAGE: Final = Shape(
+    parameters=(_UNLESS,), answer=Content.OTHER, others={304: "It is still the same."}
+)
+
+_MONITORING: Final = {
+    "metrics": Shape(answer=Content.OTHER),
+    "persistence": Shape(answer=Content.VALUE, example={"backend": "sqlite"}),
+    "status": Shape(answer=Content.VALUE, example={"node": {"name": "node-1"}}),
+    **{one.name: _PAGE for one in MONITORING if one.role is None},
+}
+
 SHAPES: Final[Mapping[str, Shape]] = {
     **_NODE,
     **_QUEUES,
@@ -247,4 +259,5 @@ SHAPES: Final[Mapping[str, Shape]] = {
     **_CACHE,
     **_LOGS,
     **_SNAPSHOTS,
+    **_MONITORING,
 }

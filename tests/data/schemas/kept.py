@@ -5,6 +5,7 @@
     schema-N/closed/            as a clean close leaves it
     schema-N/killed/            as a killed process leaves it: the last writes are in the WAL alone
     schema-N/contents.json      what either must give back, by mpreg's own calls
+    journal-N/                  the same of the file backend, by the version of its format
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from mpreg.persistence import PersistenceRegistry
+from mpreg.persistence.backends.file.format import FORMAT_VERSION
+from mpreg.persistence.backends.sqlite.schema import SCHEMA_VERSION
 from mpreg.queues import MessageQueueManager
 
 __all__ = [
     "CONTENTS",
     "DIRECTORY",
+    "NEWEST",
     "STATES",
     "kept_versions",
     "directory_of",
@@ -37,12 +41,18 @@ SNAPSHOTS: Final = ("image", "none")
 QUEUE: Final = "jobs"
 
 
-def directory_of(version: int) -> Path:
-    return DIRECTORY / f"schema-{version}"
+#: The newest version of each backend.
+NEWEST: Final = {"sqlite": SCHEMA_VERSION, "file": FORMAT_VERSION}
+_KINDS: Final = {"sqlite": "schema", "file": "journal"}
 
 
-def kept_versions() -> list[int]:
-    found = [re.fullmatch(r"schema-(\d+)", one.name) for one in DIRECTORY.iterdir()]
+def directory_of(backend: str, version: int) -> Path:
+    return DIRECTORY / f"{_KINDS[backend]}-{version}"
+
+
+def kept_versions(backend: str) -> list[int]:
+    pattern = rf"{_KINDS[backend]}-(\d+)"
+    found = [re.fullmatch(pattern, one.name) for one in DIRECTORY.iterdir()]
     return sorted(int(one[1]) for one in found if one is not None)
 
 

@@ -1,4 +1,4 @@
-"""Makes the stores that are kept of the current schema version::
+"""Makes the stores that are kept of the current version of each backend::
 
     python -m tests.data.schemas.make_kept_database
 
@@ -18,13 +18,19 @@ import anyio
 
 from mpreg.persistence import PersistenceConfig, PersistenceRegistry
 from mpreg.persistence.acked_file import AckedFile
-from mpreg.persistence.backends.sqlite.schema import SCHEMA_VERSION
 from mpreg.queues import MessageQueueManager, QueueConfiguration, QueueType
-from tests.data.schemas.kept import CONTENTS, QUEUE, directory_of, read_contents, receive_messages
+from tests.data.schemas.kept import (
+    CONTENTS,
+    NEWEST,
+    QUEUE,
+    directory_of,
+    read_contents,
+    receive_messages,
+)
 
 #: The same time for all who read it: 2100.
 WALL = 4_102_444_800.0
-KEPT_FILES = ("mpreg.db", "mpreg.db-wal", "ACKED")
+NOT_KEPT = ("LOCK", "mpreg.db-shm")
 
 
 class _Clock:
@@ -32,11 +38,13 @@ class _Clock:
         return WALL
 
 
-def config(data_dir: Path) -> PersistenceConfig:
-    # Small, so that what is kept is small.
+def config(data_dir: Path, backend: str) -> PersistenceConfig:
+    # Small, so that what is kept is small; a journal of several segments, and a snapshot.
     return PersistenceConfig(
         data_dir=data_dir,
+        backend=backend,
         wal_checkpoint_pages=16,
+        journal_segment_bytes=4_096,
         upkeep_interval_seconds=None,
         accounting_interval_seconds=0.01,
     )
@@ -84,20 +92,20 @@ async def _write_queue(registry: PersistenceRegistry) -> None:
         await anyio.sleep(0.01)
 
 
-async def make(there: Path) -> None:
+async def make(there: Path, backend: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         data_dir = Path(temporary)
-        async with PersistenceRegistry(config(data_dir), clock=_Clock()) as registry:
+        async with PersistenceRegistry(config(data_dir, backend), clock=_Clock()) as registry:
             await _write(registry)
             await _write_queue(registry)
-        async with PersistenceRegistry(config(data_dir), clock=_Clock()) as registry:
+        async with PersistenceRegistry(config(data_dir, backend), clock=_Clock()) as registry:
             last = registry.key_value_store("only in the WAL")
             for number in range(3):
                 await last.put(f"{number}", b"x")
             await _noted(registry, data_dir)
             _keep(data_dir, there / "killed")
         _keep(data_dir, there / "closed")
-        async with PersistenceRegistry(config(data_dir), clock=_Clock()) as registry:
+        async with PersistenceRegistry(config(data_dir, backend), clock=_Clock()) as registry:
             contents = await read_contents(registry)
             contents["messages"] = await receive_messages(registry)
         text = json.dumps(contents, indent=1, ensure_ascii=False)
@@ -113,18 +121,21 @@ async def _noted(registry: PersistenceRegistry, data_dir: Path) -> None:
 
 def _keep(data_dir: Path, there: Path) -> None:
     there.mkdir(parents=True)
-    for name in KEPT_FILES:
-        if (data_dir / name).exists() and (data_dir / name).stat().st_size:
-            shutil.copyfile(data_dir / name, there / name)
+    for path in data_dir.iterdir():
+        if path.name not in NOT_KEPT and path.stat().st_size:
+            shutil.copyfile(path, there / path.name)
 
 
 def main() -> int:
-    there = directory_of(SCHEMA_VERSION)
-    if there.exists():
-        print(f"{there}: is kept already, and stays as it is", file=sys.stderr)
-        return 1
-    anyio.run(make, there)
-    return 0
+    made = False
+    for backend, version in NEWEST.items():
+        there = directory_of(backend, version)
+        if there.exists():
+            print(f"{there}: is kept already, and stays as it is", file=sys.stderr)
+        else:
+            anyio.run(make, there, backend)
+            made = True
+    return 0 if made else 1
 
 
 if __name__ == "__main__":

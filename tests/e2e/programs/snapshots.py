@@ -1,7 +1,8 @@
 """Saves one version after the other, in pieces, until it is killed.
 
-``snapshots LOOP DATA_DIR``. It says ``begin NUMBER`` before a save, ``piece NUMBER`` for each piece
-that it hands over, and ``saved NUMBER VERSION`` after the ack. Numbers count on over all lives.
+``snapshots LOOP DATA_DIR BACKEND``. It says ``begin NUMBER`` before a save, ``piece NUMBER`` for
+each piece that it hands over, and ``saved NUMBER VERSION`` after the ack. Numbers count on over all
+lives.
 """
 
 from __future__ import annotations
@@ -32,10 +33,14 @@ async def told(number: int) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def main(data_dir: Path) -> None:
+async def main(data_dir: Path, backend: str) -> None:
     # Small, so that many checkpoints are killed too.
     config = PersistenceConfig(
-        data_dir=data_dir, wal_checkpoint_pages=256, upkeep_interval_seconds=0.01
+        data_dir=data_dir,
+        backend=backend,
+        wal_checkpoint_pages=256,
+        journal_segment_bytes=256 << 10,
+        upkeep_interval_seconds=0.01,
     )
     async with PersistenceRegistry(config) as registry:
         images = registry.snapshot_store("images", retention=RETENTION)
@@ -48,4 +53,4 @@ async def main(data_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], main, Path(sys.argv[2]))
+    run(sys.argv[1], main, Path(sys.argv[2]), sys.argv[3])

@@ -66,6 +66,8 @@ class Writer:
                 task_group.start_soon(self.transact, caller)
                 task_group.start_soon(self.compete, caller)
                 task_group.start_soon(self.pipeline, caller)
+            while True:
+                await self.registry.compact()
 
     async def put(self, kind: str, caller: int, durability: Durability) -> None:
         key = f"{kind}-{caller}"

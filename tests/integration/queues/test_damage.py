@@ -9,6 +9,7 @@ import pytest
 from mpreg.queues import MessageQueue, QueueConfiguration, QueueType
 from tests.integration.queues.support import (
     finished,
+    log_named,
     open_queue,
     payloads,
     rows,
@@ -224,3 +225,26 @@ async def test_a_damaged_dead_letter_is_told_and_the_others_are_listed(
         assert jobs.statistics().dead == 1
         assert await jobs.purge_dead_letters() == 1
         assert jobs.statistics().dead == 0
+
+
+async def test_offsets_of_messages_that_were_lost_are_not_given_again(
+    data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A repair can lose the end of a log and keep what became of the messages there."""
+    async with open_queue(data_dir) as jobs:
+        await jobs.subscription("other")
+        await jobs.send_many(range(5))
+        assert await finished(jobs, 4) == [0, 1, 2, 3]
+    log = log_named(data_dir, "/0")
+    tamper(data_dir, "DELETE FROM records WHERE log_id = ? AND offset >= 2", (log,))
+    async with open_queue(data_dir) as jobs:
+        await jobs.send_many(["new", "newer"])
+        assert await finished(jobs, 2) == ["new", "newer"]
+        other = await jobs.subscription("other")
+        assert await finished(other, 4) == [0, 1, "new", "newer"]
+        assert [letter.offset for letter in await jobs.dead_letters()] == [2, 3]
+    assert reported(caplog, "'jobs'", "from offset 2 to 3", "lost")
+    caplog.clear()
+    async with open_queue(data_dir) as jobs:
+        assert await jobs.receive(wait_seconds=0) is None
+    assert not reported(caplog, "lost")

@@ -43,6 +43,24 @@ async def kill(jobs: MessageQueue, count: int = 1) -> None:
         await message.nack(reason=f"no use for {message.payload}")
 
 
+# --- many at once ---
+
+
+async def test_of_many_that_die_at_once_the_first_is_buried_first_and_many_in_one_commit(
+    data_dir: Path,
+) -> None:
+    settings = QueueConfiguration(max_deliveries=1, lease_seconds=0.01)
+    async with open_queues(data_dir) as (registry, queues):
+        jobs = await queues.create_queue("jobs", settings)
+        await jobs.send_many(range(300))
+        assert len(await jobs.receive_many(300)) == 300
+        before = (await registry.stats()).commits
+        await until(lambda: jobs.statistics().dead == 300)
+        assert (await registry.stats()).commits - before < 30
+        keys = list(jobs._core.state.dead)
+        assert keys == sorted(keys)
+
+
 # --- attempts ---
 
 
@@ -230,6 +248,24 @@ async def test_some_of_them_are_redriven_by_letter_key_or_message_id(data_dir: P
         assert await jobs.redrive(letters[:3]) == 0
         with pytest.raises(InvalidArgumentError):
             await jobs.redrive([7])  # type: ignore[list-item]
+
+
+async def test_a_message_that_died_in_several_subscriptions_is_sent_again_once(
+    data_dir: Path,
+) -> None:
+    async with open_queue(data_dir, ONCE) as jobs:
+        audit = await jobs.subscription("audit")
+        message_ids = await jobs.send_many(["a", "b"])
+        for source in (jobs, audit):
+            for _ in range(2):
+                await (await take(source)).nack()
+        assert len(await jobs.dead_letters()) == 4
+        assert await jobs.redrive() == 4
+        assert jobs.statistics().dead == 0
+        for source in (jobs, audit):
+            again = await source.receive_many(10)
+            assert [message.id for message in again] == message_ids
+            assert await source.receive(wait_seconds=0) is None
 
 
 async def test_redriven_by_several_at_once_none_is_sent_twice(data_dir: Path) -> None:

@@ -293,6 +293,33 @@ async def test_one_that_is_called_takes_for_those_behind_it_in_one_write(data_di
         assert [(await take(jobs)).attempt for _ in range(8)] == [2] * 8
 
 
+async def test_what_is_purged_while_its_attempt_is_written_is_handed_out_to_nobody(
+    data_dir: Path,
+) -> None:
+    backend = GatedBackend(data_dir)
+    async with open_queue(data_dir, backend=backend) as jobs:
+        await jobs.send_many([0, 1])
+        got: list[Any] = []
+
+        async def wait() -> None:
+            message = await take(jobs)
+            got.append((message.payload, message.attempt))
+            await message.ack()
+
+        backend.close_gate()
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(jobs.purge)
+            await backend.reached()
+            # Behind the purge, and not knowing of it: one takes for the other, too.
+            task_group.start_soon(wait)
+            task_group.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            backend.open_gate()
+            await jobs.send("after")
+            await jobs.send("after")
+        assert got == [("after", 1)] * 2
+
+
 @pytest.mark.parametrize("cancelled", [0, 1, 2])
 async def test_one_of_those_served_together_that_is_cancelled_gives_its_own_back(
     data_dir: Path, cancelled: int

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mpreg.codec import encode_reserved_name
@@ -58,6 +59,26 @@ async def test_an_expired_message_is_not_handed_out(data_dir: Path) -> None:
         assert (await take(jobs)).payload == "longer"
         assert await jobs.receive(wait_seconds=0) is None
         assert jobs.statistics().expired == 1
+
+
+def test_however_much_expires_at_once_others_get_their_turn() -> None:
+    async def story(
+        registry: PersistenceRegistry, queues: MessageQueueManager, simulation: Simulation
+    ) -> None:
+        settings = QueueConfiguration(delivery_guarantee=DeliveryGuarantee.FIRE_AND_FORGET)
+        jobs = await queues.create_queue("jobs", settings)
+        await jobs.send_many([None] * 2_000, ttl_seconds=60.0)
+        simulation.clock.jump(100.0)
+        jobs._core.sweeping = True
+        jobs._core.ask_for_upkeep()
+        sizes = set()
+        for _ in range(100):
+            sizes.add(jobs.statistics().size)
+            await anyio.lowlevel.checkpoint()
+        assert jobs.statistics().size == 0
+        assert len(sizes) > 4
+
+    virtual(story)
 
 
 async def test_a_message_expires_by_the_wall_clock_also_while_nothing_runs(data_dir: Path) -> None:
@@ -238,6 +259,28 @@ async def test_who_waits_for_room_is_served_in_the_order_of_coming(data_dir: Pat
             assert await finished(jobs, 1) == [2]
         assert done == ["two", "one"]
         assert await finished(jobs, 3) == ["two", "two", "one"]
+
+
+def test_delay_and_time_to_live_count_from_when_there_was_room() -> None:
+    async def story(
+        registry: PersistenceRegistry, queues: MessageQueueManager, simulation: Simulation
+    ) -> None:
+        jobs = await queues.create_queue("jobs", QueueConfiguration(max_size=1))
+        await jobs.send("first")
+
+        async def send() -> None:
+            await jobs.send("second", ttl_seconds=50.0, delay_seconds=20.0, wait_seconds=None)
+
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(send)
+            await anyio.sleep(100.0)
+            assert await finished(jobs, 1) == ["first"]
+        sent_at, since = simulation.clock.wall(), anyio.current_time()
+        message = await take(jobs, wait_seconds=30.0)
+        assert anyio.current_time() - since == pytest.approx(20.0, abs=1.0)
+        assert message.sent_at == pytest.approx(sent_at, abs=1.0)
+
+    virtual(story)
 
 
 async def test_who_waited_long_enough_is_refused(data_dir: Path) -> None:

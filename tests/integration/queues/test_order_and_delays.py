@@ -277,6 +277,17 @@ async def test_a_number_of_messages_that_is_none_is_refused(data_dir: Path) -> N
                 jobs.consume(count)
 
 
+async def test_who_waits_is_called_in_the_loop_turn_of_the_sends_ack(data_dir: Path) -> None:
+    async with open_queue(data_dir) as jobs, anyio.create_task_group() as task_group:
+        task_group.start_soon(take, jobs)
+        await anyio.wait_all_tasks_blocked()
+        line = jobs._core.lines["default"]
+        assert line.wanted == 1
+        await jobs.send("work")
+        # It was woken when this task was, and before anything else ran; it may run already.
+        assert not line._waiting
+
+
 async def test_who_waits_is_woken_by_a_send_and_in_the_order_of_coming(data_dir: Path) -> None:
     async with open_queue(data_dir) as jobs:
         got: dict[str, object] = {}

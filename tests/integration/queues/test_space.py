@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from mpreg.queues import Message, MessageQueue, QueueConfiguration
+from mpreg.queues.core import SNAPSHOT_AFTER_CHANGES
 from tests.integration.queues.support import (
     copied_while_open,
     count_rows,
     finished,
     open_queue,
+    open_queues,
     payloads,
     take,
     until,
@@ -108,3 +110,18 @@ async def test_memory_follows_what_is_exceptional_and_not_what_is_pending(data_d
             taken += len(await jobs.receive_many(10_000))
         assert taken == 1_000
         assert jobs._core.bodies.bytes <= 100_000 + 1_500
+
+
+async def test_a_large_state_is_saved_less_often_than_a_small_one(data_dir: Path) -> None:
+    """Else what is written of it, and the time that takes, would follow its size and not what is
+    done with it."""
+    async with open_queues(data_dir) as (registry, queues):
+        jobs = await queues.create_queue("jobs")
+        await jobs.send_many([None] * 20_000, delay_seconds=10_000.0)
+        await registry.save_snapshots()
+        assert jobs._core.changes == 0
+        assert jobs._core.changes_min > SNAPSHOT_AFTER_CHANGES
+        await jobs.purge()
+        await jobs.send_many([None] * 300)
+        await registry.save_snapshots()
+        assert jobs._core.changes_min < SNAPSHOT_AFTER_CHANGES

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mpreg.persistence import InvalidArgumentError, ValueTooLargeError
@@ -329,6 +330,35 @@ async def test_what_is_no_subscription_is_refused_and_nothing_was_made(data_dir:
                 await jobs.subscription("audit", start=start)
         assert set(jobs.statistics().subscriptions) == {"default"}
         assert (await registry.stats()).commits == before
+
+
+async def test_however_many_messages_are_of_other_topics_others_get_their_turn(
+    data_dir: Path,
+) -> None:
+    settings = QueueConfiguration(delivery_guarantee=DeliveryGuarantee.BROADCAST)
+    async with open_queue(data_dir, settings) as jobs:
+        mine = await jobs.subscription("mine", "mine")
+        await jobs.send_many([None] * 3_000, topic="others")
+        turns = 0
+
+        async def go_on() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await anyio.lowlevel.checkpoint()
+
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(go_on)
+            await anyio.lowlevel.checkpoint()
+            # Longer than any read: the very first look is cut short.
+            messages = mine._core.choose(mine._state, 1)
+            assert not messages.is_over
+            before = turns
+            assert await mine.receive(wait_seconds=0) is None
+            assert turns > before
+            task_group.cancel_scope.cancel()
+        await jobs.send("for me", topic="mine")
+        assert (await take(mine)).payload == "for me"
 
 
 async def test_counts_are_kept_for_each_subscription(data_dir: Path) -> None:

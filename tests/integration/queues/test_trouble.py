@@ -24,6 +24,8 @@ from mpreg.queues import (
     MessageQueue,
     MessageQueueManager,
     QueueConfiguration,
+    QueueDeletedError,
+    QueueFullError,
     QueueNotFoundError,
     QueueType,
 )
@@ -370,3 +372,26 @@ async def test_on_a_bad_disk_every_message_is_worked_on(seed: int) -> None:
     async with open_simulated(disk, faults) as (_, queues):
         statistics = (await queues.get_queue("jobs")).statistics()
         assert (statistics.size, statistics.sent, statistics.acknowledged) == (0, 40, 40)
+
+
+async def test_errors_name_the_queue_and_say_what_is_true_and_what_to_do(data_dir: Path) -> None:
+    async with open_queues(data_dir) as (_, queues):
+        jobs = await queues.create_queue("jobs", QueueConfiguration(max_size=2))
+        audit = await jobs.subscription("audit")
+        await jobs.send_many([0, 1])
+        with pytest.raises(QueueFullError, match=r"'jobs'.*nothing was sent: send it later"):
+            await jobs.send(2)
+        with pytest.raises(QueueFullError, match=r"'jobs'.*more than the bounds ever let in"):
+            await jobs.send_many([2, 3, 4], wait_seconds=None)
+        message = await take(jobs)
+        await message.ack()
+        with pytest.raises(LeaseLostError, match=r"'jobs'.*offset 0.*nothing was changed: drop"):
+            await message.ack()
+        await jobs.delete_subscription("audit")
+        with pytest.raises(QueueNotFoundError, match=r"'audit' of queue 'jobs'.*make it anew"):
+            await audit.receive(wait_seconds=0)
+        await queues.delete_queue("jobs")
+        with pytest.raises(QueueDeletedError, match=r"'jobs' was deleted.*make it anew"):
+            await jobs.send(2)
+        with pytest.raises(QueueNotFoundError, match=r"no queue 'jobs'; .*create_queue"):
+            await queues.get_queue("jobs")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import attrs
 import httpx
 import pytest
 from anyio.abc import SocketStream, TaskStatus
@@ -294,6 +295,18 @@ async def test_a_node_can_be_cancelled(data_dir: Path) -> None:
             task_group.cancel_scope.cancel()
     async with stream:
         assert await read_all(stream) == b""
+
+
+async def test_a_queue_that_cannot_become_what_the_settings_say_is_named(data_dir: Path) -> None:
+    stored = attrs.evolve(settings_of(data_dir), persistence=config(data_dir))
+    changed = attrs.evolve(stored, queues={"jobs": QueueConfiguration(queue_type="priority")})
+    stop = anyio.Event()
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async with anyio.create_task_group() as task_group:
+            await task_group.start(run, stored, stop)
+            stop.set()
+        with pytest.raises(ConfigurationError, match=r"mpreg\.queues\.jobs: queue_type"):
+            await run(changed, anyio.Event())
 
 
 async def test_a_place_that_is_taken_is_told(data_dir: Path) -> None:

@@ -178,6 +178,7 @@ async def test_a_watch_goes_on_after_the_last_event_that_was_seen(data_dir: Path
             assert event(await who.hear_event())[0] == "resumed"
             later = await store.put("eve", b"3")
             assert event(await who.hear_event())[1] == str(later)
+        assert (await node.client.head(f"{KEYS}?watch")).status_code == 200
         wrong = await node.client.get(f"{KEYS}?watch", headers={"last-event-id": "x"})
         assert error_of(wrong) == (400, "InvalidArgumentError")
 

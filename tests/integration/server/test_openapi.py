@@ -88,7 +88,8 @@ def test_each_answer_has_an_example_unless_it_is_bytes() -> None:
     for one, operation in operations():
         [status] = [status for status in operation["responses"] if status in ("200", "201")]
         content = operation["responses"][status]["content"]
-        assert "application/octet-stream" in content or "example" in content[JSON], one
+        if JSON in content:
+            assert "example" in content[JSON], one
         body = operation.get("requestBody", {"content": {"application/octet-stream": {}}})
         assert "application/octet-stream" in body["content"] or "example" in body["content"][JSON]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpreg.queues import core, storage, truncation, upkeep
+from mpreg.queues import core, selection, storage, truncation, upkeep
 
 
 @pytest.fixture(autouse=True)
@@ -13,6 +13,9 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "SNAPSHOT_AFTER_CHANGES", 30)
     monkeypatch.setattr(upkeep, "DROPPED_PER_BATCH", 3)
     monkeypatch.setattr(upkeep, "COPIED_BYTES_MAX", 300)
+    monkeypatch.setattr(upkeep, "BURIED_PER_BATCH", 3)
+    monkeypatch.setattr(upkeep, "SWEPT_AT_ONCE_MAX", 2)
+    monkeypatch.setattr(selection, "PASSED_AT_ONCE_MAX", 2)
     monkeypatch.setattr(truncation, "FINISHED_MIN", 8)
     monkeypatch.setattr(truncation, "REMOVED_MAX", 40)
     monkeypatch.setattr(truncation, "FINISHED_PER_COPY", 3)

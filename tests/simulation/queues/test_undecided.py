@@ -114,6 +114,38 @@ def test_who_waits_has_its_messages_after_a_deletion_that_failed(what: str) -> N
     tell(story)
 
 
+@pytest.mark.parametrize("what", ["queue", "subscription"])
+def test_what_was_to_die_during_a_deletion_that_failed_dies_after_it(
+    what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(queues: MessageQueueManager, backend: Gated) -> None:
+        settings = QueueConfiguration(max_deliveries=1, lease_seconds=10.0)
+        queue = await queues.create_queue("jobs", settings)
+        source = await queue.subscription("audit")
+        await queue.send_many(["a", "b"])
+        assert len(await source.receive_many(2)) == 2
+
+        async def delete() -> None:
+            if what == "queue":
+                await queues.delete_queue("jobs")
+            else:
+                await queue.delete_subscription("audit")
+
+        backend.close_gate()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(expect, MpregError, delete)
+            await backend.reached.wait()
+            # Their leases end, and it is not known whether there is anybody they can die for.
+            await anyio.sleep(60)
+            backend.order(Fault.ROLLED_BACK)
+            backend.open_gate()
+        await anyio.sleep(60)
+        assert [letter.payload for letter in await queue.dead_letters()] == ["a", "b"]
+
+    tell(story)
+    assert "upkeep failed" not in caplog.text
+
+
 def test_the_next_configuration_is_compared_with_the_one_under_way() -> None:
     async def story(queues: MessageQueueManager, backend: Gated) -> None:
         queue = await queues.create_queue("jobs", QueueConfiguration(max_size=10))

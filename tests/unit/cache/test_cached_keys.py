@@ -64,7 +64,7 @@ def test_an_argument_that_makes_no_key_is_refused_with_what_to_do(argument: obje
 
 def test_wrong_arguments_are_told_as_python_tells_them() -> None:
     with pytest.raises(TypeError, match="missing a required argument: 'a'"):
-        f.key()
+        f.key()  # type: ignore[call-arg]
 
 
 def test_a_key_of_ones_own_makes_the_parts() -> None:
@@ -87,5 +87,5 @@ def test_what_it_is_made_of_is_checked_at_once_and_it_looks_like_its_function() 
         cached(CACHE, namespace="f")(sync)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="a namespace cannot be empty"):
         cached(CACHE, namespace="")
-    assert f.__name__ == "f"
+    assert f.__name__ == "f"  # type: ignore[attr-defined]
     assert f.cache is CACHE

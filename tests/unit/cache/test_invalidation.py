@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mpreg.cache.invalidation import Barriers, Prefix, Target, dependency_row, target_row
 from mpreg.cache.keys import GlobalCacheKey, decode_namespace, encode_key, namespace_of
 from mpreg.cache.records import Link
+from tests.unit.cache.calls import calls_during
 
 KEYS = [
     GlobalCacheKey(namespace, part) for namespace in ("a", "a\x00") for part in ("", "x", "xy", 1)
@@ -107,3 +108,27 @@ def test_an_older_barrier_does_not_lower_a_newer_one() -> None:
         barriers.raise_to("t", version)
     assert barriers.space("a").prefixes == {target.encoded: 5}
     assert barriers.links == {"t": 5}
+
+
+@pytest.mark.parametrize("user", ["nobody", "0"])
+def test_an_entry_is_held_against_many_prefixes_in_as_many_steps_as_they_have_lengths(
+    user: str,
+) -> None:
+    barriers, entry = Barriers(), encode_key(GlobalCacheKey("users", user, 1))
+    space, dead = barriers.space("users"), user == "0"
+
+    def work() -> None:
+        assert space.kills(entry, 1) == dead
+        assert not space.kills(entry, 1_000)
+
+    calls = []
+    for count in (10, 1_000):
+        for number in range(count):
+            barriers.raise_to(Prefix.of("users", (str(number),)), 2 + number % 2)
+        calls.append(calls_during(work))
+    assert calls[1] <= calls[0] + 8
+    for target, version in barriers.standing():
+        barriers.lower(target, version)
+    assert not space.kills(entry, 1)
+    assert not space.prefixes
+    assert not space._lengths

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-import sys
-from collections.abc import Callable, Hashable
-from types import FrameType
+from collections.abc import Hashable
 
 import pytest
 
 from mpreg.cache import EvictionPolicyName, HeldEntry, MemoryCache
 from mpreg.cache.eviction.lfu import LfuPolicy
+from tests.unit.cache.calls import calls_during
 
 every_policy = pytest.mark.parametrize("policy", EvictionPolicyName)
 
@@ -103,23 +102,6 @@ def test_ttl_first_gives_up_what_expires_soonest() -> None:
     cache.get("soon", 0.0)
     cache.get("for ever", 0.0)
     assert list(cache.coldest_first()) == ["soon", "late", "also for ever", "for ever"]
-
-
-def calls_during(work: Callable[[], None]) -> int:
-    """All calls of functions, also of those in C."""
-    calls = 0
-
-    def count(frame: FrameType, event: str, argument: object) -> None:
-        nonlocal calls
-        calls += event in {"call", "c_call"}
-
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
-    return calls
 
 
 def calls_per_step(policy: str, entries: int) -> float:

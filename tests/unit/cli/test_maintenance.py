@@ -22,7 +22,8 @@ REPORTS: Final = {
     "bytes full damaged notices findings",
     "backup": "path commit_sequence first_sequence size_bytes copied_bytes unchanged verification",
     "compact": "path expired_entries log_records snapshot_versions snapshot_bytes snapshot_chunks "
-    "freed_bytes free_bytes database_bytes_before database_bytes wal_bytes_before wal_bytes",
+    "damaged freed_bytes free_bytes database_bytes_before database_bytes wal_bytes_before "
+    "wal_bytes",
     "restore": "path commit_sequence size_bytes replaced",
     "export": "lines entries records snapshots commit_sequence",
     "import": "path entries records snapshots commit_sequence",
@@ -75,7 +76,7 @@ def test_what_cannot_be_examined_ends_with_1(tmp_path: Path) -> None:
     as_json = run("verify", "--data-dir", tmp_path / "none", "--json")
     assert as_json.exit_code == 1
     assert json.loads(as_json.stderr) == {
-        "error": "DataDirectoryError",
+        "error": "DataDirectoryMissingError",
         "message": missing.stderr.splitlines()[0].removeprefix("mpreg: "),
         "state": "unchanged",
         "advice": [],
@@ -225,3 +226,92 @@ def test_acknowledged_commits_that_are_missing_are_damage(data_dir: Path) -> Non
         result = run(*command, "--data-dir", copy)
         assert result.exit_code == 3
         assert "were acknowledged as durable and are missing" in result.stdout
+
+
+def test_a_queue_whose_messages_are_lost_behind_its_cursor_is_told(data_dir: Path) -> None:
+    tamper(
+        data_dir,
+        "DELETE FROM records WHERE log_id = (SELECT id FROM logs WHERE hex(name) LIKE '%2F30')",
+    )
+    done = run("verify", "--data-dir", data_dir, "--json")
+    assert done.exit_code == 3
+    kinds = {one["kind"]: one["where"] for one in json.loads(done.stdout)["findings"]}
+    assert kinds == {"cursor": "queue 'jobs', subscription 'default', priority 0"}
+
+
+def test_whatever_is_in_a_name_moves_no_cursor(data_dir: Path, tmp_path: Path) -> None:
+    wicked = "\x1b[2J\x9b5m\u202e"
+    place = tmp_path / f"to{wicked}"
+    shown = [
+        run("backup", place, "--data-dir", data_dir),
+        run("verify", "--data-dir", place),
+        run("stats", "--data-dir", place),
+        run("restore", tmp_path / wicked, "--data-dir", tmp_path / "new"),
+        run("inspect", "keys", wicked, "--data-dir", data_dir),
+        run("queue", "show", wicked, "--data-dir", data_dir),
+        run("queue", "redrive", wicked, "--data-dir", data_dir),
+        run("verify", wicked),
+        run(wicked),
+        run("verify", "--config", tmp_path / wicked),
+    ]
+    for done in shown:
+        assert "\\x1b[2J\\x9b5m\\u202e" in done.output
+        assert all(char == "\n" or char.isprintable() for char in done.output), done.output
+
+
+def test_a_backup_is_not_put_where_it_goes_with_the_store(data_dir: Path, tmp_path: Path) -> None:
+    place = tmp_path / "backup"
+    assert run("backup", place, "--data-dir", data_dir).exit_code == 0
+    commands: list[tuple[object, ...]] = [
+        ("backup", data_dir / "backup", "--data-dir", data_dir),
+        ("restore", place, "--data-dir", place, "--overwrite"),
+        ("restore", place, "--data-dir", place / "data"),
+        ("export", data_dir / "mpreg.db", "--data-dir", data_dir),
+        ("backup", "/", "--data-dir", data_dir),
+    ]
+    for command in commands:
+        refused = run(*command)
+        assert refused.exit_code == 1, command
+        assert "name another place" in refused.stderr or "name a directory in it" in refused.stderr
+    assert run("verify", "--data-dir", data_dir).exit_code == 0
+    assert {path.name for path in place.iterdir()} == {"BACKUP", "mpreg.db"}
+
+
+def test_an_export_goes_to_what_is_no_file_and_never_in_its_place(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    assert run("export", "/dev/null", "--data-dir", data_dir).exit_code == 0
+    assert Path("/dev/null").is_char_device()
+    if Path("/dev/full").exists():
+        full = run("export", "/dev/full", "--data-dir", data_dir)
+        assert (full.exit_code, "/dev/full: no room left" in full.stderr) == (4, True)
+    refused = run("export", tmp_path, "--data-dir", data_dir)
+    assert refused.exit_code == 1
+    missing = run("export", tmp_path / "none" / "lines", "--data-dir", data_dir)
+    assert missing.exit_code == 1
+    (tmp_path / "lines").write_text("before")
+    (tmp_path / "link").symlink_to(tmp_path / "lines")
+    assert run("export", tmp_path / "link", "--data-dir", data_dir).exit_code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "lines").read_text().startswith('{"type":"mpreg-export"')
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "lines", "link"}
+
+
+def test_a_damaged_acked_file_is_set_aside_where_it_can_be_read(data_dir: Path) -> None:
+    (data_dir / "ACKED").write_bytes(b"\xff" * 200)
+    assert run("verify", "--data-dir", data_dir).exit_code == 3
+    assert run("verify", "--repair", "--data-dir", data_dir).exit_code == 0
+    (line,) = (data_dir / "quarantine" / "000001.jsonl").read_text().splitlines()
+    assert json.loads(line)["data"] == {"base64": "//" + "//" * 132 + "8="}
+    assert run("verify", "--data-dir", data_dir).exit_code == 0
+
+
+def test_what_was_set_aside_and_is_changed_is_told_and_is_no_damage(data_dir: Path) -> None:
+    tamper(data_dir, "UPDATE records SET data = x'00' WHERE offset = 9 AND length(data) = 100")
+    assert run("verify", "--repair", "--data-dir", data_dir).exit_code == 0
+    kept = data_dir / "quarantine" / "000001.jsonl"
+    kept.write_text(kept.read_text().replace('"offset": 9', '"offset": 8'))
+    done = run("verify", "--data-dir", data_dir)
+    assert "note  quarantine/000001.jsonl, line 1: " in done.stdout
+    # The offset is missing for no reason that is known any more.
+    assert done.exit_code == 3

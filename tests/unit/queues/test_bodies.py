@@ -83,6 +83,22 @@ def test_bodies_are_what_a_naive_model_says(
         assert bodies.bytes <= bytes_max or len(model) == 1
 
 
+@given(st.lists(st.integers(0, 3_000), min_size=1, max_size=9), st.integers(0, 8_000))
+def test_several_put_at_once_are_as_put_one_after_the_other(
+    sizes: list[int], bytes_max: int
+) -> None:
+    together, apart = Bodies(bytes_max), Bodies(bytes_max)
+    for bodies in (together, apart):
+        bodies.put("b", (0, 0), body(10))
+    together.put_all(
+        "a", 1, 5, [(MessageRecord("", 0.0, "", 0.0, None, {}, b""), s) for s in sizes]
+    )
+    for offset, size in enumerate(sizes, 5):
+        apart.put("a", (1, offset), body(size))
+    assert list(together._bodies) == list(apart._bodies)
+    assert (together._places, together.bytes) == (apart._places, apart.bytes)
+
+
 def test_one_that_is_larger_than_all_the_room_is_there_all_the_same() -> None:
     bodies = Bodies(1_000)
     bodies.put("a", (0, 0), body(10))

@@ -9,8 +9,15 @@ from random import Random
 import pytest
 
 from mpreg.queues.configuration import DeliveryGuarantee, QueueConfiguration
-from mpreg.queues.cursor import DeliveryState
-from mpreg.queues.records import Kept, SubscriptionChanged, SubscriptionDeleted, decode_event
+from mpreg.queues.cursor import Cursor, DeliveryState
+from mpreg.queues.records import (
+    Kept,
+    MessageRecord,
+    SubscriptionChanged,
+    SubscriptionDeleted,
+    decode_event,
+)
+from mpreg.queues.selection import choose
 from mpreg.queues.snapshot import decode_snapshot
 from mpreg.queues.state import QueueState
 from tests.unit.queues.life import Life, replayed, snapshot_of, state_of, told_by, waits_of
@@ -194,3 +201,39 @@ def test_any_events_in_any_order_are_taken_in() -> None:
         for lane in list(state.lanes):
             state.place_lane(lane, 0, 100)
         state.lose_leases(life.wall, life.now)
+
+
+def test_what_others_have_finished_is_one_step_however_much_it_is() -> None:
+    """And what a consumer of one's own has stays with it."""
+    settings = QueueConfiguration(delivery_guarantee=DeliveryGuarantee.QUORUM)
+    state = QueueState(settings)
+    for name in ("quick", "slow"):
+        state.apply(SubscriptionChanged(name, None, None))
+    state.sent(0, 1_000_000, 1_000_000)
+    slow = state.subscriptions["slow"]
+    held = slow.cursor(0).ensure(0, 500_000)
+    returned = slow.cursor(0).ensure(0, 700_000)
+    assert held is not None
+    assert returned is not None
+    held.state = DeliveryState.LEASED
+    slow.cursor(0).make_ready(returned)
+    state.subscriptions["quick"].cursor(0).acknowledged.add_range(0, 999_999)
+    state.lane(0).finished.add_range(0, 999_999)
+    last = (MessageRecord("last", 0.0, "", 0.0, None, {}, b""), 1)
+    choice = choose(state, slow, 10, lambda _: last, wall=0.0, now=0.0)
+    assert [delivery.offset for delivery, _ in choice.deliveries] == [999_999]
+    assert choice.steps < 10
+    assert slow.holds(held)
+    assert not slow.holds(returned)
+    assert slow.cursor(0).done.ranges() == ((0, 500_000), (500_001, 999_999))
+
+
+def test_a_message_that_comes_back_again_and_again_leaves_nothing_behind() -> None:
+    cursor = Cursor()
+    delivery = cursor.ensure(0, 0)
+    assert delivery is not None
+    for _ in range(1_000):
+        cursor.make_ready(delivery)
+        assert cursor.candidate(1) == 0
+        delivery.state = DeliveryState.LEASED
+    assert len(cursor._ready) == 1

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpreg.errors import InvalidArgumentError, LeaseLostError, RequestRefusedError
+from mpreg.errors import (
+    InvalidArgumentError,
+    LeaseLostError,
+    NotFoundError,
+    RequestRefusedError,
+)
 from mpreg.queues import Message
+from mpreg.server.answers import Answer
+from mpreg.server.calls import Call, Endpoint
 from mpreg.server.idempotency import fingerprint
 from mpreg.server.leases import SETTLED_ENDS_MAX, Leases
 from mpreg.server.names import checked_name, checked_path
 from mpreg.server.routes.conditions import EXISTS, Condition, condition_of, is_unchanged
+from mpreg.server.routing import Router
 
 
 @given(text=st.text(max_size=300))
@@ -81,6 +90,41 @@ def test_a_reader_says_which_versions_it_has() -> None:
     assert is_unchanged({"if-none-match": "*"}, 7)
     assert not is_unchanged({"if-none-match": '"77"'}, 7)
     assert not is_unchanged({}, 7)
+
+
+async def nothing(call: Call) -> Answer:
+    return Answer()
+
+
+def an_endpoint(method: str, path: str) -> Endpoint:
+    return Endpoint(method=method, path=path, handler=nothing, role=None, summary="Nothing")
+
+
+def test_a_path_leads_to_its_route_with_its_parts() -> None:
+    one = an_endpoint("GET", "/v1/keys/{namespace}")
+    deep = an_endpoint("PUT", "/v1/keys/{namespace}/{key:path}")
+    page = an_endpoint("GET", "/")
+    file = an_endpoint("GET", "/assets/{file}")
+    router = Router.of([one, deep, page, file])
+    assert router.find("GET", "/v1/keys/n") == (one, {"namespace": "n"})
+    assert router.find("HEAD", "/v1/keys/n") == (one, {"namespace": "n"})
+    assert router.find("PUT", "/v1/keys/n/a/b") == (deep, {"namespace": "n", "key": "a/b"})
+    assert router.find("PUT", "/v1/keys/n/") == (deep, {"namespace": "n", "key": ""})
+    assert router.find("GET", "/") == (page, {})
+    assert router.find("GET", "/assets/a.js") == (file, {"file": "a.js"})
+    for path in ("", "/v1", "/v1/keys", "/v1/keys/", "/v2/keys/n", "//", "/v1/none/n", "v1/keys/n"):
+        with pytest.raises(NotFoundError):
+            router.find("GET", path)
+    with pytest.raises(RequestRefusedError) as caught:
+        router.find("POST", "/v1/keys/n")
+    assert (caught.value.status, caught.value.allowed) == (405, "GET, HEAD")
+
+
+@given(method=st.text(max_size=5), path=st.text(max_size=20))
+def test_any_path_leads_somewhere_or_is_refused(method: str, path: str) -> None:
+    router = Router.of([an_endpoint("GET", "/v1/q/{a}/{b:path}"), an_endpoint("PUT", "/v1/q/{a}")])
+    with suppress(NotFoundError, RequestRefusedError):
+        router.find(method, f"/v1/q/{path}")
 
 
 def leases() -> Leases:

@@ -44,10 +44,10 @@ def test_an_option_wins_over_the_environment_and_that_over_the_file(file: Path) 
     assert found.persistence.data_dir == file.parent / "of-the-file"
     found = settings(file, None, VARIABLES, port=None)
     assert (found.server.port, found.server.loop) == (2, "trio")
-    assert found.persistence.data_dir == file.parent / "of-the-environment"
+    assert found.persistence.data_dir == Path("of-the-environment")
     found = settings(file, Path("typed"), VARIABLES, port=3, loop="asyncio")
     assert (found.server.port, found.server.loop) == (3, "asyncio")
-    assert found.persistence.data_dir == Path("typed").absolute()
+    assert found.persistence.data_dir == Path("typed")
 
 
 def test_a_directory_is_all_that_is_needed(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 
 import click
 
-from mpreg.cli.decoding import printable
 from mpreg.cli.exits import NotFoundError
 from mpreg.cli.output import Output
 from mpreg.cli.settings import Settings
@@ -40,7 +39,7 @@ async def redrive(
         left = source.statistics().dead
         output.row(
             {"queue": name, "to": target.name, "redriven": moved, "dead": left},
-            f"{moved} dead letters sent again to {printable(target.name)!r}; {left} stay",
+            f"{moved} dead letters sent again to {target.name!r}; {left} stay",
         )
         if ids and moved < len(set(ids)):
             raise NotFoundError(

@@ -58,12 +58,17 @@ class ControlFile:
             return cls(files, path, *decode_control(data))
 
     def write(self, content: Control) -> None:
-        """Write the slot that is not the newest, and sync it. Raises OSError."""
-        self._slot = 1 - self._slot
+        """Write the slot that is not the newest, and sync it.
+
+        Raises:
+            OSError: the newest slot stands. The next call writes the same one as this: it may hold
+                anything now.
+        """
+        other = 1 - self._slot
         file = self._files.open(self._path)
         try:
-            self._files.write(file, encode_slot(content), SLOT_OFFSETS[self._slot])
+            self._files.write(file, encode_slot(content), SLOT_OFFSETS[other])
             self._files.sync(file)
         finally:
             self._files.close(file)
-        self.content = content
+        self._slot, self.content = other, content

@@ -11,10 +11,9 @@ from typing import Final
 
 from mpreg.errors import CorruptDataError, SchemaVersionError, StorageFullError, StorageIOError
 from mpreg.persistence.backends.file.format import FORMAT_VERSION, DamageError, NewerFormatError
+from mpreg.persistence.backends.system_errors import is_full, no_room
 
-__all__ = ["corrupt", "is_full", "reading", "translate", "translated"]
-
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+__all__ = ["corrupt", "reading", "translate", "translated"]
 
 _HINTS: Final = {
     errno.EACCES: "check the file's permissions",
@@ -26,15 +25,11 @@ _HINTS: Final = {
 }
 
 
-def is_full(error: OSError) -> bool:
-    return error.errno in _FULL
-
-
 def translate(error: OSError, path: Path) -> StorageIOError | StorageFullError:
     """The error to raise ``from`` this one where nothing is to be rolled back."""
     said = error.strerror or (os.strerror(error.errno) if error.errno else str(error))
     if is_full(error):
-        return StorageFullError(f"{path}: no room left on the device: {said}; make room on it")
+        return no_room(path, said)
     hint = _HINTS.get(error.errno or 0)
     return StorageIOError(f"{said}; {hint}" if hint else said, path)
 

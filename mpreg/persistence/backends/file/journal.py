@@ -100,7 +100,8 @@ class Journal:
         the segment's name.
         """
         path = directory / segment_name(last.first_sequence)
-        file = files.create(path.with_name(path.name + UNFINISHED))
+        unfinished = path.with_name(path.name + UNFINISHED)
+        file = files.create(unfinished)
         try:
             files.write(file, last.content, 0)
             salt = salt_of(last.content)
@@ -111,9 +112,12 @@ class Journal:
             journal.mark(generation)
             journal.sync()
             put_in_place(files, path)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 files.close(file)
+                if isinstance(error, OSError):
+                    # Where there is no room, half a copy only takes more of it.
+                    files.remove(unfinished)
             raise
         return journal
 

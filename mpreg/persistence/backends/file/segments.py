@@ -17,7 +17,6 @@ from mpreg.errors import CommitFailedError, StorageFullError
 from mpreg.persistence.backend import UpkeepResult
 from mpreg.persistence.backends.file.control import Control
 from mpreg.persistence.backends.file.control_file import ControlFile
-from mpreg.persistence.backends.file.failures import is_full
 from mpreg.persistence.backends.file.files import FileSystem
 from mpreg.persistence.backends.file.format import FileHeader
 from mpreg.persistence.backends.file.journal import Journal, JournalBrokenError
@@ -26,6 +25,7 @@ from mpreg.persistence.backends.file.opening import OpenedJournal
 from mpreg.persistence.backends.file.policy import segment_is_full, snapshot_is_due
 from mpreg.persistence.backends.file.snapshot import SnapshotWriter
 from mpreg.persistence.backends.state import MemoryState
+from mpreg.persistence.backends.system_errors import is_full
 
 __all__ = ["Segments"]
 

@@ -22,7 +22,7 @@ from mpreg.persistence.backend import (
     UpkeepStep,
     check_nothing,
 )
-from mpreg.persistence.backends.file.failures import is_full, translate
+from mpreg.persistence.backends.file.failures import translate
 from mpreg.persistence.backends.file.files import FileSystem
 from mpreg.persistence.backends.file.format import FrameKind
 from mpreg.persistence.backends.file.journal import JournalBrokenError
@@ -32,6 +32,7 @@ from mpreg.persistence.backends.file.policy import step_bytes
 from mpreg.persistence.backends.file.segments import Segments
 from mpreg.persistence.backends.file.turn import Turn, turn_in
 from mpreg.persistence.backends.state import MemoryState
+from mpreg.persistence.backends.system_errors import is_full
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup, CommitPlan, plan_group
 

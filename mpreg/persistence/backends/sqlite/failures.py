@@ -6,7 +6,8 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from mpreg.errors import CorruptDataError, PersistenceError, StorageFullError, StorageIOError
+from mpreg.errors import CorruptDataError, PersistenceError, StorageIOError
+from mpreg.persistence.backends.system_errors import no_room
 
 __all__ = ["is_corrupt", "is_full", "is_transient", "translate"]
 
@@ -57,6 +58,6 @@ def translate(error: sqlite3.Error, path: Path) -> PersistenceError:
             f"SQLite finds the file damaged: {said}; restore it from a backup", path=path
         )
     if is_full(error):
-        return StorageFullError(f"{path}: no room left on the device: {said}; make room on it")
+        return no_room(path, said)
     hint = _HINTS.get(_primary(error))
     return StorageIOError(f"{said}; {hint}" if hint else said, path)

@@ -129,8 +129,10 @@ def rewrite_wal(path: Path) -> None:
             while chunk := wal.read(_CHUNK_BYTES):
                 wal.seek(-len(chunk), os.SEEK_CUR)
                 wal.write(chunk)
-            wal.flush()
-            os.fsync(wal.fileno())
+            # An empty one has nothing to lose, and to sync a new file takes as long as a commit.
+            if wal.tell():
+                wal.flush()
+                os.fsync(wal.fileno())
     except FileNotFoundError:
         return
 
@@ -191,8 +193,8 @@ def create_database(path: Path, schema: Schema = CURRENT) -> None:
             wal,
         )
     unfinished = path.with_name(path.name + ".creating")
-    for leftover in (unfinished, Path(f"{unfinished}-journal")):
-        leftover.unlink(missing_ok=True)
+    for ending in ("", "-journal", "-wal", "-shm"):
+        Path(f"{unfinished}{ending}").unlink(missing_ok=True)
     os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     connection = sqlite3.connect(unfinished, isolation_level=None)
     try:
@@ -204,6 +206,9 @@ def create_database(path: Path, schema: Schema = CURRENT) -> None:
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {schema.version}")
         connection.execute("COMMIT")
+        # Here, or the first writer would turn to it in the file that has the name already: cut off
+        # in that, it would leave a journal that only a writer can roll back.
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
     finally:
         connection.close()
     unfinished.rename(path)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpreg.codec import checksum_record, decode_key, decode_name
+from mpreg.codec import checksum_record, decode_key, shown_name
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.backend import (
     PAGE_BYTES_MAX,
@@ -208,7 +208,7 @@ class ReadSession:
         return CorruptDataError(
             "the stored entry does not match its checksum",
             path=self._path,
-            where=f"namespace {decode_name(namespace)!r}, key {_shown(key)!r}",
+            where=f"namespace {shown_name(namespace)!r}, key {_shown(key)!r}",
         )
 
     # --- logs ---
@@ -250,7 +250,7 @@ class ReadSession:
                 yield CorruptDataError(
                     "the stored record does not match its checksum",
                     path=self._path,
-                    where=f"log {decode_name(log)!r}, offset {offset}",
+                    where=f"log {shown_name(log)!r}, offset {offset}",
                 )
         if expected_offset < end:
             yield self._missing_records(log, expected_offset, end)
@@ -259,7 +259,7 @@ class ReadSession:
         return CorruptDataError(
             "records are missing between others",
             path=self._path,
-            where=f"log {decode_name(log)!r}, offsets {start} to {stop - 1}",
+            where=f"log {shown_name(log)!r}, offsets {start} to {stop - 1}",
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from attrs import define, field, frozen
 
-from mpreg.codec import checksum_entry, checksum_record, decode_name
+from mpreg.codec import checksum_entry, checksum_record, shown_name
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.commit_group import CommitPlan, Expired, LogBounds, NewEntry
@@ -202,6 +202,6 @@ def checked_bounds(log: bytes, first: object, last: object, path: Path) -> LogBo
     """A log's bounds from its first offset and the last one that is stored, if any is."""
     if type(first) is not int or not (last is None or type(last) is int):
         raise CorruptDataError(
-            "the stored offsets are damaged", path, where=f"log {decode_name(log)!r}"
+            "the stored offsets are damaged", path, where=f"log {shown_name(log)!r}"
         )
     return (first, first if last is None else max(first, last + 1))

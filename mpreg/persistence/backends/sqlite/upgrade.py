@@ -37,7 +37,6 @@ from mpreg.errors import (
     MigrationFailedError,
     PersistenceError,
     StorageFullError,
-    StorageIOError,
 )
 from mpreg.persistence.backend import FoundState
 from mpreg.persistence.backends.sqlite.failures import translate
@@ -48,6 +47,7 @@ from mpreg.persistence.backends.sqlite.migrations import (
     Migration,
     Schema,
 )
+from mpreg.persistence.backends.system_errors import told_as
 from mpreg.persistence.data_directory import sync_directory
 
 __all__ = ["Progress", "Upgrade", "copy_name"]
@@ -288,4 +288,4 @@ def _told(path: Path, what: str) -> Iterator[None]:
     except sqlite3.Error as error:
         raise translate(error, path) from error
     except OSError as error:
-        raise StorageIOError(f"{what}: {error.strerror}", path) from error
+        raise told_as(error, path, what) from error

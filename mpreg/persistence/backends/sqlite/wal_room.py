@@ -15,7 +15,9 @@ __all__ = ["WalRoom", "pages_at_most"]
 PAGE_BYTES: Final = 4096
 #: A page in the WAL, with its frame's header.
 FRAME_BYTES: Final = PAGE_BYTES + 24
-STEP_BYTES: Final = 1 << 20
+#: The first step is small, since who has just opened the store waits for it; then they double.
+FIRST_STEP_BYTES: Final = 1 << 16
+STEP_BYTES_MAX: Final = 1 << 20
 
 
 def pages_at_most(group: CommitGroup) -> int:
@@ -39,7 +41,7 @@ class WalRoom:
     To sync a file that has grown, the file system also writes where its new blocks are, which
     takes several times as long as the data alone. SQLite uses the file again after a checkpoint,
     and is fast from then on; until then each commit would make it grow. So it is made to grow by
-    a larger step, with zeros, and the next commits write over those. For SQLite they are what the
+    larger steps, with zeros, and the next commits write over those. For SQLite they are what the
     rest of a used WAL is: no frame with the right salt, so the end.
     """
 
@@ -48,6 +50,7 @@ class WalRoom:
         self._bytes_max = pages_max * FRAME_BYTES
         self._size = 0
         self._used = 0
+        self._step = FIRST_STEP_BYTES
 
     def make(self, group: CommitGroup) -> None:
         """Before a group's transaction. A full disk is left for the transaction to meet."""
@@ -62,7 +65,8 @@ class WalRoom:
         self._used += pages * FRAME_BYTES
         if self._used <= self._size:
             return
-        wanted = min(self._used + STEP_BYTES, self._bytes_max)
+        wanted = min(self._used + self._step, self._bytes_max)
+        self._step = min(2 * self._step, STEP_BYTES_MAX)
         # Not to be made where it is missing: SQLite gives it the database's own modes.
         with contextlib.suppress(OSError), self._wal.open("r+b") as wal:
             wal.write(bytes(max(0, wanted - wal.seek(0, os.SEEK_END))))

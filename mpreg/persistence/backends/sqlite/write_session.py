@@ -40,6 +40,7 @@ from mpreg.persistence.backends.sqlite.files import (
 from mpreg.persistence.backends.sqlite.tables import Added, Tables
 from mpreg.persistence.backends.sqlite.upgrade import Upgrade
 from mpreg.persistence.backends.sqlite.wal_room import PAGE_BYTES, WalRoom, pages_at_most
+from mpreg.persistence.backends.system_errors import told_as
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.commit_group import (
     BatchOutcome,
@@ -93,6 +94,8 @@ class WriteSession:
         self._wal_room = WalRoom(path, pages_max=0)
         self.upkeep_due: UpkeepStep | None = None
         """What should be done before the next group."""
+        self._moved_sequence = -1
+        """Up to where the WAL was moved, or tried to be, when the disk was found full."""
         self._generation = 0
         self._sequence = 0
         self._broken = False
@@ -131,7 +134,7 @@ class WriteSession:
         except sqlite3.Error as error:
             raise translate(error, path) from error
         except OSError as error:
-            raise StorageIOError(f"cannot be opened: {error.strerror}", path) from error
+            raise told_as(error, path, "cannot be opened") from error
         connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, cached_statements=128
         )
@@ -146,7 +149,7 @@ class WriteSession:
             if isinstance(error, sqlite3.Error):
                 raise translate(error, path) from error
             if isinstance(error, OSError):
-                raise StorageIOError(f"the WAL cannot be synced: {error.strerror}", path) from error
+                raise told_as(error, path, "the WAL cannot be synced") from error
             raise
         return session
 
@@ -369,6 +372,7 @@ class WriteSession:
     ) -> CommitFailedError | CommitInDoubtError:
         if isinstance(error, sqlite3.Error) and is_transient(error) and self._rolled_back():
             if is_full(error):
+                self._make_room()
                 return StorageFullError(
                     f"{self._path}: no room left on the device; the write was rolled back, "
                     "reads go on, writes work again when there is room"
@@ -380,6 +384,13 @@ class WriteSession:
         reason = translate(error, self._path)
         reason.__cause__ = error
         return CommitInDoubtError(reason, outcomes)
+
+    def _make_room(self) -> None:
+        """What was moved into the database leaves room in the WAL: also for what removes something,
+        which is all that helps on a full disk. Once for what is in it: more is not to be had."""
+        if self._moved_sequence != self._sequence:
+            self._moved_sequence = self._sequence
+            self.upkeep_due = Checkpoint()
 
     def _rolled_back(self) -> bool:
         # SQLite has rolled back some failures by itself; ours to do for the others.

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from mpreg.errors import CorruptDataError, PersistenceError
 from mpreg.persistence.backends.file.control import Control
@@ -26,6 +26,8 @@ from mpreg.persistence.maintenance.journal.copying import (
 from mpreg.persistence.maintenance.manifest import (
     BackupManifest,
     FileInBackup,
+    check_quarantine,
+    describe_file,
     file_digest,
     write_manifest,
 )
@@ -97,6 +99,7 @@ class JournalBackup:
         try:
             report = self._verified(self.destination)
             with file_errors(self.destination):
+                check_quarantine(self.destination, previous, self.work)
                 intact = all(
                     file_digest(self.destination / name, self.work) == found.sha256
                     for name, found in previous.files.items()
@@ -158,9 +161,7 @@ class JournalBackup:
             )
         with file_errors(staging.path):
             control_path = staging.path / JOURNAL_NAME
-            self._files[JOURNAL_NAME] = FileInBackup(
-                control_path.stat().st_size, file_digest(control_path, self.work)
-            )
+            self._files[JOURNAL_NAME] = describe_file(control_path, self.work)
             manifest = BackupManifest(
                 backend="file",
                 source=str(self.data_dir),
@@ -171,10 +172,13 @@ class JournalBackup:
                 last_version=report.last_version or 0,
                 size_bytes=sum(file.size_bytes for file in self._files.values()),
                 files=self._files,
+                quarantine={
+                    one.name: describe_file(one, self.work)
+                    for one in copy_quarantine(self.data_dir, staging.path)
+                },
                 damaged=report.damaged,
             )
             write_manifest(staging.path, manifest)
-            copy_quarantine(self.data_dir, staging.path)
             self.work.step("syncing", self._total_bytes, self._total_bytes)
             staging.publish()
         return self._report(manifest, report, unchanged=False)
@@ -200,5 +204,6 @@ class JournalBackup:
             size_bytes=manifest.size_bytes,
             copied_bytes=self._copied_bytes,
             unchanged=unchanged,
-            verification=report,
+            # It was examined where it was made, under a name that is gone.
+            verification=evolve(report, path=self.destination / JOURNAL_NAME),
         )

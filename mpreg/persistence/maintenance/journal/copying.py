@@ -21,7 +21,12 @@ from mpreg.persistence.backends.file.control import SLOT_OFFSETS as SLOT_OFFSETS
 from mpreg.persistence.backends.file.control import Control, encode_slot, new_control
 from mpreg.persistence.backends.file.control_file import ControlFile
 from mpreg.persistence.backends.file.following import READINGS_MAX, ReadOnlyFiles
-from mpreg.persistence.backends.file.format import HEADER_BYTES, FrameKind
+from mpreg.persistence.backends.file.format import (
+    HEADER_BYTES,
+    SEGMENT_MAGIC,
+    FrameKind,
+    decode_header,
+)
 from mpreg.persistence.backends.file.names import Names, segment_name, snapshot_name
 from mpreg.persistence.backends.file.segment import scan_segment
 from mpreg.persistence.data_directory import JOURNAL_NAME
@@ -122,7 +127,9 @@ def end_of_commit(content: bytes, first_sequence: int, up_to: int | None) -> tup
 
     Raises:
         DamageError: the segment is damaged.
+        NewerFormatError: written by a newer mpreg.
     """
+    decode_header(content[:HEADER_BYTES], SEGMENT_MAGIC)
     segment = scan_segment(content, first_sequence, is_last=True)
     end, last = HEADER_BYTES, first_sequence - 1
     for frame in segment.frames:

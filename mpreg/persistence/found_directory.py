@@ -10,20 +10,12 @@ from typing import Final
 from attrs import frozen
 
 from mpreg.errors import DataDirectoryError, DataDirectoryMissingError
-from mpreg.persistence.data_directory import DATABASE_NAME, LOCK_NAME, STORES
+from mpreg.persistence.data_directory import DATABASE_NAME, LOCK_NAME, STORES, Holder, holder_of
 
 __all__ = ["FoundDirectory", "Holder", "find_holder"]
 
 #: Names told where there is no store, so that a mistyped path is recognized.
 NAMES_TOLD_MAX: Final = 5
-
-
-@frozen
-class Holder:
-    """Whoever holds a data directory."""
-
-    pid: int | None
-    """Its process; None where it left no pid, or one of another machine or container."""
 
 
 @frozen
@@ -90,8 +82,7 @@ def find_holder(path: Path) -> Holder | None:
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        text = os.pread(lock, 32, 0).strip()
-        return Holder(int(text) if text.isdigit() else None)
+        return holder_of(lock)
     except OSError:
         # A file system without locks: no registry can hold anything there either.
         return None

@@ -1,0 +1,142 @@
+"""What is on its way to the writer: which keys, which links, and what may be seen of it already."""
+
+from __future__ import annotations
+
+from attrs import define, field
+
+from mpreg.cache.entry import CachedEntry
+from mpreg.cache.index import DiskIndex
+from mpreg.cache.invalidation import Prefix, Target
+from mpreg.cache.keys import GlobalCacheKey
+from mpreg.cache.memory import MemoryCache
+from mpreg.cache.records import Link
+from mpreg.cache.writes import Write
+
+__all__ = ["InFlight", "entry_in"]
+
+
+@define(eq=False)
+class InFlight:
+    index: DiskIndex
+    memory: MemoryCache[CachedEntry]
+    behind: dict[GlobalCacheKey, Write] = field(factory=dict)
+    """Keys that are written behind, each with the last write that is on its way."""
+    invalidating: list[Write] = field(factory=list)
+    linking: dict[Link, list[bytes]] = field(factory=dict)
+    """The keys of entries on their way, by tags and by keys on which they depend."""
+    count: int = 0
+    """Writes that are sent and not settled."""
+    _writing: dict[bytes, int] = field(factory=dict)
+    """How many changes of a key are on their way."""
+    _tidying: dict[bytes, int] = field(factory=dict)
+    """How many of them only remove what is dead."""
+    _evicting: set[bytes] = field(factory=set)
+    """Keys on their way with a write that makes room."""
+
+    def begin(self, write: Write) -> None:
+        """It is about to be sent: right after this, or `forget` it."""
+        for change in write.changes:
+            encoded = change.encoded
+            self._writing[encoded] = self._writing.get(encoded, 0) + 1
+            if write.is_tidying:
+                self._tidying[encoded] = self._tidying.get(encoded, 0) + 1
+            if change.entry is not None:
+                self.index.expect(encoded, change.size_bytes)
+                for link in change.entry.links:
+                    self.linking.setdefault(link, []).append(encoded)
+            if write.is_behind:
+                write.before.append(self.behind.get(change.key))
+                self.behind[change.key] = write
+        if write.raised:
+            self.invalidating.append(write)
+
+    def sent(self, write: Write) -> None:
+        self.count += 1
+        if write.victims:
+            self._evicting.update(one.encoded for one in write.changes)
+
+    def settled(self, write: Write) -> None:
+        """What was sent is not on its way any more. `end` it then."""
+        self.count -= 1
+        if write.victims:
+            self._evicting.difference_update([one.encoded for one in write.changes])
+
+    def forget(self, write: Write) -> None:
+        """It was not sent: all is as it was before `begin`."""
+        self.index.stay(write.victims)
+        write.victims = []
+        self.end(write)
+        for change, before in zip(write.changes, write.before, strict=False):
+            if before is not None:
+                self.behind[change.key] = before
+        write.before = []
+
+    def end(self, write: Write) -> None:
+        """Take back what `begin` has noted."""
+        for change in write.changes:
+            _count_down(self._writing, change.encoded)
+            if write.is_tidying:
+                _count_down(self._tidying, change.encoded)
+            if change.entry is not None:
+                self.index.arrive(change.encoded)
+                for link in change.entry.links:
+                    self.linking[link].remove(change.encoded)
+                    if not self.linking[link]:
+                        del self.linking[link]
+            if self.behind.get(change.key) is write:
+                del self.behind[change.key]
+        self.index.no_longer_expect(write.more)
+        write.more = (0, 0)
+        if write.raised:
+            self.invalidating.remove(write)
+
+    def is_undecided(self, encoded: bytes) -> bool:
+        """Whether an eviction that may fail decides what a change of a key adds to L2."""
+        return encoded in self._evicting or self.index.is_leaving(encoded)
+
+    def is_written(self, encoded: bytes) -> bool:
+        """Whether a change of it is on its way."""
+        return encoded in self._writing
+
+    def is_changing(self, encoded: bytes) -> bool:
+        """Whether a change of it is on its way that readers will see."""
+        return self._writing.get(encoded, 0) > self._tidying.get(encoded, 0)
+
+    def on_its_way(self, key: GlobalCacheKey, encoded: bytes) -> Write | None:
+        """A write that is not settled and may change whether, and how, a key is seen."""
+        if (write := self.behind.get(key)) is not None:
+            return write
+        for write in self.invalidating:
+            if any(self._may_concern(target, key, encoded) for target in write.raised):
+                return write
+        return None
+
+    def _may_concern(self, target: Target, key: GlobalCacheKey, encoded: bytes) -> bool:
+        """Where it is not known yet what a key has, it may have any tag. A key that is there for
+        all tags would never be counted while others are invalidated all the time."""
+        if isinstance(target, Prefix):
+            return encoded.startswith(target.encoded)
+        known = self.memory.peek(key) or self.index.stored.get(encoded)
+        if known is None:
+            return not self.index.is_complete
+        return target in known.links
+
+    def is_known(self, encoded: bytes) -> bool:
+        """Whether there may be something of a key on the disk, or on its way there."""
+        return (
+            encoded in self.index.stored
+            or encoded in self._writing
+            or self.index.is_leaving(encoded)
+        )
+
+
+def entry_in(write: Write, key: GlobalCacheKey) -> CachedEntry | None:
+    """What a write makes of a key: where it names it twice, the last one counts."""
+    return next(change.entry for change in reversed(write.changes) if change.key == key)
+
+
+def _count_down(counts: dict[bytes, int], key: bytes) -> None:
+    if counts[key] == 1:
+        del counts[key]
+    else:
+        counts[key] -= 1

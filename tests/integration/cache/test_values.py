@@ -1,0 +1,350 @@
+"""What comes back of what was put, from memory, from disk and after a restart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpreg.cache import CacheConfiguration, GlobalCacheKey, GlobalCacheManager, WriteMode
+from mpreg.errors import ConfigurationError, InvalidArgumentError, ValueTooLargeError
+from mpreg.persistence import Durability, VersionConflictError
+from tests.integration.cache.support import both, count_stored, get_value, open_cache, user
+from tests.integration.support import TurnedClock
+
+pytestmark = pytest.mark.anyio
+
+VALUES: list[Any] = [
+    None, True, False, 0, 1, -(2**63), 2**63 - 1, 0.0, -0.0, 1.5, math.inf, "", "ü\x00😀", b"",
+    b"\x00\xff", [], {}, [1, [None, {"a": b"b"}]], {"": [], "k": {"x": 1.0, "y": True}},
+]  # fmt: skip
+
+
+def same(one: object, other: object) -> bool:
+    """Also of the same types, and zeros of the same sign."""
+    return type(one) is type(other) and repr(one) == repr(other)
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "file"])
+async def test_values_come_back_as_they_went_in_from_everywhere(
+    data_dir: Path, backend: str
+) -> None:
+    keys = [user(number) for number in range(len(VALUES))]
+    store = {"backend": backend}
+    async with open_cache(data_dir, store=store, memory_entries_max=5) as cache:
+        for key, value in zip(keys, VALUES, strict=True):
+            await cache.put(key, value)
+        for _ in range(2):
+            found = await cache.get_many(keys)
+            assert {one.level for one in found.values()} == {"L1", "L2"}
+            assert all(same(found[k].value, v) for k, v in zip(keys, VALUES, strict=True))
+    async with open_cache(data_dir, store=store) as cache:
+        for key, value in zip(keys, VALUES, strict=True):
+            one = await cache.get(key)
+            assert one is not None
+            assert same(one.value, value)
+
+
+async def test_nan_comes_back_too(data_dir: Path) -> None:
+    async with open_cache(data_dir) as cache:
+        await cache.put(user(1), math.nan)
+        assert math.isnan(await get_value(cache, user(1)))
+
+
+async def test_lists_and_dicts_are_the_callers_own(data_dir: Path) -> None:
+    async with open_cache(data_dir) as cache:
+        given = {"roles": ["admin"]}
+        await cache.put(user(1), given)
+        given["roles"].append("after the put")
+        (await get_value(cache, user(1)))["roles"].append("by a reader")
+        (await cache.get_many([user(1)]))[user(1)].value.clear()  # type: ignore[attr-defined]
+
+        async def compute() -> Any:
+            return {"roles": ["computed"]}
+
+        (await cache.get_or_compute(user(1), compute))["roles"].clear()
+        (await cache.get_or_compute(user(2), compute))["roles"].clear()
+        assert await get_value(cache, user(1)) == {"roles": ["admin"]}
+        assert await get_value(cache, user(2)) == {"roles": ["computed"]}
+
+
+REFUSED: list[Any] = [
+    (1,), {1}, {1: 2}, 2**63, bytearray(b"x"), object(), "\ud800", [[(1,)]], bytes(300),
+]  # fmt: skip
+
+
+async def test_a_value_that_is_refused_leaves_nothing_behind(data_dir: Path) -> None:
+    settings: dict[str, Any] = {"disk_bytes_max": 300}
+    async with both(data_dir, **settings) as (registry, cache):
+        version = await (await cache.put(user(1), "before"))
+
+        async def compute(value: Any) -> Any:
+            return value
+
+        async def refused(call: Awaitable[object]) -> None:
+            with pytest.raises(InvalidArgumentError):
+                await call
+
+        commits = (await registry.stats()).commits
+        for value in REFUSED:
+            await refused(cache.put(user(1), value))
+            await refused(cache.put(user(1), value, mode=WriteMode.WRITE_BEHIND))
+            await refused(cache.put_many({user(1): "first", user(2): value}))
+            await refused(cache.compare_and_set(user(1), value, expected_version=version))
+            await refused(cache.get_or_compute(user(3), partial(compute, value)))
+        assert await get_value(cache, user(1)) == "before"
+        assert await cache.get_many([user(2), user(3)]) == {}
+        assert (await registry.stats()).commits == commits
+        statistics = cache.statistics()
+        assert (statistics.memory_entries, statistics.disk_entries, statistics.puts) == (1, 1, 1)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"ttl_seconds": 0}, "ttl_seconds must be above 0, not 0"),
+    ({"ttl_seconds": "5"}, "ttl_seconds is a number of seconds, not '5'"),
+    ({"ttl_seconds": math.nan}, "ttl_seconds is a number of seconds, not nan"),
+    ({"ttl_seconds": 10**400}, "ttl_seconds is more than can be counted"),
+    ({"cost": -1}, "cost is a number, at least 0, not -1"),
+    ({"cost": 10**400}, "cost is a number, at least 0, not 1000"),
+    ({"tags": "eu"}, r"tags are several: give \('eu',\) and not 'eu'"),
+    ({"tags": [""]}, "a tag is a str that is not empty, not ''"),
+    ({"tags": [["eu"]]}, r"a tag is a str that is not empty, not \['eu'\]"),
+    ({"tags": ["\ud800"]}, "a tag that is no text"),
+    ({"dependencies": user("x")}, "dependencies are several: give"),
+    ({"dependencies": ["x"]}, "a key is a GlobalCacheKey, not 'x'"),
+    ({"dependencies": [user(1)]}, "cannot depend on itself"),
+    ({"mode": "relaxed"}, "mode is a WriteMode, not 'relaxed'"),
+    ({"durability": "relaxed"}, "durability is a Durability, not 'relaxed'"),
+]
+
+
+async def test_a_wrong_argument_is_refused_by_name_and_nothing_is_written(data_dir: Path) -> None:
+    async with both(data_dir) as (registry, cache):
+        commits = (await registry.stats()).commits
+        for arguments, message in WRONG:
+            with pytest.raises(InvalidArgumentError, match=message):
+                await cache.put(user(1), 1, **arguments)
+            with pytest.raises(InvalidArgumentError, match=message):
+                await cache.put_many({user(1): 1}, **arguments)
+        assert (await registry.stats()).commits == commits
+        assert await cache.get(user(1)) is None
+
+
+async def test_calls_that_cannot_mean_anything_are_refused(data_dir: Path) -> None:
+    async with open_cache(data_dir) as cache:
+        for wrong, message in (
+            ({}, "give one of namespace"),
+            ({"tag": "a", "namespace": "b"}, "give one of namespace"),
+            ({"tag": "a", "prefix": "b"}, "prefix is one within a namespace"),
+            ({"tag": ""}, "a tag is a str that is not empty"),
+            ({"namespace": ""}, "a namespace cannot be empty"),
+            ({"namespace": "a", "prefix": 1.5}, "a part of a key is str, bytes or int"),
+            ({"tag": "a", "durability": "relaxed"}, "durability is a Durability"),
+        ):
+            with pytest.raises(InvalidArgumentError, match=message):
+                await cache.invalidate(**wrong)
+        with pytest.raises(InvalidArgumentError, match="prefix is one within a namespace"):
+            cache.watch(prefix="a")
+        for version in (-1, True, "1", None):
+            with pytest.raises(InvalidArgumentError, match="expected_version is a version or 0"):
+                await cache.compare_and_set(user(1), 1, expected_version=version)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgumentError, match=r"by is an int, not 1\.0"):
+            await cache.increment(user(1), 1.0)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgumentError, match="initial is an int, not None"):
+            await cache.increment(user(1), initial=None)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgumentError, match="a key is a GlobalCacheKey, not 'a'"):
+            await cache.get("a")  # type: ignore[arg-type]
+        for compute in (1, lambda: 5):
+            with pytest.raises(InvalidArgumentError, match="compute is an async function that"):
+                await cache.get_or_compute(user(1), compute)  # type: ignore[arg-type]
+        assert cache.statistics().puts == 0
+
+
+async def test_many_are_put_and_got_together_or_not_at_all(data_dir: Path) -> None:
+    store = {"batch_bytes_max": 1_000, "value_bytes_max": 900}
+    async with both(data_dir, store=store) as (registry, cache):
+        commits = (await registry.stats()).commits
+        ack = await cache.put_many({user(number): number for number in range(5)})
+        assert ack is not None
+        assert (await registry.stats()).commits == commits + 1
+        first = await cache.get(user(0))
+        assert first is not None
+        assert first.version == await ack - 4
+        with pytest.raises(ValueTooLargeError):
+            await cache.put_many({user(number): "x" * 100 for number in range(3, 20)})
+        found = await cache.get_many([user(number) for number in (9, 4, 3, 4, 2)])
+        assert {key: one.value for key, one in found.items()} == {
+            user(4): 4,
+            user(3): 3,
+            user(2): 2,
+        }
+        assert await cache.put_many({}) is None
+        assert await cache.get_many([]) == {}
+        assert len(cache._core.in_flight._writing) == 0
+
+
+# --- time ---
+
+
+@pytest.mark.parametrize("is_put_by", ["put", "computed"])
+async def test_a_time_to_live_counts_from_the_put_also_after_promotion_and_restart(
+    data_dir: Path, is_put_by: str
+) -> None:
+    clock = TurnedClock()
+
+    async def compute() -> Any:
+        return "v"
+
+    async with open_cache(data_dir, clock=clock, memory_entries_max=1) as cache:
+        if is_put_by == "put":
+            await cache.put(user(1), "v", ttl_seconds=60)
+        else:
+            await cache.get_or_compute(user(1), compute, ttl_seconds=60)
+        await cache.put(user(2), "other")
+        clock.now += 30
+        found = await cache.get(user(1))
+        assert found is not None
+        assert (found.level, found.expires_at) == ("L2", 1_060)
+        clock.now += 29.5
+        found = await cache.get(user(1))
+        assert found is not None
+        assert (found.level, found.expires_at) == ("L1", 1_060)
+    async with open_cache(data_dir, clock=clock) as cache:
+        assert await get_value(cache, user(1)) == "v"
+        clock.now = 1_060 - 2**-20
+        assert await get_value(cache, user(1)) == "v"
+        clock.now = 1_060
+        assert await cache.get(user(1)) is None
+        assert await cache.get_many([user(1)]) == {}
+        assert not await cache.delete(user(1))
+        assert await cache.compare_and_set(user(1), "new", expected_version=0)
+    clock.now += 10**9
+    async with open_cache(data_dir, clock=clock) as cache:
+        assert await get_value(cache, user(1)) == "new"
+
+
+async def test_the_default_time_to_live_is_for_calls_that_name_none(data_dir: Path) -> None:
+    clock = TurnedClock()
+    async with open_cache(data_dir, clock=clock, default_ttl_seconds=10) as cache:
+        await cache.put(user("default"), 1)
+        await cache.put(user("own"), 1, ttl_seconds=20)
+        await cache.put(user("for ever"), 1, ttl_seconds=math.inf)
+        await cache.increment(user("counted"))
+        clock.now += 10
+        keys = [user(name) for name in ("default", "own", "for ever", "counted")]
+        assert set(await cache.get_many(keys)) == {user("own"), user("for ever")}
+
+
+# --- versions and numbers ---
+
+
+async def test_a_condition_is_held_against_what_readers_see(data_dir: Path) -> None:
+    async with open_cache(data_dir) as cache:
+        version = await cache.compare_and_set(user(1), "a", expected_version=0)
+        with pytest.raises(VersionConflictError) as caught:
+            await cache.compare_and_set(user(1), "b", expected_version=0)
+        assert (caught.value.expected_version, caught.value.found_version) == (0, version)
+        assert repr(user(1)) in str(caught.value)
+        newer = await cache.compare_and_set(user(1), "b", expected_version=version)
+        found = await cache.get(user(1))
+        assert found is not None
+        assert (found.value, found.version) == ("b", newer)
+        await cache.invalidate(namespace="users")
+        with pytest.raises(VersionConflictError):
+            await cache.compare_and_set(user(1), "c", expected_version=newer)
+        # It may be on disk still: readers do not see it.
+        await cache.compare_and_set(user(1), "c", expected_version=0)
+        assert await get_value(cache, user(1)) == "c"
+
+
+async def test_numbers_are_counted_and_what_cannot_be_is_refused(data_dir: Path) -> None:
+    clock = TurnedClock()
+    async with open_cache(data_dir, clock=clock) as cache:
+        assert await cache.increment(user("n"), ttl_seconds=60, initial=10) == 11
+        clock.now += 59
+        assert await cache.increment(user("n"), -5, ttl_seconds=60, initial=99) == 6
+        clock.now += 1
+        assert await cache.increment(user("n")) == 1, "the first time to live is kept"
+        await cache.put(user("n"), 2**63 - 2, tags=["eu"])
+        with pytest.raises(InvalidArgumentError, match="would not fit in 64 bits"):
+            await cache.increment(user("n"), 2)
+        assert await cache.increment(user("n")) == 2**63 - 1
+        await cache.invalidate(tag="eu")
+        assert await cache.get(user("n")) is None, "its tags are kept"
+        for value in ("7", 7.0, True, None, [7]):
+            await cache.put(user("s"), value)
+            with pytest.raises(InvalidArgumentError, match="is no number but "):
+                await cache.increment(user("s"))
+            assert same(await get_value(cache, user("s")), value)
+
+
+# --- several caches ---
+
+
+async def test_managers_of_one_name_are_one_cache_and_other_names_have_nothing_in_common(
+    data_dir: Path,
+) -> None:
+    async with both(data_dir, name="a") as (registry, cache):
+        same_cache = GlobalCacheManager(registry, CacheConfiguration(name="a"))
+        other = GlobalCacheManager(registry, CacheConfiguration(name="b"))
+        with pytest.raises(ConfigurationError, match="'a' is there already, with another conf"):
+            GlobalCacheManager(registry, CacheConfiguration(name="a", policy="lfu"))
+        await cache.put(user(1), "of a", tags=["t"])
+        await other.put(user(1), "of b", tags=["t"])
+        assert await get_value(same_cache, user(1)) == "of a"
+        assert same_cache.statistics() == cache.statistics()
+        await other.invalidate(namespace="users")
+        await other.invalidate(tag="t")
+        assert await get_value(cache, user(1)) == "of a"
+        assert await other.get(user(1)) is None
+        async with other.watch() as changes:
+            await cache.put(user(2), 1)
+            await other.put(user(3), 1)
+            assert (await anext(changes)).key == user(3)
+    assert count_stored(data_dir, "entries", "a") == 2
+    async with both(data_dir, name="b") as (_, cache):
+        assert await cache.get(user(1)) is None
+        assert await get_value(cache, user(3)) == 1
+
+
+async def test_a_cache_lives_beside_stores_of_users_with_its_names(data_dir: Path) -> None:
+    async with both(data_dir) as (registry, cache):
+        for name in ("cache", "default/entries", "cache/default/entries"):
+            await registry.key_value_store(name).put("k", b"users")
+        await cache.put(user(1), 1)
+        await cache.invalidate(namespace="users")
+        for name in ("cache", "default/entries", "cache/default/entries"):
+            store = registry.key_value_store(name)
+            assert [entry.key async for entry in store.scan()] == ["k"]
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+async def test_a_manager_may_be_made_before_the_registry_is_opened_or_after(
+    data_dir: Path, is_early: bool
+) -> None:
+    async with open_cache(data_dir, is_early=is_early) as cache:
+        await cache.put(user(1), 1)
+        await cache.put(user(2), 2)
+        await cache.invalidate(namespace="users", prefix=1)
+    async with open_cache(data_dir, is_early=is_early) as cache:
+        assert await cache.get(user(1)) is None
+        assert await get_value(cache, user(2)) == 2
+
+
+async def test_how_long_a_put_takes_is_chosen_by_call_and_by_default(data_dir: Path) -> None:
+    async with both(data_dir, write_mode="relaxed") as (registry, cache):
+        for given, fsyncs in (
+            ({}, 0),
+            ({"mode": WriteMode.RELAXED}, 0),
+            ({"mode": WriteMode.WRITE_THROUGH}, 1),
+            ({"durability": Durability.DURABLE}, 1),
+            ({"mode": WriteMode.WRITE_THROUGH, "durability": Durability.RELAXED}, 0),
+        ):
+            before = (await registry.stats()).fsyncs
+            ack = await cache.put(GlobalCacheKey("k", 1), 1, **given)
+            assert ack.done
+            assert (await registry.stats()).fsyncs - before == fsyncs, given

@@ -1,0 +1,46 @@
+"""A cache that breaks a promise is found out by the stories: so they look where it matters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mpreg.cache.core import CacheCore
+from mpreg.cache.dependents import Dependents
+from mpreg.cache.invalidation import Barriers
+from tests.simulation.cache.story import CacheStory
+
+SEEDS_MAX = 30
+
+
+def forget_dependencies(restore: Callable[..., None]) -> Callable[..., None]:
+    def restored(barriers: Barriers, row: bytes, version: int) -> None:
+        if not row.startswith(b"r"):
+            restore(barriers, row, version)
+
+    return restored
+
+
+BROKEN: dict[str, tuple[type, str, Callable[..., object]]] = {
+    "what was invalidated is shown": (CacheCore, "is_alive", lambda _: lambda *_: True),
+    "what depends on others is not invalidated with them": (
+        Dependents,
+        "cascade",
+        lambda _: lambda _dependents, targets: list(dict.fromkeys(targets)),
+    ),
+    "what was evicted from L2 stays in L1": (CacheCore, "_gone", lambda _: lambda *_: None),
+    "who is depended on is forgotten at a restart": (Barriers, "restore", forget_dependencies),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_cache_is_found_out(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, name, broken = BROKEN[what]
+    monkeypatch.setattr(where, name, broken(getattr(where, name)))
+    for seed in range(SEEDS_MAX):
+        try:
+            CacheStory(seed).tell()
+        except (AssertionError, ExceptionGroup):
+            return
+    pytest.fail(f"nobody has noticed that {what}")

@@ -1,0 +1,73 @@
+"""Thousands of stories of a cache: nothing old, dead or unheard of is ever served.
+
+``MPREG_SIMULATION_SEEDS=5000`` tells more of them, ``MPREG_SIMULATION_SEED=123`` one again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+
+from tests.simulation.cache.story import CacheStory
+
+SEEDS = "45"
+SEEDS_PER_TEST = 15
+
+
+def _seeds() -> list[range]:
+    if one := os.environ.get("MPREG_SIMULATION_SEED"):
+        return [range(int(one), int(one) + 1)]
+    seeds = int(os.environ.get("MPREG_SIMULATION_SEEDS", SEEDS))
+    return [
+        range(start, min(start + SEEDS_PER_TEST, seeds))
+        for start in range(0, seeds, SEEDS_PER_TEST)
+    ]
+
+
+@pytest.mark.parametrize("seeds", _seeds(), ids=lambda seeds: f"{seeds.start}-{seeds.stop - 1}")
+def test_a_cache_keeps_what_it_promised(seeds: range) -> None:
+    for seed in seeds:
+        try:
+            CacheStory(seed).tell()
+        except BaseException as error:
+            error.add_note(f"replay it with MPREG_SIMULATION_SEED={seed}")
+            raise
+
+
+def test_the_stories_leave_nothing_out() -> None:
+    """Where a kind of trouble never happens, all those seeds say nothing about it."""
+    expected = {
+        "acked: relaxed",
+        "acked: write_behind",
+        "acked: write_through",
+        "callers that were told of the end",
+        "cancellations",
+        "computations",
+        "crashes",
+        "hits",
+        "hits of what is written behind",
+        "jumps of the clock",
+        "misses",
+        "power cuts",
+        "processes ended by the disk",
+        "processes that ended by themselves",
+        "refused: CommitFailedError",
+        "refused: StorageFullError",
+        "refused: VersionConflictError",
+        "refused: too large",
+        "times that all was looked at",
+    }
+    counts: Counter[str] = Counter()
+    for seed in range(10_000, 10_045):
+        counts += CacheStory(seed).tell().counts
+        if set(counts) >= expected:
+            return
+    assert expected - set(counts) == set()
+
+
+def test_one_seed_is_one_story() -> None:
+    for seed in range(2):
+        traces = [CacheStory(seed).tell().simulation.trace for _ in range(2)]
+        assert traces[0] == traces[1]
