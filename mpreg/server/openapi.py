@@ -28,7 +28,6 @@ class Content(enum.Enum):
     VALUE = "any value, as JSON or MessagePack"
     SETTINGS = "an object of settings, as JSON or MessagePack"
     BYTES = "bytes"
-    EVENTS = "server-sent events"
 
 
 @frozen
