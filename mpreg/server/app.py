@@ -104,11 +104,11 @@ class App:
         exchange.route = endpoint.path
         request = Request(scope, exchange.receive)
         if endpoint.role is None:
-            return await endpoint.handler(Call(state, request, Role.READ))
+            return await endpoint.handler(Call(state, request, Role.READ, self.endpoints))
         role = state.access.role(request.headers)
         check(role, endpoint.role)
         state.check_ready()
-        call = Call(state, request, role)
+        call = Call(state, request, role, self.endpoints)
         key = request.headers.get("idempotency-key")
         if not endpoint.takes_key or key is None:
             return await endpoint.handler(call)
@@ -117,11 +117,16 @@ class App:
     async def _answer_once(self, endpoint: Endpoint, call: Call, key: str) -> Answer | ASGIApp:
         request = call.request
         target = request.url.path.encode() + b"?" + request.scope["query_string"]
-        asked = fingerprint(
-            request.method, target, request.headers.get("content-type"), await call.body()
-        )
+        # A body that is larger than memory is known by its size alone.
+        body = request.headers.get("content-length", "").encode()
+        if not endpoint.streams_body:
+            body = await call.body()
+        asked = fingerprint(request.method, target, request.headers.get("content-type"), body)
         async with self._keys.claim(call.role.name, key, asked) as claim:
             if (before := await claim.find()) is not None:
+                if endpoint.streams_body:
+                    # To its end, or the answer would cross with it.
+                    await call.drain()
                 return before
             call.claim = claim
             answer = await endpoint.handler(call)
@@ -133,8 +138,10 @@ class App:
         answer = problem_of(error)
         if answer.status >= 500 and answer.status != 503:
             log.error("%s: %s", type(error).__name__, error)
-        if not exchange.has_begun:
-            await exchange.answer(answer, JSON)
+        if exchange.has_begun:
+            # The connection is cut, so that nobody takes what was sent for all of it.
+            raise error
+        await exchange.answer(answer, JSON)
 
     async def _tell_unexpected(self, error: Exception, scope: Scope, exchange: _Exchange) -> None:
         incident = self.state.make_token()[:12]

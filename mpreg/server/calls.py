@@ -40,6 +40,8 @@ class Call:
     state: NodeState
     request: Request
     role: Role
+    endpoints: tuple[Endpoint, ...]
+    """All that may be asked of this node."""
     claim: Claim | None = None
     """Where it came with an ``Idempotency-Key``."""
     _body: bytes | None = None
@@ -138,6 +140,12 @@ class Call:
                 self.claim.keep(answer, transaction)
         return answer
 
+    async def drain(self) -> None:
+        """Take the body, and drop it."""
+        async with aclosing(self.chunks()) as chunks:
+            async for _ in chunks:
+                pass
+
     async def wait(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """`wait_with_client`: None also where the node begins to stop."""
         await self.body()
@@ -160,7 +168,10 @@ class Endpoint:
     summary: str
     """One line, for the documentation."""
     takes_key: bool = False
-    """Whether an ``Idempotency-Key`` means something. Its body is read before it is called."""
+    """Whether an ``Idempotency-Key`` means something. Its body is read before it is called, unless
+    it streams."""
+    streams_body: bool = False
+    """Its body may be larger than memory."""
 
     @property
     def name(self) -> str:

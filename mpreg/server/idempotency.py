@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -17,8 +17,8 @@ import anyio
 import msgspec
 from attrs import define, evolve, field
 
-from mpreg.errors import IdempotencyKeyReusedError, InvalidArgumentError
-from mpreg.persistence import KeyValueStore, Transaction
+from mpreg.errors import IdempotencyKeyReusedError, InvalidArgumentError, PersistenceError
+from mpreg.persistence import Durability, KeyValueStore, Transaction
 from mpreg.persistence.registry import PersistenceRegistry
 from mpreg.server.answers import Answer
 
@@ -70,6 +70,21 @@ class Claim:
             transaction=transaction,
         )
         self.is_kept = True
+
+    async def complete(self, answer: Answer) -> None:
+        """Put what is known only after the commit into an answer that was kept with it.
+
+        The write has been made, whatever becomes of this: where it cannot be written, or is lost
+        with the machine, what was kept before is given.
+        """
+        encoded = self._encoded(answer, is_versioned=False)
+        with suppress(PersistenceError):
+            await self._store.put(
+                self._key,
+                encoded,
+                ttl_seconds=self._window_seconds,
+                durability=Durability.RELAXED,
+            )
 
     async def keep_alone(self, answer: Answer) -> None:
         """Of a write that takes no transaction; returns when it is durable."""

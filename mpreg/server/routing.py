@@ -24,7 +24,7 @@ class _Place:
 
 @define(eq=False)
 class Router:
-    """Of one table of routes. Where two patterns fit, the first one counts."""
+    """Of one table of routes. Where two patterns fit, the first one with the method counts."""
 
     _places: dict[str, list[_Place]] = field(factory=dict)
     """By the kind of thing that they are about: ``queues`` of ``/v1/queues/…``. Patterns have no
@@ -44,13 +44,15 @@ class Router:
             NotFoundError: there is no such path.
             RequestRefusedError: it has no such method.
         """
+        methods: set[str] = set()
         for place in self._places.get(_kind(path), ()):
             if (match := place.pattern.match(path)) is not None:
-                endpoint = place.methods.get(method)
-                if endpoint is None:
-                    allowed = ", ".join(sorted(place.methods))
-                    raise RequestRefusedError(f"this takes {allowed}", 405, allowed)
-                return endpoint, match.groupdict()
+                if (endpoint := place.methods.get(method)) is not None:
+                    return endpoint, match.groupdict()
+                methods |= place.methods.keys()
+        if methods:
+            allowed = ", ".join(sorted(methods))
+            raise RequestRefusedError(f"this takes {allowed}", 405, allowed)
         raise NotFoundError(f"there is no route {path!r:.200}")
 
     def _add(self, endpoint: Endpoint) -> None:

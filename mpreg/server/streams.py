@@ -16,7 +16,7 @@ from mpreg.server.negotiation import JSON, encode
 from mpreg.server.problems import problem_of
 from mpreg.server.state import NodeState
 
-__all__ = ["Event", "EventStream", "wait_with_client"]
+__all__ = ["Download", "Event", "EventStream", "Opened", "wait_with_client"]
 
 T = TypeVar("T")
 
@@ -46,6 +46,39 @@ async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
+
+
+@frozen
+class Opened:
+    """What is sent in pieces, and the head of it."""
+
+    status: int
+    headers: Mapping[str, str]
+    """With the ``Content-Length`` of the pieces: where fewer come, it tells the client so."""
+    pieces: AsyncIterator[bytes] | None
+
+
+@frozen
+class Download:
+    """An answer of many pieces, sent as fast as its client takes them; for ``HEAD`` only its head.
+
+    It ends when its client has gone; where the node stops, it has the grace time. What opening
+    raises is told as of every request; what a piece raises cuts the connection.
+    """
+
+    opened: Callable[[], AbstractAsyncContextManager[Opened]]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with collapsed_groups():
+            async with self.opened() as found, anyio.create_task_group() as task_group:
+                task_group.start_soon(_cancel_when_gone, receive, task_group.cancel_scope)
+                raw = [(name.encode(), value.encode()) for name, value in found.headers.items()]
+                await send({"type": "http.response.start", "status": found.status, "headers": raw})
+                if found.pieces is not None and scope["method"] != "HEAD":
+                    async for piece in found.pieces:
+                        await _send(send, piece)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                task_group.cancel_scope.cancel()
 
 
 @frozen(kw_only=True)

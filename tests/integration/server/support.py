@@ -115,6 +115,16 @@ class Conversation:
     def say(self, body: bytes, *, more: bool = False) -> None:
         self._to_app.send_nowait({"type": "http.request", "body": body, "more_body": more})
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether something has come that was not heard yet."""
+        return self._from_app.statistics().current_buffer_used > 0
+
+    async def until_heard(self) -> None:
+        """Until the server has taken all that was said."""
+        while self._to_app.statistics().current_buffer_used:
+            await anyio.sleep(0)
+
     def leave(self) -> None:
         self._to_app.send_nowait({"type": "http.disconnect"})
 
