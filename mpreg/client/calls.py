@@ -53,6 +53,28 @@ def pauses(chance: random.Random) -> Iterator[float]:
 
 
 @define(eq=False)
+class _Body(httpx.AsyncByteStream):
+    """Of a request, as an iterator that needs no end: httpx has a generator, which trio complains
+    of where a connection breaks while it is sent."""
+
+    _content: bytes | None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Once(self._content)
+
+
+@define(eq=False)
+class _Once(AsyncIterator[bytes]):
+    _content: bytes | None
+
+    async def __anext__(self) -> bytes:
+        content, self._content = self._content, None
+        if not content:
+            raise StopAsyncIteration
+        return content
+
+
+@define(eq=False)
 class Calls:
     """Of one client."""
 
@@ -114,6 +136,7 @@ class Calls:
         request = self._http.build_request(
             method, path, content=content, headers=given, params=params
         )
+        request.stream = _Body(content)
         may_have_been_made = False
         for pause in self.new_pauses():
             seconds = min(deadline - anyio.current_time(), self._attempt_seconds + wait_seconds)

@@ -92,4 +92,5 @@ class RemoteConsumer:
 
     def __del__(self) -> None:
         """A loop that was left: nobody else will ask for what was taken ahead."""
-        self.close(give_back_current=is_being_cancelled())
+        # Where it waits for the next one, a traceback may keep it for longer than its task lives.
+        self.close(give_back_current=self._current is not None and is_being_cancelled())

@@ -10,10 +10,13 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import anyio
+import anyio.abc
 import httpx
 import msgspec
+from anyio.abc import TaskStatus
 from attrs import define, field
 
+from mpreg.actors import Feed
 from mpreg.client.calls import Calls
 from mpreg.client.names import as_key, as_name
 from mpreg.codec import encode_bytes
@@ -24,6 +27,8 @@ from mpreg.errors import (
     WatchLaggedError,
 )
 from mpreg.persistence import Entry, KeyChange
+from mpreg.persistence.engine import collapsed_groups
+from mpreg.persistence.kv_store import WATCHED_CHANGES_MAX
 
 __all__ = ["RemoteKeyValueStore", "RemoteKeyWatch"]
 
@@ -120,14 +125,19 @@ class RemoteKeyValueStore:
                 params[name] = str(key)
         return _Scan(self._calls, self._path, params)
 
-    def watch(self, prefix: str | bytes | None = None) -> RemoteKeyWatch:
+    def watch(
+        self, prefix: str | bytes | None = None, *, changes_max: int = WATCHED_CHANGES_MAX
+    ) -> RemoteKeyWatch:
         """The changes of all keys, or of those that start with ``prefix``, from now on:
-        ``async with store.watch() as changes``, and ``async for change in changes``."""
+        ``async with store.watch() as changes``, and ``async for change in changes``.
+
+        ``changes_max`` are kept for who does not take them; with more, the watch ends.
+        """
         params = {"watch": ""}
         if prefix is not None:
             as_key(prefix)
             params["prefix"] = str(prefix)
-        return RemoteKeyWatch(self._calls, self._path, params)
+        return RemoteKeyWatch(changes_max, calls=self._calls, path=self._path, params=params)
 
     def _path_of(self, key: str | bytes) -> str:
         return f"{self._path}/{as_key(key)}"
@@ -160,30 +170,31 @@ class _Scan:
 
 
 @define(eq=False)
-class RemoteKeyWatch:
-    """An async iterator over the changes of keys, from the moment its block was entered:
-    `mpreg.persistence.KeyWatch`, over HTTP. Made by `RemoteKeyValueStore.watch`.
+class RemoteKeyWatch(Feed[KeyChange]):
+    """An async iterator over the changes of keys, in the order in which they were committed, from
+    the moment its block was entered: `mpreg.persistence.KeyWatch`, over HTTP. Made by
+    `RemoteKeyValueStore.watch`.
+
+    One task iterates; cancelled while it waits, it has missed nothing and may go on.
 
     Raises, while iterating:
-        WatchLaggedError: changes may be missing from here on: more came than were taken, or the
+        WatchLaggedError: some changes are missing from here on: more came than were taken, or the
             connection to the node was lost. Watch again, and read what matters anew.
     """
 
-    _calls: Calls
-    _path: str
-    _params: dict[str, str]
+    _calls: Calls = field(kw_only=True)
+    _path: str = field(kw_only=True)
+    _params: dict[str, str] = field(kw_only=True)
+    _task_group: anyio.abc.TaskGroup | None = None
     _stack: AsyncExitStack = field(factory=AsyncExitStack)
-    _lines: AsyncIterator[str] | None = None
 
     async def __aenter__(self) -> Self:
         """Raises what a read raises."""
         async with AsyncExitStack() as stack:
-            answer = await stack.enter_async_context(
-                self._calls.stream(self._path, params=self._params)
-            )
-            self._lines = aiter(answer.aiter_lines())
-            await self._line()
-            self._stack = stack.pop_all()
+            stack.enter_context(collapsed_groups())
+            task_group = await stack.enter_async_context(anyio.create_task_group())
+            await task_group.start(self._read)
+            self._task_group, self._stack = task_group, stack.pop_all()
         return self
 
     async def __aexit__(
@@ -192,42 +203,53 @@ class RemoteKeyWatch:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._stack.aclose()
+        assert self._task_group is not None
+        self._task_group.cancel_scope.cancel()
+        await self._stack.__aexit__(exc_type, exc, traceback)
 
-    def __aiter__(self) -> Self:
-        return self
+    async def _read(self, *, task_status: TaskStatus[None]) -> None:
+        """A task of its own, which is only ever cancelled: the generators of httpx cannot be left
+        in another way."""
+        async with self._calls.stream(self._path, self._params) as answer:
+            lines = aiter(answer.aiter_lines())
+            await _next_line(lines)
+            task_status.started()
+            kind = ""
+            while True:
+                try:
+                    name, _, text = (await _next_line(lines)).partition(": ")
+                except WatchLaggedError as failure:
+                    self.end(failure)
+                    return
+                if name == "event":
+                    kind = text
+                elif name == "data":
+                    self._tell_of(kind, msgspec.json.decode(text))
 
-    async def __anext__(self) -> KeyChange:
-        kind = ""
-        while True:
-            name, _, text = (await self._line()).partition(": ")
-            if name == "event":
-                kind = text
-            elif name == "data":
-                return _change(kind, text)
-
-    async def _line(self) -> str:
-        if self._lines is None:
-            raise InvalidArgumentError("a watch is used in its block: async with store.watch()")
-        with anyio.move_on_after(SILENCE_SECONDS_MAX):
-            try:
-                line = await anext(self._lines, None)
-            except httpx.TransportError as error:
-                raise WatchLaggedError(f"the connection was lost: {error!r}") from error
-            if line is None:
-                raise WatchLaggedError("the node has ended the watch: it stops")
-            return line
-        raise WatchLaggedError("the node has fallen silent")
+    def _tell_of(self, kind: str, data: dict[str, Any]) -> None:
+        if kind == "put":
+            value = base64.b64decode(data["value"]["$base64"])
+            self.tell(KeyChange(data["key"], value, data["version"]))
+        elif kind == "delete":
+            self.tell(KeyChange(data["key"], None, None))
+        else:
+            self.end(WatchLaggedError(str(data.get("title", kind))))
 
 
-def _change(kind: str, text: str) -> KeyChange:
-    data = msgspec.json.decode(text)
-    if kind == "put":
-        value = base64.b64decode(data["value"]["$base64"])
-        return KeyChange(data["key"], value, data["version"])
-    if kind == "delete":
-        return KeyChange(data["key"], None, None)
-    raise WatchLaggedError(str(data.get("title", kind)))
+async def _next_line(lines: AsyncIterator[str]) -> str:
+    """
+    Raises:
+        WatchLaggedError: the stream is at its end.
+    """
+    with anyio.move_on_after(SILENCE_SECONDS_MAX):
+        try:
+            line = await anext(lines, None)
+        except httpx.TransportError as error:
+            raise WatchLaggedError(f"the connection was lost: {error!r}") from error
+        if line is None:
+            raise WatchLaggedError("the node has ended the watch: it stops")
+        return line
+    raise WatchLaggedError("the node has fallen silent")
 
 
 def _condition(expected_version: object) -> dict[str, str]:

@@ -51,7 +51,7 @@ class MPREGClient:
         transport: httpx.AsyncBaseTransport | None = None,
         randomness: random.Random | None = None,
     ) -> None:
-        """``verify`` the certificate of the node: in the system's way, or as a context does.
+        """``verify`` the certificate of the node: against those of certifi, or as a context does.
         ``transport`` takes the place of the network. ``randomness`` is what keys and pauses are
         made of; None: the system's.
 

@@ -175,6 +175,16 @@ async def test_changes_are_watched_from_the_moment_the_block_is_entered(data_dir
             await keys.delete("a")
             assert await anext(changes) == KeyChange("a", b"\x00", version)
             assert await anext(changes) == KeyChange("a", None, None)
+            with anyio.move_on_after(0.05):
+                await anext(changes)
+            await keys.put("a", b"")
+            assert (await anext(changes)).value == b""
+            async with keys.watch("a") as others:
+                await keys.put("a", b"1")
+                async for change in others:
+                    assert change.value == b"1"
+                    break
+            assert (await anext(changes)).value == b"1"
             node.stop.set()
             with pytest.raises(WatchLaggedError):
                 await anext(changes)
