@@ -34,7 +34,8 @@ class Keeper:
     _left: deque[RemoteMessage] = field(factory=deque)
     """To be given back; those that a loop dropped come from wherever it was."""
     _wake: anyio.Event = field(factory=anyio.Event)
-    _thread: int = field(factory=threading.get_ident)
+    _thread: int | None = None
+    """In which `run` runs: only there may it be woken."""
     _has_ended: bool = False
 
     def hold(self, messages: Iterable[RemoteMessage]) -> None:
@@ -56,6 +57,7 @@ class Keeper:
                 self._wake.set()
 
     async def run(self) -> None:
+        self._thread = threading.get_ident()
         async with anyio.create_task_group() as task_group:
             while True:
                 self._wake = anyio.Event()

@@ -112,6 +112,26 @@ async def test_leases_are_made_longer_of_what_is_worked_on_and_what_was_taken_ah
             break
 
 
+async def test_a_message_whose_lease_was_lost_is_not_handed_out_before_it_comes_again(
+    data_dir: Path,
+) -> None:
+    seen: list[tuple[Any, int]] = []
+    async with open_client(data_dir) as (node, _, server):
+        configuration = QueueConfiguration(lease_seconds=0.9)
+        jobs = await node.message_queues.create_queue("short", configuration)
+        await jobs.send_many([1, 2])
+        async for message in jobs.consume(prefetch=2):
+            seen.append((message.payload, message.attempt))
+            if len(seen) > 1:
+                break
+            server.state.leases.forget(list(server.state.leases._held))
+            while node._keeper._held:
+                await anyio.sleep(0.01)
+            with pytest.raises(LeaseLostError):
+                await message.ack()
+    assert seen == [(1, 1), (1, 2)]
+
+
 async def test_a_loop_goes_on_when_its_node_was_started_again(data_dir: Path) -> None:
     seen: list[tuple[Any, int]] = []
     way = Way()

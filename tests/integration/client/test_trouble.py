@@ -19,6 +19,7 @@ from mpreg.errors import (
     NodeUnreachableError,
     NotReadyError,
     QueueFullError,
+    QueueNotFoundError,
     RequestRefusedError,
     UnauthorizedError,
     UnexpectedError,
@@ -26,6 +27,7 @@ from mpreg.errors import (
 from mpreg.queues import QueueConfiguration
 from mpreg.server.state import Phase
 from tests.integration.client.support import LOST_ANSWER, NOBODY, Way, client_of, open_client
+from tests.integration.server.support import open_node
 
 pytestmark = pytest.mark.anyio
 
@@ -64,6 +66,23 @@ async def test_a_write_whose_answer_is_lost_is_made_once(data_dir: Path) -> None
         way.troubles.extend(lose)
         await node.message_queues.delete_queue("jobs")
         assert await server.state.queues.queue_names() == []
+
+
+async def test_a_deletion_that_was_made_is_no_error_where_its_answer_was_not_kept(
+    data_dir: Path,
+) -> None:
+    async with open_node(data_dir, idempotency_window_seconds=0.001) as server:
+        way = Way(server.app)
+        async with client_of(way) as node:
+            queues = node.message_queues
+            jobs = await queues.get_queue("jobs")
+            await jobs.subscription("s")
+            way.troubles.extend([LOST_ANSWER, NOBODY])
+            await jobs.delete_subscription("s")
+            way.troubles.extend([LOST_ANSWER, NOBODY])
+            await queues.delete_queue("jobs")
+            with pytest.raises(QueueNotFoundError):
+                await queues.delete_queue("jobs")
 
 
 async def test_each_write_has_a_key_of_its_own_and_each_attempt_that_of_its_write(
