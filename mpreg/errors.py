@@ -17,7 +17,8 @@
     │   ├── RequestRefusedError       the request itself makes no sense
     │   ├── NotFoundError             nothing is there under this address
     │   ├── IdempotencyKeyReusedError a key that came with another request before
-    │   └── UnexpectedError           a bug: its log has more                   unknown
+    │   ├── UnexpectedError           a bug: its log has more                   unknown
+    │   └── NodeUnreachableError      it gave no answer in time       unknown, or not written
     ├── QueueError
     │   ├── QueueNotFoundError        no queue, or no subscription, of this name
     │   ├── QueueDeletedError         the queue was deleted while it was in use
@@ -81,6 +82,7 @@ __all__ = [
     "MigrationFailedError",
     "MpregError",
     "NodeError",
+    "NodeUnreachableError",
     "NotFoundError",
     "NotReadyError",
     "OffsetOutOfRangeError",
@@ -236,6 +238,28 @@ class UnexpectedError(NodeError):
     """Something that nobody thought of. The log of the node has it, under the id that is told."""
 
     data_state = "unknown"
+
+
+class NodeUnreachableError(NodeError):
+    """The node gave no answer for as long as the caller was patient; ``__cause__`` is what came
+    last.
+
+    Where ``may_have_been_made``, the request has perhaps reached it and was carried out, and
+    ``data_state`` is "unknown". Else it has certainly not been carried out.
+    """
+
+    data_state = "unknown"
+    passes = True
+
+    def __init__(self, message: str, may_have_been_made: bool) -> None:
+        self.may_have_been_made = may_have_been_made
+        if not may_have_been_made:
+            vars(self)["data_state"] = "not written"
+        super().__init__(message, may_have_been_made)
+
+    def __str__(self) -> str:
+        made = "may have been" if self.may_have_been_made else "was certainly not"
+        return f"{self.args[0]}; the request {made} carried out"
 
 
 class QueueError(MpregError):

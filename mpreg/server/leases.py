@@ -52,6 +52,11 @@ class Leases:
         """
         return [self._find(queue, token).message for token in tokens]
 
+    def find_held(self, queue: str, tokens: Iterable[str]) -> list[Message]:
+        """Those of them that are still out."""
+        found = (self._held.get(token) for token in dict.fromkeys(tokens))
+        return [held.message for held in found if held is not None and held.queue == queue]
+
     def _find(self, queue: str, token: str) -> _Held:
         found = self._held.get(token)
         if found is None or found.queue != queue:

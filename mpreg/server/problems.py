@@ -67,6 +67,11 @@ PROBLEMS: Final[Mapping[type[MpregError], Problem]] = {
         422, "The Idempotency-Key was used before.", "Use a new key for each write."
     ),
     errors.UnexpectedError: _BUG,
+    errors.NodeUnreachableError: Problem(
+        502,
+        "The node that would know gave no answer.",
+        "Send it again with the same Idempotency-Key.",
+    ),
     # queues
     errors.QueueError: _BUG,
     errors.QueueNotFoundError: Problem(404, "There is no such queue, or subscription."),

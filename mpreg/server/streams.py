@@ -130,10 +130,10 @@ class EventStream:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_all(self, send: Send) -> None:
-        # Something at once, so that the client knows that it is heard.
-        await _send(send, b": mpreg\n\n")
         try:
             async with self.events() as events:
+                # Something at once, so that the client knows that it misses nothing from here on.
+                await _send(send, b": mpreg\n\n")
                 await _send_each(events, send)
         except MpregError as error:
             await _send(send, Event(kind="error", data=problem_of(error).value).encoded())

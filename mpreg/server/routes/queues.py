@@ -18,6 +18,7 @@ from mpreg.queues import (
     QueueConfiguration,
     Subscription,
 )
+from mpreg.queues.message import release_all
 from mpreg.server.answers import Answer
 from mpreg.server.auth import Role
 from mpreg.server.calls import Call, Endpoint
@@ -80,6 +81,11 @@ class NackRequest(msgspec.Struct, forbid_unknown_fields=True):
 class ExtendRequest(msgspec.Struct, forbid_unknown_fields=True):
     token: str
     lease_seconds: float | None = None
+
+
+class ReleaseRequest(msgspec.Struct, forbid_unknown_fields=True):
+    tokens: list[str]
+    unseen: bool = True
 
 
 class SubscriptionRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -264,6 +270,16 @@ async def extend(call: Call) -> Answer:
     return Answer(value={"lease_seconds": seconds})
 
 
+async def release(call: Call) -> Answer:
+    """Let others have messages at once that were taken ahead and not worked on. ``unseen``: nobody
+    has looked at them, so their attempts do not count. Deliveries that are over are left."""
+    queue, what = await _queue(call), await call.read(ReleaseRequest)
+    messages = call.state.leases.find_held(queue.name, what.tokens)
+    release_all(messages, unseen=what.unseen)
+    call.state.leases.forget(what.tokens)
+    return Answer(value={"released": len(messages)})
+
+
 # --- subscriptions ---
 
 
@@ -375,6 +391,7 @@ ENDPOINTS: Final = (
     _of_queue("POST", "/{queue}/ack", ack, Role.WRITE, "Acknowledge messages", takes_key=True),
     _of_queue("POST", "/{queue}/nack", nack, Role.WRITE, "Give a message back", takes_key=True),
     _of_queue("POST", "/{queue}/extend", extend, Role.WRITE, "Make a lease longer"),
+    _of_queue("POST", "/{queue}/release", release, Role.WRITE, "Let others have messages"),
     _of_queue(
         "PUT",
         "/{queue}/subscriptions/{subscription}",

@@ -284,3 +284,21 @@ async def _each(node: Node, queue: str, expected: tuple[int, str]) -> None:
     for method, path in OF_NO_QUEUE:
         answer = await node.client.request(method, f"/v1/queues/{queue}{path}", json={})
         assert error_of(answer) == expected, (method, path)
+
+
+async def test_what_was_taken_ahead_goes_to_others_at_once_and_uncounted(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        await node.send(1, 2)
+        first, second = await node.receive()
+        body = {"tokens": [first["token"], "of nothing"]}
+        for released in (1, 0):
+            answer = await node.post("/v1/queues/jobs/release", body)
+            assert answer.json() == {"released": released}
+        answer = await node.post(
+            "/v1/queues/jobs/release", {"tokens": [second["token"]], "unseen": False}
+        )
+        assert answer.json() == {"released": 1}
+        again = await node.receive()
+        assert [(one["payload"], one["attempt"]) for one in again] == [(1, 1), (2, 2)]
+        late = await node.post("/v1/queues/jobs/ack", {"tokens": [first["token"]]})
+        assert error_of(late) == (409, "LeaseLostError")
