@@ -18,7 +18,7 @@
     │   ├── NotFoundError             nothing is there under this address
     │   ├── IdempotencyKeyReusedError a key that came with another request before
     │   ├── UnexpectedError           a bug: its log has more                   unknown
-    │   └── NodeUnreachableError      it gave no answer in time       unknown, or not written
+    │   └── NodeUnreachableError      it gave no answer in time               unknown or not made
     ├── QueueError
     │   ├── QueueNotFoundError        no queue, or no subscription, of this name
     │   ├── QueueDeletedError         the queue was deleted while it was in use
