@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint typecheck unit bench simulate crash faults clean loops
+.PHONY: demo test lint typecheck unit browser bench simulate crash faults clean loops
 
 demo: $(STAMP)
 	$(BIN)/mpreg demo $(ARGS)
@@ -19,8 +19,12 @@ lint: $(STAMP)
 typecheck: $(STAMP)
 	$(BIN)/mypy
 
-unit: $(STAMP)
+unit: $(STAMP) browser
 	$(BIN)/pytest -n 2 $(ARGS)
+
+# For the tests of the status page; it says why where there can be none.
+browser:
+	scripts/install-browser
 
 # The long campaigns. `make test` runs a short, seeded part of each.
 simulate: $(STAMP)

@@ -9,6 +9,16 @@
     │   └── AckAlreadyResolvedError   a bug: an ack was answered twice
     ├── ConfigurationError            a setting is unknown, mistyped or impossible
     ├── WatchLaggedError              changes came faster than they were taken
+    ├── NodeError                     of a node that is asked over HTTP         nothing was done
+    │   ├── NotReadyError             it is starting or stopping
+    │   ├── UnauthorizedError         no token, or one that it does not know
+    │   ├── ForbiddenError            a token that may not do this
+    │   ├── TooManyRequestsError      faster, or more at once, than it allows
+    │   ├── RequestRefusedError       the request itself makes no sense
+    │   ├── NotFoundError             nothing is there under this address
+    │   ├── IdempotencyKeyReusedError a key that came with another request before
+    │   ├── UnexpectedError           a bug: its log has more                   unknown
+    │   └── NodeUnreachableError      it gave no answer in time               unknown or not made
     ├── QueueError
     │   ├── QueueNotFoundError        no queue, or no subscription, of this name
     │   ├── QueueDeletedError         the queue was deleted while it was in use
@@ -45,6 +55,7 @@ things of the caller. ``data_state`` says the same in words that fit in a log li
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
@@ -61,13 +72,19 @@ __all__ = [
     "DataDirectoryError",
     "DataDirectoryLockedError",
     "DataDirectoryMissingError",
+    "ForbiddenError",
     "ForeignDatabaseError",
+    "IdempotencyKeyReusedError",
     "InvalidArgumentError",
     "LeaseLostError",
     "MailboxClosedError",
     "MailboxFullError",
     "MigrationFailedError",
     "MpregError",
+    "NodeError",
+    "NodeUnreachableError",
+    "NotFoundError",
+    "NotReadyError",
     "OffsetOutOfRangeError",
     "ParticipantFailedError",
     "PersistenceError",
@@ -77,11 +94,15 @@ __all__ = [
     "QueueNotFoundError",
     "ReadOnlyError",
     "ReaderStoppedError",
+    "RequestRefusedError",
     "SchemaVersionError",
     "SnapshotNotFoundError",
     "StorageFullError",
     "StorageIOError",
+    "TooManyRequestsError",
     "TransactionStateError",
+    "UnauthorizedError",
+    "UnexpectedError",
     "ValueTooLargeError",
     "VersionConflictError",
     "WatchLaggedError",
@@ -126,12 +147,30 @@ class AckAlreadyResolvedError(ActorError):
 class ConfigurationError(MpregError, ValueError):
     """A setting is unknown, of the wrong type, or impossible beside another one.
 
-    ``setting`` is its name, where it is one alone.
+    ``setting`` is its name, where it is one alone. ``problems`` has one error for each thing that
+    is wrong, where all settings were looked at together; else this one.
     """
 
-    def __init__(self, message: str, setting: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        setting: str | None = None,
+        problems: Sequence[ConfigurationError] = (),
+    ) -> None:
         self.setting = setting
+        self._problems = tuple(problems)
         super().__init__(message, setting)
+
+    @classmethod
+    def of(cls, problems: Sequence[ConfigurationError]) -> ConfigurationError:
+        """One that tells of all, each in a line of its own."""
+        if len(problems) == 1:
+            return problems[0]
+        return cls("\n".join(map(str, problems)), None, problems)
+
+    @property
+    def problems(self) -> tuple[ConfigurationError, ...]:
+        return self._problems or (self,)
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -143,6 +182,84 @@ class WatchLaggedError(MpregError):
     Those that were told before are handed out first. What is watched lacks nothing: watch again,
     and read what matters anew.
     """
+
+
+class NodeError(MpregError):
+    """A condition of a node that is asked over HTTP. Unless its class says otherwise, nothing was
+    done."""
+
+    data_state = "not written"
+
+
+class NotReadyError(NodeError):
+    """The node is still restoring what it knows, or is stopping. Ask again in a moment."""
+
+    passes = True
+
+
+class UnauthorizedError(NodeError):
+    """The request has no token, or one that this node does not know."""
+
+
+class ForbiddenError(NodeError):
+    """The token may not do this, or the request comes from a page of another site."""
+
+
+class TooManyRequestsError(NodeError):
+    """More requests, or more that wait at the same time, than the node allows."""
+
+    passes = True
+
+
+class RequestRefusedError(NodeError):
+    """The request cannot be understood or answered as it is. ``status`` is the one of HTTP."""
+
+    def __init__(self, message: str, status: int = 400, allowed: str = "") -> None:
+        self.status = status
+        self.allowed = allowed
+        """The methods that would be taken, where this one is not."""
+        super().__init__(message, status, allowed)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class NotFoundError(NodeError, LookupError):
+    """Nothing is there under this address: no such key, or no such route."""
+
+    data_state = "unchanged"
+
+
+class IdempotencyKeyReusedError(NodeError):
+    """The ``Idempotency-Key`` came with another request before. Each write takes a new one."""
+
+
+class UnexpectedError(NodeError):
+    """Something that nobody thought of. The log of the node has it, under the id that is told."""
+
+    data_state = "unknown"
+
+
+class NodeUnreachableError(NodeError):
+    """The node gave no answer for as long as the caller was patient; ``__cause__`` is what came
+    last.
+
+    Where ``may_have_been_made``, the request has perhaps reached it and was carried out, and
+    ``data_state`` is "unknown". Else it has certainly not been carried out.
+    """
+
+    data_state = "unknown"
+    passes = True
+
+    def __init__(self, message: str, may_have_been_made: bool) -> None:
+        self.may_have_been_made = may_have_been_made
+        if not may_have_been_made:
+            vars(self)["data_state"] = "not written"
+        super().__init__(message, may_have_been_made)
+
+    def __str__(self) -> str:
+        made = "may have been" if self.may_have_been_made else "was certainly not"
+        return f"{self.args[0]}; the request {made} carried out"
 
 
 class QueueError(MpregError):

@@ -13,7 +13,7 @@ from mpreg.actors.actor import (
 from mpreg.actors.feed import Feed
 from mpreg.actors.mailbox import Mailbox, MailboxStatistics, Message
 from mpreg.actors.restart import Decision, Failure, GiveUp, Restart, RestartPolicy
-from mpreg.actors.supervisor import Supervisor, SupervisorStatistics
+from mpreg.actors.supervisor import PastFailure, Supervisor, SupervisorStatistics
 
 __all__ = [
     "Ack",
@@ -28,6 +28,7 @@ __all__ = [
     "MailboxStatistics",
     "Message",
     "NotStarted",
+    "PastFailure",
     "Restart",
     "RestartPolicy",
     "Running",

@@ -78,6 +78,8 @@ class Mailbox(Generic[M]):
         self._bytes = 0
         self._sent = 0
         self._last: M | None = None
+        self._clock: Callable[[], float] | None = None
+        self._waiting_since: float | None = None
         self._closed_by: Callable[[], Exception] | None = None
         self.new_place = place_maker()
         """Makes places for those who wait for what was sent."""
@@ -85,6 +87,18 @@ class Mailbox(Generic[M]):
     def new_ack(self) -> Ack[Any]:
         """An ack for a message about to be sent."""
         return Ack(self.new_place)
+
+    def note_waiting(self, clock: Callable[[], float]) -> None:
+        """From now on `take_waiting_since` tells."""
+        self._clock = clock
+
+    def take_waiting_since(self) -> float | None:
+        """When the first of the messages was sent that were taken since this was asked last; None
+        where it was not noted. Of those that were left then, it is when the others were taken."""
+        since, self._waiting_since = self._waiting_since, None
+        if self._depth and self._clock is not None:
+            self._waiting_since = self._clock()
+        return since
 
     # --- the sender's end ---
 
@@ -152,6 +166,10 @@ class Mailbox(Generic[M]):
         self._release(size_bytes)
 
     @property
+    def is_closed(self) -> bool:
+        return self._closed_by is not None
+
+    @property
     def last(self) -> M | None:
         """The message that was sent last, if it has not been taken yet."""
         return self._last
@@ -192,6 +210,8 @@ class Mailbox(Generic[M]):
     def _put(self, message: M) -> None:
         self._sent += 1
         self._last = message
+        if self._clock is not None and self._waiting_since is None:
+            self._waiting_since = self._clock()
         self._sender.send_nowait(message)
 
     def _reserve(self, size: int) -> bool:

@@ -109,7 +109,8 @@ def is_being_cancelled() -> bool:
             if task is not None and task.cancelling():
                 return True
         return anyio.current_effective_deadline() == -math.inf
-    except (RuntimeError, sniffio.AsyncLibraryNotFoundError):
+    except (AttributeError, RuntimeError, sniffio.AsyncLibraryNotFoundError):
+        # AttributeError: what trio has to say of a task that has ended, whose finaliser runs.
         return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
@@ -21,7 +22,7 @@ from mpreg.actors.actor import (
 from mpreg.actors.mailbox import Mailbox, MailboxStatistics, Message
 from mpreg.actors.restart import Failure, GiveUp, RestartPolicy
 
-__all__ = ["Supervisor", "SupervisorStatistics"]
+__all__ = ["PastFailure", "Supervisor", "SupervisorStatistics"]
 
 M = TypeVar("M", bound=Message)
 
@@ -29,10 +30,26 @@ CLOSE_SECONDS_MIN: Final = 5.0
 """What closing may take at the end, also where the grace time is shorter."""
 
 
+FAILURES_KEPT: Final = 16
+
+
+@frozen
+class PastFailure:
+    """What is remembered of a failure. Not the error itself: it would keep alive all that its
+    traceback knows."""
+
+    at: float
+    """Monotonic seconds."""
+    error: str
+    """The name of its class."""
+
+
 @frozen(kw_only=True)
 class SupervisorStatistics:
     state: ActorState
     restarts: int
+    failures: tuple[PastFailure, ...]
+    """The last ones, the oldest first."""
     mailbox: MailboxStatistics
 
 
@@ -70,6 +87,7 @@ class Supervisor(Generic[M]):
         self._on_failure = on_failure
         self._state: ActorState = NotStarted()
         self._failures: tuple[Failure, ...] = ()
+        self._past: deque[PastFailure] = deque(maxlen=FAILURES_KEPT)
         self._generation = 0
         self._ending = anyio.Event()
         self._ended = anyio.Event()
@@ -135,6 +153,7 @@ class Supervisor(Generic[M]):
         return SupervisorStatistics(
             state=self._state,
             restarts=max(0, self._generation - 1),
+            failures=tuple(self._past),
             mailbox=self._mailbox.statistics(),
         )
 
@@ -183,6 +202,7 @@ class Supervisor(Generic[M]):
     async def _back_off(self, error: Exception) -> None:
         self._tell(error)
         now = anyio.current_time()
+        self._past.append(PastFailure(now, type(error).__name__))
         recent = self._policy.within_window(self._failures, now)
         self._failures = (*recent, Failure(now, error))
         decision = self._policy.decide(self._failures, now)

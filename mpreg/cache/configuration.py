@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import attrs
 from attrs import field, frozen
 
 from mpreg.cache.eviction import EvictionPolicyName
 from mpreg.errors import ConfigurationError
-from mpreg.validation import found, refuse_unknown, seconds, whole_number
+from mpreg.validation import found, member, refuse_unknown, seconds, whole_number
 
 __all__ = ["NAME_CHARACTERS_MAX", "CacheConfiguration", "WriteMode"]
 
@@ -32,22 +32,12 @@ class WriteMode(enum.Enum):
     ack tells when it is there."""
 
 
-E = TypeVar("E", bound=enum.Enum)
-
-
-def _one_of(kind: type[E], name: str, value: object) -> E:
-    try:
-        return kind(value)
-    except ValueError:
-        raise found(name, "one of " + ", ".join(repr(one.value) for one in kind), value) from None
-
-
 def _policy(value: object) -> EvictionPolicyName:
-    return _one_of(EvictionPolicyName, "policy", value)
+    return member(EvictionPolicyName, "policy", value)
 
 
 def _mode(value: object) -> WriteMode:
-    return _one_of(WriteMode, "write_mode", value)
+    return member(WriteMode, "write_mode", value)
 
 
 def _name(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -89,6 +79,7 @@ class CacheConfiguration:
     warm_up_entries_max: int | None = field(default=None, validator=whole_number(0, none=True))
     """Entries read into L1 at start, the most used first; None: as many as it holds."""
     warm_up_bytes_max: int | None = field(default=None, validator=whole_number(0, none=True))
+    """Their bytes together."""
     heat_interval_seconds: float = field(default=300.0, validator=seconds(zero=False))
     """How often it is written down which entries are the most used, where they have changed: a
     crash loses what is newer, of this list alone."""

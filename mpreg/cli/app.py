@@ -9,12 +9,14 @@ import click
 from mpreg import __version__
 from mpreg.cli.commands.backup import backup
 from mpreg.cli.commands.compact import compact
+from mpreg.cli.commands.config import config
 from mpreg.cli.commands.demo import demo, demo_worker
 from mpreg.cli.commands.export import export
 from mpreg.cli.commands.import_ import import_
 from mpreg.cli.commands.inspect import inspect
 from mpreg.cli.commands.queue import queue
 from mpreg.cli.commands.restore import restore
+from mpreg.cli.commands.serve import serve
 from mpreg.cli.commands.stats import stats
 from mpreg.cli.commands.verify import verify
 from mpreg.cli.exits import tell_usage
@@ -76,6 +78,8 @@ for command in (
     restore,
     export,
     import_,
+    config,
+    serve,
     demo,
     demo_worker,
 ):

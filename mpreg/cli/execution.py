@@ -16,13 +16,20 @@ __all__ = ["execute"]
 
 
 def execute(
-    common: Common, runner: str, *, is_paged: bool = False, instead: str | None = None, **named: Any
+    common: Common,
+    runner: str,
+    *,
+    is_paged: bool = False,
+    needs_store: bool = True,
+    instead: str | None = None,
+    **named: Any,
 ) -> NoReturn:
     """Run what a command does, and exit with what it came to.
 
     ``runner`` is ``module:function`` below ``mpreg.cli.runs``: imported here and no earlier, so
-    that help and completion stay quick. The function is async and takes the settings, the output,
-    and ``named``; it returns an exit code, or None where the output knows it.
+    that help and completion stay quick. The function is async and takes the settings (without
+    ``needs_store`` the options instead), the output, and ``named``; it returns an exit code, or
+    None where the output knows it.
     """
     with told(is_json=common.is_json, instead=instead), logs_as_notes(is_json=common.is_json):
         from mpreg.cli.output import opened_output
@@ -32,12 +39,12 @@ def execute(
         function: Callable[..., Awaitable[int | None]] = getattr(
             importlib.import_module(f"mpreg.cli.runs.{module}"), name
         )
-        settings = Settings.of(common)
+        first = Settings.of(common) if needs_store else common
         codes: list[int | None] = []
         with opened_output(is_json=common.is_json, paged=is_paged) as output:
 
             async def work() -> None:
-                codes.append(await function(settings, output, **named))
+                codes.append(await function(first, output, **named))
 
             run(common.loop, work)
         if output.damaged:

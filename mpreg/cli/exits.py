@@ -165,6 +165,8 @@ def _ending(error: MpregError, instead: str | None) -> _Ending:
     more: dict[str, Any] = {}
     if isinstance(error, DataDirectoryLockedError):
         more = {"pid": error.pid, "host": error.host, "since": error.since}
+    elif isinstance(error, ConfigurationError):
+        more = {"problems": list(map(str, error.problems))}
     return _Ending(
         type(error).__name__,
         str(error),

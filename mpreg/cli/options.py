@@ -54,7 +54,7 @@ config_option = click.option(
     type=any_path,
     envvar="MPREG_CONFIG",
     show_envvar=True,
-    help="A TOML file with the settings of the store.",
+    help="A TOML or JSON file with the settings of the node.",
 )
 data_dir_option = click.option(
     "--data-dir",

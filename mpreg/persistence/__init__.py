@@ -33,9 +33,10 @@ from mpreg.errors import (
 from mpreg.persistence.batch import Durability, WriteBatch
 from mpreg.persistence.compactor import CompactionReport
 from mpreg.persistence.config import PersistenceConfig
-from mpreg.persistence.kv_store import Entry, KeyValueStore
+from mpreg.persistence.following import CommitObserved, Observer
+from mpreg.persistence.kv_store import Entry, KeyChange, KeyValueStore, KeyWatch
 from mpreg.persistence.log_retention import LogRetention
-from mpreg.persistence.log_store import LogRecord, LogStore
+from mpreg.persistence.log_store import LogFollow, LogRecord, LogStore
 from mpreg.persistence.participant import (
     Participant,
     ParticipantState,
@@ -68,6 +69,7 @@ __all__ = [
     "AckedDataLostError",
     "BatchRejectedError",
     "CommitFailedError",
+    "CommitObserved",
     "CommitUnknownError",
     "CompactionReport",
     "ConfigurationError",
@@ -81,14 +83,18 @@ __all__ = [
     "ForeignDatabaseError",
     "Holder",
     "InvalidArgumentError",
+    "KeyChange",
     "KeyCount",
     "KeyValueStore",
+    "KeyWatch",
+    "LogFollow",
     "LogRecord",
     "LogRetention",
     "LogStore",
     "MailboxFullError",
     "MigrationFailedError",
     "MpregError",
+    "Observer",
     "OffsetOutOfRangeError",
     "Participant",
     "ParticipantFailedError",

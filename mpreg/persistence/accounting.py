@@ -220,6 +220,11 @@ class Accounting:
         else:
             await self._write()
 
+    @property
+    def written_sequence(self) -> int | None:
+        """The last sequence that the file is known to have; None without one."""
+        return None if self._written is None else self._written.sequence
+
     async def finish(self) -> None:
         """At the end, when nothing is acknowledged any more."""
         await self._write()

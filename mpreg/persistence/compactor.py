@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 import anyio
@@ -133,6 +134,11 @@ class Compactor:
     _statistics_due: float = -math.inf
     _damage: dict[str, str] = field(factory=dict)
     """What was told of parts that are passed over."""
+    rounds: int = 0
+    seconds: float = 0.0
+    """Of all rounds together."""
+    ended_at: float | None = None
+    """When the last round ended (wall clock)."""
     _working: anyio.Lock = field(factory=anyio.Lock)
     """Held during a round."""
 
@@ -169,7 +175,7 @@ class Compactor:
         """Do it until it succeeds."""
         while True:
             try:
-                async with self._working:
+                async with self._round():
                     await work(_Tally())
             except (WriterStoppedError, ReaderStoppedError, CommitUnknownError):
                 # The registry is closing, and will cancel this task.
@@ -180,6 +186,15 @@ class Compactor:
                 await anyio.sleep(pause_seconds)
             else:
                 return
+
+    @asynccontextmanager
+    async def _round(self) -> AsyncGenerator[None, None]:
+        async with self._working:
+            began = anyio.current_time()
+            yield
+            self.rounds += 1
+            self.seconds += anyio.current_time() - began
+            self.ended_at = self._gateway.clock.wall()
 
     async def _go_round(self, tally: _Tally) -> None:
         written = self._activity.take()
@@ -205,7 +220,7 @@ class Compactor:
         """Do at once all that upkeep would do some time, whatever the thresholds."""
         before = self._sizes()
         tally = _Tally()
-        async with self._working:
+        async with self._round():
             await self._tidy_all_snapshots(tally)
             now = self._gateway.clock.wall()
             await self._apart("what has expired", self._sweep(now, tally), tally)

@@ -14,8 +14,17 @@ from attrs import field, frozen
 from mpreg.actors import RestartPolicy
 from mpreg.errors import ConfigurationError
 from mpreg.persistence.log_retention import LogRetention
-from mpreg.persistence.settings_file import SettingsFile
-from mpreg.validation import found, refuse_unknown, seconds, whole_number
+from mpreg.settings_reading import SettingsReader
+from mpreg.settings_source import SettingsSource
+from mpreg.validation import (
+    as_path,
+    found,
+    one_of,
+    path_or_none,
+    refuse_unknown,
+    seconds,
+    whole_number,
+)
 
 __all__ = ["BACKENDS", "TABLE", "PersistenceConfig"]
 
@@ -25,15 +34,6 @@ MIB: Final = 1 << 20
 
 #: Of a file of settings.
 TABLE: Final = "persistence"
-NONE: Final = "none"
-
-
-def _path(value: object) -> Path | None:
-    if value is None:
-        return None
-    if not isinstance(value, str | PathLike):
-        raise found("data_dir", "a path", value)
-    return Path(value)
 
 
 def _acceptance(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -46,7 +46,7 @@ def _retention(settings: dict[str, Any]) -> LogRetention:
     names = [attribute.name for attribute in attrs.fields(LogRetention)]
     refuse_unknown(settings, names)
     if "log" not in settings:
-        raise ConfigurationError("log_retention: 'log' is missing, the name of the log")
+        raise ConfigurationError("log_retention: 'log' is missing", "log_retention")
     return LogRetention(**settings)
 
 
@@ -56,15 +56,9 @@ def _retentions(value: object) -> tuple[LogRetention, ...]:
         if all(isinstance(one, LogRetention) for one in made):
             names = [one.log for one in made]
             if len(set(names)) < len(names):
-                raise ConfigurationError("log_retention: a log is named twice")
+                raise ConfigurationError("log_retention: a log is named twice", "log_retention")
             return made
     raise found("log_retention", "a list of LogRetention", value)
-
-
-def _none(cls: type[attrs.AttrsInstance], name: str, value: object) -> object:
-    """TOML has no null."""
-    nullable = {one.name for one in attrs.fields(cls) if one.type == "float | None"}
-    return None if value == NONE and name in nullable else value
 
 
 @frozen(kw_only=True)
@@ -76,11 +70,11 @@ class PersistenceConfig:
             another one. `from_mapping` also raises it for unknown names.
     """
 
-    data_dir: Path | None = field(default=None, converter=_path)
+    data_dir: Path | None = field(default=None, converter=as_path, validator=path_or_none)
     """The directory that holds everything; made (0700) where it is missing. The memory backend
     needs none."""
 
-    backend: str = "sqlite"
+    backend: str = field(default="sqlite", validator=one_of(*BACKENDS))
     """``"sqlite"``; ``"file"``: an append-only journal, with all that is alive in memory; or
     ``"memory"``: the same calls, and nothing survives the process."""
 
@@ -153,12 +147,15 @@ class PersistenceConfig:
     supervisor gives up."""
 
     restart_window_seconds: float = field(default=60.0, validator=seconds(zero=False))
+    """The window that they are counted in."""
+
     backoff_initial_seconds: float = field(default=0.05, validator=seconds(zero=True))
+    """Pause before the first restart; it doubles with each failure in the window."""
+
     backoff_max_seconds: float = field(default=5.0, validator=seconds(zero=True))
+    """The longest pause."""
 
     def __attrs_post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise found("backend", " or ".join(map(repr, BACKENDS)), self.backend)
         if self.backend != "memory" and self.data_dir is None:
             raise ConfigurationError(
                 f"data_dir: the {self.backend} backend needs a directory", "data_dir"
@@ -178,25 +175,28 @@ class PersistenceConfig:
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], **changes: object) -> PersistenceConfig:
-        """From the table ``[persistence]`` of a TOML file; ``changes`` win over what it says.
+        """From the table ``[mpreg.persistence]`` of a TOML or JSON file, the one that has the
+        settings of all parts (`mpreg.settings.MPREGSettings`); ``changes`` win over what it says.
 
         ``data_dir`` is relative to the directory of the file. TOML has no null: what may be None
         here is written as ``"none"`` there. Reads the file at once, without await.
 
         Raises:
-            ConfigurationError: the file cannot be read, is no TOML, or has something in it that is
-                no setting or cannot be one; names the file, and the line where there is one.
+            ConfigurationError: the file cannot be read, is neither TOML nor JSON, or has something
+                in this table that is no setting or cannot be one; names the file, and the line
+                where there is one.
         """
-        file = SettingsFile.read(Path(path), TABLE)
-        written = {name: _none(cls, name, value) for name, value in file.settings.items()}
-        if "data_dir" in written and isinstance(written["data_dir"], str):
-            written["data_dir"] = file.path.parent / written["data_dir"]
+        source = SettingsSource.read(Path(path))
+        reader = SettingsReader(source)
+        given = reader.values(cls, source.settings.get(TABLE, {}), (TABLE,))
+        reader.check()
         try:
-            return cls.from_mapping({**written, **changes})
+            return cls.from_mapping({**(given or {}), **changes})
         except ConfigurationError as error:
             if error.setting in changes:
                 raise
-            raise file.error(str(error), error.setting) from error
+            reader.tell(error, (TABLE,))
+            raise ConfigurationError.of(reader.problems) from error
 
     @property
     def restart_policy(self) -> RestartPolicy:

@@ -63,7 +63,9 @@ class Engine:
             self._accounting,
             activity,
             CheckpointWatch(config.wal_checkpoint_pages),
+            gateway.followers,
         )
+        self._followers = gateway.followers
         self._writes = Supervisor(
             self._writer,
             gateway.writes,
@@ -72,8 +74,9 @@ class Engine:
             make_stopped_error=_writer_stopped,
             on_failure=lambda error: _log.error("the writer failed: %s", error, exc_info=error),
         )
+        self._reader = Reader(gateway.reads, self._backend.reader())
         self._reads = Supervisor(
-            Reader(gateway.reads, self._backend.reader()),
+            self._reader,
             gateway.reads,
             config.restart_policy,
             grace_seconds=config.grace_seconds,
@@ -85,6 +88,7 @@ class Engine:
     async def running(self) -> AsyncGenerator[None, None]:
         """Open, run while the block runs, stop when it ends in whatever way."""
         with collapsed_groups(), ExitStack() as stack:
+            stack.callback(self._end_followers)
             # Where opening fails, those who called meanwhile must not wait for ever.
             stack.callback(self._reads.discard)
             stack.callback(self._writes.discard)
@@ -106,6 +110,11 @@ class Engine:
             finally:
                 # The last acks were given meanwhile.
                 await self._accounting.finish()
+
+    def _end_followers(self) -> None:
+        self._followers.end(
+            WriterStoppedError("the registry has closed: nothing more will be committed")
+        )
 
     @asynccontextmanager
     async def _in_background(self) -> AsyncGenerator[None, None]:
@@ -148,14 +157,23 @@ class Engine:
             failed=counters.failed,
             largest_group=counters.largest_group,
             checkpoints=counters.checkpoints,
+            checkpointed_at=counters.checkpointed_at,
+            checkpoint_seconds=counters.checkpoint_seconds,
+            compactions=self._compactor.rounds,
+            compacted_at=self._compactor.ended_at,
+            compaction_seconds=self._compactor.seconds,
             wal_pages_left=counters.wal_pages_left,
             mailbox_depth=writes.mailbox.depth,
             mailbox_bytes=writes.mailbox.bytes,
             waiting_senders=writes.mailbox.waiting_senders,
             writer=writes.state,
             writer_restarts=writes.restarts,
+            writer_failures=writes.failures,
             reader=reads.state,
             reader_restarts=reads.restarts,
+            reader_failures=reads.failures,
+            damaged=self._reader.damaged,
+            acked_sequence=self._accounting.written_sequence,
             database_bytes=backend.database_bytes,
             wal_bytes=backend.wal_bytes,
         )

@@ -9,6 +9,7 @@ from typing import Any
 from attrs import define, field
 
 from mpreg.actors import Ack, Mailbox
+from mpreg.actors.parking import loop_clock
 from mpreg.clock import Clock
 from mpreg.errors import (
     InvalidArgumentError,
@@ -28,6 +29,7 @@ from mpreg.persistence.batch import (
     operation_bytes,
 )
 from mpreg.persistence.config import PersistenceConfig
+from mpreg.persistence.following import Followers
 from mpreg.persistence.growing import GrowingAppend
 from mpreg.persistence.operations import Append, Operation
 from mpreg.persistence.reader import ReadRequest
@@ -50,6 +52,7 @@ class StoreGateway:
     clock: Clock
     writes: Mailbox[WriterMessage] = field(init=False)
     reads: Mailbox[ReadRequest] = field(init=False)
+    followers: Followers = field(factory=Followers)
     earliest_expiry: float = math.inf
     """Nothing that upkeep does not know of expires before (wall clock)."""
 
@@ -65,6 +68,13 @@ class StoreGateway:
             messages_max=self.config.mailbox_batches_max, bytes_max=self.config.mailbox_bytes_max
         )
         self.reads = Mailbox(messages_max=READS_WAITING_MAX, bytes_max=READS_WAITING_MAX)
+        if self.followers.observers:
+            self.writes.note_waiting(loop_clock())
+
+    def note_waiting(self) -> None:
+        """An observer wants to know how long the batches wait."""
+        if not self.writes.is_closed:
+            self.writes.note_waiting(loop_clock())
 
     def write(
         self, operation: Operation, durability: Durability, settled: Settled | None = None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final
+from typing import Final, Self
 
+import anyio.lowlevel
 import msgspec
+from attrs import define, field, frozen
 
-from mpreg.actors import Ack
+from mpreg.actors import Ack, Feed
 from mpreg.codec import decode_key, encode_bytes, encode_key, encode_name, prefix_end
 from mpreg.errors import CorruptDataError, InvalidArgumentError
 from mpreg.persistence.backend import (
@@ -21,15 +23,63 @@ from mpreg.persistence.backend import (
     StoredEntry,
 )
 from mpreg.persistence.batch import Durability
+from mpreg.persistence.following import KeyFollower
 from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.operations import Delete, Put, SweepExpired
 from mpreg.persistence.paging import OnDamaged, Page, Paged
 from mpreg.persistence.transaction import Transaction, send_nowait
 
-__all__ = ["SWEEP_ENTRIES_MAX", "Entry", "KeyValueStore"]
+__all__ = ["SWEEP_ENTRIES_MAX", "Entry", "KeyChange", "KeyValueStore", "KeyWatch"]
+
+#: Changes kept for one who watches and does not take them.
+WATCHED_CHANGES_MAX: Final = 4_096
 
 #: Every other write waits while a sweep is made.
 SWEEP_ENTRIES_MAX: Final = 10_000
+
+
+@frozen
+class KeyChange:
+    """One change of a key that was committed. That an entry expires is no change."""
+
+    key: str | bytes
+    value: bytes | None
+    """None: it was deleted."""
+    version: int | None
+    """None: it was deleted."""
+
+
+@define(eq=False)
+class KeyWatch(Feed[KeyChange]):
+    """An async iterator over the changes of keys, in the order in which they were committed, from
+    the moment its block was entered. Made by `KeyValueStore.watch`.
+
+    One task iterates; cancelled while it waits, it has missed nothing and may go on.
+
+    Raises, while iterating:
+        WatchLaggedError: more changes came than were taken: some are missing from here on.
+        WriterStoppedError: the registry has closed; there will be no more.
+    """
+
+    _followers: dict[bytes, dict[KeyFollower, None]] = field(kw_only=True)
+    _namespace: bytes = field(kw_only=True)
+    _prefix: bytes = field(kw_only=True)
+    """As keys are encoded; empty: all."""
+
+    def changed(self, key: bytes, value: bytes | None, version: int | None) -> None:
+        if key.startswith(self._prefix):
+            self.tell(KeyChange(decode_key(key), value, version))
+
+    async def __aenter__(self) -> Self:
+        await anyio.lowlevel.checkpoint()
+        self._followers.setdefault(self._namespace, {})[self] = None
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        found = self._followers[self._namespace]
+        del found[self]
+        if not found:
+            del self._followers[self._namespace]
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -192,9 +242,14 @@ class KeyValueStore:
         return found
 
     def scan(
-        self, prefix: str | bytes | None = None, *, on_damaged: OnDamaged | None = None
+        self,
+        prefix: str | bytes | None = None,
+        *,
+        after: str | bytes | None = None,
+        on_damaged: OnDamaged | None = None,
     ) -> AsyncIterator[Entry]:
-        """The entries whose keys start with ``prefix``, in order of their keys.
+        """The entries whose keys start with ``prefix``, in order of their keys; with ``after``,
+        those that come after that key.
 
         A `str` prefix meets the `str` keys (ordered by code point), a `bytes` prefix the `bytes`
         keys; None meets all, `bytes` keys first. Read page by page: each page is one consistent
@@ -203,11 +258,26 @@ class KeyValueStore:
         A damaged entry raises `CorruptDataError`; with ``on_damaged`` it is given to that and
         passed over, and the rest is read.
         """
-        return self._scan_after(prefix, None, on_damaged)
+        return self._scan_after(prefix, after, on_damaged)
 
     def scan_stored(self, *, on_damaged: OnDamaged | None = None) -> AsyncIterator[Entry]:
         """`scan` of all that is on disk: also what has expired and is not removed yet."""
         return self._scan_after(None, None, on_damaged, _as_stored)
+
+    def watch(
+        self, prefix: str | bytes | None = None, *, changes_max: int = WATCHED_CHANGES_MAX
+    ) -> KeyWatch:
+        """The changes of all keys, or of those that start with ``prefix``, from now on:
+        ``async with store.watch() as changes``, and ``async for change in changes``.
+
+        ``changes_max`` are kept for who does not take them; with more, the watch ends.
+        """
+        return KeyWatch(
+            changes_max,
+            followers=self._gateway.followers.keys,
+            namespace=self._name,
+            prefix=b"" if prefix is None else encode_key(prefix),
+        )
 
     def _scan_after(
         self,

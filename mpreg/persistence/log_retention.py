@@ -11,7 +11,7 @@ import msgspec
 from attrs import field, frozen
 
 from mpreg.errors import ConfigurationError
-from mpreg.validation import seconds, whole_number
+from mpreg.validation import found, seconds, whole_number
 
 __all__ = [
     "LogMarks",
@@ -32,7 +32,7 @@ MARKS_PER_LIMIT: Final = 32
 
 def _name(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{attribute.name}: the name of a log is expected, not {value!r}")
+        raise found(attribute.name, "the name of a log", value)
 
 
 @frozen(kw_only=True)
@@ -45,7 +45,9 @@ class LogRetention:
     """
 
     log: str = field(validator=_name)
+    """Its name."""
     records_max: int | None = field(default=None, validator=whole_number(0, none=True))
+    """So many of the newest."""
     bytes_max: int | None = field(default=None, validator=whole_number(0, none=True))
     """Of the records' data."""
     seconds_max: float | None = field(default=None, validator=seconds(zero=False, none=True))
@@ -53,7 +55,7 @@ class LogRetention:
 
     def __attrs_post_init__(self) -> None:
         if self.records_max is self.bytes_max is self.seconds_max is None:
-            raise ConfigurationError(f"log_retention of {self.log!r}: no limit is given")
+            raise ConfigurationError(f"log {self.log!r}: no limit is given")
 
 
 class Mark(msgspec.Struct, frozen=True):

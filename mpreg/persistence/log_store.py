@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from typing import Self
 
+import anyio
 from attrs import frozen
 
 from mpreg.actors import Ack
@@ -18,7 +20,7 @@ from mpreg.persistence.operations import Append, DeleteLog, TruncateBefore
 from mpreg.persistence.paging import OnDamaged, Page, Paged
 from mpreg.persistence.transaction import Transaction, send_nowait
 
-__all__ = ["LogRecord", "LogStore"]
+__all__ = ["LogFollow", "LogRecord", "LogStore"]
 
 
 @frozen
@@ -132,6 +134,19 @@ class LogStore:
 
         return Paged(read_page, _checked_offset(start, "start"), _record, on_damaged)
 
+    def follow(self, start: int | None = None, *, on_damaged: OnDamaged | None = None) -> LogFollow:
+        """The records from ``start`` on, those that are there and then those that come, for ever:
+        ``async with log.follow(0) as records``, and ``async for record in records``.
+
+        ``start`` None: only those that come after the block was entered. Records that were
+        truncated away before they were read are passed over; a log that was deleted is followed
+        from its new beginning. A damaged record raises `CorruptDataError`; with ``on_damaged`` it
+        is given to that and passed over.
+        """
+        if start is not None:
+            _checked_offset(start, "start")
+        return LogFollow(self, self._gateway, self._name, start, on_damaged)
+
     async def truncate_before(
         self, offset: int, *, durability: Durability = Durability.DURABLE
     ) -> int:
@@ -215,3 +230,86 @@ def _checked_offset(offset: object, name: str) -> int:
     if isinstance(offset, bool) or not isinstance(offset, int) or not 0 <= offset < 2**63:
         raise InvalidArgumentError(f"{name} is an offset, 0 or above, not {offset!r}")
     return offset
+
+
+class LogFollow:
+    """An async iterator over the records of a log that does not end. Made by `LogStore.follow`.
+
+    Cancelled, it has passed over nothing, and may be gone on with.
+
+    Raises, while iterating:
+        WriterStoppedError, ReaderStoppedError: the registry has closed.
+        CorruptDataError: a stored record is damaged.
+    """
+
+    def __init__(
+        self,
+        log: LogStore,
+        gateway: StoreGateway,
+        name: bytes,
+        start: int | None,
+        on_damaged: OnDamaged | None,
+    ) -> None:
+        self._log, self._followers, self._name = log, gateway.followers, name
+        self._next, self._on_damaged = start, on_damaged
+        self._grown = anyio.Event()
+        self._failure: Exception | None = None
+        self._page: AsyncIterator[LogRecord] | None = None
+        self._page_end = 0
+
+    async def __aenter__(self) -> Self:
+        self._followers.logs.setdefault(self._name, {})[self._wake] = None
+        self._followers.ends[self._end] = None
+        try:
+            if self._next is None:
+                self._next = await self._log.next_offset()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        del self._followers.ends[self._end]
+        found = self._followers.logs[self._name]
+        del found[self._wake]
+        if not found:
+            del self._followers.logs[self._name]
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> LogRecord:
+        while True:
+            if self._page is not None:
+                async for record in self._page:
+                    self._next = record.offset + 1
+                    return record
+                # Also past damaged ones, of which only somebody else was told.
+                self._page, self._next = None, self._page_end
+            if self._failure is not None:
+                raise self._failure.with_traceback(None)
+            if not await self._is_longer():
+                await self._grown.wait()
+                continue
+            assert self._next is not None
+            self._page = self._log.read_range(
+                self._next, self._page_end, on_damaged=self._on_damaged
+            )
+
+    async def _is_longer(self) -> bool:
+        # Anew before looking: what comes in between wakes.
+        self._grown = anyio.Event()
+        end = await self._log.next_offset()
+        assert self._next is not None
+        if end < self._next:
+            # It was deleted, and began anew.
+            self._next = await self._log.first_offset()
+        self._page_end = end
+        return self._next < end
+
+    def _wake(self) -> None:
+        self._grown.set()
+
+    def _end(self, failure: Exception) -> None:
+        self._failure = failure
+        self._wake()

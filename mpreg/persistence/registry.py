@@ -23,6 +23,7 @@ from mpreg.persistence.batch import Durability, Settled
 from mpreg.persistence.compactor import CompactionReport
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.engine import Engine, collapsed_groups
+from mpreg.persistence.following import Observer
 from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.kv_store import KeyValueStore
 from mpreg.persistence.lifecycle import Lifecycle
@@ -160,6 +161,7 @@ class PersistenceRegistry:
         self._snapshots = SnapshotSharing()
         self._subsystems: dict[str, object] = {}
         self._lifecycle = Lifecycle()
+        self._opened_at = 0.0
         self._opening_seconds = 0.0
         self._engine: Engine | None = None
         self._state = _State.NEW
@@ -249,6 +251,14 @@ class PersistenceRegistry:
         """
         self._lifecycle.register(participant)
 
+    def observe(self, observer: Observer) -> None:
+        """Have ``observer`` told of every commit group from now on, and what it took: for metrics.
+
+        It is called in the writer's own task, after the acks: it must be quick and not raise.
+        """
+        self._gateway.followers.observers.append(observer)
+        self._gateway.note_waiting()
+
     @property
     def opening_has_begun(self) -> bool:
         """Whether it is too late to register what is to be restored."""
@@ -282,6 +292,7 @@ class PersistenceRegistry:
             raise WriterStoppedError("the registry was never open: there is nothing to count")
         return evolve(
             self._engine.statistics(),
+            opened_at=self._opened_at,
             opening_seconds=self._opening_seconds,
             restore_seconds=self._lifecycle.restore_seconds,
             participants=self._lifecycle.statistics(),
@@ -378,7 +389,7 @@ class PersistenceRegistry:
         *,
         task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        began = anyio.current_time()
+        self._opened_at, began = self.clock.wall(), anyio.current_time()
         engine = Engine(self.config, self._gateway, self.clock, self._own_backend, self._snapshots)
         with scope:
             async with engine.running():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from mpreg.actors import ActorState
+from mpreg.actors import ActorState, PastFailure
 from mpreg.persistence.participant import ParticipantStatistics
 
 __all__ = ["RegistryStatistics"]
@@ -37,8 +37,19 @@ class RegistryStatistics:
     """Batches in the largest commit group; of appends that were joined, each caller's."""
     checkpoints: int
     """How often the write-ahead log was moved into the database."""
+    checkpointed_at: float | None
+    """When the last one was completed (wall clock); None: not since the opening."""
+    checkpoint_seconds: float
+    """What all steps of checkpoints took together."""
     wal_pages_left: int
     """Pages that the last checkpoint could not move, since somebody was reading them."""
+
+    compactions: int
+    """Rounds of upkeep, and calls of `compact`."""
+    compacted_at: float | None
+    """When the last one ended (wall clock); None: none yet."""
+    compaction_seconds: float
+    """What all of them took together, with the rests between their steps."""
 
     mailbox_depth: int
     """Batches that wait for the writer now."""
@@ -48,13 +59,23 @@ class RegistryStatistics:
 
     writer: ActorState
     writer_restarts: int
+    writer_failures: tuple[PastFailure, ...]
+    """The last ones, the oldest first."""
     reader: ActorState
     reader_restarts: int
+    reader_failures: tuple[PastFailure, ...]
+    damaged: int
+    """Damaged items that reads have met; one that is read again counts again."""
+    acked_sequence: int | None
+    """The last sequence on disk in the account of what was acknowledged as durable; None where no
+    account is kept."""
 
     database_bytes: int
     wal_bytes: int
     """The write-ahead log's file; it is used again and not cut after each checkpoint."""
 
+    opened_at: float = 0.0
+    """When opening began (wall clock)."""
     opening_seconds: float = 0.0
     """What opening took, up to the first restore: the directory, the backend, its migrations."""
     restore_seconds: float = 0.0

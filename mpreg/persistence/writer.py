@@ -22,6 +22,7 @@ from mpreg.errors import (
 from mpreg.persistence.accounting import Accounting
 from mpreg.persistence.activity import Activity
 from mpreg.persistence.backend import (
+    Checkpoint,
     CommitInDoubtError,
     StorageBackend,
     UpkeepResult,
@@ -29,6 +30,7 @@ from mpreg.persistence.backend import (
 )
 from mpreg.persistence.batch import AppendBatch, Durability, WriteBatch
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
+from mpreg.persistence.following import CommitObserved, Followers
 from mpreg.persistence.upkeep_command import UpkeepCommand, WriterMessage
 from mpreg.persistence.upkeep_policy import CheckpointWatch
 
@@ -63,6 +65,9 @@ class WriterCounters:
     """Batches whose group was rolled back."""
     largest_group: int = 0
     checkpoints: int = 0
+    checkpointed_at: float | None = None
+    """Wall clock."""
+    checkpoint_seconds: float = 0.0
     wal_pages_left: int = 0
     """That the last checkpoint could not move."""
 
@@ -98,6 +103,7 @@ class Writer:
     _accounting: Accounting = field(factory=Accounting)
     _activity: Activity = field(factory=Activity)
     _watch: CheckpointWatch = field(factory=lambda: CheckpointWatch(sys.maxsize))
+    _followers: Followers = field(factory=Followers)
     counters: WriterCounters = field(factory=WriterCounters)
     _in_doubt: _InDoubt | None = None
     _commands: deque[UpkeepCommand] = field(factory=deque)
@@ -175,9 +181,13 @@ class Writer:
             command.ack.resolve(result)
 
     async def _take_step(self, step: UpkeepStep) -> UpkeepResult:
+        began = anyio.current_time()
         result = await self._backend.upkeep(step)
+        if isinstance(step, Checkpoint):
+            self.counters.checkpoint_seconds += anyio.current_time() - began
         if result.checkpoints:
             self.counters.checkpoints += result.checkpoints
+            self.counters.checkpointed_at = self._clock.wall()
             self.counters.wal_pages_left = result.log_pages_left
             self._accounting.checkpointed()
             if (said := self._watch.note(result.log_pages_left)) is not None:
@@ -202,6 +212,10 @@ class Writer:
 
     async def _commit(self, group: CommitGroup) -> None:
         self._in_doubt = _InDoubt(group)
+        observers = self._followers.observers
+        since, began = (
+            (self._mailbox.take_waiting_since(), anyio.current_time()) if observers else (None, 0.0)
+        )
         try:
             outcomes = await self._backend.commit(group)
         except CommitFailedError as error:
@@ -211,8 +225,31 @@ class Writer:
             self._in_doubt = _InDoubt(group, error.outcomes, told=True)
             raise error.reason from error
         else:
+            took = anyio.current_time() - began if observers else 0.0
             self._answer(group, outcomes)
             self._in_doubt = None
+            if observers and self.counters.commit_sequence == group.sequence:
+                self._observe(group, outcomes, took, began if since is None else since)
+
+    def _observe(
+        self, group: CommitGroup, outcomes: Sequence[BatchOutcome], took: float, since: float
+    ) -> None:
+        committed = [
+            batch
+            for batch, outcome in zip(group.batches, outcomes, strict=True)
+            if isinstance(outcome, tuple)
+        ]
+        commit = CommitObserved(
+            sequence=group.sequence,
+            batches=sum(batch.asked[0] for batch in committed),
+            operations=sum(batch.asked[1] for batch in committed),
+            size_bytes=sum(batch.size_bytes for batch in committed),
+            durability=group.durability,
+            commit_seconds=took,
+            ack_seconds=anyio.current_time() - since,
+        )
+        for observer in self._followers.observers:
+            observer.committed(commit)
 
     def _settle(self, on_disk: int) -> None:
         """Decide, from the commit sequence on disk, about the group that was in flight."""
@@ -251,6 +288,7 @@ class Writer:
                 counters.durable_sequence = group.sequence
                 self._accounting.acked(group.sequence)
         group.resolve(outcomes)
+        self._followers.tell(group, outcomes)
 
     def _fail(self, messages: Sequence[WriterMessage], error: CommitFailedError) -> None:
         for message in messages:

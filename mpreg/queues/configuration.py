@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import attrs
 import msgspec
 from attrs import field, frozen
 
 from mpreg.errors import ConfigurationError, CorruptDataError
-from mpreg.validation import found, refuse_unknown, seconds, whole_number
+from mpreg.validation import member, number, refuse_unknown, seconds, whole_number
 
 __all__ = [
     "DELAY_SECONDS_MAX",
@@ -51,25 +51,12 @@ class DeliveryGuarantee(enum.Enum):
     start."""
 
 
-E = TypeVar("E", bound=enum.Enum)
-
-
-def _one_of(kind: type[E], value: object) -> E:
-    try:
-        return kind(value)
-    except ValueError:
-        names = ", ".join(repr(member.value) for member in kind)
-        raise ConfigurationError(
-            f"{kind.__name__}: one of {names} is expected, not {value!r}"
-        ) from None
-
-
 def _queue_type(value: object) -> QueueType:
-    return _one_of(QueueType, value)
+    return member(QueueType, "queue_type", value)
 
 
 def _guarantee(value: object) -> DeliveryGuarantee:
-    return _one_of(DeliveryGuarantee, value)
+    return member(DeliveryGuarantee, "delivery_guarantee", value)
 
 
 @frozen(kw_only=True)
@@ -82,10 +69,12 @@ class QueueConfiguration:
     """
 
     queue_type: QueueType = field(default=QueueType.FIFO, converter=_queue_type)
+    """Which message is next."""
 
     delivery_guarantee: DeliveryGuarantee = field(
         default=DeliveryGuarantee.AT_LEAST_ONCE, converter=_guarantee
     )
+    """To whom a message goes, and until when it is kept."""
 
     required_acknowledgments: int = field(default=1, validator=whole_number(1, 1_000))
     """With `DeliveryGuarantee.QUORUM`: how many subscriptions must have acknowledged a message."""
@@ -98,9 +87,10 @@ class QueueConfiguration:
 
     retry_delay_seconds: float = field(default=1.0, validator=seconds(zero=True))
     """Before the second attempt, after a nack that names no delay."""
-    retry_delay_factor: float = field(default=2.0, validator=seconds(zero=False))
+    retry_delay_factor: float = field(default=2.0, validator=number(1))
     """By how much the delay grows with each further attempt."""
     retry_delay_seconds_max: float = field(default=60.0, validator=seconds(zero=True))
+    """Up to this."""
 
     max_size: int | None = field(default=None, validator=whole_number(1, none=True))
     """Messages, counted until they are finished; None: as many as the disk holds, or 65,536 where
@@ -130,10 +120,9 @@ class QueueConfiguration:
         if self.required_acknowledgments != 1 and not quorum:
             raise ConfigurationError(
                 f"required_acknowledgments: {self.required_acknowledgments} needs "
-                f"delivery_guarantee 'quorum', not {self.delivery_guarantee.value!r}"
+                f"delivery_guarantee 'quorum', not {self.delivery_guarantee.value!r}",
+                "required_acknowledgments",
             )
-        if self.retry_delay_factor < 1:
-            raise found("retry_delay_factor", "a number, at least 1,", self.retry_delay_factor)
 
     @property
     def is_stored(self) -> bool:

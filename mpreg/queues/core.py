@@ -345,6 +345,7 @@ class QueueCore:
     ) -> None:
         """All of one send have the same."""
         last = outgoing.records[-1]
+        self.state.lane(outgoing.lane).send_times.note(first, last.sent_at)
         if last.delay_seconds or last.expires_at is not None:
             now = self.now()
             self.state.note_delays(outgoing.lane, first, bodies, wall=self.wall(), now=now)
@@ -429,6 +430,9 @@ class QueueCore:
             wall=self.wall(),
             now=self.now(),
         )
+        if choice.deliveries:
+            delivery, record = choice.deliveries[0]
+            self.state.lane(delivery.lane).send_times.note(delivery.offset, record.sent_at)
         if choice.delayed:
             self.alarm(self)
         if choice.dying:

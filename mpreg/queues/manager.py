@@ -230,6 +230,11 @@ class MessageQueueManager:
         """The names of all queues, in order."""
         return await self._queues.stores.names()
 
+    def open_queues(self) -> list[MessageQueue]:
+        """Those that are in memory: all that there are, where the first manager was made before the
+        registry was opened. Reads nothing."""
+        return [found.queue for found in self._queues.open.values()]
+
     # --- opening ---
 
     async def _restore(self, report: ReportProgress) -> None:

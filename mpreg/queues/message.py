@@ -12,7 +12,7 @@ from mpreg.queues.core import QueueCore
 from mpreg.queues.records import Event, MessageRecord, Settled
 from mpreg.queues.state import Lease
 
-__all__ = ["Message", "checked_seconds", "settle_all"]
+__all__ = ["Message", "checked_seconds", "release_all", "settle_all"]
 
 REASON_CHARACTERS_MAX: Final = 4_096
 
@@ -184,6 +184,14 @@ async def settle_all(messages: list[Message], transaction: Transaction | None) -
         async with core.registry.transaction() as own:
             for group in groups:
                 core.settle(group, _acknowledged(group), own)
+
+
+def release_all(messages: list[Message], *, unseen: bool) -> None:
+    """Let others have them at once; deliveries that are over are left as they are. ``unseen``:
+    their attempts do not count."""
+    for message in messages:
+        if message._lease is not None:
+            message._core.release([message._lease], unseen=unseen)
 
 
 def _acknowledged(leases: list[Lease]) -> Settled:

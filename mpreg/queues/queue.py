@@ -377,6 +377,15 @@ class MessageQueue:
             )
             return self._cursor(name)
 
+    def get_subscription(self, name: str) -> Subscription:
+        """The cursor of this name, which is made nowhere here.
+
+        Raises:
+            QueueNotFoundError: there is none.
+        """
+        self._core.check_open()
+        return self._cursor(name)
+
     async def delete_subscription(self, name: str) -> None:
         """Delete a cursor: what only it had not finished is finished.
 
@@ -451,8 +460,7 @@ class MessageQueue:
         return self._subscriptions[name]
 
     def _default(self) -> Subscription:
-        self._core.check_open()
-        return self._cursor(DEFAULT_SUBSCRIPTION)
+        return self.get_subscription(DEFAULT_SUBSCRIPTION)
 
     # --- dead letters ---
 
@@ -569,7 +577,7 @@ class MessageQueue:
     def statistics(self) -> QueueStatistics:
         """Counts as they are now; cheap."""
         self._core.inbox.empty()
-        return count_queue(self._core.state)
+        return count_queue(self._core.state, self._core.wall())
 
     def __repr__(self) -> str:
         guarantee: DeliveryGuarantee = self.configuration.delivery_guarantee

@@ -36,6 +36,7 @@ from mpreg.queues.records import (
     SubscriptionChanged,
     SubscriptionDeleted,
 )
+from mpreg.queues.send_times import SendTimes
 from mpreg.queues.topics import TopicPattern
 
 __all__ = [
@@ -69,6 +70,7 @@ class Lane:
     """Messages that nobody can ask for any more."""
     kept: set[int] = field(factory=set)
     """Offsets below ``first`` whose messages were copied out of the log."""
+    send_times: SendTimes = field(factory=SendTimes)
     measured: int = 0
     """The bytes of the messages below ``measured_to`` that are not finished."""
     measured_to: int = 0
@@ -79,6 +81,13 @@ class Lane:
     def size(self) -> int:
         """Messages that are not finished."""
         return self.end - self.finished.count()
+
+    @property
+    def oldest_sent_at(self) -> float | None:
+        """When the first message that is not finished was sent; None where there is none, and where
+        nothing is known of it yet."""
+        first = self.finished.first_missing()
+        return self.send_times.of(first) if first < self.end else None
 
     @property
     def is_measured(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import field, frozen
 
 from mpreg.queues.cursor import DeliveryState
 from mpreg.queues.state import QueueState, SubscriptionState
@@ -43,16 +43,26 @@ class QueueStatistics:
     """Deliveries after a first one, since the queue was created."""
     expired: int
     """Messages dropped for their age."""
+    oldest_seconds: float | None = field(eq=False)
+    """How long ago the oldest message was sent that is not finished: to about a second, of a long
+    backlog to a sixteenth of its span. None where there is none, and after a restart until one was
+    looked at. It changes by itself, so it does not count where two are compared."""
     subscriptions: dict[str, SubscriptionStatistics]
 
 
 def count_subscription(
     state: QueueState, subscription: SubscriptionState
 ) -> SubscriptionStatistics:
-    states = [delivery.state for delivery in subscription.deliveries()]
-    in_flight = sum(one in _IN_FLIGHT for one in states)
-    delayed = states.count(DeliveryState.WAITING)
-    dying = states.count(DeliveryState.DYING)
+    in_flight = delayed = dying = 0
+    # Asked of all queues at once for each scrape: a plain loop is several times as fast.
+    for cursor in subscription.cursors.values():
+        for delivery in cursor.open.values():
+            if (found := delivery.state) in _IN_FLIGHT:
+                in_flight += 1
+            elif found is DeliveryState.WAITING:
+                delayed += 1
+            elif found is DeliveryState.DYING:
+                dying += 1
     unfinished = sum(
         lane.end - subscription.cursor(lane.number).done.count(0, lane.end)
         for lane in state.lanes.values()
@@ -62,7 +72,7 @@ def count_subscription(
     )
 
 
-def count_queue(state: QueueState) -> QueueStatistics:
+def count_queue(state: QueueState, wall: float) -> QueueStatistics:
     counts = {
         name: count_subscription(state, subscription)
         for name, subscription in state.subscriptions.items()
@@ -78,5 +88,12 @@ def count_queue(state: QueueState) -> QueueStatistics:
         acknowledged=state.acknowledged,
         redelivered=state.redelivered,
         expired=state.expired,
+        oldest_seconds=_oldest_seconds(state, wall),
         subscriptions=counts,
     )
+
+
+def _oldest_seconds(state: QueueState, wall: float) -> float | None:
+    sent = [lane.oldest_sent_at for lane in state.lanes.values()]
+    oldest = min((one for one in sent if one is not None), default=None)
+    return None if oldest is None else max(0.0, wall - oldest)

@@ -342,6 +342,7 @@ async def _sweep_lane(core: QueueCore, subscription: SubscriptionState | None, l
             # Damaged or gone: whoever receives next deals with it.
             return
         record, size = found
+        lane.send_times.note(offset, record.sent_at)
         core.expiring = core.expiring or record.expires_at is not None
         if not record.is_expired(core.wall()):
             if record.expires_at is not None:

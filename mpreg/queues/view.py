@@ -63,6 +63,7 @@ class QueueView:
     """What was met on the way and passed over, in words."""
     _storage: QueueStorage = field(repr=False)
     _state: QueueState = field(repr=False)
+    _read_at: float = field(repr=False)
 
     @classmethod
     async def open(cls, registry: ReadOnlyRegistry, name: str) -> Self:
@@ -84,11 +85,12 @@ class QueueView:
                 restored = await restore(storage, configuration, registry.clock.wall())
             if not damage or await storage.events.first_offset() == first:
                 break
-        return cls(name, configuration, damage, storage, restored.state)
+        return cls(name, configuration, damage, storage, restored.state, registry.clock.wall())
 
     def statistics(self) -> QueueStatistics:
-        """``in_flight`` is always 0: who holds a message is known to its process alone."""
-        return count_queue(self._state)
+        """``in_flight`` is always 0: who holds a message is known to its process alone;
+        ``oldest_seconds`` is None: no message is read for it."""
+        return count_queue(self._state, self._read_at)
 
     def checked_cursors(self) -> list[tuple[str, str]]:
         """(where, what is wrong) of each cursor that has come further than its log reaches."""

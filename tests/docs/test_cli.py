@@ -88,6 +88,9 @@ def test_the_fields_of_json_are_those_that_are_tested() -> None:
         "damaged item": "damaged",
         "redrive": "queue to redriven dead",
         "purge": "queue removed",
+        "config check": "path right problems",
+        "setting": "setting value origin secret",
+        "template": "template",
         **REPORTS,
     }
 

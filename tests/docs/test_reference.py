@@ -8,9 +8,10 @@ import inspect
 import re
 import sqlite3
 import textwrap
+import tomllib
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Final, get_args, get_type_hints
 
 import anyio
 import attrs
@@ -34,6 +35,12 @@ from mpreg.cache import index as cache_index
 from mpreg.cache.configuration import NAME_CHARACTERS_MAX
 from mpreg.cache.requests import TAG_BYTES_MAX
 from mpreg.codec import KEY_BYTES_MAX, NAME_BYTES_MAX, VALUE_DEPTH_MAX, decode_name
+from mpreg.monitoring.metrics import MetricSpec
+from mpreg.monitoring.metrics.caches import CACHES
+from mpreg.monitoring.metrics.persistence import PERSISTENCE
+from mpreg.monitoring.metrics.queues import QUEUES as METRICS_OF_QUEUES
+from mpreg.monitoring.metrics.requests import REQUESTS
+from mpreg.monitoring.persistence_report import persistence_report
 from mpreg.persistence import (
     CompactionReport,
     LogRetention,
@@ -63,7 +70,9 @@ from mpreg.queues.records import HEADERS_MAX
 from mpreg.queues.storage import QUEUE_NAME_BYTES_MAX
 from mpreg.queues.subscription import RECEIVE_MESSAGES_MAX
 from mpreg.queues.topics import TOPIC_BYTES_MAX
+from mpreg.settings import MonitoringSettings, MPREGSettings, PeerSettings, ServerSettings
 from tests.docs.pages import PAGES, Page
+from tests.unit.monitoring.snapshots import snapshot
 
 API: Final = PAGES["docs/reference/api.md"]
 CACHE: Final = PAGES["docs/reference/cache.md"]
@@ -73,6 +82,7 @@ JOURNAL: Final = PAGES["docs/explanation/journal.md"]
 FILES: Final = PAGES["docs/reference/files-on-disk.md"]
 QUEUES: Final = PAGES["docs/reference/queues.md"]
 STATISTICS: Final = PAGES["docs/reference/statistics.md"]
+METRICS_PAGE: Final = PAGES["docs/reference/metrics.md"]
 
 
 def _public(module: ModuleType) -> dict[str, type]:
@@ -221,21 +231,70 @@ def _unit(name: str) -> str:
         "max_size": "messages",
         "max_bytes": "bytes",
         "dead_letters_max": "dead letters",
+        "connections_max": "connections",
+        "long_polls_max": "requests",
+        "requests_per_second_max": "requests a second",
     }.items():
         if name.endswith(ending):
             return unit
     return ""
 
 
-def test_the_settings_are_those_of_the_code_with_unit_and_default() -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [MPREGSettings, PersistenceConfig, ServerSettings, MonitoringSettings, PeerSettings],
+)
+def test_the_settings_are_those_of_the_code_with_unit_and_default(kind: type) -> None:
     said = {
-        row["setting"].strip("`"): (row["unit"], _value(row["default"]))
-        for row in CONFIGURATION.table("## Settings")
+        row["setting"].strip("`"): (row["unit"], _value(row["default"]) if row["default"] else None)
+        for row in CONFIGURATION.table(f"## {kind.__name__}")
     }
     assert said == {
-        attribute.name: (_unit(attribute.name), attribute.default)
-        for attribute in attrs.fields(PersistenceConfig)
+        attribute.name: (_unit(attribute.name), _default(attribute))
+        for attribute in attrs.fields(kind)
     }
+
+
+def _default(attribute: attrs.Attribute[object]) -> object:
+    """None also where there is none, or one that is made."""
+    is_told = attribute.default is not attrs.NOTHING and not isinstance(
+        attribute.default,
+        attrs.Factory,  # type: ignore[arg-type]
+    )
+    return attribute.default if is_told else None
+
+
+def test_the_example_of_a_file_of_settings_is_right() -> None:
+    (example,) = [block.text for block in CONFIGURATION.blocks if block.language == "toml"]
+    made = MPREGSettings.from_mapping(tomllib.loads(example)["mpreg"])
+    assert made.queues["jobs"].max_deliveries == 3
+
+
+def test_the_variables_are_those_of_settings() -> None:
+    rows = CONFIGURATION.table("## Environment variables")
+    names = [row["variable"].strip("`") for row in rows]
+    values = dict.fromkeys(names, "8") | {
+        "MPREG__MONITORING__METRICS": "true",
+        "MPREG__SERVER__WRITE_TOKEN": "x" * 16,
+        "MPREG__PEERS": rows[-1]["setting"].split("`")[1],
+    }
+    made = MPREGSettings.from_mapping({}, environment=values)
+    assert made.peers == (PeerSettings(url="http://jobs-2:8765"),)
+
+
+def test_the_tables_of_the_file_are_those_of_the_code() -> None:
+    said = [
+        (row["table"].strip("`[]"), re.findall(r"\w+(?=`)", row["class"])[0])
+        for row in CONFIGURATION.table("## Parts")
+    ]
+    parts = get_type_hints(MPREGSettings).items()
+    classes = {name: [kind, *get_args(kind)] for name, kind in parts}
+    assert said == [("mpreg", "MPREGSettings")] + [
+        (f"mpreg.{name}{'.NAME' if name == 'queues' else ''}", one.__name__)
+        for name, kinds in classes.items()
+        for one in kinds
+        if attrs.has(one)
+    ]
 
 
 @pytest.mark.parametrize("kind", [CompactionReport, LogRetention, ParticipantStatistics])
@@ -489,6 +548,35 @@ def test_the_pragmas_are_those_of_the_code() -> None:
         for name in names
     }
     assert said == in_the_code | from_settings
+
+
+@pytest.mark.parametrize(
+    ("heading", "table"),
+    [
+        ("## Writes and persistence", PERSISTENCE),
+        ("## Queues", METRICS_OF_QUEUES),
+        ("## Caches", CACHES),
+        ("## Requests", REQUESTS),
+    ],
+)
+def test_the_metrics_are_those_of_the_code(heading: str, table: tuple[MetricSpec, ...]) -> None:
+    said = [
+        (row["metric"].strip("`"), row["type"], row["labels"].replace("`", ""), row["meaning"])
+        for row in METRICS_PAGE.table(heading)
+    ]
+    assert said == [
+        (one.name, one.kind.value, ", ".join(one.labels), one.help.replace("|", "\\|"))
+        for one in table
+    ]
+
+
+def test_the_report_on_persistence_has_what_the_page_says() -> None:
+    said = {
+        name.strip(" `")
+        for row in METRICS_PAGE.table("## The persistence report")
+        for name in row["name"].split(",")
+    }
+    assert said == set(persistence_report(snapshot(), ()))
 
 
 def test_the_kinds_of_findings_are_those_of_the_code() -> None:

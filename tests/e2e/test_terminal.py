@@ -114,7 +114,7 @@ def test_the_shell_completes_commands_options_and_names(
     assert complete(f"mpreg inspect records {at} a") == ["plain,audit"]
     assert complete(f"mpreg inspect snapshot {at} i") == ["plain,image"]
     settings = tmp_path / "mpreg.toml"
-    settings.write_text(f'[persistence]\ndata_dir = "{store}"\n')
+    settings.write_text(f'[mpreg.persistence]\ndata_dir = "{store}"\n')
     assert complete(f"mpreg queue peek --config {settings} j") == ["plain,jobs"]
     monkeypatch.setenv("MPREG_DATA_DIR", str(store))
     assert complete("mpreg queue show le") == ["plain,letters"]

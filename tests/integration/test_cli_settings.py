@@ -40,7 +40,7 @@ def stores(tmp_path: Path) -> tuple[Path, Path]:
 def config(tmp_path: Path, stores: tuple[Path, Path]) -> Path:
     """Says store one."""
     path = tmp_path / "mpreg.toml"
-    path.write_text('[persistence]\ndata_dir = "one"\n')
+    path.write_text('[mpreg.persistence]\ndata_dir = "one"\n')
     return path
 
 
@@ -73,14 +73,15 @@ def test_an_environment_that_means_another_store_than_the_file_is_refused(
         run("stats", MPREG_CONFIG=config, MPREG_DATA_DIR=two),
     ):
         assert result.exit_code == 2
-        assert f"MPREG_DATA_DIR is {two}, and data_dir in {config} is {one}" in result.stderr
+        said = f"MPREG_DATA_DIR is {two}, and data_dir in {config}, line 2 is {one}"
+        assert said in result.stderr
         assert "--data-dir" in result.stderr
 
 
 def test_a_file_without_a_directory_gives_the_other_settings(
     config: Path, stores: tuple[Path, Path]
 ) -> None:
-    config.write_text("[persistence]\ngrace_seconds = 1\n")
+    config.write_text("[mpreg.persistence]\ngrace_seconds = 1\n")
     assert store_of(run("stats", "--json", "--config", config, MPREG_DATA_DIR=stores[1])) == "two"
     missing = run("stats", "--config", config)
     assert missing.exit_code == 2
@@ -92,26 +93,77 @@ def test_a_file_without_a_directory_gives_the_other_settings(
     "command", [("stats",), ("verify",), ("queue", "redrive", "jobs"), ("import", "/dev/null")]
 )
 def test_a_wrong_file_is_told_by_every_command(config: Path, command: tuple[str, ...]) -> None:
-    config.write_text('[persistence]\ndata_dir = "one"\ngrace_second = 1\n')
+    config.write_text('[mpreg.persistence]\ndata_dir = "one"\ngrace_second = 1\n')
     result = run(*command, "--config", config)
     assert result.exit_code == 2
     assert result.stderr == (
-        f"mpreg: {config}, line 3: unknown setting 'grace_second'; did you mean 'grace_seconds'?\n"
+        f"mpreg: {config}, line 3: mpreg.persistence.grace_second: unknown setting 'grace_second'; "
+        "did you mean 'grace_seconds'?\n"
     )
     as_json = run(*command, "--config", config, "--json")
     assert (as_json.exit_code, as_json.stdout) == (2, "")
     told = json.loads(as_json.stderr)
     assert (told["error"], told["exit_code"]) == ("ConfigurationError", 2)
+    assert len(told["problems"]) == 1
     gone = run(*command, "--config", config.parent / "none.toml")
     assert gone.exit_code == 2
     assert "none.toml: the file of settings cannot be read: No such file" in gone.stderr
 
 
-def test_memory_keeps_nothing_that_a_command_could_work_on(config: Path) -> None:
-    config.write_text("[persistence]\nbackend = 'memory'\ndata_dir = 'one'\n")
+def test_a_mistake_in_the_table_of_another_part_is_told_too(config: Path) -> None:
+    config.write_text('[mpreg]\npersistence.data_dir = "one"\nserver.port = "a"\npeer = 1\n')
+    result = run("stats", "--config", config, "--json", MPREG__CACHE__POLICY="x")
+    assert (result.exit_code, result.stdout) == (2, "")
+    places = [one.partition(": ")[0] for one in json.loads(result.stderr)["problems"]]
+    assert places == [
+        f"{config}, line 4",
+        "environment variable MPREG__CACHE__POLICY",
+        f"{config}, line 3",
+    ]
+
+
+def test_a_directory_that_is_misspelt_is_no_missing_option(config: Path) -> None:
+    config.write_text('[mpreg.persistence]\ndta_dir = "one"\n')
     result = run("stats", "--config", config)
     assert result.exit_code == 2
-    assert "keeps nothing on disk" in result.stderr
+    assert "unknown setting 'dta_dir'; did you mean 'data_dir'?" in result.stderr
+    assert "--data-dir" not in result.stderr
+
+
+def test_the_environment_can_say_everything(config: Path, stores: tuple[Path, Path]) -> None:
+    one, two = stores
+    of_two = {"MPREG__PERSISTENCE__DATA_DIR": two}
+    assert store_of(run("stats", "--json", **of_two)) == "two"
+    assert store_of(run("stats", "--json", "--config", config, **of_two)) == "two"
+    assert store_of(run("stats", "--json", "--data-dir", one, **of_two)) == "one"
+    refused = run("stats", MPREG_DATA_DIR=one, **of_two)
+    assert refused.exit_code == 2
+    assert "environment variable MPREG__PERSISTENCE__DATA_DIR" in refused.stderr
+    wrong = run("stats", "--data-dir", one, MPREG__PERSISTENCE__DATADIR=two)
+    assert wrong.exit_code == 2
+    assert "did you mean 'data_dir'?" in wrong.stderr
+
+
+def test_a_backend_that_nothing_names_is_that_of_the_store(tmp_path: Path) -> None:
+    async def make() -> None:
+        async with registry(tmp_path / "journal", backend="file"):
+            pass
+
+    anyio.run(make)
+    here = ("compact", "--data-dir", tmp_path / "journal")
+    assert run(*here, MPREG__PERSISTENCE__GRACE_SECONDS="5").exit_code == 0
+    refused = run(*here, MPREG__PERSISTENCE__BACKEND="sqlite")
+    assert refused.exit_code == 1
+
+
+def test_memory_keeps_nothing_that_a_command_could_work_on(config: Path) -> None:
+    config.write_text("[mpreg.persistence]\nbackend = 'memory'\ndata_dir = 'one'\n")
+    for result in (
+        run("stats", "--config", config),
+        run("stats", MPREG__PERSISTENCE__BACKEND="memory"),
+    ):
+        assert result.exit_code == 2
+        assert "keeps nothing on disk" in result.stderr
 
 
 def test_what_writes_opens_the_store_with_the_settings_of_the_file(
@@ -129,7 +181,7 @@ def test_what_writes_opens_the_store_with_the_settings_of_the_file(
                 await anyio.wait_all_tasks_blocked()
 
     anyio.run(make)
-    config.write_text('[persistence]\ndata_dir = "one"\nvalue_bytes_max = 1000\n')
+    config.write_text('[mpreg.persistence]\ndata_dir = "one"\nvalue_bytes_max = 1000\n')
     refused = run("queue", "redrive", "jobs", "--config", config)
     assert refused.exit_code == 2, refused.output
     assert "value_bytes_max" in refused.stderr

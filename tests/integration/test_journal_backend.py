@@ -166,7 +166,9 @@ async def test_callers_of_a_commit_whose_sync_failed_notice_only_the_delay(data_
             for number in range(20):
                 task_group.start_soon(put, number)
         assert sorted(versions) == list(range(2, 22))
-        assert (await opened.stats()).writer_restarts == 1
+        stats = await opened.stats()
+        assert stats.writer_restarts == 1
+        assert [one.error for one in stats.writer_failures] == ["StorageIOError"]
         assert len(await listed(store.scan())) == 21
 
 

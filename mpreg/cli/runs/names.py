@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from mpreg.cli.options import Common
-from mpreg.cli.settings import Settings
+from mpreg.cli.settings import data_dir_of, source_of
 from mpreg.errors import CorruptDataError
 from mpreg.persistence import ReadOnlyRegistry, open_read_only
 from mpreg.queues.view import queue_names
@@ -21,7 +21,10 @@ async def names_for_completion(
         MpregError: no store can be read there.
     """
     found: list[str] = []
-    async with open_read_only(Settings.of(common).data_dir) as registry:
+    data_dir = data_dir_of(source_of(common))
+    if data_dir is None:
+        return found
+    async with open_read_only(data_dir) as registry:
         async for name in _names(registry, what):
             if name.startswith(beginning) and name.isprintable():
                 found.append(name)

@@ -189,7 +189,7 @@ class ReadOnlyRegistry:
     ) -> AsyncIterator[Entry]:
         """`KeyValueStore.scan`, going on after a key that one was left at."""
         store = self.key_value_store(namespace)
-        return store._scan_after(prefix, after, on_damaged)
+        return store.scan(prefix, after=after, on_damaged=on_damaged)
 
     async def describe_snapshot(self, name: str | StoredName) -> tuple[int, int] | None:
         """(version, size in bytes) of a snapshot's newest version, without reading it; None where

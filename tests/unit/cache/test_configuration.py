@@ -38,13 +38,13 @@ NAME = "name: a str of 1 to 200 characters is expected, not "
         ("policy", ["lru"], f"policy: one of {POLICIES} is expected, not ['lru']"),
         ("write_mode", "behind", f"write_mode: one of {MODES} is expected, not 'behind'"),
         ("write_mode", None, f"write_mode: one of {MODES} is expected, not None"),
-        ("default_ttl_seconds", 0, "a number of seconds, above 0, is expected, not 0"),
-        ("default_ttl_seconds", float("nan"), "above 0, is expected, not nan"),
-        ("default_ttl_seconds", float("inf"), "above 0, is expected, not inf"),
+        ("default_ttl_seconds", 0, "a number of seconds, above 0, or none, is expected, not 0"),
+        ("default_ttl_seconds", float("nan"), "above 0, or none, is expected, not nan"),
+        ("default_ttl_seconds", float("inf"), "above 0, or none, is expected, not inf"),
         ("heat_interval_seconds", 0.0, "a number of seconds, above 0, is expected, not 0.0"),
         ("heat_interval_seconds", None, "a number of seconds, above 0, is expected, not None"),
-        ("warm_up_entries_max", -1, "a whole number, at least 0, is expected, not -1"),
-        ("warm_up_bytes_max", 1.5, "a whole number, at least 0, is expected, not 1.5"),
+        ("warm_up_entries_max", -1, "a whole number, at least 0, or none, is expected, not -1"),
+        ("warm_up_bytes_max", 1.5, "a whole number, at least 0, or none, is expected, not 1.5"),
         *[
             (name, wrong, f"a whole number, at least 1, is expected, not {wrong!r}")
             for name in (

@@ -54,7 +54,7 @@ def test_options_that_make_no_sense_are_refused(arguments: list[str]) -> None:
 
 HEAVY: Final = {
     *{"anyio", "trio", "asyncio", "rich", "attrs", "msgspec", "sqlite3", "tomllib"},
-    *{"mpreg.persistence", "mpreg.queues"},
+    *{"mpreg.persistence", "mpreg.queues", "mpreg.cache", "mpreg.settings_source"},
 }
 
 
@@ -71,7 +71,9 @@ def test_importing_the_command_line_imports_next_to_nothing() -> None:
     assert not modules_after("import mpreg.cli") & (HEAVY | {"click"})
 
 
-@pytest.mark.parametrize("arguments", ["--help", "inspect keys --help", "backup --help"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "inspect keys --help", "backup --help", "config --help"]
+)
 def test_help_imports_little_more_than_click(arguments: str) -> None:
     code = f"""
 from mpreg.cli import main
@@ -84,6 +86,19 @@ except SystemExit:
     found = modules_after(code)
     assert not found & HEAVY
     assert len(found - modules_after("import click, click.shell_completion, json")) < 60
+
+
+def test_completing_a_name_imports_no_part_of_a_node_but_the_one_that_it_reads() -> None:
+    code = """
+import click, pathlib
+from mpreg.cli.completion import queues_of
+context = click.Context(click.Command("show"))
+context.params = {"config_file": pathlib.Path("/none/such.toml")}
+assert queues_of(context, context, "") == []
+"""
+    found = modules_after(code)
+    assert "mpreg.settings_source" in found
+    assert not found & {"mpreg.settings", "mpreg.cache", "mpreg.settings_template"}
 
 
 def commands(group: click.Group = mpreg, name: str = "") -> Iterator[tuple[str, click.Command]]:

@@ -40,6 +40,7 @@ FILES = QueueStatistics(
     acknowledged=3,
     redelivered=2,
     expired=0,
+    oldest_seconds=None,
     subscriptions={},
 )
 GOOD = Stored(completions=[1, 0, 2], entries=ENTRIES, dead=[ON_PURPOSE], files=FILES)

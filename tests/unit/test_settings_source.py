@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from mpreg.errors import ConfigurationError
 from mpreg.persistence import LogRetention, PersistenceConfig
-from mpreg.persistence.settings_file import line_of
+from mpreg.settings_lines import lines_of
 
 FULL = """\
 # a server
-[persistence]
+[mpreg.persistence]
 data_dir = "state"
 backend = "sqlite"
 
@@ -50,8 +50,8 @@ def test_a_file_gives_the_same_as_keywords(path: Path) -> None:
 
 def test_limits_of_logs_are_tables_of_their_own_and_none_is_a_word(path: Path) -> None:
     path.write_text(
-        '[persistence]\ndata_dir = "a"\nupkeep_interval_seconds = "none"\n'
-        '[[persistence.log_retention]]\nlog = "audit"\nrecords_max = 5\n'
+        '[mpreg.persistence]\ndata_dir = "a"\nupkeep_interval_seconds = "none"\n'
+        '[[mpreg.persistence.log_retention]]\nlog = "audit"\nrecords_max = 5\n'
     )
     config = PersistenceConfig.from_file(path)
     assert config.upkeep_interval_seconds is None
@@ -60,9 +60,9 @@ def test_limits_of_logs_are_tables_of_their_own_and_none_is_a_word(path: Path) -
 
 
 def test_a_directory_is_relative_to_the_file_and_an_absolute_one_is_as_it_is(path: Path) -> None:
-    path.write_text('persistence.data_dir = "../b"')
+    path.write_text('mpreg.persistence.data_dir = "../b"')
     assert PersistenceConfig.from_file(path).data_dir == path.parent / ".." / "b"
-    path.write_text('persistence = { data_dir = "/var/lib/a" }')
+    path.write_text('mpreg = { persistence = { data_dir = "/var/lib/a" } }')
     assert PersistenceConfig.from_file(path).data_dir == Path("/var/lib/a")
 
 
@@ -77,45 +77,65 @@ def test_changes_win_and_their_own_errors_name_no_file(path: Path) -> None:
 def test_an_empty_file_has_nothing_to_say(path: Path) -> None:
     path.write_text("")
     assert PersistenceConfig.from_file(path, data_dir="a") == PersistenceConfig(data_dir="a")
-    assert error(path, "") == f"{path}: data_dir: the sqlite backend needs a directory"
+    assert (
+        error(path, "")
+        == f"{path}: mpreg.persistence.data_dir: the sqlite backend needs a directory"
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
         (
-            "[persistence]\n\ndta_dir = 'a'",
+            "[mpreg.persistence]\n\ndta_dir = 'a'",
             3,
-            "unknown setting 'dta_dir'; did you mean 'data_dir'?",
-        ),
-        ("[persistence]\ndata_dir = 7", 2, "data_dir: a path is expected, not 7"),
-        (
-            "[persistence]\ndata_dir = 'a'\ngrace_seconds = '3'",
-            3,
-            "grace_seconds: a number of seconds, at least 0, is expected, not '3'",
+            "mpreg.persistence.dta_dir: unknown setting 'dta_dir'; did you mean 'data_dir'?",
         ),
         (
-            "[persistence]\ndata_dir = 'a'\ngrace_seconds = 'none'",
-            3,
-            "grace_seconds: a number of seconds, at least 0, is expected, not 'none'",
-        ),
-        (
-            "[persistence]\nbackend = 'sqlit'\ndata_dir = 'a'",
+            "[mpreg.persistence]\ndata_dir = 7",
             2,
-            "backend: 'sqlite' or 'file' or 'memory' is expected, not 'sqlit'",
+            "mpreg.persistence.data_dir: a path is expected, not 7",
         ),
         (
-            "[persistence]\ndata_dir = 'a'\nvalue_bytes_max = 9\nbatch_bytes_max = 8",
+            "[mpreg.persistence]\ndata_dir = 'a'\ngrace_seconds = '3'",
             3,
-            "value_bytes_max (9) is above batch_bytes_max (8): such a value could never be written",
+            "mpreg.persistence.grace_seconds: a number of seconds, at least 0, is expected, not",
         ),
-        ("[persistence]\r\ndata_dir = 7\r\n", 2, "data_dir: a path is expected, not 7"),
-        ("\n[persistance]\n", 2, "unknown table [persistance]; did you mean 'persistence'?"),
-        ("[persistence.old]\n", 1, "unknown setting 'old'; known are "),
-        ("[web]\nport = 1", 1, "unknown table [web]; known are persistence"),
-        ("data_dir = 'a'", 1, "'data_dir' stands in no table: settings stand below [persistence]"),
-        ("persistence = 3", 1, "persistence must be a table: [persistence]"),
-        ("[[persistence]]", 1, "persistence must be a table: [persistence]"),
+        (
+            "[mpreg.persistence]\ndata_dir = 'a'\ngrace_seconds = 'none'",
+            3,
+            "mpreg.persistence.grace_seconds: a number of seconds, at least 0, is expected, not",
+        ),
+        (
+            "[mpreg.persistence]\nbackend = 'sqlit'\ndata_dir = 'a'",
+            2,
+            "mpreg.persistence.backend: 'sqlite' or 'file' or 'memory' is expected, not 'sqlit'",
+        ),
+        (
+            "[mpreg.persistence]\ndata_dir = 'a'\nvalue_bytes_max = 9\nbatch_bytes_max = 8",
+            3,
+            "mpreg.persistence.value_bytes_max: value_bytes_max (9) is above batch_bytes_max (8)",
+        ),
+        (
+            "[mpreg.persistence]\r\ndata_dir = 7\r\n",
+            2,
+            "mpreg.persistence.data_dir: a path is expected, not 7",
+        ),
+        (
+            "[mpreg.persistence]\ngrace_seconds = 1",
+            1,
+            "mpreg.persistence.data_dir: the sqlite backend needs a directory",
+        ),
+        ("mpreg.persistence = 3", 1, "mpreg.persistence: a table is expected, [mpreg.persistence]"),
+        ("[[mpreg.persistence]]", 1, "mpreg.persistence: a table is expected, [mpreg.persistence]"),
+        ("mpreg = 3", 1, "mpreg: a table is expected, [mpreg]"),
+        ("\n[mprg]\n", 2, "unknown table [mprg]; the only one is [mpreg]: did you mean [mpreg]?"),
+        (
+            "[persistence]\ndata_dir = 'a'",
+            1,
+            "unknown table [persistence]; the only one is [mpreg]: settings stand below it",
+        ),
+        ("data_dir = 'a'", 1, "'data_dir' stands in no table: settings stand below [mpreg]"),
     ],
 )
 def test_what_is_wrong_is_told_with_file_and_line(
@@ -125,10 +145,10 @@ def test_what_is_wrong_is_told_with_file_and_line(
 
 
 def test_what_is_no_toml_is_told_with_its_place(path: Path) -> None:
-    said = error(path, "[persistence]\ndata_dir = x\n")
+    said = error(path, "[mpreg.persistence]\ndata_dir = x\n")
     assert said.startswith(f"{path}: this is not TOML: ")
     assert "line 2" in said
-    assert error(path, b"\xff\xfe").startswith(f"{path}: this is not TOML: ")
+    assert error(path, b"\xff\xfe").startswith(f"{path}: this is no text in UTF-8: ")
 
 
 def test_a_file_that_cannot_be_read_is_told(path: Path) -> None:
@@ -163,8 +183,8 @@ def test_the_line_of_a_key_is_that_in_which_it_is_written(
         lines.extend(f"{name} = {value}".split("\n"))
     text = line_end.join(lines)
     assert set(tomllib.loads(text)["table"]) == set(written)
+    found = lines_of(text)
     for name, line in written.items():
-        found = line_of(text, "table", name)
-        assert found == line
-    assert line_of(text, "table", "none") is None
-    assert line_of(text, "table") == 1
+        assert found[("table", name)] == line
+    assert found[("table",)] == 1
+    assert ("table", "none") not in found

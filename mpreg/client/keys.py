@@ -1,0 +1,276 @@
+"""The keys of a node, with the names and signatures of those in the same process."""
+
+from __future__ import annotations
+
+import base64
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Final, Self
+
+import anyio
+import anyio.abc
+import httpx
+import msgspec
+from anyio.abc import TaskStatus
+from attrs import define, field
+
+from mpreg.actors import Feed
+from mpreg.client.calls import Calls
+from mpreg.client.names import as_key, as_name
+from mpreg.codec import encode_bytes
+from mpreg.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    VersionConflictError,
+    WatchLaggedError,
+)
+from mpreg.persistence import Entry, KeyChange
+from mpreg.persistence.engine import collapsed_groups
+from mpreg.persistence.kv_store import WATCHED_CHANGES_MAX
+
+__all__ = ["RemoteKeyValueStore", "RemoteKeyWatch"]
+
+#: What a node takes is its own matter.
+VALUE_BYTES_MAX: Final = 2**31 - 1
+
+SCAN_ENTRIES: Final = 1_000
+
+#: A node says something every 15 seconds.
+SILENCE_SECONDS_MAX: Final = 45.0
+
+
+@define(eq=False)
+class RemoteKeyValueStore:
+    """The keys of one namespace of a node: `mpreg.persistence.KeyValueStore`, asked over HTTP.
+
+    Keys are `str` here. Every write is durable when it returns, and made once, however often it was
+    tried. It raises what its embedded form raises, what the node tells of itself
+    (`mpreg.errors.NodeError`), and `NodeUnreachableError`.
+    """
+
+    _calls: Calls
+    namespace: str
+    _path: str = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._path = f"/v1/keys/{as_name('namespace', self.namespace)}"
+
+    async def put(
+        self,
+        key: str | bytes,
+        value: bytes,
+        *,
+        ttl_seconds: float | None = None,
+        expected_version: int | None = None,
+    ) -> int:
+        """Set a key and return its new version. ``expected_version``: the version that the key must
+        have now; 0: it must not exist.
+
+        Raises:
+            VersionConflictError: it has another one; not written.
+        """
+        content = encode_bytes(value, VALUE_BYTES_MAX)
+        params = {} if ttl_seconds is None else {"ttl_seconds": _number(ttl_seconds)}
+        answer = await self._write("PUT", key, expected_version, content=content, params=params)
+        version: int = _value(answer)["version"]
+        return version
+
+    async def delete(self, key: str | bytes, *, expected_version: int | None = None) -> bool:
+        """Remove a key. True if it was there (and had not expired).
+
+        Raises:
+            VersionConflictError: it has another version; not written.
+        """
+        answer = await self._write("DELETE", key, expected_version)
+        was_there: bool = _value(answer)["deleted"]
+        return was_there
+
+    async def _write(
+        self, method: str, key: str | bytes, expected_version: int | None, **options: Any
+    ) -> httpx.Response:
+        path = self._path_of(key)
+        headers = _condition(expected_version)
+        try:
+            return await self._calls.write(method, path, headers=headers, **options)
+        except VersionConflictError as conflict:
+            found = conflict.found_version
+            expected = -1 if expected_version is None else expected_version
+            raise VersionConflictError(self.namespace, key, expected, found) from None
+
+    async def get(self, key: str | bytes) -> Entry | None:
+        """The entry of a key; None where there is none, or it has expired."""
+        try:
+            answer = await self._calls.read(self._path_of(key))
+        except NotFoundError:
+            return None
+        expires_at = answer.headers.get("x-mpreg-expires-at")
+        return Entry(
+            key=key,
+            value=answer.content,
+            version=int(answer.headers["etag"].strip('"')),
+            expires_at=None if expires_at is None else float(expires_at),
+        )
+
+    def scan(
+        self, prefix: str | bytes | None = None, *, after: str | bytes | None = None
+    ) -> AsyncIterator[Entry]:
+        """The entries whose keys start with ``prefix``, in order of their keys; with ``after``,
+        those that come after that key. Read page by page; stopping early costs nothing."""
+        params = {"limit": str(SCAN_ENTRIES)}
+        for name, key in ("prefix", prefix), ("after", after):
+            if key is not None:
+                as_key(key)
+                params[name] = str(key)
+        return _Scan(self._calls, self._path, params)
+
+    def watch(
+        self, prefix: str | bytes | None = None, *, changes_max: int = WATCHED_CHANGES_MAX
+    ) -> RemoteKeyWatch:
+        """The changes of all keys, or of those that start with ``prefix``, from now on:
+        ``async with store.watch() as changes``, and ``async for change in changes``.
+
+        ``changes_max`` are kept for who does not take them; with more, the watch ends.
+        """
+        params = {"watch": ""}
+        if prefix is not None:
+            as_key(prefix)
+            params["prefix"] = str(prefix)
+        return RemoteKeyWatch(changes_max, calls=self._calls, path=self._path, params=params)
+
+    def _path_of(self, key: str | bytes) -> str:
+        return f"{self._path}/{as_key(key)}"
+
+    def __repr__(self) -> str:
+        return f"<RemoteKeyValueStore {self.namespace!r}>"
+
+
+@define(eq=False)
+class _Scan:
+    _calls: Calls
+    _path: str
+    _params: dict[str, str]
+    _page: deque[Entry] = field(factory=deque)
+    _has_more: bool = True
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Entry:
+        while not self._page:
+            if not self._has_more:
+                raise StopAsyncIteration
+            found = _value(await self._calls.read(self._path, params=self._params))
+            self._page.extend(Entry(**entry) for entry in found["entries"])
+            self._has_more = found["next"] is not None
+            if self._has_more:
+                self._params["after"] = found["next"]
+        return self._page.popleft()
+
+
+@define(eq=False)
+class RemoteKeyWatch(Feed[KeyChange]):
+    """An async iterator over the changes of keys, in the order in which they were committed, from
+    the moment its block was entered: `mpreg.persistence.KeyWatch`, over HTTP. Made by
+    `RemoteKeyValueStore.watch`.
+
+    One task iterates; cancelled while it waits, it has missed nothing and may go on.
+
+    Raises, while iterating:
+        WatchLaggedError: some changes are missing from here on: more came than were taken, or the
+            connection to the node was lost. Watch again, and read what matters anew.
+    """
+
+    _calls: Calls = field(kw_only=True)
+    _path: str = field(kw_only=True)
+    _params: dict[str, str] = field(kw_only=True)
+    _task_group: anyio.abc.TaskGroup | None = None
+    _stack: AsyncExitStack = field(factory=AsyncExitStack)
+
+    async def __aenter__(self) -> Self:
+        """Raises what a read raises."""
+        async with AsyncExitStack() as stack:
+            stack.enter_context(collapsed_groups())
+            task_group = await stack.enter_async_context(anyio.create_task_group())
+            await task_group.start(self._read)
+            self._task_group, self._stack = task_group, stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._task_group is not None
+        self._task_group.cancel_scope.cancel()
+        await self._stack.__aexit__(exc_type, exc, traceback)
+
+    async def _read(self, *, task_status: TaskStatus[None]) -> None:
+        """A task of its own, which is only ever cancelled: the generators of httpx cannot be left
+        in another way."""
+        async with self._calls.stream(self._path, self._params) as answer:
+            lines = aiter(answer.aiter_lines())
+            await _next_line(lines)
+            task_status.started()
+            kind = ""
+            while True:
+                try:
+                    name, _, text = (await _next_line(lines)).partition(": ")
+                except WatchLaggedError as failure:
+                    self.end(failure)
+                    return
+                if name == "event":
+                    kind = text
+                elif name == "data":
+                    self._tell_of(kind, msgspec.json.decode(text))
+
+    def _tell_of(self, kind: str, data: dict[str, Any]) -> None:
+        if kind == "put":
+            value = base64.b64decode(data["value"]["$base64"])
+            self.tell(KeyChange(data["key"], value, data["version"]))
+        elif kind == "delete":
+            self.tell(KeyChange(data["key"], None, None))
+        else:
+            self.end(WatchLaggedError(str(data.get("title", kind))))
+
+
+async def _next_line(lines: AsyncIterator[str]) -> str:
+    """
+    Raises:
+        WatchLaggedError: the stream is at its end.
+    """
+    with anyio.move_on_after(SILENCE_SECONDS_MAX):
+        try:
+            line = await anext(lines, None)
+        except httpx.TransportError as error:
+            raise WatchLaggedError(f"the connection was lost: {error!r}") from error
+        if line is None:
+            raise WatchLaggedError("the node has ended the watch: it stops")
+        return line
+    raise WatchLaggedError("the node has fallen silent")
+
+
+def _condition(expected_version: object) -> dict[str, str]:
+    if expected_version is None:
+        return {}
+    if (
+        isinstance(expected_version, bool)
+        or not isinstance(expected_version, int)
+        or expected_version < 0
+    ):
+        raise InvalidArgumentError(f"expected_version is a version or 0, not {expected_version!r}")
+    if expected_version == 0:
+        return {"if-none-match": "*"}
+    return {"if-match": f'"{expected_version}"'}
+
+
+def _number(seconds: object) -> str:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise InvalidArgumentError(f"ttl_seconds is a number of seconds, not {seconds!r}")
+    return repr(float(seconds))
+
+
+def _value(answer: httpx.Response) -> dict[str, Any]:
+    return msgspec.msgpack.decode(answer.content, type=dict[str, Any])

@@ -1,0 +1,22 @@
+"""What a route answers, before it is bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+__all__ = ["Answer"]
+
+
+@frozen(kw_only=True)
+class Answer:
+    """Of plain values, so that it can be kept and given again."""
+
+    value: Any = None
+    """As JSON or MessagePack, unless it is `is_raw`."""
+    status: int = 200
+    headers: Mapping[str, str] = field(factory=dict)
+    is_raw: bool = False
+    """Its value is bytes, sent as they are."""

@@ -1,0 +1,231 @@
+"""The ASGI application: from a request to the route that answers it, and from an error to what is
+told of it.
+
+What every request passes, from outside to inside: security headers, the rate of its address, its
+path, the phase of the node, the route, the token, the ``Idempotency-Key``, the handler.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+import anyio
+from attrs import define, field
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mpreg.errors import (
+    CommitUnknownError,
+    MpregError,
+    UnexpectedError,
+)
+from mpreg.server.answers import Answer
+from mpreg.server.auth import Role, check
+from mpreg.server.calls import Call, Endpoint
+from mpreg.server.idempotency import IdempotencyKeys, fingerprint
+from mpreg.server.names import checked_path
+from mpreg.server.negotiation import JSON, accepted, encode
+from mpreg.server.observing import NO_ANSWER, observed
+from mpreg.server.problems import problem_of, unexpected
+from mpreg.server.routes import ENDPOINTS
+from mpreg.server.routing import Router
+from mpreg.server.state import NodeState
+
+__all__ = ["SECURITY_HEADERS", "App"]
+
+log = logging.getLogger("mpreg.server")
+
+#: What a browser may do with an answer: nothing, unless the answer itself says otherwise.
+SECURITY_HEADERS: Final[Mapping[str, str]] = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+#: A client that goes on sending a body that was refused is listened to for so long, so that it can
+#: read why.
+LINGER_SECONDS: Final = 2.0
+
+
+@define(eq=False)
+class App:
+    """Of one node."""
+
+    state: NodeState
+    endpoints: tuple[Endpoint, ...] = ENDPOINTS
+    _router: Router = field(init=False)
+    _keys: IdempotencyKeys = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._router = Router.of(self.endpoints)
+        window = self.state.settings.server.idempotency_window_seconds
+        self._keys = IdempotencyKeys.of(self.state.registry, window)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await _refuse_other(scope, receive, send)
+            return
+        exchange = _Exchange(receive, send)
+        with observed(self.state, scope, exchange), self.state.request() as under_way:
+            try:
+                answer = await self._answer(scope, exchange)
+                if isinstance(answer, Answer):
+                    await exchange.answer(answer, accepted(Headers(scope=scope).get("accept")))
+                else:
+                    await answer(scope, exchange.receive, exchange.send)
+            except ClientDisconnect:
+                # Nobody is there to be told.
+                return
+            except MpregError as error:
+                await self._tell(error, exchange)
+            except Exception as error:  # noqa: BLE001
+                await self._tell_unexpected(error, scope, exchange)
+        if under_way.cancelled_caught and not exchange.has_begun:
+            exchange.lingers = False
+            # It may be on its way to the disk, and is not waited for any more.
+            cut_short = CommitUnknownError("the node has stopped while this was under way")
+            with anyio.move_on_after(LINGER_SECONDS):
+                await exchange.answer(problem_of(cut_short), JSON)
+
+    async def _answer(self, scope: Scope, exchange: _Exchange) -> Answer | ASGIApp:
+        state = self.state
+        if state.rates is not None and (client := scope.get("client")) is not None:
+            state.rates.take(client[0], anyio.current_time())
+        raw_path = scope.get("raw_path")
+        if raw_path is not None:
+            scope["path"] = checked_path(raw_path)
+        endpoint, scope["path_params"] = self._router.find(scope["method"], scope["path"])
+        exchange.route = endpoint.path
+        request = Request(scope, exchange.receive)
+        if endpoint.role is None:
+            return await endpoint.handler(Call(state, request, Role.READ, self.endpoints))
+        role = state.access.role(request.headers)
+        check(role, endpoint.role)
+        state.check_ready()
+        call = Call(state, request, role, self.endpoints)
+        key = request.headers.get("idempotency-key")
+        if not endpoint.takes_key or key is None:
+            return await endpoint.handler(call)
+        return await self._answer_once(endpoint, call, key)
+
+    async def _answer_once(self, endpoint: Endpoint, call: Call, key: str) -> Answer | ASGIApp:
+        request = call.request
+        target = request.url.path.encode() + b"?" + request.scope["query_string"]
+        # A body that is larger than memory is known by its size alone.
+        body = request.headers.get("content-length", "").encode()
+        if not endpoint.streams_body:
+            body = await call.body()
+        asked = fingerprint(request.method, target, request.headers.get("content-type"), body)
+        async with self._keys.claim(call.role.name, key, asked) as claim:
+            if (before := await claim.find()) is not None:
+                if endpoint.streams_body:
+                    # To its end, or the answer would cross with it.
+                    await call.drain()
+                return before
+            call.claim = claim
+            answer = await endpoint.handler(call)
+            if isinstance(answer, Answer) and answer.status < 300 and not claim.is_kept:
+                await claim.keep_alone(answer)
+            return answer
+
+    async def _tell(self, error: MpregError, exchange: _Exchange) -> None:
+        answer = problem_of(error)
+        if answer.status >= 500 and answer.status != 503:
+            log.error("%s: %s", type(error).__name__, error)
+        if exchange.has_begun:
+            # The connection is cut, so that nobody takes what was sent for all of it.
+            raise error
+        await exchange.answer(answer, JSON)
+
+    async def _tell_unexpected(self, error: Exception, scope: Scope, exchange: _Exchange) -> None:
+        incident = self.state.make_token()[:12]
+        log.error("incident %s: %s %r", incident, scope["method"], scope["path"], exc_info=error)
+        if exchange.has_begun:
+            # The connection is cut, so that nobody takes what was sent for all of it.
+            raise UnexpectedError(incident) from error
+        await exchange.answer(unexpected(incident), JSON)
+
+
+@define(eq=False)
+class _Exchange:
+    """The two ends of a request, and how far it has come."""
+
+    _receive: Receive
+    _send: Send
+    lingers: bool = True
+    """Whether a client that still sends is given time to."""
+    has_begun: bool = False
+    """Whether something of the answer was sent."""
+    route: str | None = None
+    """The pattern that its path was matched by."""
+    status: int = NO_ANSWER
+    _read: anyio.Event = field(factory=anyio.Event)
+    """Set when all of the request has come, or its client has gone."""
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._read.set()
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.has_begun = True
+            self.status = message["status"]
+            message = {**message, "headers": _with_security(message["headers"])}
+        is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if is_last and not self._read.is_set():
+            await self._send_while_listening(message)
+        else:
+            await self._send(message)
+
+    async def answer(self, answer: Answer, kind: str) -> None:
+        headers = dict(answer.headers)
+        body = answer.value if answer.is_raw else encode(answer.value, kind)
+        headers.setdefault("content-type", kind)
+        if answer.status in (204, 304):
+            body = b""
+            del headers["content-type"]
+        headers["content-length"] = str(len(body))
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self.send({"type": "http.response.start", "status": answer.status, "headers": raw})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def _send_while_listening(self, message: Message) -> None:
+        """The end of an answer, where the request has not ended: it has a moment to, since a server
+        that hangs up on a client that still sends has its answer lost on the way. What comes
+        is taken until the end, or the connection would wait for it for ever."""
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(self._listen)
+            with anyio.move_on_after(LINGER_SECONDS if self.lingers else 0.0):
+                await self._read.wait()
+            await self._send(message)
+            task_group.cancel_scope.cancel()
+
+    async def _listen(self) -> None:
+        while not self._read.is_set():
+            await self.receive()
+
+
+def _with_security(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    given = {name.lower() for name, _ in headers}
+    return [
+        *headers,
+        *(
+            (name.encode(), value.encode())
+            for name, value in SECURITY_HEADERS.items()
+            if name.encode() not in given
+        ),
+    ]
+
+
+async def _refuse_other(scope: Scope, receive: Receive, send: Send) -> None:
+    """What is no HTTP request: web sockets are closed, and nothing is to be done at the start."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})

@@ -1,0 +1,270 @@
+"""Cached values: any JSON or MessagePack, with a time to live and tags; numbers; invalidations; and
+what changes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, Self
+
+import msgspec
+from attrs import define
+from starlette.types import ASGIApp
+
+from mpreg.cache import (
+    CacheChange,
+    Found,
+    GlobalCacheKey,
+    NamespaceStatistics,
+    Watch,
+    WriteMode,
+)
+from mpreg.errors import InvalidArgumentError, NotFoundError, RequestRefusedError
+from mpreg.persistence import Durability
+from mpreg.server.answers import Answer
+from mpreg.server.auth import Role
+from mpreg.server.calls import Call, Endpoint
+from mpreg.server.idempotency import versioned
+from mpreg.server.names import checked_name
+from mpreg.server.negotiation import JSON, decode
+from mpreg.server.routes.conditions import condition_of, etag, is_unchanged
+from mpreg.server.streams import Event, EventStream
+
+__all__ = ["ENDPOINTS"]
+
+_NEVER_READ: Final = NamespaceStatistics(memory_hits=0, disk_hits=0, misses=0)
+
+
+class IncrementRequest(msgspec.Struct, forbid_unknown_fields=True):
+    by: int = 1
+    initial: int = 0
+    ttl_seconds: float | None = None
+
+
+class InvalidateRequest(msgspec.Struct, forbid_unknown_fields=True):
+    namespace: str | None = None
+    prefix: Any = None
+    tag: str | None = None
+    dependency: list[Any] | None = None
+
+
+# --- values ---
+
+
+async def get_cached(call: Call) -> Answer:
+    """The value of a key. ``ETag`` is its version; ``If-None-Match`` with that: 304."""
+    key = _key(call)
+    found = await call.state.cache.get(key)
+    if found is None:
+        raise NotFoundError(f"{key!r:.200} is not cached")
+    headers = _headers(found)
+    if found.version is not None and is_unchanged(call.request.headers, found.version):
+        return Answer(status=304, value=b"", is_raw=True, headers=headers)
+    return Answer(value=found.value, headers=headers)
+
+
+async def put_cached(call: Call) -> Answer:
+    """Cache the value of the body. ``ttl_seconds`` from now it is gone; each ``tags`` is a name to
+    invalidate it by, each ``dependencies`` a key that invalidates it when it changes; ``cost`` is
+    what it took to compute. ``If-Match`` and ``If-None-Match: *`` make it depend on the version
+    that is there: 412."""
+    key = _key(call)
+    value = decode(await call.body(), call.request.headers.get("content-type"))
+    query, cost = call.request.query_params, call.seconds("cost")
+    details: dict[str, Any] = {
+        "ttl_seconds": call.seconds("ttl_seconds"),
+        "tags": query.getlist("tags"),
+        "dependencies": [
+            _key_of(_parts("dependencies", one)) for one in query.getlist("dependencies")
+        ],
+        "cost": 1.0 if cost is None else cost,
+        "durability": Durability.DURABLE,
+    }
+    condition = condition_of(call.request.headers)
+    if condition.exists:
+        raise InvalidArgumentError('If-Match of a cached value is one ETag, as "7"')
+    cache = call.state.cache
+    if condition.expected_version is None:
+        version = await (await cache.put(key, value, mode=WriteMode.WRITE_THROUGH, **details))
+    else:
+        expected = condition.expected_version
+        version = await cache.compare_and_set(key, value, expected_version=expected, **details)
+    return versioned(Answer(value={}), version)
+
+
+async def delete_cached(call: Call) -> Answer:
+    """Remove a key, and say whether it was there."""
+    if any(name in call.request.headers for name in ("if-match", "if-none-match")):
+        raise InvalidArgumentError("the removal of a cached value takes no condition")
+    was_there = await call.state.cache.delete(
+        _key(call), mode=WriteMode.WRITE_THROUGH, durability=Durability.DURABLE
+    )
+    return Answer(value={"deleted": was_there})
+
+
+async def increment(call: Call) -> Answer:
+    """Add to a number, atomically; one that is not there begins at ``initial``. As durable as
+    the ``write_mode`` of the cache says."""
+    what = await call.read(IncrementRequest)
+    value = await call.state.cache.increment(
+        _key(call), what.by, initial=what.initial, ttl_seconds=what.ttl_seconds
+    )
+    return Answer(value={"value": value})
+
+
+async def invalidate(call: Call) -> Answer:
+    """Make entries invisible, all at once: those of a ``namespace``, or of it those that begin with
+    ``prefix``; those with a ``tag``; those that depend on a key."""
+    what = await call.read(InvalidateRequest)
+    version = await call.state.cache.invalidate(
+        namespace=None if what.namespace is None else checked_name("namespace", what.namespace),
+        prefix=tuple(what.prefix) if isinstance(what.prefix, list) else what.prefix,
+        tag=what.tag,
+        dependency=None if what.dependency is None else _key_of(what.dependency),
+    )
+    return Answer(value={"version": version})
+
+
+# --- a namespace ---
+
+
+async def get_namespace(call: Call) -> Answer | ASGIApp:
+    """How reads of a namespace went since the start of the node. With ``watch``: its changes from
+    now on, of keys that begin with ``prefix``, as server-sent events."""
+    namespace = call.name("namespace")
+    if call.query("watch") is not None:
+        return _watch(call, namespace)
+    statistics = call.state.cache.statistics().namespaces.get(namespace, _NEVER_READ)
+    return Answer(
+        value={
+            "namespace": namespace,
+            "memory_hits": statistics.memory_hits,
+            "disk_hits": statistics.disk_hits,
+            "misses": statistics.misses,
+        }
+    )
+
+
+def _watch(call: Call, namespace: str) -> EventStream:
+    @asynccontextmanager
+    async def events() -> AsyncIterator[AsyncIterator[Event]]:
+        cache = call.state.cache
+        async with cache.watch(namespace=namespace, prefix=call.query("prefix")) as changes:
+            yield _Changes(changes)
+
+    return EventStream(call.state, events)
+
+
+@define(eq=False)
+class _Changes:
+    """The changes of a cache as events. They have no ids: what was missed cannot be told."""
+
+    _changes: Watch
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        change = await anext(self._changes)
+        return Event(kind=change.kind.value, data=_shown(change))
+
+
+# --- shapes ---
+
+
+def _shown(change: CacheChange) -> dict[str, Any]:
+    shown = {
+        "version": change.version,
+        "key": change.key,
+        "namespace": change.namespace,
+        "prefix": change.prefix,
+        "tag": change.tag,
+        "dependency": change.dependency,
+    }
+    # As lists: a key is a tuple.
+    return {
+        name: list(one) if isinstance(one, tuple) else one
+        for name, one in shown.items()
+        if one is not None
+    }
+
+
+def _headers(found: Found) -> dict[str, str]:
+    headers: dict[str, str] = {"x-mpreg-cache-level": found.level}
+    if found.version is not None:
+        headers["etag"] = etag(found.version)
+    if found.expires_at is not None:
+        headers["x-mpreg-expires-at"] = repr(found.expires_at)
+    return headers
+
+
+def _key(call: Call) -> GlobalCacheKey:
+    """The rest of the path is its one part; ``parts`` are several, or of other types."""
+    namespace, rest = call.name("namespace"), call.request.path_params["key"]
+    parts = call.query("parts")
+    if parts is None:
+        return GlobalCacheKey(namespace, rest)
+    if rest:
+        raise InvalidArgumentError("a key is what stands in the path, or parts, not both")
+    return _key_of([namespace, *_parts("parts", parts)])
+
+
+def _key_of(parts: list[Any]) -> GlobalCacheKey:
+    if not parts:
+        raise InvalidArgumentError("a key is a namespace and one part or more")
+    return GlobalCacheKey(*parts)
+
+
+def _parts(name: str, text: str) -> list[Any]:
+    try:
+        parts = decode(text.encode(), JSON)
+    except (RequestRefusedError, UnicodeEncodeError):
+        parts = None
+    if not isinstance(parts, list):
+        raise InvalidArgumentError(f"{name} is a list in JSON, not {text!r:.80}")
+    return parts
+
+
+_ONE: Final = "/v1/cache/{namespace}/{key:path}"
+
+ENDPOINTS: Final = (
+    Endpoint(
+        method="GET",
+        path="/v1/cache/{namespace}",
+        handler=get_namespace,
+        role=Role.READ,
+        summary="How a namespace of the cache is read, or its changes",
+    ),
+    Endpoint(method="GET", path=_ONE, handler=get_cached, role=Role.READ, summary="A cached value"),
+    Endpoint(
+        method="PUT",
+        path=_ONE,
+        handler=put_cached,
+        role=Role.WRITE,
+        summary="Cache a value",
+        takes_key=True,
+    ),
+    Endpoint(
+        method="DELETE",
+        path=_ONE,
+        handler=delete_cached,
+        role=Role.WRITE,
+        summary="Remove a cached value",
+        takes_key=True,
+    ),
+    Endpoint(
+        method="POST",
+        path=f"{_ONE}/increment",
+        handler=increment,
+        role=Role.WRITE,
+        summary="Add to a cached number",
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/cache/invalidate",
+        handler=invalidate,
+        role=Role.WRITE,
+        summary="Make cached values invisible",
+        takes_key=True,
+    ),
+)

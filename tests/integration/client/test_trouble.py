@@ -1,0 +1,216 @@
+"""Requests and answers that get lost, a node that is away or not ready: what is tried again, for
+how long, and that nothing is done twice."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from mpreg.client import MPREGClient
+from mpreg.client.calls import PAUSE_SECONDS_MAX, pauses
+from mpreg.errors import (
+    NodeUnreachableError,
+    NotReadyError,
+    QueueFullError,
+    QueueNotFoundError,
+    RequestRefusedError,
+    UnauthorizedError,
+    UnexpectedError,
+)
+from mpreg.queues import QueueConfiguration
+from mpreg.server.state import Phase
+from tests.integration.client.support import LOST_ANSWER, NOBODY, Way, client_of, open_client
+from tests.integration.server.support import open_node
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_write_whose_answer_is_lost_is_made_once(data_dir: Path) -> None:
+    async with open_client(data_dir) as (node, way, server):
+        lose = [LOST_ANSWER, NOBODY]
+        way.troubles.extend(lose)
+        jobs = await node.message_queues.create_queue("jobs")
+        way.troubles.extend(lose)
+        id = await jobs.send("one")
+        way.troubles.extend(lose)
+        ids = await jobs.send_many(["two", "three"])
+        first, second, third = await jobs.receive_many(10, 1.0)
+        assert [first.id, second.id, third.id] == [id, *ids]
+        way.troubles.extend(lose)
+        await first.ack()
+        way.troubles.extend(lose)
+        await jobs.ack([third])
+        way.troubles.extend(lose)
+        await second.nack(0.0)
+        again = await jobs.receive()
+        assert again is not None
+        assert (again.id, again.attempt) == (second.id, 2)
+        way.troubles.extend(lose)
+        await again.extend()
+        keys = node.key_value_store("ns")
+        way.troubles.extend(lose)
+        version = await keys.put("k", b"1", expected_version=0)
+        way.troubles.extend(lose)
+        entry = await keys.get("k")
+        assert entry is not None
+        assert entry.version == version
+        way.troubles.extend(lose)
+        assert await keys.delete("k", expected_version=version)
+        way.troubles.extend(lose)
+        await node.message_queues.delete_queue("jobs")
+        assert await server.state.queues.queue_names() == []
+
+
+async def test_a_deletion_that_was_made_is_no_error_where_its_answer_was_not_kept(
+    data_dir: Path,
+) -> None:
+    async with open_node(data_dir, idempotency_window_seconds=0.001) as server:
+        way = Way(server.app)
+        async with client_of(way) as node:
+            queues = node.message_queues
+            jobs = await queues.get_queue("jobs")
+            await jobs.subscription("s")
+            way.troubles.extend([LOST_ANSWER, NOBODY])
+            await jobs.delete_subscription("s")
+            way.troubles.extend([LOST_ANSWER, NOBODY])
+            await queues.delete_queue("jobs")
+            with pytest.raises(QueueNotFoundError):
+                await queues.delete_queue("jobs")
+
+
+async def test_each_write_has_a_key_of_its_own_and_each_attempt_that_of_its_write(
+    data_dir: Path,
+) -> None:
+    async with open_client(data_dir) as (node, way, _):
+        jobs = await node.message_queues.get_queue("jobs")
+        way.troubles.extend([LOST_ANSWER, "", LOST_ANSWER, ""])
+        await jobs.send(1)
+        await jobs.send(1)
+        created, *keys = way.keys
+        assert created is None
+        assert keys == [keys[0], keys[0], keys[2], keys[2]]
+        assert keys[0] != keys[2]
+
+
+async def test_a_node_that_is_away_is_waited_for_and_one_that_stays_away_is_told(
+    data_dir: Path,
+) -> None:
+    async with open_client(data_dir) as (node, way, _):
+        jobs = await node.message_queues.get_queue("jobs")
+        way.troubles.extend([NOBODY] * 4)
+        await jobs.send(1)
+        node._calls._patience_seconds = 0.01
+        calls: list[Callable[[], Awaitable[Any]]] = [lambda: jobs.send(2), jobs.receive]
+        for trouble, call in itertools.product((NOBODY, LOST_ANSWER), calls):
+            way.troubles.append(trouble)
+            way.troubles.extend([NOBODY] * 100)
+            with pytest.raises(NodeUnreachableError) as raised:
+                await call()
+            way.troubles.clear()
+            may = trouble == LOST_ANSWER
+            assert raised.value.may_have_been_made is may
+            assert raised.value.data_state == ("unknown" if may else "not written")
+            assert ("may have been" in str(raised.value)) is may
+
+
+async def test_what_may_have_been_done_is_not_denied_by_what_comes_later(data_dir: Path) -> None:
+    async with open_client(data_dir, patience_seconds=0.5) as (node, way, server):
+        jobs = await node.message_queues.get_queue("jobs")
+        way.troubles.append(LOST_ANSWER)
+        count = len(way.asked)
+
+        def stop(_: httpx.Request) -> None:
+            if len(way.asked) > count:
+                server.state.phase = Phase.STARTING
+
+        way.before = stop
+        with pytest.raises(NodeUnreachableError) as raised:
+            await jobs.send(1)
+        assert raised.value.may_have_been_made
+        with pytest.raises(NotReadyError) as told:
+            await jobs.send(2)
+        assert told.value.data_state == "not written"
+
+
+async def test_a_node_that_is_not_ready_is_waited_for(data_dir: Path) -> None:
+    async with open_client(data_dir) as (node, way, server):
+        jobs = await node.message_queues.get_queue("jobs")
+        server.state.phase = Phase.STARTING
+
+        def start(_: httpx.Request) -> None:
+            if len(way.asked) == 4:
+                server.state.phase = Phase.READY
+
+        way.before = start
+        await jobs.send(1)
+        assert way.count("/messages") == 4
+
+
+async def test_a_send_waits_for_room_as_long_as_it_says(data_dir: Path) -> None:
+    async with open_client(data_dir) as (node, way, _):
+        small = await node.message_queues.create_queue("small", QueueConfiguration(max_size=1))
+        await small.send(1)
+        with pytest.raises(QueueFullError):
+            await small.send(2, wait_seconds=0.1)
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(lambda: small.send(3, wait_seconds=None))
+            count = way.count("/messages")
+            while way.count("/messages") < count + 2:
+                await anyio.sleep(0.01)
+            message = await small.receive()
+            assert message is not None
+            await message.ack()
+        message = await small.receive()
+        assert message is not None
+        assert message.payload == 3
+
+
+async def test_a_wrong_token_is_told_at_once(data_dir: Path) -> None:
+    async with open_client(data_dir) as (node, way, _):
+        await node.message_queues.queue_names()
+
+        class Guarded(Way):
+            async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+                assert request.headers["authorization"] == "Bearer xyz"
+                self.asked.append(("", ""))
+                body = {"error": "UnauthorizedError", "title": "Who?", "data_state": "not written"}
+                return httpx.Response(401, json=body)
+
+        guarded = Guarded()
+        async with client_of(guarded, token="xyz") as other:
+            with pytest.raises(UnauthorizedError):
+                await other.message_queues.queue_names()
+            assert "xyz" not in repr(other)
+        assert len(guarded.asked) == 1
+        assert way.count("/queues") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(404, RequestRefusedError), (500, UnexpectedError), (502, NodeUnreachableError)],
+)
+async def test_what_no_node_has_said_is_told_as_such(status: int, kind: type[Exception]) -> None:
+    answers = httpx.MockTransport(lambda _: httpx.Response(status, text="<html>"))
+    async with MPREGClient("http://x", transport=answers, patience_seconds=0.01) as node:
+        with pytest.raises(kind):
+            await node.message_queues.queue_names()
+
+
+async def test_an_error_in_its_block_comes_out_of_it_as_it_is() -> None:
+    with pytest.raises(LookupError, match="mine"):
+        async with client_of(Way()):
+            raise LookupError("mine")
+
+
+def test_pauses_grow_up_to_a_bound() -> None:
+    some = list(itertools.islice(pauses(random.Random(0)), 50))
+    assert some[0] < some[3] < some[5]
+    assert max(some) <= PAUSE_SECONDS_MAX
+    assert len(set(some)) == 50

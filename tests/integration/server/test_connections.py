@@ -1,0 +1,369 @@
+"""A node on real sockets: how many there are, what is sent over them, and how they end."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import attrs
+import httpx
+import pytest
+from anyio.abc import SocketStream, TaskStatus
+from attrs import frozen
+
+from mpreg.clock import SystemClock
+from mpreg.errors import ConfigurationError, ParticipantFailedError
+from mpreg.persistence import ReportProgress
+from mpreg.queues import MessageQueueManager, QueueConfiguration
+from mpreg.server import run_node
+from mpreg.server.state import NodeState
+from mpreg.settings import MPREGSettings, ServerSettings
+from tests.integration.server.support import PATIENCE_SECONDS
+from tests.integration.support import config
+
+pytestmark = pytest.mark.anyio
+
+TLS = Path(__file__).parents[2] / "data" / "tls"
+
+
+def settings_of(data_dir: Path, **server: Any) -> MPREGSettings:
+    return MPREGSettings(
+        persistence=config(data_dir, backend="memory"),
+        queues={"jobs": QueueConfiguration(lease_seconds=86_400.0)},
+        server=ServerSettings(**({"port": 0} | server)),
+    )
+
+
+async def run(
+    settings: MPREGSettings,
+    stop: anyio.Event,
+    *,
+    task_status: TaskStatus[NodeState] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    numbers = itertools.count()
+    await run_node(
+        settings,
+        clock=SystemClock(),
+        make_token=lambda: f"token-{next(numbers)}",
+        stop=stop,
+        task_status=task_status,
+    )
+
+
+@frozen
+class Serving:
+    state: NodeState
+    stop: anyio.Event
+
+    @property
+    def port(self) -> int:
+        return int(self.state.url.rpartition(":")[2])
+
+    async def connect(self) -> SocketStream:
+        return await anyio.connect_tcp("127.0.0.1", self.port)
+
+
+@asynccontextmanager
+async def serving(data_dir: Path, **server: Any) -> AsyncIterator[Serving]:
+    stop = anyio.Event()
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async with anyio.create_task_group() as task_group:
+            settings = settings_of(data_dir, **server)
+            state = await task_group.start(run, settings, stop)
+            yield Serving(state, stop)
+            stop.set()
+
+
+async def read_until(stream: SocketStream, end: bytes) -> bytes:
+    found = b""
+    while end not in found:
+        found += await stream.receive()
+    return found
+
+
+async def read_all(stream: SocketStream) -> bytes:
+    found = b""
+    try:
+        while True:
+            found += await stream.receive()
+    except (anyio.EndOfStream, anyio.BrokenResourceError):
+        return found
+
+
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+ALIVE = b'{"live":true}'
+SEND = (
+    b"POST /v1/queues/jobs/messages HTTP/1.1\r\nHost: localhost\r\n"
+    b'Content-Type: application/json\r\nContent-Length: 13\r\n\r\n{"payload":1}'
+)
+
+
+async def test_a_node_answers_where_it_says_that_it_listens(data_dir: Path) -> None:
+    async with serving(data_dir) as node, httpx.AsyncClient(base_url=node.state.url) as client:
+        sent = await client.post("/v1/queues/jobs/messages", json={"payload": 1})
+        assert (sent.status_code, sent.http_version) == (201, "HTTP/1.1")
+        found = await client.post("/v1/queues/jobs/receive", json={})
+        assert found.json()["messages"][0]["payload"] == 1
+        assert (await client.get("/v1/node")).json()["url"] == node.state.url
+
+
+async def test_requests_that_come_together_are_answered_in_their_order(data_dir: Path) -> None:
+    async with serving(data_dir) as node, await node.connect() as stream:
+        await stream.send(LIVE + LIVE.replace(b"live", b"ready") + LIVE)
+        found = await read_until(stream, b'{"ready":true')
+        while found.count(ALIVE) < 2:
+            found += await stream.receive()
+        assert found.index(ALIVE) < found.index(b'{"ready"') < found.rindex(ALIVE)
+
+
+async def test_what_is_no_http_gets_an_end_and_nobody_notices(data_dir: Path) -> None:
+    async with serving(data_dir) as node:
+        for nonsense in (
+            b"\x16\x03\x01\x00\n\n",
+            b"GET\r\n\r\n",
+            b"GET / HTTP/1.1\r\nA: " + b"x" * 99_999,
+        ):
+            async with await node.connect() as stream:
+                await stream.send(nonsense)
+                assert b" 200 " not in await read_all(stream)
+        async with await node.connect() as stream:
+            await stream.send(b"POST /v1/queues/jobs/messages HTTP/1.1\r\nContent-Le")
+        async with await node.connect() as stream:
+            await stream.send(LIVE)
+            await read_until(stream, ALIVE)
+
+
+async def test_a_further_connection_waits_until_there_is_room(data_dir: Path) -> None:
+    async with serving(data_dir, connections_max=1) as node:
+        async with await node.connect() as first:
+            await first.send(LIVE)
+            await read_until(first, ALIVE)
+            second = await node.connect()
+            await second.send(LIVE)
+            with anyio.move_on_after(0.05) as waiting:
+                await second.receive()
+            assert waiting.cancelled_caught
+        async with second:
+            await read_until(second, ALIVE)
+
+
+async def test_a_body_that_was_refused_is_taken_long_enough_for_the_answer_to_arrive(
+    data_dir: Path,
+) -> None:
+    async with (
+        serving(data_dir, body_bytes_max=1_024) as node,
+        httpx.AsyncClient(base_url=node.state.url) as client,
+    ):
+        for body in (b"x" * 3_000_000, chunks()):
+            answer = await client.post(
+                "/v1/queues/jobs/messages",
+                content=body,
+                headers={"content-type": "application/json"},
+            )
+            assert answer.status_code == 413
+
+
+async def chunks() -> AsyncIterator[bytes]:
+    for _ in range(50):
+        yield b"x" * 60_000
+
+
+async def test_a_client_that_sends_for_ever_is_hung_up_on(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpreg.server.app.LINGER_SECONDS", 0.01)
+    async with serving(data_dir, body_bytes_max=1_024) as node, await node.connect() as stream:
+        head = b"POST /v1/queues/jobs/messages HTTP/1.1\r\nHost: localhost\r\n"
+        await stream.send(head + b"Content-Length: 10000000000\r\n\r\n")
+        try:
+            while True:
+                await stream.send(b"x" * 65_536)
+        except anyio.BrokenResourceError:
+            pass
+        while node.state.requests:
+            await anyio.sleep(0.001)
+
+
+async def test_an_end_waits_for_requests_and_not_for_idle_connections(data_dir: Path) -> None:
+    async with serving(data_dir, grace_seconds=60.0) as node:
+        idle = await node.connect()
+        await idle.send(LIVE)
+        await read_until(idle, ALIVE)
+        silent = await node.connect()
+        async with httpx.AsyncClient(base_url=node.state.url, timeout=None) as client:
+            answers = []
+
+            async def wait() -> None:
+                body = {"wait_seconds": 50}
+                answers.append(await client.post("/v1/queues/jobs/receive", json=body))
+
+            async with anyio.create_task_group() as task_group:
+                task_group.start_soon(wait)
+                while not node.state.long_polls.count:
+                    await anyio.sleep(0.001)
+                node.stop.set()
+        assert [answer.json() for answer in answers] == [{"messages": []}]
+        assert await read_all(idle) == b""
+        assert await read_all(silent) == b""
+        for stream in (idle, silent):
+            await stream.aclose()
+
+
+async def test_an_end_under_load_answers_what_is_under_way_and_takes_no_grace_time(
+    data_dir: Path,
+) -> None:
+    async with serving(data_dir, grace_seconds=86_400.0) as node:
+        answers = []
+
+        async def send() -> None:
+            async with await node.connect() as stream:
+                with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                    while True:
+                        await stream.send(SEND)
+                        answers.append(await read_until(stream, b"}"))
+
+        async with anyio.create_task_group() as task_group:
+            for _ in range(8):
+                task_group.start_soon(send)
+            while len(answers) < 40:
+                await anyio.sleep(0.001)
+            node.stop.set()
+        queue = await node.state.queues.get_queue("jobs")
+        done = [answer for answer in answers if b'{"ids":' in answer]
+        assert len(done) == queue.statistics().sent
+        assert all(b"NotReadyError" in answer for answer in answers if answer not in done)
+
+
+async def test_who_does_not_read_is_cut_when_the_grace_time_is_over(data_dir: Path) -> None:
+    async with serving(data_dir, grace_seconds=0.01) as node:
+        store = node.state.registry.key_value_store("n")
+        await store.put("large", bytes(12_000_000))
+        stream = await node.connect()
+        await stream.send(LIVE.replace(b"/health/live", b"/v1/keys/n/large"))
+        await stream.receive()
+        half = await node.connect()
+        await half.send(
+            b"POST /v1/queues/jobs/messages HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        )
+        while node.state.requests < 2:
+            await anyio.sleep(0.001)
+        node.stop.set()
+        # The block ends only where both do.
+    assert b"CommitUnknownError" in await read_all(half)
+    for one in (stream, half):
+        await one.aclose()
+
+
+async def test_a_node_is_not_ready_before_everything_is_restored(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    began, may_go_on = anyio.Event(), anyio.Event()
+
+    async def restore_slowly(self: MessageQueueManager, report: ReportProgress) -> None:
+        report(3, 10, "queues")
+        began.set()
+        await may_go_on.wait()
+
+    monkeypatch.setattr(MessageQueueManager, "_restore", restore_slowly)
+    stop = anyio.Event()
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async with (
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+            anyio.create_task_group() as task_group,
+        ):
+            task_group.start_soon(run, settings_of(data_dir, port=port), stop)
+            await began.wait()
+            assert (await client.get("/health/live")).status_code == 200
+            ready = await client.get("/health/ready")
+            assert (ready.status_code, ready.json()["phase"]) == (503, "starting")
+            queues = ready.json()["restore"][0]
+            assert (queues["state"], queues["done"], queues["total"]) == ("restoring", 3, 10)
+            sent = await client.post("/v1/queues/jobs/messages", json={"payload": 1})
+            assert sent.json()["error"] == "NotReadyError"
+            may_go_on.set()
+            while (await client.get("/health/ready")).status_code == 503:
+                await anyio.sleep(0.001)
+            sent = await client.post("/v1/queues/jobs/messages", json={"payload": 1})
+            assert sent.status_code == 201
+            stop.set()
+
+
+async def test_a_store_that_fails_for_good_ends_the_node_and_is_told(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: MessageQueueManager, report: ReportProgress) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(MessageQueueManager, "_restore", fail)
+    with pytest.raises(ParticipantFailedError, match="queues"):
+        await run(settings_of(data_dir), anyio.Event())
+
+
+async def test_a_node_that_is_told_to_stop_before_it_is_ready_does(data_dir: Path) -> None:
+    stop = anyio.Event()
+    stop.set()
+    with anyio.fail_after(PATIENCE_SECONDS):
+        await run(settings_of(data_dir), stop)
+
+
+async def test_a_node_can_be_cancelled(data_dir: Path) -> None:
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async with anyio.create_task_group() as task_group:
+            state = await task_group.start(run, settings_of(data_dir), anyio.Event())
+            stream = await anyio.connect_tcp("127.0.0.1", int(state.url.rpartition(":")[2]))
+            task_group.cancel_scope.cancel()
+    async with stream:
+        assert await read_all(stream) == b""
+
+
+async def test_a_queue_that_cannot_become_what_the_settings_say_is_named(data_dir: Path) -> None:
+    stored = attrs.evolve(settings_of(data_dir), persistence=config(data_dir))
+    changed = attrs.evolve(stored, queues={"jobs": QueueConfiguration(queue_type="priority")})
+    stop = anyio.Event()
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async with anyio.create_task_group() as task_group:
+            await task_group.start(run, stored, stop)
+            stop.set()
+        with pytest.raises(ConfigurationError, match=r"mpreg\.queues\.jobs: queue_type"):
+            await run(changed, anyio.Event())
+
+
+async def test_a_place_that_is_taken_is_told(data_dir: Path) -> None:
+    async with serving(data_dir / "one") as node:
+        with pytest.raises(ConfigurationError, match=f"port {node.port}"):
+            await run(settings_of(data_dir / "two", port=node.port), anyio.Event())
+
+
+async def test_a_certificate_encrypts_what_is_sent(data_dir: Path) -> None:
+    tls = {
+        "tls_certificate_file": TLS / "certificate.pem",
+        "tls_key_file": TLS / "key.pem",
+    }
+    trusting = ssl.create_default_context(cafile=str(TLS / "certificate.pem"))
+    async with serving(data_dir, **tls) as node:
+        assert node.state.url.startswith("https://")
+        async with httpx.AsyncClient(base_url=node.state.url, verify=trusting) as client:
+            answer = await client.post("/v1/queues/jobs/messages", json={"payload": 1})
+            assert answer.status_code == 201
+        async with await node.connect() as plain:
+            await plain.send(LIVE)
+            assert ALIVE not in await read_all(plain)
+
+
+async def test_a_certificate_that_is_none_is_told_before_anything_is_opened(
+    data_dir: Path,
+) -> None:
+    wrong = {"tls_certificate_file": TLS / "key.pem", "tls_key_file": TLS / "key.pem"}
+    with pytest.raises(ConfigurationError, match="tls_certificate_file"):
+        await run(settings_of(data_dir, **wrong), anyio.Event())
+    assert not data_dir.exists()

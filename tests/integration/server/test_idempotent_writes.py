@@ -1,0 +1,153 @@
+"""A write that is sent again with its key is made once, and answered as before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+from mpreg.persistence import Transaction
+from mpreg.server.answers import Answer
+from tests.integration.server.support import Node, error_of, open_node
+from tests.integration.support import TurnedClock
+
+pytestmark = pytest.mark.anyio
+
+JOBS = "/v1/queues/jobs"
+KEY = {"idempotency-key": "one"}
+
+
+async def depth(node: Node) -> int:
+    pending: int = (await node.client.get(JOBS)).json()["statistics"]["pending"]
+    return pending
+
+
+def check_replayed(first: httpx.Response, second: httpx.Response) -> None:
+    assert (first.status_code, first.content) == (second.status_code, second.content)
+    assert "idempotency-replayed" not in first.headers
+    assert second.headers["idempotency-replayed"] == "true"
+    assert first.headers.get("etag") == second.headers.get("etag")
+
+
+async def test_a_send_is_made_once_also_after_a_restart(data_dir: Path) -> None:
+    async with open_node(data_dir, backend="sqlite") as node:
+        first = await node.post(f"{JOBS}/messages", {"payload": 1}, headers=KEY)
+        check_replayed(first, await node.post(f"{JOBS}/messages", {"payload": 1}, headers=KEY))
+    async with open_node(data_dir, backend="sqlite") as node:
+        check_replayed(first, await node.post(f"{JOBS}/messages", {"payload": 1}, headers=KEY))
+        assert await depth(node) == 1
+
+
+async def test_sends_with_one_key_at_the_same_time_are_one(data_dir: Path) -> None:
+    answers: list[httpx.Response] = []
+    async with open_node(data_dir) as node:
+
+        async def send() -> None:
+            body = {"messages": [{"payload": 1}, {"payload": 2}]}
+            answers.append(await node.post(f"{JOBS}/messages", body, headers=KEY))
+
+        async with anyio.create_task_group() as task_group:
+            for _ in range(5):
+                task_group.start_soon(send)
+        assert len({answer.content for answer in answers}) == 1
+        assert await depth(node) == 2
+
+
+async def test_an_ack_and_a_nack_are_made_once(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        await node.send(1, 2)
+        one, two = (message["token"] for message in await node.receive())
+        for route, body in (("ack", {"tokens": [one]}), ("nack", {"token": two})):
+            headers = {"idempotency-key": route}
+            first = await node.post(f"{JOBS}/{route}", body, headers=headers)
+            assert first.status_code == 200
+            check_replayed(first, await node.post(f"{JOBS}/{route}", body, headers=headers))
+
+
+async def test_a_put_is_made_once_and_answered_with_its_version(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        path = "/v1/keys/n/ann"
+        first = await node.client.put(path, content=b"1", headers=KEY)
+        assert first.headers["etag"] == (await node.client.get(path)).headers["etag"]
+        await node.client.put(path, content=b"2")
+        check_replayed(first, await node.client.put(path, content=b"1", headers=KEY))
+        assert (await node.client.get(path)).content == b"2"
+
+
+async def test_a_delete_is_made_once_and_says_each_time_whether_it_was_there(
+    data_dir: Path,
+) -> None:
+    async with open_node(data_dir) as node:
+        path = "/v1/keys/n/ann"
+        await node.client.put(path, content=b"1")
+        first = await node.client.delete(path, headers=KEY)
+        assert first.json() == {"deleted": True}
+        await node.client.put(path, content=b"2")
+        check_replayed(first, await node.client.delete(path, headers=KEY))
+        assert (await node.client.get(path)).content == b"2"
+        missing = await node.client.delete("/v1/keys/n/bob", headers={"idempotency-key": "two"})
+        assert missing.json() == {"deleted": False}
+
+
+async def test_a_queue_is_made_once(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        first = await node.client.put("/v1/queues/new", json={}, headers=KEY)
+        await node.client.delete("/v1/queues/new")
+        check_replayed(first, await node.client.put("/v1/queues/new", json={}, headers=KEY))
+        assert (await node.client.get("/v1/queues/new")).status_code == 404
+
+
+async def test_a_key_that_came_with_another_request_is_refused(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        await node.post(f"{JOBS}/messages", {"payload": 1}, headers=KEY)
+        for path, body in (
+            (f"{JOBS}/messages", {"payload": 2}),
+            (f"{JOBS}/purge", {"payload": 1}),
+            (f"{JOBS}/messages?x=1", {"payload": 1}),
+        ):
+            answer = await node.post(path, body, headers=KEY)
+            assert error_of(answer) == (422, "IdempotencyKeyReusedError")
+        assert await depth(node) == 1
+        for wrong in ("", "x" * 256, "a\tb"):
+            answer = await node.post(
+                f"{JOBS}/messages", {"payload": 1}, headers={"idempotency-key": wrong}
+            )
+            assert error_of(answer) == (400, "InvalidArgumentError")
+
+
+async def test_what_was_refused_may_be_sent_again_with_its_key(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        body = {"payload": 1}
+        refused = await node.post("/v1/queues/later/messages", body, headers=KEY)
+        assert error_of(refused) == (404, "QueueNotFoundError")
+        await node.client.put("/v1/queues/later", json={})
+        sent = await node.post("/v1/queues/later/messages", body, headers=KEY)
+        assert sent.status_code == 201
+
+
+async def test_a_key_is_forgotten_after_its_window(data_dir: Path) -> None:
+    clock = TurnedClock()
+    async with open_node(data_dir, clock=clock, idempotency_window_seconds=60.0) as node:
+        await node.post(f"{JOBS}/messages", {"payload": 1}, headers=KEY)
+        clock.now += 61
+        await node.post(f"{JOBS}/messages", {"payload": 1}, headers=KEY)
+        assert await depth(node) == 2
+
+
+async def test_a_write_and_its_answer_are_one_or_neither_is(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the answer cannot be kept, the message is not sent either."""
+    async with open_node(data_dir) as node:
+
+        def fail(self: object, answer: Answer, transaction: Transaction) -> None:
+            raise OSError("no room for the answer")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("mpreg.server.idempotency.Claim.keep", fail)
+            answer = await node.post(f"{JOBS}/messages", {"payload": 1}, headers=KEY)
+            assert error_of(answer) == (500, "UnexpectedError")
+        assert await depth(node) == 0
+        assert (await node.post(f"{JOBS}/messages", {"payload": 1}, headers=KEY)).status_code == 201
