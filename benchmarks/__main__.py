@@ -29,6 +29,8 @@ from benchmarks.cache.report import compare_caches
 from benchmarks.contenders import GETS, ONE_COMMIT_A_PUT, PUTS, store_of
 from benchmarks.figures import console, peak_mib, percentile, print_machine
 from benchmarks.growth import GROWTH_KEYS_MAX, compare_growth, sizes_up_to
+from benchmarks.maintenance import PARTS as MAINTENANCE_PARTS
+from benchmarks.maintenance import measure_maintenance
 from benchmarks.processes import Plan
 from benchmarks.queues.report import PARTS as QUEUE_PARTS
 from benchmarks.queues.report import compare_queues
@@ -50,6 +52,7 @@ PARTS = (
     "idle",
     *UPKEEP_PARTS,
     *SNAPSHOT_PARTS,
+    *MAINTENANCE_PARTS,
     *QUEUE_PARTS,
     *CACHE_PARTS,
 )
@@ -115,6 +118,7 @@ def main(
             idle(directory)
         measure_upkeep(wanted, directory, scale)
         measure_snapshots(wanted, directory, scale, rounds)
+        measure_maintenance(wanted, directory, scale, rounds)
         compare_queues(wanted, Plan(directory / "queues", rounds, scale))
         compare_caches(wanted, Plan(directory / "cache", rounds, scale))
 
