@@ -20,6 +20,7 @@ from mpreg.server.routes.queues import (
     PurgeRequest,
     ReceiveRequest,
     RedriveRequest,
+    ReleaseRequest,
     SeveralMessages,
     SubscriptionRequest,
 )
@@ -117,6 +118,11 @@ _QUEUES: Final = {
         body=NackRequest,
         body_example={"token": "5e6d…", "delay_seconds": 10.0},
         example={"returned": 1},
+    ),
+    "release": Shape(
+        body=ReleaseRequest,
+        body_example={"tokens": ["5e6d…"], "unseen": True},
+        example={"released": 1},
     ),
     "extend": Shape(
         body=ExtendRequest,
