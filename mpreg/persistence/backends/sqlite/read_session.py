@@ -94,6 +94,9 @@ class ReadSession:
         size = 0
         for query in queries:
             answers.append(self._answer_or_error(query))
+            if len(answers) == len(queries):
+                # Whatever is in the last one, it is answered.
+                break
             size += answer_bytes(answers[-1])
             if size >= READ_BYTES_MAX:
                 break
