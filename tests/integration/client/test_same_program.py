@@ -163,7 +163,7 @@ async def test_a_program_does_the_same_with_a_node_as_in_its_own_process(data_di
     assert {InvalidArgumentError, VersionConflictError} <= kinds
 
 
-NAMES = ["a b", "ü", ".", "..", "%2F", "a?b#c&d=e+f", "a;b", '"', "\\"]
+NAMES = ["a b", "ü", ".", "..", "%2F", "a?b#c&d=e+f", "a;b", '"', "\\", "a\u2028b"]
 
 
 async def test_every_name_and_key_reaches_what_is_called_so(data_dir: Path) -> None:
@@ -175,7 +175,7 @@ async def test_every_name_and_key_reaches_what_is_called_so(data_dir: Path) -> N
             await node.key_value_store(name).put(name, name.encode())
         assert await node.message_queues.queue_names() == sorted([*NAMES, "jobs"])
         keys = node.key_value_store("..")
-        for key in [*NAMES, "", "/", "//", "a/../b", "./a", "x/", " "]:
+        for key in [*NAMES, "", "/", "//", "a/../b", "./a", "x/", " ", "x", "x\n", "\n"]:
             await keys.put(key, key.encode())
             stored = await server.state.registry.key_value_store("..").get(key)
             assert stored is not None
