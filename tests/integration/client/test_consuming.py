@@ -199,6 +199,8 @@ async def test_changes_are_watched_from_the_moment_the_block_is_entered(data_dir
                 await anext(changes)
             await keys.put("a", b"")
             assert (await anext(changes)).value == b""
+            await keys.put("a\u2028\x85\r\n", b"2")
+            assert (await anext(changes)).key == "a\u2028\x85\r\n"
             async with keys.watch("a") as others:
                 await keys.put("a", b"1")
                 async for change in others:
