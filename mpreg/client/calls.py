@@ -147,7 +147,7 @@ class Calls:
             except NodeUnreachableError as error:
                 failure = error
             else:
-                if answer.status_code < 400:
+                if answer.is_success:
                     return answer
                 failure = error_of(answer)
             if not isinstance(failure, _AWAY):
@@ -179,7 +179,7 @@ class Calls:
         with anyio.move_on_after(seconds):
             try:
                 answer = await self._http.send(request, stream=is_stream)
-                if answer.is_error:
+                if not answer.is_success:
                     await answer.aread()
                 return answer
             except httpx.TransportError as error:

@@ -194,13 +194,19 @@ async def test_a_wrong_token_is_told_at_once(data_dir: Path) -> None:
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(404, RequestRefusedError), (500, UnexpectedError), (502, NodeUnreachableError)],
+    [
+        (301, RequestRefusedError),
+        (307, RequestRefusedError),
+        (404, RequestRefusedError),
+        (500, UnexpectedError),
+        (502, NodeUnreachableError),
+    ],
 )
 async def test_what_no_node_has_said_is_told_as_such(status: int, kind: type[Exception]) -> None:
     answers = httpx.MockTransport(lambda _: httpx.Response(status, text="<html>"))
     async with MPREGClient("http://x", transport=answers, patience_seconds=0.01) as node:
         with pytest.raises(kind):
-            await node.message_queues.queue_names()
+            await node.message_queues.delete_queue("jobs")
 
 
 async def test_an_error_in_its_block_comes_out_of_it_as_it_is() -> None:
