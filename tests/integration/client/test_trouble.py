@@ -16,6 +16,7 @@ import pytest
 from mpreg.client import MPREGClient
 from mpreg.client.calls import PAUSE_SECONDS_MAX, pauses
 from mpreg.errors import (
+    ConfigurationError,
     NodeUnreachableError,
     NotReadyError,
     QueueFullError,
@@ -190,6 +191,14 @@ async def test_a_wrong_token_is_told_at_once(data_dir: Path) -> None:
             assert "xyz" not in repr(other)
         assert len(guarded.asked) == 1
         assert way.count("/queues") == 1
+
+
+@pytest.mark.parametrize("token", ["secret\n", "secr et", "secretü", ""])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        MPREGClient("http://x", token)
+    assert raised.value.setting == "token"
+    assert "secr" not in repr(raised.value)
 
 
 @pytest.mark.parametrize(
