@@ -116,12 +116,13 @@ class App:
 
     async def _answer_once(self, endpoint: Endpoint, call: Call, key: str) -> Answer | ASGIApp:
         request = call.request
-        target = request.url.path.encode() + b"?" + request.scope["query_string"]
+        # Not of its URL, which leaves out some characters.
+        target = request.scope["path"].encode() + b"?" + request.scope["query_string"]
         # A body that is larger than memory is known by its size alone.
         body = request.headers.get("content-length", "").encode()
         if not endpoint.streams_body:
             body = await call.body()
-        asked = fingerprint(request.method, target, request.headers.get("content-type"), body)
+        asked = fingerprint(request.method, target, request.headers, body)
         async with self._keys.claim(call.role.name, key, asked) as claim:
             if (before := await claim.find()) is not None:
                 if endpoint.streams_body:

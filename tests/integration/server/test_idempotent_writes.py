@@ -117,6 +117,15 @@ async def test_a_key_that_came_with_another_request_is_refused(data_dir: Path) -
             assert error_of(answer) == (400, "InvalidArgumentError")
 
 
+async def test_another_key_or_condition_is_another_request(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        first = await node.client.put("/v1/keys/n/ab", content=b"1", headers=KEY)
+        again = {**KEY, "if-match": first.headers["etag"]}
+        for key, headers in (("a%0Ab", KEY), ("ab", again), ("ab", {**KEY, "if-none-match": "*"})):
+            answer = await node.client.put(f"/v1/keys/n/{key}", content=b"1", headers=headers)
+            assert error_of(answer) == (422, "IdempotencyKeyReusedError")
+
+
 async def test_what_was_refused_may_be_sent_again_with_its_key(data_dir: Path) -> None:
     async with open_node(data_dir) as node:
         body = {"payload": 1}
