@@ -261,6 +261,38 @@ async def test_who_does_not_read_is_cut_when_the_grace_time_is_over(data_dir: Pa
         await one.aclose()
 
 
+async def test_who_leaves_in_the_middle_of_an_answer_makes_room_at_once(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpreg.server.connections.IDLE_SECONDS", 86_400.0)
+    async with serving(data_dir, connections_max=1) as node:
+        store = node.state.registry.key_value_store("n")
+        await store.put("large", bytes(12_000_000))
+        async with await node.connect() as stream:
+            await stream.send(LIVE.replace(b"/health/live", b"/v1/keys/n/large"))
+            await stream.receive()
+        async with await node.connect() as other:
+            await other.send(LIVE)
+            await read_until(other, ALIVE)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux can tell")
+async def test_who_takes_nothing_of_an_answer_is_cut_in_the_end(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("mpreg.server.connections.UNREAD_SECONDS_MAX", 0.1)
+    monkeypatch.setattr("mpreg.server.connections.IDLE_SECONDS", 86_400.0)
+    async with serving(data_dir, connections_max=1) as node:
+        store = node.state.registry.key_value_store("n")
+        await store.put("large", bytes(12_000_000))
+        async with await node.connect() as stream, await node.connect() as other:
+            await stream.send(LIVE.replace(b"/health/live", b"/v1/keys/n/large"))
+            await stream.receive()
+            await other.send(LIVE)
+            await read_until(other, ALIVE)
+    assert "incident" not in caplog.text
+
+
 async def test_a_node_is_not_ready_before_everything_is_restored(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
