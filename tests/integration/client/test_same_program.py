@@ -192,9 +192,10 @@ async def test_what_cannot_be_asked_over_http_is_told_and_not_sent(data_dir: Pat
         for name in ("a/b", "", "\ud800", 1):
             with pytest.raises(InvalidArgumentError):
                 await node.message_queues.get_queue(name)  # type: ignore[arg-type]
-        for key in (b"bytes", "\ud800"):
+        for key in (b"bytes", "\ud800", "x" * 70_000):
             with pytest.raises(InvalidArgumentError):
                 await keys.get(key)
+        for key in (b"bytes", "\ud800"):
             with pytest.raises(InvalidArgumentError):
                 keys.scan(key)
         assert way.asked == []
