@@ -260,15 +260,15 @@ class _Asyncio(Connections):
 
     async def _accept_next(self, listening: socket.socket) -> socket.socket:
         accepted, _ = await asyncio.get_running_loop().sock_accept(listening)
-        _bound_silence(accepted)
         return accepted
 
     async def _speak(self, connection: socket.socket) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _bound_silence(connection)
             with anyio.fail_after(IDLE_SECONDS):
                 transport, _ = await loop.connect_accepted_socket(
                     lambda: protocol, connection, ssl=self._tls
@@ -300,10 +300,10 @@ class _Trio(Connections):
 
     async def _accept_next(self, listening: socket.socket) -> trio.SocketStream:
         accepted, _ = await trio.socket.from_stdlib_socket(listening).accept()
-        _bound_silence(accepted)
         return trio.SocketStream(accepted)
 
     async def _speak(self, connection: trio.SocketStream) -> None:
+        _bound_silence(connection.socket)
         stream: Any = connection
         if self._tls is not None:
             stream = trio.SSLStream(connection, self._tls, server_side=True, https_compatible=True)
