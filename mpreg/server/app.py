@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mpreg.errors import (
     CommitUnknownError,
     MpregError,
+    RequestRefusedError,
     UnexpectedError,
 )
 from mpreg.server.answers import Answer
@@ -95,6 +96,10 @@ class App:
 
     async def _answer(self, scope: Scope, exchange: _Exchange) -> Answer | ASGIApp:
         state = self.state
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            # Whoever stands between may have taken the other one for the end of its body.
+            exchange.is_last = True
+            raise RequestRefusedError("a body has Content-Length or Transfer-Encoding, not both")
         if state.rates is not None and (client := scope.get("client")) is not None:
             state.rates.take(client[0], anyio.current_time())
         raw_path = scope.get("raw_path")
@@ -161,6 +166,8 @@ class _Exchange:
     _send: Send
     lingers: bool = True
     """Whether a client that still sends is given time to."""
+    is_last: bool = False
+    """Whether its connection takes no other one."""
     has_begun: bool = False
     """Whether something of the answer was sent."""
     route: str | None = None
@@ -194,6 +201,8 @@ class _Exchange:
             body = b""
             del headers["content-type"]
         headers["content-length"] = str(len(body))
+        if self.is_last:
+            headers["connection"] = "close"
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": answer.status, "headers": raw})
         await self.send({"type": "http.response.body", "body": body})

@@ -139,6 +139,21 @@ async def test_what_is_no_http_gets_an_end_and_nobody_notices(data_dir: Path) ->
             await read_until(stream, ALIVE)
 
 
+async def test_a_body_whose_end_is_told_in_two_ways_is_refused_with_what_comes_behind_it(
+    data_dir: Path,
+) -> None:
+    async with serving(data_dir) as node, await node.connect() as stream:
+        head = SEND.replace(b"Content-Length: 13\r\n", b"Content-Length: 3\r\n")
+        head = head.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\nd\r\n")
+        await stream.send(head + b"\r\n0\r\n\r\n" + LIVE)
+        # Of the answer, who sends more than is taken may hear nothing.
+        found = await read_all(stream)
+        assert b"201" not in found
+        assert ALIVE not in found
+        queue = await node.state.queues.get_queue("jobs")
+        assert queue.statistics().sent == 0
+
+
 async def test_a_further_connection_waits_until_there_is_room(data_dir: Path) -> None:
     async with serving(data_dir, connections_max=1) as node:
         async with await node.connect() as first:
