@@ -27,7 +27,7 @@ from mpreg.server.answers import Answer
 from mpreg.server.auth import Role, check
 from mpreg.server.calls import Call, Endpoint
 from mpreg.server.idempotency import IdempotencyKeys, fingerprint
-from mpreg.server.names import checked_path
+from mpreg.server.names import check_query, checked_path
 from mpreg.server.negotiation import JSON, accepted, encode
 from mpreg.server.observing import NO_ANSWER, observed
 from mpreg.server.problems import problem_of, unexpected
@@ -105,6 +105,8 @@ class App:
         raw_path = scope.get("raw_path")
         if raw_path is not None:
             scope["path"] = checked_path(raw_path)
+        if query_string := scope["query_string"]:
+            check_query(query_string)
         endpoint, scope["path_params"] = self._router.find(scope["method"], scope["path"])
         exchange.route = endpoint.path
         request = Request(scope, exchange.receive)

@@ -142,6 +142,8 @@ async def test_names_are_looked_at_before_anything_else(data_dir: Path) -> None:
                 assert error_of(answer) == (400, "InvalidArgumentError")
         answer = await node.client.get(f"{KEYS}/%FF")
         assert error_of(answer) == (400, "RequestRefusedError")
+        answer = await node.client.put("/v1/cache/n/a?tags=%FF", json=1)
+        assert error_of(answer) == (400, "RequestRefusedError")
 
 
 def event(part: bytes) -> tuple[str, str | None, Any]:
