@@ -16,7 +16,7 @@ from attrs import define
 
 from mpreg import errors
 from mpreg.client.problems import error_of
-from mpreg.errors import MpregError, NodeUnreachableError
+from mpreg.errors import InvalidArgumentError, MpregError, NodeUnreachableError
 
 __all__ = ["Calls", "pauses"]
 
@@ -125,6 +125,7 @@ class Calls:
         ``wait_seconds``: for so long the node may keep it waiting.
 
         Raises:
+            InvalidArgumentError: a name or key is too long to be sent.
             NodeUnreachableError: there was none in time.
             MpregError: what the node has told.
         """
@@ -133,9 +134,12 @@ class Calls:
             content, given["content-type"] = msgspec.msgpack.encode(body), MESSAGEPACK
         patience = math.inf if self._patience_seconds is None else self._patience_seconds
         deadline = anyio.current_time() + patience + wait_seconds
-        request = self._http.build_request(
-            method, path, content=content, headers=given, params=params
-        )
+        try:
+            request = self._http.build_request(
+                method, path, content=content, headers=given, params=params
+            )
+        except httpx.InvalidURL as error:
+            raise InvalidArgumentError(f"over HTTP this cannot be asked for: {error}") from error
         request.stream = _Body(content)
         may_have_been_made = False
         for pause in self.new_pauses():
@@ -147,7 +151,7 @@ class Calls:
             except NodeUnreachableError as error:
                 failure = error
             else:
-                if answer.status_code < 400:
+                if answer.is_success:
                     return answer
                 failure = error_of(answer)
             if not isinstance(failure, _AWAY):
@@ -179,7 +183,7 @@ class Calls:
         with anyio.move_on_after(seconds):
             try:
                 answer = await self._http.send(request, stream=is_stream)
-                if answer.is_error:
+                if not answer.is_success:
                     await answer.aread()
                 return answer
             except httpx.TransportError as error:

@@ -15,7 +15,7 @@ from attrs import define, field
 
 from mpreg.client.calls import Calls
 from mpreg.client.message import RemoteMessage
-from mpreg.errors import LeaseLostError, MpregError
+from mpreg.errors import LeaseLostError, MpregError, QueueDeletedError, QueueNotFoundError
 
 __all__ = ["Keeper"]
 
@@ -91,7 +91,7 @@ class Keeper:
     async def _extend_one(self, message: RemoteMessage) -> None:
         try:
             await message.extend()
-        except LeaseLostError:
+        except (LeaseLostError, QueueDeletedError, QueueNotFoundError):
             message._is_lost = True
             self.let_run(message)
         except MpregError as error:

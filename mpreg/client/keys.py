@@ -211,19 +211,19 @@ class RemoteKeyWatch(Feed[KeyChange]):
         """A task of its own, which is only ever cancelled: the generators of httpx cannot be left
         in another way."""
         async with self._calls.stream(self._path, self._params) as answer:
-            lines = aiter(answer.aiter_lines())
+            lines = _Lines(answer.aiter_bytes())
             await _next_line(lines)
             task_status.started()
             kind = ""
             while True:
                 try:
-                    name, _, text = (await _next_line(lines)).partition(": ")
+                    name, _, text = (await _next_line(lines)).partition(b": ")
                 except WatchLaggedError as failure:
                     self.end(failure)
                     return
-                if name == "event":
-                    kind = text
-                elif name == "data":
+                if name == b"event":
+                    kind = text.decode()
+                elif name == b"data":
                     self._tell_of(kind, msgspec.json.decode(text))
 
     def _tell_of(self, kind: str, data: dict[str, Any]) -> None:
@@ -236,7 +236,27 @@ class RemoteKeyWatch(Feed[KeyChange]):
             self.end(WatchLaggedError(str(data.get("title", kind))))
 
 
-async def _next_line(lines: AsyncIterator[str]) -> str:
+@define(eq=False)
+class _Lines(AsyncIterator[bytes]):
+    """Ended by line feeds alone: texts may have what else ends a line of `str`."""
+
+    _parts: AsyncIterator[bytes]
+    _whole: deque[bytes] = field(factory=deque)
+    _begun: list[bytes] = field(factory=list)
+    """Of a line whose end has not come."""
+
+    async def __anext__(self) -> bytes:
+        while not self._whole:
+            head, *others = (await anext(self._parts)).split(b"\n")
+            self._begun.append(head)
+            if others:
+                *whole, rest = others
+                self._whole += [b"".join(self._begun), *whole]
+                self._begun = [rest]
+        return self._whole.popleft()
+
+
+async def _next_line(lines: AsyncIterator[bytes]) -> bytes:
     """
     Raises:
         WatchLaggedError: the stream is at its end.

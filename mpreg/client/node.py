@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import secrets
 import ssl
 from types import TracebackType
@@ -67,6 +68,7 @@ class MPREGClient:
         _check_seconds("attempt_seconds", attempt_seconds)
         headers = {"accept": MESSAGEPACK}
         if token is not None:
+            _check_token(token)
             headers["authorization"] = f"Bearer {token}"
         try:
             http = httpx.AsyncClient(
@@ -79,8 +81,8 @@ class MPREGClient:
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
                 trust_env=False,
             )
-        except (httpx.InvalidURL, UnicodeEncodeError) as error:
-            raise ConfigurationError(f"url or token: {error}") from None
+        except httpx.InvalidURL as error:
+            raise ConfigurationError(f"url: {error}", "url") from None
         self._http = http
         self.url = url
         chance = secrets.SystemRandom() if randomness is None else randomness
@@ -127,6 +129,14 @@ class MPREGClient:
 
     def __repr__(self) -> str:
         return f"<MPREGClient {self.url}>"
+
+
+def _check_token(token: object) -> None:
+    # It would be shown where it cannot stand in a header; it is never shown here.
+    if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
+        raise ConfigurationError(
+            "token: printable ASCII characters without spaces are expected", "token"
+        )
 
 
 def _check_seconds(name: str, seconds: object) -> None:

@@ -9,11 +9,12 @@ from attrs import define, field, frozen
 
 from mpreg.monitoring.distribution import REQUEST_SECONDS, Distribution, Spread
 
-__all__ = ["OTHER", "HTTPObserved", "HTTPRecorder"]
+__all__ = ["METHODS", "OTHER", "HTTPObserved", "HTTPRecorder"]
 
 OTHER: Final = "other"
 
-_METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+#: Others are whatever a client makes up.
+METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 
 #: More than a server has. Whoever records what clients send as a route is kept from filling memory.
 ROUTES_MAX: Final = 256
@@ -46,7 +47,7 @@ class HTTPRecorder:
         """``route`` is the pattern that the path was matched by, like ``/v1/queues/{queue}``, never
         the path itself; None where there was none."""
         self.in_flight -= 1
-        method = method if method in _METHODS else OTHER
+        method = method if method in METHODS else OTHER
         if route is None or (route not in self._routes and len(self._routes) >= ROUTES_MAX):
             route = OTHER
         else:

@@ -14,6 +14,7 @@ from attrs import define, frozen
 
 from mpreg.clock import Clock
 from mpreg.errors import ConfigurationError
+from mpreg.monitoring.http import METHODS
 from mpreg.persistence import CommitObserved, Observer
 
 if TYPE_CHECKING:
@@ -104,13 +105,15 @@ class _OpenTelemetry:
         from opentelemetry.propagate import extract
         from opentelemetry.trace import SpanKind
 
+        # As OpenTelemetry has it: a name that clients cannot make up.
+        name = method if method in METHODS else "HTTP"
         with self._tracer.start_as_current_span(
-            method,
+            name,
             context=extract(headers),
             kind=SpanKind.SERVER,
-            attributes={"http.request.method": method},
+            attributes={"http.request.method": method if name == method else "_OTHER"},
         ) as span:
-            yield _Span(span, method)
+            yield _Span(span, name)
 
 
 @frozen

@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 
 from mpreg.actors import Ack, Feed
 from mpreg.codec import decode_key, encode_bytes, encode_key, encode_name, prefix_end
-from mpreg.errors import CorruptDataError, InvalidArgumentError
+from mpreg.errors import CorruptDataError, InvalidArgumentError, WatchLaggedError
 from mpreg.persistence.backend import (
     PAGE_ITEMS_MAX,
     FoundEntries,
@@ -33,6 +33,8 @@ __all__ = ["SWEEP_ENTRIES_MAX", "Entry", "KeyChange", "KeyValueStore", "KeyWatch
 
 #: Changes kept for one who watches and does not take them.
 WATCHED_CHANGES_MAX: Final = 4_096
+#: Their values together; one that is larger is kept where it is the only one.
+WATCHED_BYTES_MAX: Final = 64 << 20
 
 #: Every other write waits while a sweep is made.
 SWEEP_ENTRIES_MAX: Final = 10_000
@@ -65,10 +67,22 @@ class KeyWatch(Feed[KeyChange]):
     _namespace: bytes = field(kw_only=True)
     _prefix: bytes = field(kw_only=True)
     """As keys are encoded; empty: all."""
+    _kept_bytes: int = field(default=0, init=False)
 
     def changed(self, key: bytes, value: bytes | None, version: int | None) -> None:
-        if key.startswith(self._prefix):
-            self.tell(KeyChange(decode_key(key), value, version))
+        if not key.startswith(self._prefix) or self.has_ended:
+            return
+        kept_bytes = self._kept_bytes + len(value or b"")
+        if self._kept_bytes and kept_bytes > WATCHED_BYTES_MAX:
+            self.end(WatchLaggedError("values were not taken in time: later ones are missing"))
+            return
+        self._kept_bytes = kept_bytes
+        self.tell(KeyChange(decode_key(key), value, version))
+
+    async def __anext__(self) -> KeyChange:
+        change = await super().__anext__()
+        self._kept_bytes -= len(change.value or b"")
+        return change
 
     async def __aenter__(self) -> Self:
         await anyio.lowlevel.checkpoint()
@@ -270,7 +284,8 @@ class KeyValueStore:
         """The changes of all keys, or of those that start with ``prefix``, from now on:
         ``async with store.watch() as changes``, and ``async for change in changes``.
 
-        ``changes_max`` are kept for who does not take them; with more, the watch ends.
+        ``changes_max`` are kept for who does not take them, of values of 64 MiB together; with
+        more, the watch ends.
         """
         return KeyWatch(
             changes_max,

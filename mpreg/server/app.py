@@ -20,13 +20,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mpreg.errors import (
     CommitUnknownError,
     MpregError,
+    RequestRefusedError,
     UnexpectedError,
 )
 from mpreg.server.answers import Answer
 from mpreg.server.auth import Role, check
 from mpreg.server.calls import Call, Endpoint
 from mpreg.server.idempotency import IdempotencyKeys, fingerprint
-from mpreg.server.names import checked_path
+from mpreg.server.names import check_query, checked_path
 from mpreg.server.negotiation import JSON, accepted, encode
 from mpreg.server.observing import NO_ANSWER, observed
 from mpreg.server.problems import problem_of, unexpected
@@ -95,11 +96,17 @@ class App:
 
     async def _answer(self, scope: Scope, exchange: _Exchange) -> Answer | ASGIApp:
         state = self.state
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            # Whoever stands between may have taken the other one for the end of its body.
+            exchange.is_last = True
+            raise RequestRefusedError("a body has Content-Length or Transfer-Encoding, not both")
         if state.rates is not None and (client := scope.get("client")) is not None:
             state.rates.take(client[0], anyio.current_time())
         raw_path = scope.get("raw_path")
         if raw_path is not None:
             scope["path"] = checked_path(raw_path)
+        if query_string := scope["query_string"]:
+            check_query(query_string)
         endpoint, scope["path_params"] = self._router.find(scope["method"], scope["path"])
         exchange.route = endpoint.path
         request = Request(scope, exchange.receive)
@@ -116,12 +123,13 @@ class App:
 
     async def _answer_once(self, endpoint: Endpoint, call: Call, key: str) -> Answer | ASGIApp:
         request = call.request
-        target = request.url.path.encode() + b"?" + request.scope["query_string"]
+        # Not of its URL, which leaves out some characters.
+        target = request.scope["path"].encode() + b"?" + request.scope["query_string"]
         # A body that is larger than memory is known by its size alone.
         body = request.headers.get("content-length", "").encode()
         if not endpoint.streams_body:
             body = await call.body()
-        asked = fingerprint(request.method, target, request.headers.get("content-type"), body)
+        asked = fingerprint(request.method, target, request.headers, body)
         async with self._keys.claim(call.role.name, key, asked) as claim:
             if (before := await claim.find()) is not None:
                 if endpoint.streams_body:
@@ -160,6 +168,8 @@ class _Exchange:
     _send: Send
     lingers: bool = True
     """Whether a client that still sends is given time to."""
+    is_last: bool = False
+    """Whether its connection takes no other one."""
     has_begun: bool = False
     """Whether something of the answer was sent."""
     route: str | None = None
@@ -193,6 +203,8 @@ class _Exchange:
             body = b""
             del headers["content-type"]
         headers["content-length"] = str(len(body))
+        if self.is_last:
+            headers["connection"] = "close"
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": answer.status, "headers": raw})
         await self.send({"type": "http.response.body", "body": body})

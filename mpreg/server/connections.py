@@ -25,7 +25,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer as AsyncioConnection
 from hypercorn.asyncio.worker_context import WorkerContext as AsyncioContext
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event
+from hypercorn.events import Closed, Event, Updated
 from hypercorn.trio.tcp_server import TCPServer as TrioConnection
 from hypercorn.trio.worker_context import WorkerContext as TrioContext
 from hypercorn.typing import ConnectionState
@@ -42,6 +42,9 @@ log = logging.getLogger("mpreg.server")
 IDLE_SECONDS: Final = 20.0
 #: Of the head of a request, the path and its names with it.
 HEAD_BYTES_MAX: Final = 64 * 1024
+#: How long a client may take nothing of what is sent to it, where the operating system can tell:
+#: enough of such clients would keep all others out.
+UNREAD_SECONDS_MAX: Final = 60.0
 #: For what the operating system refuses for want of something: a moment to give it back.
 EXHAUSTED_SECONDS: Final = 0.1
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -219,14 +222,23 @@ class _Ending:
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._reading = anyio.CancelScope()
+        self._has_ended = False
 
     async def _read_data(self) -> None:
         with self._reading:
             await super()._read_data()  # type: ignore[misc]
+        self._has_ended = True
         await self.idle_task.stop()  # type: ignore[attr-defined]
 
     async def protocol_send(self, event: Event) -> None:
-        await super().protocol_send(event)  # type: ignore[misc]
+        if self._has_ended and isinstance(event, Updated):
+            # An answer has ended after its client: there is no next request to wait for.
+            return
+        try:
+            await super().protocol_send(event)  # type: ignore[misc]
+        except OSError:
+            # There are more ways to break than those that hypercorn knows.
+            await self.protocol.handle(Closed())  # type: ignore[attr-defined]
         if isinstance(event, Closed):
             self._reading.cancel()
 
@@ -251,11 +263,12 @@ class _Asyncio(Connections):
         return accepted
 
     async def _speak(self, connection: socket.socket) -> None:
-        _set_no_delay(connection)
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _bound_silence(connection)
             with anyio.fail_after(IDLE_SECONDS):
                 transport, _ = await loop.connect_accepted_socket(
                     lambda: protocol, connection, ssl=self._tls
@@ -290,6 +303,7 @@ class _Trio(Connections):
         return trio.SocketStream(accepted)
 
     async def _speak(self, connection: trio.SocketStream) -> None:
+        _bound_silence(connection.socket)
         stream: Any = connection
         if self._tls is not None:
             stream = trio.SSLStream(connection, self._tls, server_side=True, https_compatible=True)
@@ -316,8 +330,9 @@ def make_connections(app: ASGIApp, settings: ServerSettings) -> Connections:
     return kind(app, settings)
 
 
-def _set_no_delay(connection: socket.socket) -> None:
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _bound_silence(connection: Any) -> None:
+    if (option := getattr(socket, "TCP_USER_TIMEOUT", None)) is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, option, int(UNREAD_SECONDS_MAX * 1_000))
 
 
 def _shut(connection: Any) -> None:

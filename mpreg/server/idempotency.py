@@ -8,7 +8,7 @@ write takes one, or directly after it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -17,7 +17,12 @@ import anyio
 import msgspec
 from attrs import define, evolve, field
 
-from mpreg.errors import IdempotencyKeyReusedError, InvalidArgumentError, PersistenceError
+from mpreg.errors import (
+    IdempotencyKeyReusedError,
+    InvalidArgumentError,
+    MpregError,
+    PersistenceError,
+)
 from mpreg.persistence import Durability, KeyValueStore, Transaction
 from mpreg.persistence.registry import PersistenceRegistry
 from mpreg.server.answers import Answer
@@ -30,6 +35,10 @@ KEY_CHARACTERS_MAX: Final = 255
 REPLAYED: Final = "idempotency-replayed"
 
 
+#: Headers that change what a request asks for.
+_MEANING: Final = ("content-type", "if-match", "if-none-match")
+
+
 class _Kept(msgspec.Struct, frozen=True):
     fingerprint: bytes
     status: int
@@ -40,10 +49,11 @@ class _Kept(msgspec.Struct, frozen=True):
     """The write was a put in the same transaction, directly before: its version is one less."""
 
 
-def fingerprint(method: str, target: bytes, content_type: str | None, body: bytes) -> bytes:
+def fingerprint(method: str, target: bytes, headers: Mapping[str, str], body: bytes) -> bytes:
     """Two requests that ask for the same have the same one."""
     digest = hashlib.sha256()
-    for part in (method.encode(), target, (content_type or "").encode(), body):
+    meaning = (headers.get(name, "").encode() for name in _MEANING)
+    for part in (method.encode(), target, *meaning, body):
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.digest()
@@ -87,10 +97,13 @@ class Claim:
             )
 
     async def keep_alone(self, answer: Answer) -> None:
-        """Of a write that takes no transaction; returns when it is durable."""
+        """Of a write that takes no transaction; returns when it is durable.
+
+        The write has been made: where this cannot be written, that is no reason to deny it.
+        """
         encoded = self._encoded(answer, is_versioned=False)
-        await self._store.put(self._key, encoded, ttl_seconds=self._window_seconds)
-        self.is_kept = True
+        with suppress(MpregError):
+            await self._store.put(self._key, encoded, ttl_seconds=self._window_seconds)
 
     async def find(self) -> Answer | None:
         """The answer that was given before; None where there was none.

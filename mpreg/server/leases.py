@@ -73,6 +73,10 @@ class Leases:
         for token in tokens:
             self._held.pop(token, None)
 
+    def tokens_of(self, queue: str) -> list[str]:
+        """Of all its deliveries that are out."""
+        return [token for token, held in self._held.items() if held.queue == queue]
+
     def _forget_those_over(self, now: float) -> None:
         if len(self._ends) > 2 * len(self._held) + SETTLED_ENDS_MAX:
             self._ends = [(held.until, token) for token, held in self._held.items()]

@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 from mpreg.errors import InvalidArgumentError, RequestRefusedError
 
-__all__ = ["NAME_CHARACTERS_MAX", "checked_name", "checked_path"]
+__all__ = ["NAME_CHARACTERS_MAX", "check_query", "checked_name", "checked_path"]
 
 NAME_CHARACTERS_MAX: Final = 200
 
@@ -28,7 +28,16 @@ def checked_name(what: str, name: str) -> str:
 def checked_path(raw_path: bytes) -> str:
     """The path as text. Raises `RequestRefusedError` where it is none: what only looks like a name
     would be another one's."""
+    return _text("path", raw_path)
+
+
+def check_query(query_string: bytes) -> None:
+    """Raises `RequestRefusedError` where it is no text, as of a path."""
+    _text("query", query_string)
+
+
+def _text(what: str, quoted: bytes) -> str:
     try:
-        return unquote_to_bytes(raw_path).decode()
+        return unquote_to_bytes(quoted).decode()
     except UnicodeDecodeError:
-        raise RequestRefusedError("the path is not UTF-8") from None
+        raise RequestRefusedError(f"the {what} is not UTF-8") from None

@@ -46,7 +46,7 @@ class Router:
         """
         methods: set[str] = set()
         for place in self._places.get(_kind(path), ()):
-            if (match := place.pattern.match(path)) is not None:
+            if (match := place.pattern.fullmatch(path)) is not None:
                 if (endpoint := place.methods.get(method)) is not None:
                     return endpoint, match.groupdict()
                 methods |= place.methods.keys()
@@ -56,7 +56,8 @@ class Router:
         raise NotFoundError(f"there is no route {path!r:.200}")
 
     def _add(self, endpoint: Endpoint) -> None:
-        pattern = compile_path(endpoint.path)[0]
+        # A key may have line breaks, and ends with the path: not before the last of them.
+        pattern = re.compile(compile_path(endpoint.path)[0].pattern, re.DOTALL)
         places = self._places.setdefault(_kind(endpoint.path), [])
         place = next((one for one in places if one.pattern == pattern), None)
         if place is None:

@@ -62,6 +62,23 @@ async def test_who_does_not_take_changes_is_told_that_some_are_missing(tmp_path:
                 await anext(changes)
 
 
+async def test_who_does_not_take_large_values_has_few_of_them_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpreg.persistence.kv_store.WATCHED_BYTES_MAX", 2)
+    async with _registry(tmp_path) as registry:
+        store = registry.key_value_store("n")
+        async with store.watch() as changes:
+            for value in (b"large", b"1", b"2"):
+                await store.put("a", value)
+                assert (await anext(changes)).value == value
+            for value in (b"12", b"", b"3"):
+                await store.put("a", value)
+            assert [(await anext(changes)).value for _ in range(2)] == [b"12", b""]
+            with pytest.raises(WatchLaggedError):
+                await anext(changes)
+
+
 async def test_watching_and_following_end_when_the_registry_closes(tmp_path: Path) -> None:
     ended: list[str] = []
 

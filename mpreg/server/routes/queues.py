@@ -144,7 +144,11 @@ async def get_queue(call: Call) -> Answer:
 
 async def delete_queue(call: Call) -> Answer:
     """Delete a queue, with everything in it."""
-    await call.state.queues.delete_queue(call.name("queue"))
+    name, leases = call.name("queue"), call.state.leases
+    # Those of before: meanwhile another one may have its name, and deliveries of its own.
+    tokens = leases.tokens_of(name)
+    await call.state.queues.delete_queue(name)
+    leases.forget(tokens)
     return Answer(value={"deleted": True})
 
 

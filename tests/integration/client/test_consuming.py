@@ -51,6 +51,20 @@ async def test_a_loop_that_is_left_gives_back_what_nobody_saw(data_dir: Path) ->
         await message.ack()
 
 
+async def test_the_lease_of_a_message_whose_queue_was_deleted_is_not_kept_up(
+    data_dir: Path,
+) -> None:
+    async with open_client(data_dir) as (node, _, server):
+        jobs, _ = await queues_of(node, server)
+        async with jobs.consume() as messages:
+            message = await anext(messages)
+            await server.state.queues.delete_queue("jobs")
+            message._extend_at = 0.0
+            node._keeper._wake.set()
+            while message in node._keeper:
+                await anyio.sleep(0.001)
+
+
 async def test_a_loop_that_is_cancelled_gives_back_the_message_in_work_too(data_dir: Path) -> None:
     async def work() -> None:
         async for message in jobs.consume(prefetch=3):
@@ -199,6 +213,8 @@ async def test_changes_are_watched_from_the_moment_the_block_is_entered(data_dir
                 await anext(changes)
             await keys.put("a", b"")
             assert (await anext(changes)).value == b""
+            await keys.put("a\u2028\x85\r\n", b"2")
+            assert (await anext(changes)).key == "a\u2028\x85\r\n"
             async with keys.watch("a") as others:
                 await keys.put("a", b"1")
                 async for change in others:

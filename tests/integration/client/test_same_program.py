@@ -163,7 +163,7 @@ async def test_a_program_does_the_same_with_a_node_as_in_its_own_process(data_di
     assert {InvalidArgumentError, VersionConflictError} <= kinds
 
 
-NAMES = ["a b", "ü", ".", "..", "%2F", "a?b#c&d=e+f", "a;b", '"', "\\"]
+NAMES = ["a b", "ü", ".", "..", "%2F", "a?b#c&d=e+f", "a;b", '"', "\\", "a\u2028b"]
 
 
 async def test_every_name_and_key_reaches_what_is_called_so(data_dir: Path) -> None:
@@ -175,7 +175,7 @@ async def test_every_name_and_key_reaches_what_is_called_so(data_dir: Path) -> N
             await node.key_value_store(name).put(name, name.encode())
         assert await node.message_queues.queue_names() == sorted([*NAMES, "jobs"])
         keys = node.key_value_store("..")
-        for key in [*NAMES, "", "/", "//", "a/../b", "./a", "x/", " "]:
+        for key in [*NAMES, "", "/", "//", "a/../b", "./a", "x/", " ", "x", "x\n", "\n"]:
             await keys.put(key, key.encode())
             stored = await server.state.registry.key_value_store("..").get(key)
             assert stored is not None
@@ -192,9 +192,10 @@ async def test_what_cannot_be_asked_over_http_is_told_and_not_sent(data_dir: Pat
         for name in ("a/b", "", "\ud800", 1):
             with pytest.raises(InvalidArgumentError):
                 await node.message_queues.get_queue(name)  # type: ignore[arg-type]
-        for key in (b"bytes", "\ud800"):
+        for key in (b"bytes", "\ud800", "x" * 70_000):
             with pytest.raises(InvalidArgumentError):
                 await keys.get(key)
+        for key in (b"bytes", "\ud800"):
             with pytest.raises(InvalidArgumentError):
                 keys.scan(key)
         assert way.asked == []

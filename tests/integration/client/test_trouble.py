@@ -16,6 +16,7 @@ import pytest
 from mpreg.client import MPREGClient
 from mpreg.client.calls import PAUSE_SECONDS_MAX, pauses
 from mpreg.errors import (
+    ConfigurationError,
     NodeUnreachableError,
     NotReadyError,
     QueueFullError,
@@ -192,15 +193,29 @@ async def test_a_wrong_token_is_told_at_once(data_dir: Path) -> None:
         assert way.count("/queues") == 1
 
 
+@pytest.mark.parametrize("token", ["secret\n", "secr et", "secretü", ""])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        MPREGClient("http://x", token)
+    assert raised.value.setting == "token"
+    assert "secr" not in repr(raised.value)
+
+
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(404, RequestRefusedError), (500, UnexpectedError), (502, NodeUnreachableError)],
+    [
+        (301, RequestRefusedError),
+        (307, RequestRefusedError),
+        (404, RequestRefusedError),
+        (500, UnexpectedError),
+        (502, NodeUnreachableError),
+    ],
 )
 async def test_what_no_node_has_said_is_told_as_such(status: int, kind: type[Exception]) -> None:
     answers = httpx.MockTransport(lambda _: httpx.Response(status, text="<html>"))
     async with MPREGClient("http://x", transport=answers, patience_seconds=0.01) as node:
         with pytest.raises(kind):
-            await node.message_queues.queue_names()
+            await node.message_queues.delete_queue("jobs")
 
 
 async def test_an_error_in_its_block_comes_out_of_it_as_it_is() -> None:

@@ -139,6 +139,21 @@ async def test_what_is_no_http_gets_an_end_and_nobody_notices(data_dir: Path) ->
             await read_until(stream, ALIVE)
 
 
+async def test_a_body_whose_end_is_told_in_two_ways_is_refused_with_what_comes_behind_it(
+    data_dir: Path,
+) -> None:
+    async with serving(data_dir) as node, await node.connect() as stream:
+        head = SEND.replace(b"Content-Length: 13\r\n", b"Content-Length: 3\r\n")
+        head = head.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\nd\r\n")
+        await stream.send(head + b"\r\n0\r\n\r\n" + LIVE)
+        # Of the answer, who sends more than is taken may hear nothing.
+        found = await read_all(stream)
+        assert b"201" not in found
+        assert ALIVE not in found
+        queue = await node.state.queues.get_queue("jobs")
+        assert queue.statistics().sent == 0
+
+
 async def test_a_further_connection_waits_until_there_is_room(data_dir: Path) -> None:
     async with serving(data_dir, connections_max=1) as node:
         async with await node.connect() as first:
@@ -259,6 +274,38 @@ async def test_who_does_not_read_is_cut_when_the_grace_time_is_over(data_dir: Pa
     assert b"CommitUnknownError" in await read_all(half)
     for one in (stream, half):
         await one.aclose()
+
+
+async def test_who_leaves_in_the_middle_of_an_answer_makes_room_at_once(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpreg.server.connections.IDLE_SECONDS", 86_400.0)
+    async with serving(data_dir, connections_max=1) as node:
+        store = node.state.registry.key_value_store("n")
+        await store.put("large", bytes(12_000_000))
+        async with await node.connect() as stream:
+            await stream.send(LIVE.replace(b"/health/live", b"/v1/keys/n/large"))
+            await stream.receive()
+        async with await node.connect() as other:
+            await other.send(LIVE)
+            await read_until(other, ALIVE)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux can tell")
+async def test_who_takes_nothing_of_an_answer_is_cut_in_the_end(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("mpreg.server.connections.UNREAD_SECONDS_MAX", 0.1)
+    monkeypatch.setattr("mpreg.server.connections.IDLE_SECONDS", 86_400.0)
+    async with serving(data_dir, connections_max=1) as node:
+        store = node.state.registry.key_value_store("n")
+        await store.put("large", bytes(12_000_000))
+        async with await node.connect() as stream, await node.connect() as other:
+            await stream.send(LIVE.replace(b"/health/live", b"/v1/keys/n/large"))
+            await stream.receive()
+            await other.send(LIVE)
+            await read_until(other, ALIVE)
+    assert "incident" not in caplog.text
 
 
 async def test_a_node_is_not_ready_before_everything_is_restored(

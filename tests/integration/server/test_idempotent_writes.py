@@ -8,7 +8,8 @@ import anyio
 import httpx
 import pytest
 
-from mpreg.persistence import Transaction
+from mpreg.errors import StorageFullError
+from mpreg.persistence import KeyValueStore, Transaction
 from mpreg.server.answers import Answer
 from tests.integration.server.support import Node, error_of, open_node
 from tests.integration.support import TurnedClock
@@ -115,6 +116,29 @@ async def test_a_key_that_came_with_another_request_is_refused(data_dir: Path) -
                 f"{JOBS}/messages", {"payload": 1}, headers={"idempotency-key": wrong}
             )
             assert error_of(answer) == (400, "InvalidArgumentError")
+
+
+async def test_another_key_or_condition_is_another_request(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        first = await node.client.put("/v1/keys/n/ab", content=b"1", headers=KEY)
+        again = {**KEY, "if-match": first.headers["etag"]}
+        for key, headers in (("a%0Ab", KEY), ("ab", again), ("ab", {**KEY, "if-none-match": "*"})):
+            answer = await node.client.put(f"/v1/keys/n/{key}", content=b"1", headers=headers)
+            assert error_of(answer) == (422, "IdempotencyKeyReusedError")
+
+
+async def test_a_write_that_was_made_is_not_denied_where_its_answer_cannot_be_kept(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_node(data_dir) as node:
+
+        async def fail(self: KeyValueStore, *_: object, **__: object) -> int:
+            raise StorageFullError("no room for the answer")
+
+        monkeypatch.setattr(KeyValueStore, "put", fail)
+        deleted = await node.client.delete(JOBS, headers=KEY)
+        assert (deleted.status_code, deleted.json()) == (200, {"deleted": True})
+        assert await node.state.queues.queue_names() == []
 
 
 async def test_what_was_refused_may_be_sent_again_with_its_key(data_dir: Path) -> None:

@@ -45,6 +45,9 @@ async def test_any_text_is_a_key(data_dir: Path) -> None:
         "..%2F..": "../..",
         "a%3Fb": "a?b",
         "a%00b": "a\0b",
+        "a%0Ab": "a\nb",
+        "ab": "ab",
+        "ab%0A": "ab\n",
     }
     async with open_node(data_dir) as node:
         store = node.state.registry.key_value_store("sessions")
@@ -55,6 +58,7 @@ async def test_any_text_is_a_key(data_dir: Path) -> None:
             entry = await store.get(key)
             assert entry is not None
             assert entry.value == key.encode()
+        assert len([entry async for entry in store.scan()]) == len(keys)
 
 
 async def test_a_condition_that_is_not_met_writes_nothing(data_dir: Path) -> None:
@@ -137,6 +141,8 @@ async def test_names_are_looked_at_before_anything_else(data_dir: Path) -> None:
                 answer = await node.client.request(method, path)
                 assert error_of(answer) == (400, "InvalidArgumentError")
         answer = await node.client.get(f"{KEYS}/%FF")
+        assert error_of(answer) == (400, "RequestRefusedError")
+        answer = await node.client.put("/v1/cache/n/a?tags=%FF", json=1)
         assert error_of(answer) == (400, "RequestRefusedError")
 
 

@@ -153,6 +153,25 @@ async def test_one_token_that_is_not_valid_keeps_all_of_an_ack_from_happening(
         assert (await node.post(f"{JOBS}/ack", own)).status_code == 200
 
 
+async def test_a_delivery_of_a_queue_that_was_deleted_is_none_of_its_namesake(
+    data_dir: Path,
+) -> None:
+    async with open_node(data_dir) as node:
+        await node.send("x")
+        [message] = await node.receive()
+        token = message["token"]
+        await node.client.delete(JOBS)
+        await node.client.put(JOBS, json={})
+        for route, body in (
+            ("ack", {"tokens": [token]}),
+            ("nack", {"token": token}),
+            ("extend", {"token": token}),
+        ):
+            assert error_of(await node.post(f"{JOBS}/{route}", body)) == (409, "LeaseLostError")
+        released = await node.post(f"{JOBS}/release", {"tokens": [token]})
+        assert released.json() == {"released": 0}
+
+
 async def test_a_queue_is_made_changed_listed_and_deleted(data_dir: Path) -> None:
     async with open_node(data_dir) as node:
         made = await node.client.put("/v1/queues/a", json={"max_deliveries": 3})

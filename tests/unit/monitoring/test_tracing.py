@@ -70,6 +70,18 @@ def test_a_request_is_a_span_under_the_one_that_its_headers_name(
     assert (second.name, second.parent) == ("GET", None)
 
 
+def test_a_method_that_a_client_made_up_names_no_span(
+    provider: TracerProvider, exporter: InMemorySpanExporter
+) -> None:
+    tracing = make_tracing(StillClock(), enabled=True, provider=provider)
+    with tracing.request("X" * 60_000, {}) as request:
+        request.answered(None, 404)
+    (span,) = exporter.get_finished_spans()
+    assert span.name == "HTTP"
+    assert span.attributes is not None
+    assert span.attributes["http.request.method"] == "_OTHER"
+
+
 def test_what_is_not_asked_for_does_nothing_and_imports_nothing() -> None:
     code = (
         "import sys, mpreg.monitoring as m\n"

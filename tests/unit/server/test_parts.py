@@ -176,5 +176,5 @@ PART = st.binary(max_size=4)
 def test_two_requests_have_one_fingerprint_where_they_are_the_same(
     one: tuple[bytes, bytes], other: tuple[bytes, bytes]
 ) -> None:
-    first, second = (fingerprint("POST", target, None, body) for target, body in (one, other))
+    first, second = (fingerprint("POST", target, {}, body) for target, body in (one, other))
     assert (first == second) is (one == other)
