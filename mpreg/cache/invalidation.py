@@ -12,7 +12,7 @@ The dead entries are removed later, at leisure. When none is left, the barrier g
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 from attrs import define, field
@@ -52,6 +52,10 @@ def target_row(target: Target) -> bytes:
     if isinstance(target, str):
         return b"t" + target.encode("utf-8", "surrogatepass")
     return b"d" + target
+
+
+#: Namespaces that are counted by themselves although nothing was ever put there.
+MISSED_NAMESPACES_MAX: Final = 1_024
 
 
 @define(eq=False)
@@ -102,6 +106,8 @@ class Barriers:
     """By namespace."""
     links: dict[Link, int] = field(factory=dict)
     """Of tags, and of keys that others depend on."""
+    misses_elsewhere: int = 0
+    """In namespaces of which nothing is known."""
     raised: int = 0
     """How often any of them was: what was alive then, and nothing was raised since, is alive."""
     depended_on: set[bytes] = field(factory=set)
@@ -128,6 +134,14 @@ class Barriers:
         if found is None:
             found = self.spaces[namespace] = Space(namespace, encode_prefix(namespace, None))
         return found
+
+    def missed(self, namespace: str) -> None:
+        """Something was asked for and is not there: perhaps in a namespace that never was. Of such
+        ones only so many are remembered."""
+        if namespace in self.spaces or len(self.spaces) < MISSED_NAMESPACES_MAX:
+            self.space(namespace).misses += 1
+        else:
+            self.misses_elsewhere += 1
 
     def link_kills(self, links: Iterable[Link], version: int) -> bool:
         barriers = self.links

@@ -104,11 +104,10 @@ class GlobalCacheManager:
         return self._given(key, await self._core.find(key, encoded))
 
     def _given(self, key: GlobalCacheKey, entry: CachedEntry | None) -> Found | None:
-        space = self._core.barriers.space(key.namespace)
         if entry is None or self._core.wall() >= entry.fresh_until:
-            space.misses += 1
+            self._core.barriers.missed(key.namespace)
             return None
-        space.disk_hits += 1
+        entry.space.disk_hits += 1
         return entry.give("L2")
 
     async def get_many(self, keys: Iterable[GlobalCacheKey]) -> dict[GlobalCacheKey, Found]:
@@ -403,7 +402,7 @@ class GlobalCacheManager:
         return entry.give().value
 
     async def _compute(self, key: GlobalCacheKey, encoded: bytes, recipe: Recipe) -> object:
-        self._core.barriers.space(key.namespace).misses += 1
+        self._core.barriers.missed(key.namespace)
         computations = self._shared.computations
         running = computations.running(key)
         if running is None:

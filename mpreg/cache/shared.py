@@ -138,7 +138,7 @@ class SharedCache:
             writing_behind=len(core.in_flight.behind),
             memory_hits=sum(one.memory_hits for one in spaces),
             disk_hits=sum(one.disk_hits for one in spaces),
-            misses=sum(one.misses for one in spaces),
+            misses=sum(one.misses for one in spaces) + core.barriers.misses_elsewhere,
             namespaces={
                 one.name: NamespaceStatistics(
                     memory_hits=one.memory_hits, disk_hits=one.disk_hits, misses=one.misses

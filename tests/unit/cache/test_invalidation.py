@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpreg.cache.invalidation import Barriers, Prefix, Target, dependency_row, target_row
+from mpreg.cache.invalidation import (
+    MISSED_NAMESPACES_MAX,
+    Barriers,
+    Prefix,
+    Target,
+    dependency_row,
+    target_row,
+)
 from mpreg.cache.keys import GlobalCacheKey, decode_namespace, encode_key, namespace_of
 from mpreg.cache.records import Link
 from tests.unit.cache.calls import calls_during
@@ -132,3 +139,12 @@ def test_an_entry_is_held_against_many_prefixes_in_as_many_steps_as_they_have_le
     assert not space.kills(entry, 1)
     assert not space.prefixes
     assert not space._lengths
+
+
+def test_namespaces_that_are_only_asked_for_are_not_remembered_without_end() -> None:
+    barriers = Barriers()
+    for number in range(MISSED_NAMESPACES_MAX + 10):
+        barriers.missed(f"n{number}")
+    barriers.missed("n0")
+    assert len(barriers.spaces) == MISSED_NAMESPACES_MAX
+    assert (barriers.spaces["n0"].misses, barriers.misses_elsewhere) == (2, 10)
