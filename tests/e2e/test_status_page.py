@@ -72,6 +72,9 @@ def test_a_person_sees_how_the_node_is(tmp_path: Path, browser: Browser) -> None
         assert rows[0].split("\t")[:3] == ["jobs", "3", "0"]
         # What a queue is called is text, and nothing else.
         assert rows[1].startswith("<b>bold")
+        # A node where nothing happens has no thousandths of a write on its axis.
+        steps = browser.run("import('/page/charts.js').then(it => it.ticks(0, false, 1))")
+        assert steps == [0, 1]
         _is_accessible(browser)
         _fits(browser, tmp_path)
         assert browser.errors == []

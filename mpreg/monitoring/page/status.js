@@ -67,7 +67,7 @@ const charts = [
     lines: [{ key: "group_size", label: "callers in one commit", color: "violet" }],
   }),
   new Chart($("chart-ack"), {
-    title: "Ack latency", format: seconds,
+    title: "Ack latency", format: seconds, least: 0.001,
     lines: [
       { key: "ack_p50_seconds", label: "half within", color: "blue" },
       { key: "ack_p99_seconds", label: "99 of 100", color: "amber", dashed: true },
