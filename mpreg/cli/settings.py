@@ -23,8 +23,8 @@ __all__ = ["DATA_DIR", "NONE_NAMED", "Settings", "data_dir_of", "source_of"]
 DATA_DIR: Final = (TABLE, "data_dir")
 
 NONE_NAMED: Final = (
-    "Missing option '--data-dir' (env var: 'MPREG_DATA_DIR'). It may also be data_dir in a "
-    "--config file."
+    "Missing option '--data-dir' (env var: 'MPREG_DATA_DIR'). It may also be data_dir of "
+    "[mpreg.persistence] in a --config file."
 )
 
 

@@ -40,7 +40,8 @@ def error_of(answer: httpx.Response) -> MpregError:
     if problem is None:
         return _of_no_node(answer)
     name = problem["error"]
-    message = "; ".join(
+    # The title is a sentence with its full stop.
+    message = " ".join(
         str(problem[part]) for part in ("title", "detail", "incident") if problem.get(part)
     )
     error = _OF_MORE[name](message, answer) if name in _OF_MORE else _plain(name)(message)

@@ -131,7 +131,8 @@ def _read(setting: str, path: Path) -> str:
         mode = path.stat().st_mode
         first = path.read_bytes().decode().strip().splitlines()[:1]
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{setting}: {path} cannot be read: {error}", setting) from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigurationError(f"{setting}: {path} cannot be read: {why}", setting) from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigurationError(
             f"{setting}: others may read {path}; make it yours alone: chmod 600", setting

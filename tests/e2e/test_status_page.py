@@ -72,6 +72,10 @@ def test_a_person_sees_how_the_node_is(tmp_path: Path, browser: Browser) -> None
         assert rows[0].split("\t")[:3] == ["jobs", "3", "0"]
         # What a queue is called is text, and nothing else.
         assert rows[1].startswith("<b>bold")
+        # A node where nothing happens has no thousandths of a write on its axis.
+        steps = browser.run("import('/page/charts.js').then(it => it.ticks(0, false, 1))")
+        assert steps == [0, 1]
+        assert browser.text(".links").split() == ["Metrics", "Persistence", "OpenAPI"]
         _is_accessible(browser)
         _fits(browser, tmp_path)
         assert browser.errors == []
@@ -143,6 +147,8 @@ def test_it_asks_for_a_token_where_the_node_does(tmp_path: Path, browser: Browse
     with node(tmp_path / "data", "--config", str(tmp_path / "node.toml")) as (url, _):
         browser.open(url)
         browser.until("document.querySelector('#ask:not([hidden])') !== null")
+        # What a link without a token would not get is not offered.
+        assert browser.text(".links").split() == ["OpenAPI"]
         assert browser.run("document.querySelector('#main').hidden")
         for token, shown in (
             ("no-such-token-at-all", "#refused:not(:empty)"),
@@ -151,4 +157,5 @@ def test_it_asks_for_a_token_where_the_node_does(tmp_path: Path, browser: Browse
             browser.run(f"document.querySelector('#token').value = {token!r}")
             browser.run("document.querySelector('#ask button').click()")
             browser.until(f"document.querySelector({shown!r}) !== null")
+        assert browser.text(".links").split() == ["OpenAPI"]
         assert browser.run("document.querySelector('#ask').hidden")

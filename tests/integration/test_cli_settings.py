@@ -110,6 +110,19 @@ def test_a_wrong_file_is_told_by_every_command(config: Path, command: tuple[str,
     assert "none.toml: the file of settings cannot be read: No such file" in gone.stderr
 
 
+def test_a_node_without_a_directory_is_told_first_what_else_is_wrong(config: Path) -> None:
+    config.write_text('data_dir = "one"\n')
+    wrong = run("serve", "--config", config)
+    assert wrong.exit_code == 2
+    assert wrong.stderr == (
+        f"mpreg: {config}, line 1: 'data_dir' stands in no table: settings stand below [mpreg]\n"
+    )
+    config.write_text("[mpreg.server]\nport = 0\n")
+    missing = run("serve", "--config", config)
+    assert missing.exit_code == 2
+    assert "data_dir of [mpreg.persistence] in a --config file" in missing.stderr
+
+
 def test_a_mistake_in_the_table_of_another_part_is_told_too(config: Path) -> None:
     config.write_text('[mpreg]\npersistence.data_dir = "one"\nserver.port = "a"\npeer = 1\n')
     result = run("stats", "--config", config, "--json", MPREG__CACHE__POLICY="x")

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from mpreg.cli.app import mpreg
 from mpreg.persistence import Durability, PersistenceRegistry
 from mpreg.queues import DeliveryGuarantee, MessageQueueManager, QueueConfiguration, QueueType
+from tests.integration.queues.support import tamper_log
 from tests.integration.support import database, registry, tamper
 
 #: What each kind of row has. Programs are written against these names.
@@ -359,6 +360,25 @@ def test_dead_letters_are_sent_again_all_or_by_id_and_to_another_queue(filled: P
     assert [row["payload"] for row in rows(filled, "queue", "peek", "other")] == [{"n": 1}]
     rest = run(filled, "queue", "redrive", "jobs", loop="trio")
     assert rest.stdout == "1 dead letters sent again to 'jobs'; 0 stay\n"
+
+
+def test_of_a_dead_letter_that_cannot_be_sent_again_it_is_said_why(data_dir: Path) -> None:
+    async def send(opened: PersistenceRegistry) -> None:
+        await (await MessageQueueManager(opened).create_queue("jobs")).send(1)
+
+    async def meet_the_damage(opened: PersistenceRegistry) -> None:
+        jobs = await MessageQueueManager(opened).get_queue("jobs")
+        assert await jobs.receive(wait_seconds=0) is None
+        while not jobs.statistics().dead:
+            await anyio.wait_all_tasks_blocked()
+
+    fill(data_dir, send)
+    tamper_log(data_dir, "/0", 0)
+    fill(data_dir, meet_the_damage)
+    result = run(data_dir, "queue", "redrive", "jobs")
+    assert result.stdout == (
+        "0 dead letters sent again to 'jobs'; 1 stay: their messages are damaged\n"
+    )
 
 
 def test_a_purge_asks_and_does_what_it_is_told(filled: Path) -> None:

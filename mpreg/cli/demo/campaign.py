@@ -43,6 +43,8 @@ class Campaign:
     """Those, and the ones that a restore found to be committed without a word."""
     ack_seconds: list[float] = field(factory=list)
     lives: list[Life] = field(factory=list)
+    _before: frozenset[int] = frozenset()
+    """What was committed in a directory that an earlier campaign left."""
     kills: int = 0
 
     async def run(self) -> None:
@@ -142,15 +144,18 @@ class Campaign:
                 f"worker {pid} restored without {len(lost):,} jobs that were acked: "
                 f"{', '.join(map(str, sorted(lost)[:10]))}"
             )
-        untold = len(found - self.acked)
         self.done |= found
+        what = f"{len(found):,} completions in {message.seconds * 1e3:.0f} ms"
+        number = len(self.lives) - 1
+        if not number:
+            self._before = frozenset(found)
+            self.display.line(f"start     worker {pid} found {what}", style="green")
+            return
+        earlier = f"{len(self._before):,} of before, " if self._before else ""
+        untold = len(found - self.acked - self._before)
         self.display.line(
-            f"restore {len(self.lives) - 1} worker {pid} found {len(message.completed):,} "
-            f"completions in {message.seconds * 1e3:.0f} ms: all {len(self.acked):,} acked ones, "
-            f"and {untold:,} whose ack nobody lived to tell"
-            if len(self.lives) > 1
-            else f"start     worker {pid} found {len(message.completed):,} completions "
-            f"in {message.seconds * 1e3:.0f} ms",
+            f"restore {number} worker {pid} found {what}: {earlier}all {len(self.acked):,} acked "
+            f"ones, and {untold:,} whose ack nobody lived to tell",
             style="green",
         )
         if message.returned or len(self.lives) > 1:

@@ -87,9 +87,11 @@ def settings_of(
         if value is not None:
             source = source.with_value(("server", name), value, f"--{name}")
     in_memory = source.found("persistence", "backend") == "memory"
-    if not in_memory and not source.is_written(*DATA_DIR):
-        raise click.UsageError(NONE_NAMED)
-    return MPREGSettings.from_source(source)
+    if in_memory or source.is_written(*DATA_DIR):
+        return MPREGSettings.from_source(source)
+    # What else is wrong is told first: it may be why none was found.
+    MPREGSettings.from_source(source.with_value(DATA_DIR, Path(), ""))
+    raise click.UsageError(NONE_NAMED)
 
 
 async def _serve(settings: MPREGSettings, *, is_json: bool) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
+
+import anyio
 
 from mpreg.cli.exits import DAMAGED, OK
 from mpreg.cli.output import Output
@@ -10,6 +13,7 @@ from mpreg.cli.settings import Settings
 from mpreg.errors import CorruptDataError
 from mpreg.persistence import open_read_only
 from mpreg.persistence.maintenance import Finding, VerificationReport, repair, verify
+from mpreg.persistence.maintenance.quarantine import quarantine_files
 from mpreg.queues.verification import examine_queues
 
 __all__ = ["run_verify", "verification_text"]
@@ -18,14 +22,25 @@ FINDINGS_SHOWN_MAX: Final = 100
 
 
 async def run_verify(settings: Settings, output: Output, *, is_full: bool, is_repair: bool) -> int:
+    before = quarantine_files(settings.data_dir)
     with output.progress("examining") as on_progress:
         if is_repair:
             report = await repair(settings.data_dir, on_progress=on_progress)
         else:
             report = await verify(settings.data_dir, full=is_full, on_progress=on_progress)
         report = report.with_damage(await _queues(settings, report))
+    for path in quarantine_files(settings.data_dir):
+        if path not in before:
+            # A journal's repair also takes what is whole: who sees "sound" must learn of it.
+            items = await anyio.to_thread.run_sync(_count_lines, path)
+            output.note(f"{items} items were set aside, in {path}")
     output.row(report.as_mapping(), verification_text(report))
     return OK if report.sound else DAMAGED
+
+
+def _count_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
 
 
 async def _queues(settings: Settings, report: VerificationReport) -> list[Finding]:

@@ -19,8 +19,9 @@ function html(name, className = "", text = "") {
 }
 
 // 0, and up to four steps of 1, 2 or 5 times a power of ten, the last one above all values.
-export function ticks(most, whole) {
-  if (!(most > 0)) return [0, whole ? 1 : 0.001];
+// Where all are 0, one step up to `least`.
+export function ticks(most, whole, least) {
+  if (!(most > 0)) return [0, least];
   const rough = most / 3;
   const power = 10 ** Math.floor(Math.log10(rough));
   let step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= rough * 0.999);
@@ -33,8 +34,8 @@ export function ticks(most, whole) {
 export class Chart {
   // lines: [{key, label, color, dashed, area, bridge}]; `bridge`: over how many seconds without a
   // value the line goes on. format: a value as text.
-  constructor(figure, { title, lines, format, whole = false }) {
-    Object.assign(this, { figure, title, lines, format, whole });
+  constructor(figure, { title, lines, format, whole = false, least = 1 }) {
+    Object.assign(this, { figure, title, lines, format, whole, least });
     this.data = null;
     this.cursor = null;
     const caption = html("figcaption");
@@ -115,7 +116,7 @@ export class Chart {
     const span = at.length ? Math.min(SPAN_MAX, Math.max(SPAN_MIN, this.to - at[0])) : SPAN_MIN;
     this.from = this.to - span;
     const seen = this.lines.flatMap((line) => this.data[line.key].filter((value, index) => value !== null && at[index] >= this.from));
-    const levels = ticks(Math.max(0, ...seen), this.whole);
+    const levels = ticks(Math.max(0, ...seen), this.whole, this.least);
     this.top = levels[levels.length - 1];
     this.svg.setAttribute("viewBox", `0 0 ${this.width} ${HEIGHT}`);
     this.svg.replaceChildren(...this.frame(levels, span), ...this.lines.flatMap((line) => this.path(line)), ...this.mark());

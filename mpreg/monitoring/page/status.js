@@ -67,7 +67,7 @@ const charts = [
     lines: [{ key: "group_size", label: "callers in one commit", color: "violet" }],
   }),
   new Chart($("chart-ack"), {
-    title: "Ack latency", format: seconds,
+    title: "Ack latency", format: seconds, least: 0.001,
     lines: [
       { key: "ack_p50_seconds", label: "half within", color: "blue" },
       { key: "ack_p99_seconds", label: "99 of 100", color: "amber", dashed: true },
@@ -224,6 +224,8 @@ let wait = EVERY_MS, timer = 0, lostSince = null, asking = false;
 async function ask() {
   const headers = { Accept: "application/json" };
   if (token) headers.Authorization = `Bearer ${token}`;
+  // A link sends no token: these would only be refused.
+  $("guarded").hidden = token !== "";
   const signal = AbortSignal.timeout(PATIENCE_MS);
   const response = await fetch("v1/status", { headers, signal, cache: "no-store" });
   if (response.status === 401 || response.status === 403) return askForToken();
@@ -240,6 +242,7 @@ async function ask() {
 function askForToken() {
   found();
   setState("token needed");
+  $("guarded").hidden = true;
   $("main").hidden = true;
   $("ask").hidden = false;
   set($("refused"), token ? "This token is not accepted." : "");

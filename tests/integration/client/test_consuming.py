@@ -141,7 +141,7 @@ async def test_a_message_whose_lease_was_lost_is_not_handed_out_before_it_comes_
             server.state.leases.forget(list(server.state.leases._held))
             while node._keeper._held:
                 await anyio.sleep(0.01)
-            with pytest.raises(LeaseLostError):
+            with pytest.raises(LeaseLostError, match=r"is not yours any more\. token"):
                 await message.ack()
     assert seen == [(1, 1), (1, 2)]
 

@@ -208,7 +208,11 @@ def test_a_damaged_journal_is_told_and_mended(journal_dir: Path) -> None:
         result = run(*command, *at)
         assert result.exit_code == 3, result.output
         assert f"{segment.name}" in result.output
-    assert run("verify", "--repair", *at).exit_code == 0
+    repaired = run("verify", "--repair", *at)
+    assert repaired.exit_code == 0
+    (kept,) = (journal_dir / "quarantine").iterdir()
+    items = len(kept.read_bytes().splitlines())
+    assert repaired.stderr == f"{items} items were set aside, in {kept}\n"
     assert run("stats", *at).exit_code == 0
 
 

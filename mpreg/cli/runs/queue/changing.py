@@ -37,9 +37,10 @@ async def redrive(
             output, "sending again", total, source, lambda: source.redrive(ids or None, to=target)
         )
         left = source.statistics().dead
+        why = "" if ids or not left else ": their messages are damaged"
         output.row(
             {"queue": name, "to": target.name, "redriven": moved, "dead": left},
-            f"{moved} dead letters sent again to {target.name!r}; {left} stay",
+            f"{moved} dead letters sent again to {target.name!r}; {left} stay{why}",
         )
         if ids and moved < len(set(ids)):
             raise NotFoundError(

@@ -63,7 +63,9 @@ def check_header(header: bytes, path: Path, newest: int = CURRENT.version) -> No
     """Judge the first 100 bytes of a database file."""
     if not header.startswith(_MAGIC[: len(header)]):
         raise ForeignDatabaseError(
-            path, "this is not an SQLite database; it was left untouched: move it away"
+            path,
+            "this is not an SQLite database, or its first bytes are damaged; it was left "
+            "untouched: move it away, and restore a backup if it was a store",
         )
     if len(header) < _HEADER_BYTES:
         raise CorruptDataError(
