@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import anyio
 
 from mpreg.persistence import PersistenceConfig
 from mpreg.testing import Simulation
@@ -29,3 +32,14 @@ def every_schedule(scenario: Scenario) -> Callable[[], None]:
 def make_config(**settings: Any) -> PersistenceConfig:
     """A configuration for a backend without files and threads."""
     return PersistenceConfig(backend="memory", switch_interval_seconds=None, **settings)
+
+
+@contextmanager
+def cancellable(scopes: list[anyio.CancelScope]) -> Iterator[None]:
+    """While it lasts, who meddles finds its scope among ``scopes``."""
+    with anyio.CancelScope() as scope:
+        scopes.append(scope)
+        try:
+            yield
+        finally:
+            scopes.remove(scope)

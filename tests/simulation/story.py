@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
 
@@ -41,6 +40,7 @@ from mpreg.testing import (
     check_restored,
 )
 from tests.simulation.marks import Change, decode_note, decode_part, encode_part, replay
+from tests.simulation.scenario import cancellable
 
 CALLERS = 7
 WRITES_PER_CALLER = 8
@@ -400,7 +400,7 @@ class _Caller:
     ) -> None:
         """Await an answer and note what it says; perhaps be cancelled before."""
         try:
-            async with self._cancellable():
+            with cancellable(self.story.scopes):
                 answered = await answer()
                 self._acked(mark, durability, answered)
         except BatchRejectedError:
@@ -413,16 +413,6 @@ class _Caller:
         except WriterStoppedError:
             self._refused(mark, "writer stopped")
             raise
-
-    @asynccontextmanager
-    async def _cancellable(self) -> AsyncIterator[None]:
-        scopes = self.story.scopes
-        with anyio.CancelScope() as scope:
-            scopes.append(scope)
-            try:
-                yield
-            finally:
-                scopes.remove(scope)
 
     def _acked(self, mark: Mark, durability: Durability, answer: int | None) -> None:
         story = self.story

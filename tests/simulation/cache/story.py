@@ -11,8 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any, Final
 
@@ -45,6 +44,7 @@ from mpreg.persistence import PersistenceConfig, PersistenceRegistry
 from mpreg.testing import Fault, FaultInjector, FaultPlan, SimulatedDisk, Simulation
 from tests.simulation.cache.ledger import Ledger, Look, WatchedBackend
 from tests.simulation.cache.model import Event, token_of
+from tests.simulation.scenario import cancellable
 
 __all__ = ["CacheStory"]
 
@@ -288,16 +288,6 @@ class _Process:
             except Ended:
                 pass
 
-    @asynccontextmanager
-    async def cancellable(self) -> AsyncIterator[None]:
-        scopes = self.story.scopes
-        with anyio.CancelScope() as scope:
-            scopes.append(scope)
-            try:
-                yield
-            finally:
-                scopes.remove(scope)
-
     # --- reading ---
 
     async def read(self, key: GlobalCacheKey) -> None:
@@ -473,7 +463,7 @@ class _Caller:
             (call,) = self.random.choices(calls, weights)
             self.story.count(call.__name__)
             try:
-                async with self.process.cancellable():
+                with cancellable(self.process.story.scopes):
                     await call()
             except Refused as error:
                 self.story.count(f"refused: {type(error).__name__}")

@@ -10,8 +10,7 @@ from __future__ import annotations
 import gc
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any, Final
 
@@ -49,6 +48,7 @@ from mpreg.testing import (
     Simulation,
 )
 from tests.simulation.queues.ledger import Fate, Ledger, Outcomes, Seen, Sent, number_of, place_of
+from tests.simulation.scenario import cancellable
 
 __all__ = ["QueueStory"]
 
@@ -396,16 +396,6 @@ class _Process:
         except (*Refused, LeaseLostError, QueueNotFoundError, *Ended):
             return
 
-    @asynccontextmanager
-    async def cancellable(self) -> AsyncIterator[None]:
-        scopes = self.story.scopes
-        with anyio.CancelScope() as scope:
-            scopes.append(scope)
-            try:
-                yield
-            finally:
-                scopes.remove(scope)
-
     # --- the end ---
 
     async def drain(self, subscription: Subscription) -> None:
@@ -498,7 +488,7 @@ class _Producer:
         """Whether it was sent, as far as the sender knows."""
         story = self.process.story
         try:
-            async with self.process.cancellable():
+            with cancellable(self.process.story.scopes):
                 ids = await send()
                 if story.crashed:
                     return True
@@ -596,7 +586,7 @@ class _Consumer:
                 if self.calm:
                     await story.random.choice(kinds)()
                 else:
-                    async with self.process.cancellable():
+                    with cancellable(self.process.story.scopes):
                         await story.random.choice(kinds)()
             except Refused as error:
                 story.count(f"receives refused: {type(error).__name__}")

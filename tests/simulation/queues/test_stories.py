@@ -5,35 +5,22 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 
 import pytest
 
 from tests.simulation.queues.story import QueueStory
+from tests.simulation.seeds import name_of, replayable, seeds_in_parts
 
-SEEDS = "45"
+SEEDS = 45
 SEEDS_PER_TEST = 15
 
 
-def _seeds() -> list[range]:
-    if one := os.environ.get("MPREG_SIMULATION_SEED"):
-        return [range(int(one), int(one) + 1)]
-    seeds = int(os.environ.get("MPREG_SIMULATION_SEEDS", SEEDS))
-    return [
-        range(start, min(start + SEEDS_PER_TEST, seeds))
-        for start in range(0, seeds, SEEDS_PER_TEST)
-    ]
-
-
-@pytest.mark.parametrize("seeds", _seeds(), ids=lambda seeds: f"{seeds.start}-{seeds.stop - 1}")
+@pytest.mark.parametrize("seeds", seeds_in_parts(SEEDS, per_test=SEEDS_PER_TEST), ids=name_of)
 def test_a_queue_keeps_what_it_promised(seeds: range) -> None:
     for seed in seeds:
-        try:
+        with replayable(seed):
             QueueStory(seed).tell()
-        except BaseException as error:
-            error.add_note(f"replay it with MPREG_SIMULATION_SEED={seed}")
-            raise
 
 
 def test_the_stories_leave_nothing_out() -> None:
