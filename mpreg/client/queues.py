@@ -26,7 +26,7 @@ from mpreg.errors import (
 )
 from mpreg.queues import QueueConfiguration, QueueStatistics
 from mpreg.queues.message import checked_seconds
-from mpreg.queues.subscription import RECEIVE_MESSAGES_MAX
+from mpreg.queues.subscription import check_count
 
 __all__ = ["RemoteQueue", "RemoteQueueManager", "RemoteSubscription"]
 
@@ -316,7 +316,7 @@ class RemoteSubscription:
         self, messages_max: int, wait_seconds: float | None = None
     ) -> list[RemoteMessage]:
         """Up to ``messages_max`` messages, at least one; none only after ``wait_seconds``."""
-        _check_count("messages_max", messages_max)
+        check_count("messages_max", messages_max)
         if wait_seconds is not None:
             checked_seconds("wait_seconds", wait_seconds)
         deadline = _deadline(wait_seconds)
@@ -341,7 +341,7 @@ class RemoteSubscription:
         Left by ``break`` or an error: those not yet handed out are given back, uncounted; the last
         one keeps its lease. Cancelled: that one is given back, too.
         """
-        _check_count("prefetch", prefetch)
+        check_count("prefetch", prefetch)
         parts = self._queue._parts
         # What is not stored cannot be given back, so nothing of it is taken ahead.
         count = prefetch if self._queue.configuration.is_stored else 1
@@ -406,14 +406,3 @@ def _keys_of(letters: Iterable[RemoteDeadLetter | str] | None) -> list[str] | No
     if letters is None:
         return None
     return [one.key if isinstance(one, RemoteDeadLetter) else one for one in letters]
-
-
-def _check_count(name: str, count: object) -> None:
-    if (
-        isinstance(count, bool)
-        or not isinstance(count, int)
-        or not 0 < count <= RECEIVE_MESSAGES_MAX
-    ):
-        raise InvalidArgumentError(
-            f"{name} is a number from 1 to {RECEIVE_MESSAGES_MAX}, not {count!r}"
-        )

@@ -19,7 +19,7 @@ from mpreg.queues.records import MessageRecord
 from mpreg.queues.state import Lease, SubscriptionState
 from mpreg.queues.statistics import SubscriptionStatistics, count_subscription
 
-__all__ = ["RECEIVE_MESSAGES_MAX", "Subscription"]
+__all__ = ["RECEIVE_MESSAGES_MAX", "Subscription", "check_count"]
 
 RECEIVE_MESSAGES_MAX: Final = 10_000
 
@@ -66,7 +66,7 @@ class Subscription:
 
         As `receive`, with one write for all of them.
         """
-        _check_count("messages_max", messages_max)
+        check_count("messages_max", messages_max)
         if wait_seconds is not None:
             checked_seconds("wait_seconds", wait_seconds)
         return await self._take(messages_max, wait_seconds, held=False)
@@ -85,7 +85,7 @@ class Subscription:
         Left by ``break`` or an error: those not yet handed out are given back at once, uncounted;
         the last one keeps its lease. Cancelled: that one is given back, too.
         """
-        _check_count("prefetch", prefetch)
+        check_count("prefetch", prefetch)
         # What is not stored cannot be given back, so nothing of it is taken ahead.
         return Consumer(self._core, self, prefetch if self._core.stored else 1)
 
@@ -215,7 +215,7 @@ class Subscription:
         return f"<Subscription {self.name!r} of queue {self._core.name!r}>"
 
 
-def _check_count(name: str, count: object) -> None:
+def check_count(name: str, count: object) -> None:
     if (
         isinstance(count, bool)
         or not isinstance(count, int)
