@@ -139,6 +139,7 @@ def same_but_for_numbers(text: str) -> str:
 def _pages() -> list[Page]:
     paths = [
         *(REPOSITORY / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+        REPOSITORY / "examples/README.md",
         *sorted((REPOSITORY / "docs").rglob("*.md")),
     ]
     return [Page(str(path.relative_to(REPOSITORY)), path.read_text()) for path in paths]
