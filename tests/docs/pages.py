@@ -26,7 +26,8 @@ _MARK: Final = re.compile(r"<!-- docs: (not run|asyncio only|file|output|signatu
 _HEADING: Final = re.compile(r"#+ (.*)")
 _LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _INLINE_CODE: Final = re.compile(r"`([^`]+)`")
-_NUMBER: Final = re.compile(r"\d[\d,.]*")
+#: Figures, and what is made by chance.
+_NUMBER: Final = re.compile(r"\b[0-9a-f]{32}\b|\d[\d,.]*")
 
 
 @frozen
