@@ -29,6 +29,8 @@ html_theme = "furo"
 html_title = f"mpreg {__version__}"
 html_copy_source = False
 html_use_index = False
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 templates_path = ["templates"]
 # The first page is in `docs`; whoever opens the directory is led there.
 html_additional_pages = {"index": "to_the_first_page.html"}

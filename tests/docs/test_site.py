@@ -119,7 +119,7 @@ def test_the_first_page_shows_the_way_in_and_no_error(site: Path, tmp_path: Path
         assert browser.until("document.querySelector('h1')?.innerText").startswith("mpreg")
         assert "Tutorial: a node" in browser.text("article")
         captions = browser.run(
-            "[...document.querySelectorAll('.caption-text')].map(one => one.innerText)"
+            "[...document.querySelectorAll('.caption-text')].map(one => one.textContent)"
         )
         assert captions[:2] == ["Tutorials", "How-to: run a node"]
         assert browser.errors == []
