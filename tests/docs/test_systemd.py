@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Final
 
@@ -71,8 +72,6 @@ def setting(name: str, unit: str = "mpreg.service") -> list[str]:
 
 
 def test_the_settings_are_right_and_a_stop_is_given_the_time_that_they_say() -> None:
-    import tomllib
-
     settings = MPREGSettings.from_mapping(tomllib.loads(FILES["mpreg.toml"])["mpreg"])
     grace = settings.server.grace_seconds + settings.persistence.grace_seconds
     (stop,) = setting("TimeoutStopSec")
