@@ -39,7 +39,8 @@ class Shell:
         self._environment = environment
 
     def __enter__(self) -> Self:
-        self._errors = tempfile.TemporaryFile("w+", errors="replace")
+        # Appended to, for reading it moves the place that both share.
+        self._errors = tempfile.TemporaryFile("a+", errors="replace")
         self._process = subprocess.Popen(
             ["/bin/sh"],
             cwd=self._directory,
