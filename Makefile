@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint typecheck unit browser bench simulate crash faults clean loops
+.PHONY: demo test lint typecheck unit browser bench simulate crash faults clean loops docs
 
 demo: $(STAMP)
 	$(BIN)/mpreg demo $(ARGS)
@@ -45,9 +45,19 @@ loops: $(STAMP)
 bench: $(VENV)/.bench-installed
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# All pages as a site in build/site, from nothing: a warning is an error, and is told each time.
+docs: $(VENV)/.docs-installed
+	rm -rf build/site
+	$(BIN)/python -m website build/site
+
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)/.docs-installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@
 
 $(VENV)/.bench-installed: $(STAMP)

@@ -6,6 +6,7 @@ import enum
 import hashlib
 import hmac
 import ipaddress
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from attrs import field, frozen
 from mpreg.errors import ConfigurationError, ForbiddenError, UnauthorizedError
 from mpreg.settings import ServerSettings
 
-__all__ = ["Access", "Role", "is_loopback"]
+__all__ = ["Access", "Role", "is_loopback", "is_secret"]
 
 
 class Role(enum.IntEnum):
@@ -97,6 +98,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_secret(found: os.stat_result) -> bool:
+    """Whether only its owner may read a file.
+
+    A credential that systemd hands to a service is a file of root's that nobody may write, with an
+    entry in its access list for the service: its mode looks as if root's group might read it.
+    """
+    is_credential = found.st_uid == found.st_gid == 0 and stat.S_IMODE(found.st_mode) == 0o440
+    return is_credential or not found.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+
+
 def _check_origin(headers: Mapping[str, str]) -> None:
     """A browser says for which page it asks. Only our own pages may."""
     origin = headers.get("origin")
@@ -128,12 +139,12 @@ def _digest(token: str) -> bytes:
 
 def _read(setting: str, path: Path) -> str:
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
         first = path.read_bytes().decode().strip().splitlines()[:1]
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise ConfigurationError(f"{setting}: {path} cannot be read: {why}", setting) from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if not is_secret(found):
         raise ConfigurationError(
             f"{setting}: others may read {path}; make it yours alone: chmod 600", setting
         )

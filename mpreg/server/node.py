@@ -43,11 +43,11 @@ async def run_node(
     have ``grace_seconds``; then the registry closes, which commits and acks what it accepted.
     Cancelled, all of it ends at once, and the registry closes the same way.
 
-    Raises, before it has started:
-        ConfigurationError: a token, the certificate or the address cannot be used, or a queue is
-            there and cannot become what the settings say.
-        Exception: what opening a registry raises.
-    Raises, later: what made the registry's writer give up.
+    Raises:
+        ConfigurationError: before it has started: a token, the certificate or the address cannot be
+            used, or a queue is there and cannot become what the settings say.
+        Exception: before it has started, what opening a registry raises; later, what made the
+            registry's writer give up.
     """
     stop = anyio.Event() if stop is None else stop
     state = NodeState.of(settings, clock=clock, make_token=make_token)

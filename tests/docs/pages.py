@@ -26,7 +26,8 @@ _MARK: Final = re.compile(r"<!-- docs: (not run|asyncio only|file|output|signatu
 _HEADING: Final = re.compile(r"#+ (.*)")
 _LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _INLINE_CODE: Final = re.compile(r"`([^`]+)`")
-_NUMBER: Final = re.compile(r"\d[\d,.]*")
+#: Figures, and what is made by chance.
+_NUMBER: Final = re.compile(r"\b[0-9a-f]{32}\b|\d[\d,.]*")
 
 
 @frozen
@@ -139,6 +140,7 @@ def same_but_for_numbers(text: str) -> str:
 def _pages() -> list[Page]:
     paths = [
         *(REPOSITORY / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+        REPOSITORY / "examples/README.md",
         *sorted((REPOSITORY / "docs").rglob("*.md")),
     ]
     return [Page(str(path.relative_to(REPOSITORY)), path.read_text()) for path in paths]

@@ -567,3 +567,12 @@ async def test_statistics_after_closing_are_those_of_the_end(data_dir: Path) -> 
         await opened.key_value_store("s").put("k", b"")
     stats = await opened.stats()
     assert (stats.commits, stats.mailbox_depth, stats.writer) == (1, 0, Stopped(None))
+
+
+async def test_what_the_memory_backend_holds_is_gone_with_its_registry(data_dir: Path) -> None:
+    async with registry(data_dir, backend="memory") as opened:
+        await opened.key_value_store("things").put("ann", b"1")
+        assert await opened.key_value_store("things").get("ann") is not None
+    async with registry(data_dir, backend="memory") as opened:
+        assert await opened.key_value_store("things").get("ann") is None
+    assert not data_dir.exists()

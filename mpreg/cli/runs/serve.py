@@ -19,6 +19,7 @@ from anyio.abc import TaskStatus
 from attrs import frozen
 
 from mpreg.cli.decoding import as_json
+from mpreg.cli.service_manager import ServiceManager
 from mpreg.cli.settings import DATA_DIR, NONE_NAMED
 from mpreg.clock import SystemClock
 from mpreg.monitoring import configure_logs
@@ -56,7 +57,8 @@ def serve(
         colors=sys.stderr.isatty(),
     )
     _allow_files(settings.server.connections_max + FILES_BESIDE_CONNECTIONS)
-    anyio.run(partial(_serve, settings, is_json=is_json), backend=settings.server.loop)
+    manager = ServiceManager.of(os.environ)
+    anyio.run(partial(_serve, settings, manager, is_json=is_json), backend=settings.server.loop)
 
 
 def _allow_files(wanted: int) -> None:
@@ -94,17 +96,17 @@ def settings_of(
     raise click.UsageError(NONE_NAMED)
 
 
-async def _serve(settings: MPREGSettings, *, is_json: bool) -> None:
+async def _serve(settings: MPREGSettings, manager: ServiceManager, *, is_json: bool) -> None:
     stop = anyio.Event()
     with collapsed_groups():
         async with anyio.create_task_group() as task_group:
-            await task_group.start(_stop_on_signals, stop)
+            await task_group.start(_stop_on_signals, stop, manager)
             await run_node(
                 settings,
                 clock=SystemClock(),
                 make_token=partial(secrets.token_hex, 16),
                 stop=stop,
-                task_status=_Announcement(is_json),
+                task_status=_Announcement(is_json, manager),
             )
             task_group.cancel_scope.cancel()
 
@@ -114,16 +116,21 @@ class _Announcement:
     """Says where the node listens, when it may be asked."""
 
     _is_json: bool
+    _manager: ServiceManager
 
     def started(self, value: Any = None) -> None:
         assert isinstance(value, NodeState)
         fields = {"url": value.url, "name": value.settings.name, "pid": os.getpid()}
         click.echo(as_json(fields) if self._is_json else f"mpreg: ready on {value.url}")
         sys.stdout.flush()
+        self._manager.ready(value.url)
 
 
 async def _stop_on_signals(
-    stop: anyio.Event, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    stop: anyio.Event,
+    manager: ServiceManager,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """The first signal asks for an end, the second is one."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -133,3 +140,4 @@ async def _stop_on_signals(
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             stop.set()
+            manager.stopping()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from mpreg.errors import ConfigurationError, ForbiddenError, UnauthorizedError
-from mpreg.server.auth import Access, Role, check, is_loopback
+from mpreg.server.auth import Access, Role, check, is_loopback, is_secret
 from mpreg.settings import ServerSettings
 
 READ, WRITE, ADMIN = "r" * 16, "w" * 16, "a" * 16
@@ -103,6 +104,26 @@ def test_a_file_that_is_no_secret_is_refused(
     path = token_file(tmp_path / "token", text, mode)
     with pytest.raises(ConfigurationError, match=problem):
         Access.of(ServerSettings(read_token_file=path))
+
+
+@pytest.mark.parametrize(
+    ("mode", "user", "group", "expected"),
+    [
+        (0o100600, 1000, 1000, True),
+        (0o100400, 0, 0, True),
+        # As systemd leaves a credential for a service with a user of its own.
+        (0o100440, 0, 0, True),
+        (0o100440, 0, 1000, False),
+        (0o100440, 1000, 0, False),
+        (0o100640, 0, 0, False),
+        (0o100444, 0, 0, False),
+        (0o100604, 1000, 1000, False),
+    ],
+)
+def test_a_secret_is_what_only_its_owner_may_read_and_what_systemd_gives_to_a_service(
+    mode: int, user: int, group: int, expected: bool
+) -> None:
+    assert is_secret(os.stat_result((mode, 1, 1, 1, user, group, 16, 0, 0, 0))) is expected
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
