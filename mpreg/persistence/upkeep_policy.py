@@ -45,7 +45,7 @@ class SpacePolicy:
     free_bytes_max: int
     share_max: float = 0.5
     """Of what is in use."""
-    rest_share_max: float = 0.125
+    rest_share_max: float = 0.0625
     """The same at rest: of the database, and of its log beside it."""
     bytes_min: int = 1 << 20
     """It is not worth while to give back less."""
