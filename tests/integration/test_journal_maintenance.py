@@ -130,13 +130,14 @@ async def test_nothing_is_done_to_a_journal_of_a_newer_format_and_both_versions_
             pass
 
     place = data_dir.with_name("place")
+    lines: list[bytes] = []
     for attempt in (
         read,
         write,
         lambda: verify(data_dir),
         lambda: repair(data_dir),
         lambda: backup(data_dir, place),
-        lambda: export_lines(data_dir, [].append),
+        lambda: export_lines(data_dir, lines.append),
     ):
         with pytest.raises(SchemaVersionError) as refused:
             await attempt()
@@ -146,6 +147,7 @@ async def test_nothing_is_done_to_a_journal_of_a_newer_format_and_both_versions_
         assert refused.value.supported_version == FORMAT_VERSION
     assert {one.name: one.read_bytes() for one in data_dir.iterdir()} == before
     assert listing(data_dir.parent) == [data_dir.name], "no half of a backup"
+    assert lines == []
 
 
 # --- verify ---
