@@ -74,6 +74,10 @@ STATISTICS_SECONDS: Final = 3_600.0
 #: After opening, until upkeep begins where nothing is written.
 START_SECONDS_MAX: Final = 0.1
 
+#: The writer waits a moment for whoever reads the log that is to be cut. Not more often than this
+#: while others write.
+HELD_LOG_SECONDS: Final = 600.0
+
 PAGE_BYTES: Final = 4_096
 
 
@@ -133,9 +137,8 @@ class Compactor:
     """Whether to go round once more where nothing is written meanwhile."""
     _looks_again: bool = False
     """Whether, after the next write, to look once more for what expires next."""
-    _log_is_held: bool = False
-    """Whether the log could not be cut the last time, for somebody who reads. The writer waits a
-    moment for that one: not again and again while there are others who write."""
+    _cut_due: float = -math.inf
+    """When to cut the log again beside others who write, after somebody who reads has kept it."""
     _statistics_due: float = -math.inf
     _damage: dict[str, str] = field(factory=dict)
     """What was told of parts that are passed over."""
@@ -382,7 +385,7 @@ class Compactor:
             await self._give_back(surplus, tally)
             # The file gets smaller when the log is moved.
             await self._checkpoint(tally)
-        if not written or (at_rest and not self._log_is_held):
+        if not written or (at_rest and now >= self._cut_due):
             await self._cut_log(tally)
 
     def _is_little(self, result: UpkeepResult) -> bool:
@@ -395,7 +398,8 @@ class Compactor:
         sizes = self._sizes()
         if self._space.log_surplus(sizes.database_bytes, sizes.wal_bytes, sizes.rewrite_bytes):
             await self._checkpoint(tally, truncate=True)
-            self._log_is_held = self._sizes().wal_bytes >= sizes.wal_bytes
+            held = self._sizes().wal_bytes >= sizes.wal_bytes
+            self._cut_due = anyio.current_time() + HELD_LOG_SECONDS if held else -math.inf
 
     async def _checkpoint(self, tally: _Tally, *, truncate: bool = False) -> UpkeepResult:
         """All of one, step by step. Returns what the last step found."""

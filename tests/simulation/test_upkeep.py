@@ -273,8 +273,8 @@ async def test_a_log_that_somebody_reads_is_not_waited_for_again_and_again(
     config = make_config(upkeep_interval_seconds=10.0)
     async with PersistenceRegistry(config, backend=backend, clock=simulation.clock) as registry:
 
-        async def write_a_little() -> None:
-            for _ in range(100):
+        async def write_a_little(seconds: int = 100) -> None:
+            for _ in range(seconds):
                 await registry.log_store("log").append(b"")
                 await anyio.sleep(1.0)
 
@@ -282,13 +282,14 @@ async def test_a_log_that_somebody_reads_is_not_waited_for_again_and_again(
         assert backend.cuts == 1
         await anyio.sleep(100)
         assert backend.cuts == 2, "once more when nobody writes"
+        await write_a_little(650)
+        assert backend.cuts == 3, "and after ten minutes"
         backend.is_read = False
-        await write_a_little()
-        await anyio.sleep(100)
-        assert (backend.cuts, backend.wal_bytes) == (3, 0)
+        await write_a_little(650)
+        assert (backend.cuts, backend.wal_bytes) == (4, 0)
         backend.wal_bytes = 64 << 20
         await write_a_little()
-        assert (backend.cuts, backend.wal_bytes) == (4, 0), "while others write"
+        assert (backend.cuts, backend.wal_bytes) == (5, 0), "at once"
 
 
 @every_schedule
