@@ -32,8 +32,8 @@ SIZE_RATIO_MAX = 2.0
 WAL_PAGES = 4_096
 LOGS = 100
 RECORDS_KEPT = 500
-#: Without a trace of upkeep. A long step of it, on a busy machine, leaves none for seconds.
-QUIET_AFTER_SECONDS = 15.0
+#: Without a trace of upkeep. On a busy machine it leaves none for tens of seconds.
+QUIET_AFTER_SECONDS = 60.0
 
 
 def measure_upkeep(parts: set[str], directory: Path, scale: float) -> None:
