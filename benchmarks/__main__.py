@@ -61,6 +61,12 @@ GROUPS: dict[str, Collection[str]] = {
     "queues": QUEUE_PARTS,
     "upkeep": UPKEEP_PARTS,
 }
+#: The SQLite backend beside its own limit, in small and in large databases.
+GROWTH_PUTS = {
+    name: put
+    for name, put in PUTS.items()
+    if store_of(name) == "sqlite" and name not in ONE_COMMIT_A_PUT and "append" not in name
+}
 DEFAULT_INTERVAL = PersistenceConfig(backend="memory").switch_interval_seconds
 
 
@@ -111,7 +117,12 @@ def main(
             compare("Point reads", "gets", GETS, (1, 256), directory,
                     rounds=rounds, keys=keys, scale=scale)  # fmt: skip
         if "growth" in wanted:
-            compare_growth(directory, sizes_up_to(GROWTH_KEYS_MAX // (20 if short else 1)))
+            sizes = sizes_up_to(GROWTH_KEYS_MAX // (20 if short else 1))
+            compare_growth(directory, sizes)
+            for size in sizes:
+                prefill(directory / "base-sqlite", size)
+                compare("Durable puts, 100-byte values", "puts", GROWTH_PUTS, (256,), directory,
+                        rounds=rounds, keys=size, scale=scale)  # fmt: skip
         if "saturated" in wanted:
             saturated(directory)
         if "idle" in wanted:

@@ -74,6 +74,10 @@ STATISTICS_SECONDS: Final = 3_600.0
 #: After opening, until upkeep begins where nothing is written.
 START_SECONDS_MAX: Final = 0.1
 
+#: The writer waits a moment for whoever reads the log that is to be cut. Not more often than this
+#: while others write.
+HELD_LOG_SECONDS: Final = 600.0
+
 PAGE_BYTES: Final = 4_096
 
 
@@ -122,7 +126,9 @@ class Compactor:
     _sizes: Callable[[], BackendStatistics]
     _sweep_size: StepSize = field(factory=StepSize)
     _truncate_size: StepSize = field(factory=StepSize)
-    _space_size: StepSize = field(factory=lambda: StepSize(least=4, size=16))
+    # So few pages take a millisecond at most, where the thread gets its turn at once. With fewer,
+    # a busy machine would have nothing but turns to wait for.
+    _space_size: StepSize = field(factory=lambda: StepSize(least=32, size=32))
     _logs: dict[str, LogMarks] = field(factory=dict)
     """Of the logs with a limit that were looked at."""
     _logs_due: float = math.inf
@@ -131,6 +137,8 @@ class Compactor:
     """Whether to go round once more where nothing is written meanwhile."""
     _looks_again: bool = False
     """Whether, after the next write, to look once more for what expires next."""
+    _cut_due: float = -math.inf
+    """When to cut the log again beside others who write, after somebody who reads has kept it."""
     _statistics_due: float = -math.inf
     _damage: dict[str, str] = field(factory=dict)
     """What was told of parts that are passed over."""
@@ -208,10 +216,8 @@ class Compactor:
             await self._limit_logs(tally)
         for namespace in self._snapshots.due_at(now):
             await self._tidy_snapshot(namespace, tally, thoroughly=False)
-        if written:
-            await self._tidy_up(tally)
-        elif self._unsettled:
-            await self._settle(tally)
+        if written or self._unsettled:
+            await self._tidy_up(tally, written=written)
         self._unsettled = written
 
     # --- on demand ---
@@ -362,20 +368,38 @@ class Compactor:
         tidy = remover.tidy_all if thoroughly else remover.tidy
         await self._apart(f"what is left over in {name!r}", tidy(tally.snapshots, _resting), tally)
 
-    async def _tidy_up(self, tally: _Tally) -> None:
-        """The write-ahead log, unused space, the planner's statistics."""
+    async def _tidy_up(self, tally: _Tally, *, written: bool) -> None:
+        """The planner's statistics, the write-ahead log, unused space."""
         now = anyio.current_time()
         if now >= self._statistics_due:
             # Also where it fails: there is more to be done than this.
             self._statistics_due = now + STATISTICS_SECONDS
             await self._gateway.keep_up(RefreshStatistics())
         result = await self._checkpoint(tally)
+        at_rest = not written or self._is_little(result)
         tally.free_bytes = result.free_bytes
-        surplus = self._space.surplus(self._sizes().database_bytes, result.free_bytes)
+        surplus = self._space.surplus(
+            self._sizes().database_bytes, result.free_bytes, at_rest=at_rest
+        )
         if surplus:
             await self._give_back(surplus, tally)
             # The file gets smaller when the log is moved.
             await self._checkpoint(tally)
+        if not written or (at_rest and now >= self._cut_due):
+            await self._cut_log(tally)
+
+    def _is_little(self, result: UpkeepResult) -> bool:
+        """Whether hardly anything was written, by what a checkpoint found in the log. A journal
+        tells nothing of the kind: to cut it is to write all that is alive."""
+        written_bytes = result.log_pages * PAGE_BYTES
+        return written_bytes > 0 and self._space.is_little(written_bytes, self._sizes().wal_bytes)
+
+    async def _cut_log(self, tally: _Tally) -> None:
+        sizes = self._sizes()
+        if self._space.log_surplus(sizes.database_bytes, sizes.wal_bytes, sizes.rewrite_bytes):
+            await self._checkpoint(tally, truncate=True)
+            held = self._sizes().wal_bytes >= sizes.wal_bytes
+            self._cut_due = anyio.current_time() + HELD_LOG_SECONDS if held else -math.inf
 
     async def _checkpoint(self, tally: _Tally, *, truncate: bool = False) -> UpkeepResult:
         """All of one, step by step. Returns what the last step found."""
@@ -385,12 +409,6 @@ class Compactor:
             result = await _resting(self._gateway.keep_up(Checkpoint()))
             tally.freed_bytes += result.freed_bytes
         return result
-
-    async def _settle(self, tally: _Tally) -> None:
-        """Nobody writes any more: the log's file may be cut where it is large beside the rest."""
-        sizes = self._sizes()
-        if self._space.log_surplus(sizes.database_bytes, sizes.wal_bytes, sizes.rewrite_bytes):
-            await self._checkpoint(tally, truncate=True)
 
     @property
     def _space(self) -> SpacePolicy:

@@ -137,7 +137,8 @@ class PersistenceConfig:
 
     free_bytes_max: int = field(default=64 * MIB, validator=whole_number(0))
     """What may lie unused in the database, for later writes; the rest is given back to the file
-    system. Never more than half of what is in use."""
+    system. Never more than half of what is in use; where nobody writes, never more than a
+    sixteenth."""
 
     log_retention: tuple[LogRetention, ...] = field(default=(), converter=_retentions)
     """How much is kept of which logs; of all others everything."""

@@ -37,31 +37,42 @@ class StepSize:
 
 @frozen(kw_only=True)
 class SpacePolicy:
-    """How much may lie unused in the database: later writes use it, and need no new blocks."""
+    """How much may lie unused in the database: later writes use it, and need no new blocks.
+
+    While much is written that is worth more than the room; where little or nothing is, less.
+    """
 
     free_bytes_max: int
     share_max: float = 0.5
     """Of what is in use."""
+    rest_share_max: float = 0.0625
+    """The same at rest: of the database, and of its log beside it."""
     bytes_min: int = 1 << 20
     """It is not worth while to give back less."""
 
-    def surplus(self, database_bytes: int, free_bytes: int) -> int:
+    def is_little(self, written_bytes: int, log_bytes: int) -> bool:
+        """Whether so little was written to a log, since it was moved last, that it could be as good
+        as cut off: who writes on makes it no longer than a small part of what it is."""
+        return written_bytes * 8 <= max(log_bytes, self.bytes_min)
+
+    def surplus(self, database_bytes: int, free_bytes: int, *, at_rest: bool) -> int:
         """How much to give back now, in bytes."""
-        return self._above(free_bytes, max(0, database_bytes - free_bytes))
+        share = self.rest_share_max if at_rest else self.share_max
+        return self._above(free_bytes, max(0, database_bytes - free_bytes), share)
 
     def log_surplus(self, database_bytes: int, log_bytes: int, rewrite_bytes: int = 0) -> int:
-        """The same for a log in which nothing is left that the database has not.
+        """The same, at rest, for a log in which nothing is left that the database has not.
 
         ``rewrite_bytes``: what has to be written to be rid of it, where that is the whole database.
-        Then it is worth while where as much is given back.
+        Then it is worth while where half as much is given back.
         """
         if rewrite_bytes:
             surplus = database_bytes + log_bytes - rewrite_bytes
-            return surplus if surplus >= max(rewrite_bytes, self.bytes_min) else 0
-        return self._above(log_bytes, database_bytes)
+            return surplus if surplus >= max(rewrite_bytes // 2, self.bytes_min) else 0
+        return self._above(log_bytes, database_bytes, self.rest_share_max)
 
-    def _above(self, unused: int, used: int) -> int:
-        surplus = unused - min(self.free_bytes_max, int(used * self.share_max))
+    def _above(self, unused: int, used: int, share: float) -> int:
+        surplus = unused - min(self.free_bytes_max, int(used * share))
         return surplus if surplus >= self.bytes_min else 0
 
 

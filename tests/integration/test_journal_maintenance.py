@@ -18,6 +18,15 @@ from mpreg.persistence import (
     DataDirectoryLockedError,
     InvalidArgumentError,
     PersistenceRegistry,
+    SchemaVersionError,
+)
+from mpreg.persistence.backends.file.format import (
+    CONTROL_MAGIC,
+    FORMAT_VERSION,
+    SEGMENT_MAGIC,
+    SNAPSHOT_MAGIC,
+    STAMP_BYTES,
+    encode_stamp,
 )
 from mpreg.persistence.backends.file.names import Names, segment_name, snapshot_name
 from mpreg.persistence.data_directory import JOURNAL_NAME
@@ -31,6 +40,7 @@ from mpreg.persistence.maintenance import (
     verify,
 )
 from mpreg.persistence.maintenance.manifest import read_manifest
+from mpreg.persistence.read_only import open_read_only
 from tests.integration.maintenance_support import fill
 from tests.integration.support import config, listed, registry
 
@@ -86,6 +96,58 @@ def spoil(path: Path, at: int) -> None:
     content = bytearray(path.read_bytes())
     content[at] ^= 0xFF
     path.write_bytes(content)
+
+
+# --- a journal of an mpreg to come ---
+
+
+def from_later(data_dir: Path, which: str) -> Path:
+    """Stamp one file of a filled journal with a version that is not known yet."""
+    path, magic = {
+        "control": (data_dir / JOURNAL_NAME, CONTROL_MAGIC),
+        "segment": (max(data_dir.glob("journal-*")), SEGMENT_MAGIC),
+        "snapshot": (max(data_dir.glob("snapshot-*")), SNAPSHOT_MAGIC),
+    }[which]
+    content = path.read_bytes()
+    path.write_bytes(encode_stamp(magic, FORMAT_VERSION + 1) + content[STAMP_BYTES:])
+    return path
+
+
+@pytest.mark.parametrize("which", ["control", "segment", "snapshot"])
+async def test_nothing_is_done_to_a_journal_of_a_newer_format_and_both_versions_are_told(
+    data_dir: Path, which: str
+) -> None:
+    await filled(data_dir)
+    path = from_later(data_dir, which)
+    before = {one.name: one.read_bytes() for one in data_dir.iterdir()}
+
+    async def read() -> None:
+        async with open_read_only(data_dir):
+            pass
+
+    async def write() -> None:
+        async with journal(data_dir):
+            pass
+
+    place = data_dir.with_name("place")
+    lines: list[bytes] = []
+    for attempt in (
+        read,
+        write,
+        lambda: verify(data_dir),
+        lambda: repair(data_dir),
+        lambda: backup(data_dir, place),
+        lambda: export_lines(data_dir, lines.append),
+    ):
+        with pytest.raises(SchemaVersionError) as refused:
+            await attempt()
+        assert refused.value.path is not None
+        assert refused.value.path.name == path.name
+        assert refused.value.found_version == FORMAT_VERSION + 1
+        assert refused.value.supported_version == FORMAT_VERSION
+    assert {one.name: one.read_bytes() for one in data_dir.iterdir()} == before
+    assert listing(data_dir.parent) == [data_dir.name], "no half of a backup"
+    assert lines == []
 
 
 # --- verify ---

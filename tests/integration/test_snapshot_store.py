@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,6 +17,7 @@ from mpreg.codec import encode_key, encode_reserved_name
 from mpreg.persistence import (
     CorruptDataError,
     InvalidArgumentError,
+    PersistenceRegistry,
     ReaderStoppedError,
     Snapshot,
     SnapshotRetention,
@@ -24,9 +25,10 @@ from mpreg.persistence import (
     ValueTooLargeError,
     WriterStoppedError,
 )
+from mpreg.persistence.backend import GetEntry, ScanEntries
 from mpreg.persistence.snapshots import CHUNK_BYTES, CHUNKS_IN_FLIGHT_MAX
 from mpreg.persistence.snapshots.layout import numbered_key
-from tests.integration.support import database, listed, registry, tamper
+from tests.integration.support import OpenBackend, config, database, listed, registry, tamper
 
 pytestmark = pytest.mark.anyio
 
@@ -131,6 +133,34 @@ async def test_what_can_still_be_changed_is_saved_as_it_was(data_dir: Path) -> N
         assert await loaded(images) == b"before" * 50
         await images.save(memoryview(b"0123456789")[::2])  # type: ignore[arg-type]
         assert await loaded(images) == b"02468"
+
+
+@pytest.mark.parametrize("damage", [None, "UPDATE entries SET checksum = 0", "DELETE FROM entries"])
+async def test_chunks_are_read_a_page_at_a_time_and_by_themselves_where_one_is_damaged(
+    data_dir: Path, damage: str | None
+) -> None:
+    backend = OpenBackend(data_dir)
+    data = random_bytes(9 * CHUNK_BYTES)
+    async with PersistenceRegistry(config(data_dir), backend=backend) as opened:
+        store = opened.snapshot_store("images")
+        await store.save(data)
+        fifth = chunk_key(data_dir, 4)
+        if damage is not None:
+            await backend.on_writer(f"{damage} WHERE key = x'{fifth.hex()}'")
+        backend.queries.clear()
+        read = b""
+        with nullcontext() if damage is None else pytest.raises(CorruptDataError, match="chunk 4"):
+            async with store.open() as reader:
+                async for chunk in reader:
+                    read += chunk
+        pages = [query for query in backend.queries if isinstance(query, ScanEntries)]
+        alone = [
+            query for query in backend.queries if isinstance(query, GetEntry) and query.key == fifth
+        ]
+    if damage is None:
+        assert (read, len(pages), alone) == (data, 3, [])
+    else:
+        assert (read, len(alone)) == (data[: 4 * CHUNK_BYTES], 1)
 
 
 async def test_a_snapshot_never_saved_is_none(data_dir: Path) -> None:

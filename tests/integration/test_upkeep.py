@@ -152,6 +152,21 @@ async def test_a_log_large_beside_the_rest_is_cut_when_nobody_writes_any_more(
         await opened.key_value_store("s").put("k", b"after")
 
 
+async def test_a_large_log_is_cut_though_somebody_goes_on_to_write_a_little(
+    data_dir: Path,
+) -> None:
+    async with registry(data_dir, upkeep_interval_seconds=0.01) as opened:
+        store = opened.key_value_store("s")
+        for _ in range(3):
+            await store.put("k", bytes(2_000_000))
+        wal = Path(f"{database(data_dir)}-wal")
+        assert wal.stat().st_size > 4_000_000
+        # Never a round without a write.
+        with anyio.fail_after(30):
+            while wal.stat().st_size > 1_500_000:
+                await store.put("little", b"")
+
+
 # --- space ---
 
 
@@ -171,6 +186,34 @@ async def test_space_of_what_expired_is_given_back_in_the_background(data_dir: P
         assert [entry.key for entry in await listed(opened.key_value_store("s").scan())] == [
             "stays"
         ]
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_at_rest_the_unused_pages_are_few_beside_the_used_ones(
+    data_dir: Path, goes_on: bool
+) -> None:
+    """Whether nothing is written any more, or a little now and then."""
+    async with registry(data_dir, upkeep_interval_seconds=0.01) as opened:
+        store = opened.key_value_store("s")
+        await fill(opened, 20_000, ttl_seconds=None)
+        async with opened.transaction() as transaction:
+            for number in range(20_000):
+                if number % 4000 < 1200:
+                    store.delete_nowait(f"{number:06}", transaction=transaction)
+
+        def unused_share() -> float:
+            with closing(sqlite3.connect(database(data_dir))) as connection:
+                (pages,) = connection.execute("PRAGMA page_count").fetchone()
+                (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+            return float(free / (pages - free))
+
+        assert 0.3 < unused_share() < 0.5
+        with anyio.fail_after(30):
+            while unused_share() > 0.07:
+                if goes_on:
+                    await store.put("little", b"")
+                await anyio.sleep(0.005)
+        assert len(await listed(store.scan())) == 14_000 + goes_on
 
 
 async def test_the_planner_gets_its_statistics(data_dir: Path) -> None:

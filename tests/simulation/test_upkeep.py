@@ -19,7 +19,7 @@ from mpreg.persistence import (
     StorageIOError,
     WriterStoppedError,
 )
-from mpreg.persistence.backend import Checkpoint, UpkeepResult, UpkeepStep
+from mpreg.persistence.backend import BackendStatistics, Checkpoint, UpkeepResult, UpkeepStep
 from mpreg.testing import (
     Fault,
     FaultInjector,
@@ -242,6 +242,54 @@ async def test_upkeep_goes_on_after_the_disk_has_failed_in_it(simulation: Simula
             await anyio.sleep(100)
             assert backend.disk.state.expired_entries(b"s", math.inf, 10, without=()) == []
         assert (await registry.stats()).writer_restarts == 3
+
+
+class LongLog(SimulatedBackend):
+    """Its log is long, little of it is new at each checkpoint, and it is in use for a while."""
+
+    def __init__(self) -> None:
+        super().__init__(SimulatedDisk())
+        self.wal_bytes = 64 << 20
+        self.is_read = True
+        self.cuts = 0
+
+    def statistics(self) -> BackendStatistics:
+        return BackendStatistics(wal_bytes=self.wal_bytes)
+
+    async def upkeep(self, step: UpkeepStep) -> UpkeepResult:
+        if step != Checkpoint(truncate=True):
+            return UpkeepResult(log_pages=9)
+        self.cuts += 1
+        if not self.is_read:
+            self.wal_bytes = 0
+        return UpkeepResult()
+
+
+@every_schedule
+async def test_a_log_that_somebody_reads_is_not_waited_for_again_and_again(
+    simulation: Simulation,
+) -> None:
+    backend = LongLog()
+    config = make_config(upkeep_interval_seconds=10.0)
+    async with PersistenceRegistry(config, backend=backend, clock=simulation.clock) as registry:
+
+        async def write_a_little(seconds: int = 100) -> None:
+            for _ in range(seconds):
+                await registry.log_store("log").append(b"")
+                await anyio.sleep(1.0)
+
+        await write_a_little()
+        assert backend.cuts == 1
+        await anyio.sleep(100)
+        assert backend.cuts == 2, "once more when nobody writes"
+        await write_a_little(650)
+        assert backend.cuts == 3, "and after ten minutes"
+        backend.is_read = False
+        await write_a_little(650)
+        assert (backend.cuts, backend.wal_bytes) == (4, 0)
+        backend.wal_bytes = 64 << 20
+        await write_a_little()
+        assert (backend.cuts, backend.wal_bytes) == (5, 0), "at once"
 
 
 @every_schedule

@@ -32,29 +32,69 @@ def test_steps_that_take_too_long_become_smaller_and_quick_ones_larger() -> None
 
 
 @pytest.mark.parametrize(
-    ("database", "free", "surplus"),
+    ("database", "free", "busy", "at_rest"),
     [
-        (100, 0, 0),
-        (100, 30, 0),
-        (100, 60, 40),
-        (1_000, 60, 0),
-        (1_000, 330, 266),
-        (100, 100, 100),
-        (100, 34, 0),
+        (100, 0, 0, 0),
+        (100, 6, 0, 0),
+        (100, 30, 0, 25.625),
+        (100, 60, 40, 57.5),
+        (1_000, 58, 0, 0),
+        (1_000, 330, 266, 288.125),
+        (100, 100, 100, 100),
+        (100, 33, 0, 28.8125),
+        (10, 1.5, 0, 0),
     ],
 )
-def test_what_lies_unused_is_kept_up_to_half_of_what_is_used_and_a_fixed_bound(
-    database: int, free: int, surplus: int
+def test_what_lies_unused_is_kept_up_to_a_share_of_what_is_used_and_a_fixed_bound(
+    database: int, free: float, busy: float, at_rest: float
 ) -> None:
     policy = SpacePolicy(free_bytes_max=64 * MIB)
-    found = policy.surplus(database * MIB, free * MIB)
-    assert found == pytest.approx(surplus * MIB, abs=MIB)
+    for resting, surplus in ((False, busy), (True, at_rest)):
+        found = policy.surplus(database * MIB, int(free * MIB), at_rest=resting)
+        assert found == pytest.approx(surplus * MIB, abs=2)
 
 
-@given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.integers(0, 1 << 30))
-def test_never_more_is_given_back_than_there_is(database: int, free: int, bound: int) -> None:
-    surplus = SpacePolicy(free_bytes_max=bound).surplus(database, free)
+@given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.integers(0, 1 << 30), st.booleans())
+def test_never_more_is_given_back_than_there_is(
+    database: int, free: int, bound: int, at_rest: bool
+) -> None:
+    surplus = SpacePolicy(free_bytes_max=bound).surplus(database, free, at_rest=at_rest)
     assert 0 <= surplus <= free
+
+
+@given(st.integers(0, 1 << 34), st.integers(0, 1 << 34), st.integers(0, 1 << 34))
+def test_at_rest_the_unused_is_less_than_a_seventh_of_the_used_and_two_steps(
+    used: int, free: int, log: int
+) -> None:
+    policy = SpacePolicy(free_bytes_max=1 << 40)
+    left = free - policy.surplus(used + free, free, at_rest=True)
+    left_of_log = log - policy.log_surplus(used + left, log)
+    assert left <= used / 16 + MIB
+    assert left_of_log <= (used + left) / 16 + MIB
+    assert left + left_of_log < used / 7 + 3 * MIB
+
+
+@pytest.mark.parametrize(
+    ("database", "log", "rewrite", "surplus"),
+    [(10, 4, 10, 0), (10, 6, 10, 6), (1, 0.5, 1, 0), (1, 1.5, 1, 1.5), (12, 4, 10, 6)],
+)
+def test_what_is_written_anew_as_a_whole_gives_back_half_as_much(
+    database: int, log: float, rewrite: int, surplus: float
+) -> None:
+    policy = SpacePolicy(free_bytes_max=64 * MIB)
+    found = policy.log_surplus(database * MIB, int(log * MIB), rewrite * MIB)
+    assert found == surplus * MIB
+
+
+@pytest.mark.parametrize(
+    ("written", "log", "little"),
+    [(0, 0, True), (MIB // 8, 0, True), (MIB // 8 + 1, MIB, False), (MIB, 8 * MIB, True),
+     (MIB + 1, 8 * MIB, False)],
+)  # fmt: skip
+def test_little_is_what_is_small_beside_the_log_or_at_all(
+    written: int, log: int, little: bool
+) -> None:
+    assert SpacePolicy(free_bytes_max=0).is_little(written, log) is little
 
 
 def test_a_log_that_cannot_begin_anew_is_told_once_and_so_is_its_end() -> None:

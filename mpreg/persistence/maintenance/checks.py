@@ -55,18 +55,27 @@ def check_name(kind: FindingKind, name: Any) -> Finding | None:
 
 def check_entry(namespace: Any, row: EntryRow) -> Finding | None:
     """An entry, given the name of its namespace; None: of nobody."""
-    where = f"namespace {shown_name(namespace)}, key {shown_key(row.key)}"
     if not isinstance(namespace, bytes):
         lost = f"entry of namespace number {row.namespace_id!r}, key {shown_key(row.key)}"
         return Finding(FindingKind.ENTRY, lost, "no namespace has this number")
-    seed = zlib.crc32(namespace)
-    if not is_intact(seed, row.key, row.version, row.expires_at, row.value, row.checksum):
-        return Finding(FindingKind.ENTRY, where, "the stored entry does not match its checksum")
+    if not is_intact(
+        zlib.crc32(namespace), row.key, row.version, row.expires_at, row.value, row.checksum
+    ):
+        message = "the stored entry does not match its checksum"
+    elif not _is_key(row.key):
+        message = "its key is damaged"
+    else:
+        return None
+    where = f"namespace {shown_name(namespace)}, key {shown_key(row.key)}"
+    return Finding(FindingKind.ENTRY, where, message)
+
+
+def _is_key(key: bytes) -> bool:
     try:
-        decode_key(row.key)
+        decode_key(key)
     except UnicodeDecodeError:
-        return Finding(FindingKind.ENTRY, where, "its key is damaged")
-    return None
+        return False
+    return True
 
 
 def check_record(log: bytes, row: RecordRow) -> Finding | None:

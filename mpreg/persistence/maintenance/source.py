@@ -189,17 +189,13 @@ class SqliteSource:
         return None
 
     def _rows(self, statement: str, parameters: tuple[Any, ...] = ()) -> Rows:
+        # Around all of it: what whoever takes the rows raises does not come by here.
         with self._damage():
             rows = self.connection.execute(statement, parameters)
-        try:
-            while True:
-                with self._damage():
-                    row = rows.fetchone()
-                if row is None:
-                    return
-                yield row
-        finally:
-            rows.close()
+            try:
+                yield from rows
+            finally:
+                rows.close()
 
     @contextmanager
     def _damage(self) -> Iterator[None]:
@@ -235,6 +231,8 @@ _RANKS: Final[dict[type, int]] = {int: 1, float: 1, str: 2, bytes: 3}
 
 def _sorts_before(one: Any, other: Any) -> bool:
     """As SQLite sorts: nothing, numbers, text, bytes."""
+    if type(one) is bytes and type(other) is bytes:
+        return one < other
     ranks = _RANKS.get(type(one), 0), _RANKS.get(type(other), 0)
     if ranks[0] != ranks[1]:
         return ranks[0] < ranks[1]

@@ -6,18 +6,24 @@ import zlib
 from collections import deque
 from typing import Final, Self
 
+from anyio.lowlevel import checkpoint
 from attrs import define, field
 
 from mpreg.errors import CorruptDataError, InvalidArgumentError
-from mpreg.persistence.backend import GetEntry
+from mpreg.persistence.backend import PAGE_BYTES_MAX, ScanEntries, ScanPage, StoredEntry
 from mpreg.persistence.reader import ReadRequest
+from mpreg.persistence.snapshots.chunks import CHUNK_BYTES
 from mpreg.persistence.snapshots.entries import SnapshotEntries
 from mpreg.persistence.snapshots.layout import Manifest, chunk_key
 
-__all__ = ["CHUNKS_AHEAD", "SnapshotReader"]
+__all__ = ["CHUNKS_PER_PAGE", "PAGES_AHEAD", "SnapshotReader"]
 
-#: Chunks asked for before they are needed, so that the disk need not wait for who takes them.
-CHUNKS_AHEAD: Final = 4
+#: Chunks asked for at once. To find a row, SQLite compares keys with a dozen others, and it reads
+#: each of these as a whole, value and all; the rows after it cost no more than themselves.
+CHUNKS_PER_PAGE: Final = PAGE_BYTES_MAX // CHUNK_BYTES
+
+#: Pages asked for before they are needed, so that the disk need not wait for who takes them.
+PAGES_AHEAD: Final = 2
 
 
 @define(eq=False, repr=False)
@@ -35,7 +41,13 @@ class SnapshotReader:
     _entries: SnapshotEntries
     _manifest: Manifest
     _ahead: deque[ReadRequest] = field(factory=deque)
+    """Pages that were asked for."""
     _asked: int = 0
+    """Chunks in them and in those before."""
+    _found: deque[StoredEntry] = field(factory=deque)
+    """Chunks that come next."""
+    _looked: int = 0
+    """Chunks in the pages that were answered."""
     _given: int = 0
     _given_bytes: int = 0
     _checksum: int = 0
@@ -69,29 +81,57 @@ class SnapshotReader:
             raise
 
     async def _next(self) -> bytes:
-        while len(self._ahead) < CHUNKS_AHEAD and self._asked < self._manifest.chunks:
-            await self._ask(self._asked)
-        try:
-            # Only taken once it is answered: who is cancelled here gets it the next time.
-            entry = await self._ahead[0].ack.wait()
-        except CorruptDataError as error:
-            raise self._corrupt(error.message, error) from error
-        if entry is None:
-            raise self._corrupt("the chunk is missing")
-        self._ahead.popleft()
-        chunk: bytes = entry.value
+        if self._found:
+            await checkpoint()
+        elif self._given == self._looked:
+            await self._turn_page()
+        else:
+            # What a page has not, or not as it should be, is asked for by itself.
+            await self._look_for_one()
+        chunk = self._found.popleft().value
         self._given += 1
         self._given_bytes += len(chunk)
         self._checksum = zlib.crc32(chunk, self._checksum)
         return chunk
 
-    async def _ask(self, index: int) -> None:
+    async def _turn_page(self) -> None:
+        while len(self._ahead) < PAGES_AHEAD and self._asked < self._manifest.chunks:
+            await self._ask()
+        try:
+            # Only taken once it is answered: who is cancelled here gets it the next time.
+            page: ScanPage = await self._ahead[0].ack.wait()
+        except CorruptDataError:
+            page = ScanPage((), None)
+        self._ahead.popleft()
+        for entry in page.entries:
+            if not isinstance(entry, StoredEntry) or entry.key != self._key(self._looked):
+                break
+            self._found.append(entry)
+            self._looked += 1
+        self._looked = min(self._given + CHUNKS_PER_PAGE, self._manifest.chunks)
+        if not self._found:
+            await self._look_for_one()
+
+    async def _look_for_one(self) -> None:
+        try:
+            entry = await self._entries.get(self._key(self._given))
+        except CorruptDataError as error:
+            raise self._corrupt(error.message, error) from error
+        if entry is None:
+            raise self._corrupt("the chunk is missing")
+        self._found.append(entry)
+
+    async def _ask(self) -> None:
         reads = self._entries.gateway.reads
-        query = GetEntry(self._entries.namespace, chunk_key(self._manifest.save, index))
+        stop = min(self._asked + CHUNKS_PER_PAGE, self._manifest.chunks)
+        query = ScanEntries(self._entries.namespace, self._key(self._asked), self._key(stop))
         request = ReadRequest(query, reads.new_ack())
         await reads.send(request)
-        self._asked += 1
+        self._asked = stop
         self._ahead.append(request)
+
+    def _key(self, index: int) -> bytes:
+        return chunk_key(self._manifest.save, index)
 
     def _check_whole(self) -> None:
         manifest = self._manifest
@@ -112,3 +152,4 @@ class SnapshotReader:
         for request in self._ahead:
             request.wanted = False
         self._ahead.clear()
+        self._found.clear()
