@@ -136,7 +136,8 @@ _QUEUES: Final = {
     ),
     "delete_subscription": Shape(example={"deleted": True}),
     "dead_letters": Shape(
-        parameters=(_limit(DEAD_LETTERS_MAX),), example={"dead_letters": [_LETTER]}
+        parameters=(Parameter("after", _TEXT, "Those behind this key."), _limit(DEAD_LETTERS_MAX)),
+        example={"dead_letters": [_LETTER], "next": None},
     ),
     "redrive": Shape(body=RedriveRequest, body_example={"keys": ["0-17"]}, example={"redriven": 1}),
     "purge_dead_letters": Shape(
