@@ -50,19 +50,27 @@ _QUEUE: Final = {"queue": "$request.path.queue"}
 _KEY: Final = {"namespace": "$request.path.namespace", "key": "$request.path.key"}
 _VERSION: Final = {**_KEY, "If-Match": "$response.header.ETag"}
 
-#: What may come after an answer of an operation: (operation, parameters, body).
+#: What may come after an answer of an operation: (operation, parameters, body). A story begins with
+#: one that needs nothing.
 NEXT: Final[dict[str, list[tuple[str, dict[str, str], Any]]]] = {
+    "list_queues": [
+        ("put_queue", {"queue": "story"}, {"max_deliveries": 2, "retry_delay_seconds": 0}),
+        ("put_key", {"namespace": "story", "key": "a"}, None),
+        ("put_cached", {"namespace": "story", "key": "a"}, None),
+        ("append", {"log": "story"}, None),
+        ("put_snapshot", {"snapshot": "story"}, None),
+    ],
     "put_queue": [
         ("send", _QUEUE, None),
         ("get_queue", _QUEUE, None),
-        ("put_queue", _QUEUE, None),
         ("delete_queue", _QUEUE, None),
         ("put_subscription", _QUEUE, None),
         ("purge", _QUEUE, None),
         ("redrive", _QUEUE, None),
         ("dead_letters", _QUEUE, None),
     ],
-    "send": [("receive", _QUEUE, {"messages_max": 3}), ("send", _QUEUE, None)],
+    "send": [("receive", _QUEUE, {"messages_max": 3}), ("get_queue", _QUEUE, None)],
+    "put_subscription": [("send", _QUEUE, None), ("delete_queue", _QUEUE, None)],
     "put_key": [
         ("get_key", _KEY, None),
         ("put_key", _VERSION, None),
@@ -148,10 +156,18 @@ def map_case(context: HookContext, case: Case[Any]) -> Case[Any]:
             case.body["token"] = token
         else:
             case.body["tokens"] = [token]
-    elif next(CASES) % 4 and name != "delete_queue":
+    elif name == "put_queue" and next(CASES) % 2:
+        # Of a queue of its own that can be made.
+        case.body = {}
+    elif not _is_linked(case) and next(CASES) % 4 and name != "delete_queue":
         for part in case.path_parameters.keys() & PLACES.keys():
             case.path_parameters[part] = next(PLACES[part])
     return case
+
+
+def _is_linked(case: Case[Any]) -> bool:
+    """Whether it is about what the one before was about."""
+    return case.meta is not None and case.meta.phase.name.value == "stateful"
 
 
 def _name(case: Case[Any]) -> str:
