@@ -99,6 +99,8 @@ class Receipt:
         if dies:
             delivery.reason = reason
             cause = f"used up its {core.configuration.max_deliveries} deliveries"
+            if record is None:
+                cause = f"{core.storage.where(delivery.lane, delivery.offset)} cannot be read"
             event = core.let_die(lease.subscription, delivery, record, cause, transaction)
         else:
             if delay_seconds is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import deque
 from typing import Any, Final
 
@@ -20,10 +19,9 @@ from schemathesis import (
 from schemathesis.core.failures import Failure
 from schemathesis.openapi.checks import AllowHeaderMismatch, UnsupportedMethodResponse
 
-MESSAGEPACK: Final = "application/msgpack"
+from tests.e2e.fuzz import KEPT
 
-#: Stands in the name of everything that must still be there when all is over.
-KEPT: Final = os.environ.get("MPREG_FUZZ_KEPT", "")
+MESSAGEPACK: Final = "application/msgpack"
 
 #: Ask for a stream without end, of which a description cannot say when it is over. Other tests read
 #: them.
