@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint typecheck unit browser bench simulate crash faults clean loops docs
+.PHONY: demo test lint typecheck unit browser bench simulate crash faults fuzz clean loops docs
 
 demo: $(STAMP)
 	$(BIN)/mpreg demo $(ARGS)
@@ -36,6 +36,11 @@ crash: $(STAMP)
 faults: $(STAMP)
 	MPREG_FAULT_STRIDE=$${STRIDE:-1} $(BIN)/pytest -n 2 tests/integration/test_refused_calls.py \
 		tests/e2e/test_io_errors.py $(ARGS)
+
+# Cases for each route in each part of a campaign against a node, on each loop.
+fuzz: $(STAMP)
+	MPREG_FUZZ_CASES=$${CASES:-100} MPREG_FUZZ_SEED=$${SEED:-0} $(BIN)/pytest -s \
+		tests/e2e/test_fuzz.py $(ARGS)
 
 # Everything on uvloop as well; `make test` has it in a few places.
 loops: $(STAMP)

@@ -17,6 +17,7 @@
     │   ├── RequestRefusedError       the request itself makes no sense
     │   ├── NotFoundError             nothing is there under this address
     │   ├── IdempotencyKeyReusedError a key that came with another request before
+    │   ├── WriteInterruptedError     an earlier attempt was cut short          unknown
     │   ├── UnexpectedError           a bug: its log has more                   unknown
     │   └── NodeUnreachableError      it gave no answer in time               unknown or not made
     ├── QueueError
@@ -106,6 +107,7 @@ __all__ = [
     "ValueTooLargeError",
     "VersionConflictError",
     "WatchLaggedError",
+    "WriteInterruptedError",
     "WriterStoppedError",
 ]
 
@@ -232,6 +234,14 @@ class NotFoundError(NodeError, LookupError):
 
 class IdempotencyKeyReusedError(NodeError):
     """The ``Idempotency-Key`` came with another request before. Each write takes a new one."""
+
+
+class WriteInterruptedError(NodeError):
+    """A write with this ``Idempotency-Key`` was begun before, and the node ended in its midst:
+    nothing of it was done, or some, or all. It is not made again, because what has come since
+    would be met as well. Look what is there, and ask anew with another key."""
+
+    data_state = "unknown"
 
 
 class UnexpectedError(NodeError):

@@ -140,6 +140,8 @@ class ServerSettings:
 
     body_bytes_max: int = field(default=16 * MIB, validator=whole_number(1_024))
     """Of a request, but for what is streamed: snapshots."""
+    body_bytes_per_second_min: int = field(default=500, validator=whole_number(1))
+    """A body that comes more slowly, after 30 seconds, is not waited for."""
     connections_max: int = field(default=2_048, validator=whole_number(1))
     """At the same time; further ones wait to be accepted."""
     long_polls_max: int = field(default=4_096, validator=whole_number(1))

@@ -242,11 +242,20 @@ class RemoteQueue:
     # --- dead letters ---
 
     async def dead_letters(self, limit: int | None = None) -> list[RemoteDeadLetter]:
-        """The messages that used up their attempts, by priority and age; at most ``limit``, and at
-        most 1,000."""
-        params = {"limit": str(DEAD_LETTERS_MAX if limit is None else limit)}
-        answer = await self._parts.calls.read(f"{self._path}/dead-letters", params=params)
-        return [RemoteDeadLetter.of(one) for one in _value(answer)["dead_letters"]]
+        """The messages that used up their attempts, by priority and age; at most ``limit``. They
+        are asked for page by page."""
+        letters: list[RemoteDeadLetter] = []
+        page: dict[str, str] = {}
+        while limit is None or len(letters) < limit:
+            wanted = DEAD_LETTERS_MAX if limit is None else limit - len(letters)
+            params = {"limit": str(wanted), **page}
+            answer = await self._parts.calls.read(f"{self._path}/dead-letters", params=params)
+            found = _value(answer)
+            letters += map(RemoteDeadLetter.of, found["dead_letters"])
+            if (after := found.get("next")) is None:
+                break
+            page = {"after": after}
+        return letters
 
     async def redrive(
         self,
@@ -255,7 +264,11 @@ class RemoteQueue:
         to: RemoteQueue | None = None,
     ) -> int:
         """Send dead letters again, all or these, to this queue or to another one of the node;
-        return how many. Where it was tried again, those of the last time."""
+        return how many.
+
+        Raises:
+            WriteInterruptedError: the node ended in its midst; so with the two below.
+        """
         body = {"keys": _keys_of(letters), "to": None if to is None else to.name}
         return await self._count("dead-letters/redrive", body, "redriven")
 

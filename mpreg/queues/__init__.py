@@ -11,7 +11,7 @@ from mpreg.queues.configuration import DeliveryGuarantee, QueueConfiguration, Qu
 from mpreg.queues.consumer import Consumer
 from mpreg.queues.dead_letters import DeadLetter
 from mpreg.queues.manager import MessageQueueManager
-from mpreg.queues.message import Message
+from mpreg.queues.message import Message, Receipt
 from mpreg.queues.queue import MessageQueue
 from mpreg.queues.statistics import QueueStatistics, SubscriptionStatistics
 from mpreg.queues.subscription import Subscription
@@ -31,6 +31,7 @@ __all__ = [
     "QueueNotFoundError",
     "QueueStatistics",
     "QueueType",
+    "Receipt",
     "Subscription",
     "SubscriptionStatistics",
 ]

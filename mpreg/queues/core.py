@@ -420,7 +420,9 @@ class QueueCore:
             else:
                 self._memory.pop(place, None)
 
-    def choose(self, subscription: SubscriptionState, count: int) -> Choice:
+    def choose(
+        self, subscription: SubscriptionState, count: int, bytes_max: float = math.inf
+    ) -> Choice:
         self.inbox.empty()
         choice = choose(
             self.state,
@@ -429,6 +431,7 @@ class QueueCore:
             self.look,
             wall=self.wall(),
             now=self.now(),
+            bytes_max=bytes_max,
         )
         if choice.deliveries:
             delivery, record = choice.deliveries[0]
@@ -496,7 +499,7 @@ class QueueCore:
         if hand_out.committed:
             self.release(self.leases(hand_out), unseen=True)
 
-    def _keep_back(self, hand_out: HandOut) -> None:
+    def keep_back(self, hand_out: HandOut) -> None:
         """It was not handed out after all: as if it had not been chosen."""
         subscription = hand_out.subscription
         deliveries = [one for one, _ in hand_out.deliveries if subscription.holds(one)]
@@ -518,7 +521,7 @@ class QueueCore:
             elif due < self.armed:
                 self.alarm(self)
         else:
-            self._keep_back(hand_out)
+            self.keep_back(hand_out)
         # What was purged meanwhile is nobody's.
         hand_out.deliveries = [one for one in hand_out.deliveries if subscription.holds(one[0])]
         if hand_out.told is not None:

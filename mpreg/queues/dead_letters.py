@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from mpreg.errors import CorruptDataError
 from mpreg.persistence import Transaction
 from mpreg.queues.core import QueueCore
 from mpreg.queues.core import log as logger
-from mpreg.queues.records import DeadLetterRecord
+from mpreg.queues.records import DeadLetterRecord, encode
 from mpreg.queues.sizes import batches
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "list_dead_letters",
     "move_dead_letters",
     "remove_dead_letters",
+    "scan_dead_letters",
 ]
 
 #: Dead letters sent on, or removed, in one transaction.
@@ -91,26 +92,36 @@ class DeadLetter:
         """What its last consumer said."""
         return self.record.last_error
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the message with its topic and headers; 0 where it was damaged."""
+        return 0 if self.record.message is None else len(encode(self.record.message))
+
 
 async def list_dead_letters(
     core: QueueCore, *, names: Collection[str] | None = None, limit: int | None = None
 ) -> list[DeadLetter]:
-    """The dead letters by priority and age, or those named by key or by their message's id.
-
-    A damaged one is reported and passed over.
-    """
+    """`scan_dead_letters`, or those of them named by key or by their message's id."""
     letters: list[DeadLetter] = []
-    async with aclosing(core.storage.dead_letters()) as found:
-        async for key, record in found:
+    async with aclosing(scan_dead_letters(core)) as found:
+        async for letter in found:
             if limit is not None and len(letters) >= limit:
                 break
-            if isinstance(record, CorruptDataError):
-                logger.error("queue %r: a dead letter is damaged: %s", core.name, record)
-                continue
-            letter = DeadLetter(key, record)
-            if key in core.state.dead and (names is None or key in names or letter.id in names):
+            if names is None or letter.key in names or letter.id in names:
                 letters.append(letter)
     return letters
+
+
+async def scan_dead_letters(
+    core: QueueCore, after: str | None = None
+) -> AsyncGenerator[DeadLetter, None]:
+    """The dead letters by priority and age. A damaged one is reported and passed over."""
+    async with aclosing(core.storage.dead_letters(after)) as found:
+        async for key, record in found:
+            if isinstance(record, CorruptDataError):
+                logger.error("queue %r: a dead letter is damaged: %s", core.name, record)
+            elif key in core.state.dead:
+                yield DeadLetter(key, record)
 
 
 async def remove_dead_letters(core: QueueCore, keys: Iterable[str]) -> int:

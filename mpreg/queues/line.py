@@ -7,6 +7,7 @@ sleep until that is on disk. Who comes while others wait serves these first, and
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -25,6 +26,8 @@ class Waiter:
     """How many messages it takes at most."""
     held: bool
     """Whether their leases are to last until they are told to end."""
+    bytes_max: float
+    """The last one may go beyond."""
     place: Place = field(factory=new_place)
     served: HandOut | None = None
     """What it gets, if the attempts come to be on disk."""
@@ -70,14 +73,20 @@ class Line:
         return self._wanted + (0 if self._called is None else self._called.count)
 
     async def wait(
-        self, count: int, deadline: float | None, *, held: bool, front: bool = False
+        self,
+        count: int,
+        deadline: float | None,
+        *,
+        held: bool,
+        bytes_max: float = math.inf,
+        front: bool = False,
     ) -> Waiter:
         """Return when called or served, or (`Waiter.is_over`) at the deadline.
 
         ``front``: it was the first one already. Cancelled: what it was called for is left to the
         next one, and what it was served is given back.
         """
-        waiter = Waiter(count, held)
+        waiter = Waiter(count, held, bytes_max)
         self._waiting[waiter] = None
         self._wanted += count
         if front:

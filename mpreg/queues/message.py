@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from mpreg.codec import decode_value
@@ -12,61 +13,23 @@ from mpreg.queues.core import QueueCore
 from mpreg.queues.records import Event, MessageRecord, Settled
 from mpreg.queues.state import Lease
 
-__all__ = ["Message", "checked_seconds", "release_all", "settle_all"]
+__all__ = ["Message", "Receipt", "checked_seconds", "release_all", "settle_all"]
 
 REASON_CHARACTERS_MAX: Final = 4_096
 
 
-class Message:
-    """One delivery of one message, to be acknowledged or given back before its lease ends.
+class Receipt:
+    """The right to settle one delivery of one message, without what was sent: `Message` has that,
+    and a node that waits for somebody else's acknowledgment does not need it."""
 
-    It stands for this delivery only: when the message was settled, or its lease ran out, `ack`,
-    `nack` and `extend` raise `LeaseLostError` and change nothing, whoever has the message now.
-    What a queue of `DeliveryGuarantee.FIRE_AND_FORGET` hands out is done with: there they do
-    nothing.
-    """
+    __slots__ = ("_core", "_lease", "attempt")
 
-    __slots__ = ("_core", "_lease", "_record", "attempt", "priority", "subscription")
-
-    def __init__(
-        self,
-        core: QueueCore,
-        record: MessageRecord,
-        lease: Lease | None,
-        priority: int,
-        subscription: str,
-    ) -> None:
+    def __init__(self, core: QueueCore, lease: Lease | None) -> None:
         self._core = core
-        self._record = record
         self._lease = lease
         self.attempt = 1 if lease is None else lease.attempt - lease.delivery.forgiven
         """1 for the first delivery; counted on disk before the message is handed out. Deliveries
         that were given back before anybody saw them do not count."""
-        self.priority = priority
-        self.subscription = subscription
-
-    @property
-    def id(self) -> str:
-        """As `MessageQueue.send` returned it."""
-        return self._record.id
-
-    @property
-    def payload(self) -> Any:
-        """What was sent; a new copy each time."""
-        return decode_value(self._record.payload)
-
-    @property
-    def topic(self) -> str:
-        return self._record.topic
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return dict(self._record.headers)
-
-    @property
-    def sent_at(self) -> float:
-        """Wall clock, in seconds since 1970."""
-        return self._record.sent_at
 
     async def ack(self, *, transaction: Transaction | None = None) -> None:
         """Acknowledge it: it will not be handed out again. Returns when that is durable.
@@ -108,22 +71,37 @@ class Message:
         core = self._core
         core.check_open()
         core.check_lease(lease)
+        record: MessageRecord | None = None
+        if dies := core.state.is_exhausted(lease.delivery):
+            record = await self._find_record(lease)
+            # It may have been read from the disk meanwhile.
+            core.check_open()
+            core.check_lease(lease)
         if transaction is not None:
-            self._nack(lease, delay_seconds, reason, transaction)
+            self._nack(lease, delay_seconds, reason, transaction, record, dies=dies)
             return
         async with core.registry.transaction() as own:
-            self._nack(lease, delay_seconds, reason, own)
+            self._nack(lease, delay_seconds, reason, own, record, dies=dies)
 
     def _nack(
-        self, lease: Lease, delay_seconds: float | None, reason: str, transaction: Transaction
+        self,
+        lease: Lease,
+        delay_seconds: float | None,
+        reason: str,
+        transaction: Transaction,
+        record: MessageRecord | None,
+        *,
+        dies: bool,
     ) -> None:
         core, delivery = self._core, lease.delivery
         reason = reason[:REASON_CHARACTERS_MAX].encode(errors="replace").decode()
         event: Event
-        if core.state.is_exhausted(delivery):
+        if dies:
             delivery.reason = reason
             cause = f"used up its {core.configuration.max_deliveries} deliveries"
-            event = core.let_die(lease.subscription, delivery, self._record, cause, transaction)
+            if record is None:
+                cause = f"{core.storage.where(delivery.lane, delivery.offset)} cannot be read"
+            event = core.let_die(lease.subscription, delivery, record, cause, transaction)
         else:
             if delay_seconds is None:
                 delay_seconds = core.configuration.retry_delay(self.attempt)
@@ -147,11 +125,70 @@ class Message:
         seconds = self._core.configuration.lease_seconds if lease_seconds is None else lease_seconds
         self._core.extend(self._lease, seconds)
 
+    async def _find_record(self, lease: Lease) -> MessageRecord | None:
+        """None where it is damaged."""
+        return await self._core.find((lease.delivery.lane, lease.delivery.offset))
+
+
+class Message(Receipt):
+    """One delivery of one message, to be acknowledged or given back before its lease ends.
+
+    It stands for this delivery only: when the message was settled, or its lease ran out, `ack`,
+    `nack` and `extend` raise `LeaseLostError` and change nothing, whoever has the message now.
+    What a queue of `DeliveryGuarantee.FIRE_AND_FORGET` hands out is done with: there they do
+    nothing.
+    """
+
+    __slots__ = ("_record", "priority", "subscription")
+
+    def __init__(
+        self,
+        core: QueueCore,
+        record: MessageRecord,
+        lease: Lease | None,
+        priority: int,
+        subscription: str,
+    ) -> None:
+        super().__init__(core, lease)
+        self._record = record
+        self.priority = priority
+        self.subscription = subscription
+
+    @property
+    def id(self) -> str:
+        """As `MessageQueue.send` returned it."""
+        return self._record.id
+
+    @property
+    def payload(self) -> Any:
+        """What was sent; a new copy each time."""
+        return decode_value(self._record.payload)
+
+    @property
+    def topic(self) -> str:
+        return self._record.topic
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return dict(self._record.headers)
+
+    @property
+    def sent_at(self) -> float:
+        """Wall clock, in seconds since 1970."""
+        return self._record.sent_at
+
+    def receipt(self) -> Receipt:
+        """To settle it by, when it is not needed itself any more."""
+        return Receipt(self._core, self._lease)
+
+    async def _find_record(self, lease: Lease) -> MessageRecord | None:
+        return self._record
+
     def __repr__(self) -> str:
         return f"<Message {self.id} of {self._core.name!r}, attempt {self.attempt}>"
 
 
-async def settle_all(messages: list[Message], transaction: Transaction | None) -> None:
+async def settle_all(messages: Sequence[Receipt], transaction: Transaction | None) -> None:
     """Acknowledge messages of one queue, all or none."""
     leases = [message._lease for message in messages if message._lease is not None]
     if not leases:
@@ -186,7 +223,7 @@ async def settle_all(messages: list[Message], transaction: Transaction | None) -
                 core.settle(group, _acknowledged(group), own)
 
 
-def release_all(messages: list[Message], *, unseen: bool) -> None:
+def release_all(messages: Iterable[Receipt], *, unseen: bool) -> None:
     """Let others have them at once; deliveries that are over are left as they are. ``unseen``:
     their attempts do not count."""
     for message in messages:

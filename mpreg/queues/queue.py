@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import anyio
@@ -34,8 +34,9 @@ from mpreg.queues.dead_letters import (
     list_dead_letters,
     move_dead_letters,
     remove_dead_letters,
+    scan_dead_letters,
 )
-from mpreg.queues.message import Message, checked_seconds, settle_all
+from mpreg.queues.message import Message, Receipt, checked_seconds, settle_all
 from mpreg.queues.records import (
     Event,
     MessageRecord,
@@ -317,17 +318,21 @@ class MessageQueue:
         return await self._default().receive(wait_seconds)
 
     async def receive_many(
-        self, messages_max: int, wait_seconds: float | None = None
+        self,
+        messages_max: int,
+        wait_seconds: float | None = None,
+        *,
+        bytes_max: int | None = None,
     ) -> list[Message]:
         """`Subscription.receive_many` of the queue's own subscription."""
-        return await self._default().receive_many(messages_max, wait_seconds)
+        return await self._default().receive_many(messages_max, wait_seconds, bytes_max=bytes_max)
 
     def consume(self, prefetch: int = 1) -> Consumer:
         """`Subscription.consume` of the queue's own subscription."""
         return self._default().consume(prefetch)
 
     async def ack(
-        self, messages: Iterable[Message], *, transaction: Transaction | None = None
+        self, messages: Iterable[Receipt], *, transaction: Transaction | None = None
     ) -> None:
         """Acknowledge messages of this queue, all or none, in one write.
 
@@ -468,6 +473,12 @@ class MessageQueue:
         """The messages that used up their attempts, by priority and age; at most ``limit``."""
         self._core.check_open()
         return await list_dead_letters(self._core, limit=limit)
+
+    def scan_dead_letters(self, after: str | None = None) -> AsyncGenerator[DeadLetter, None]:
+        """`dead_letters` one by one, as they are read; with ``after``, those behind the one with
+        this key. To be closed (`contextlib.aclosing`) where it is left early."""
+        self._core.check_open()
+        return scan_dead_letters(self._core, after)
 
     async def redrive(
         self,

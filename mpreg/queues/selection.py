@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -49,11 +50,20 @@ class Choice:
     """How often something was looked at."""
     is_cut_short: bool = False
     """Whether others are to get their turn before more is looked at."""
+    size: int = 0
+    """Of what is to be handed out, in bytes."""
+    is_full: bool = False
+    """Whether there may be more than is wanted at once."""
 
     @property
     def is_over(self) -> bool:
         """Whether there is nothing more to be found for now."""
-        return self.unread is None and not self.is_cut_short
+        return self.unread is None and not self.is_cut_short and not self.is_full
+
+    def take(self, delivery: Delivery, record: MessageRecord, size: int) -> None:
+        delivery.state = DeliveryState.RESERVED
+        self.deliveries.append((delivery, record))
+        self.size += size
 
 
 def choose(
@@ -64,8 +74,10 @@ def choose(
     *,
     wall: float,
     now: float,
+    bytes_max: float = math.inf,
 ) -> Choice:
-    """Choose up to ``count`` messages, the highest priority first, then the lowest offset.
+    """Choose up to ``count`` messages, the highest priority first, then the lowest offset. The
+    last one may go beyond ``bytes_max``.
 
     Messages that the subscription has no use for are passed over; those that are not visible yet
     wait for ``now`` (monotonic) plus what is left of their delay.
@@ -75,7 +87,7 @@ def choose(
     for number in sorted(lanes, reverse=True) if len(lanes) > 1 else lanes:
         lane = state.lanes[number]
         chooser = _Chooser(state, subscription, lane, subscription.cursor(number), look, wall, now)
-        chooser.choose(choice, count)
+        chooser.choose(choice, count, bytes_max)
         if not choice.is_over or len(choice.deliveries) == count:
             break
     return choice
@@ -91,8 +103,11 @@ class _Chooser:
     wall: float
     now: float
 
-    def choose(self, choice: Choice, count: int) -> None:
+    def choose(self, choice: Choice, count: int, bytes_max: float) -> None:
         while len(choice.deliveries) < count:
+            if choice.size >= bytes_max:
+                choice.is_full = True
+                return
             offset = self.cursor.candidate(self.lane.end)
             if offset is None:
                 return
@@ -121,8 +136,7 @@ class _Chooser:
         if is_new and record.is_plain and self.subscription.pattern is None:
             # As most are. Nothing else is to be asked, and it has no attempt behind it.
             delivery = self.cursor.open[offset] = Delivery(self.lane.number, offset, size)
-            delivery.state = DeliveryState.RESERVED
-            choice.deliveries.append((delivery, record))
+            choice.take(delivery, record, size)
         elif record.is_expired(self.wall):
             self.state.expire(self.subscription, (self.lane.number, offset), size)
             choice.passed.append((self.lane.number, offset))
@@ -136,8 +150,7 @@ class _Chooser:
             if self.state.is_exhausted(delivery):
                 self._let_die(delivery, choice)
             else:
-                delivery.state = DeliveryState.RESERVED
-                choice.deliveries.append((delivery, record))
+                choice.take(delivery, record, size)
 
     def _ensure(self, offset: int, size: int) -> Delivery:
         delivery = self.cursor.ensure(self.lane.number, offset)

@@ -266,12 +266,16 @@ class QueueStorage:
         self.shared.dead_letters.delete_nowait(self.key(key.encode()), transaction=transaction)
 
     async def dead_letters(
-        self,
+        self, after: str | None = None
     ) -> AsyncGenerator[tuple[str, DeadLetterRecord | CorruptDataError], None]:
-        """Every dead letter by its key; one that cannot be read as what is wrong with it."""
+        """Every dead letter by its key, or those behind one; one that cannot be read as what is
+        wrong with it."""
         damaged: list[CorruptDataError] = []
-        store = self.shared.dead_letters
-        async for entry in store.scan(prefix=self._prefix, on_damaged=damaged.append):
+        behind = None if after is None else self.key(after.encode(errors="replace"))
+        found = self.shared.dead_letters.scan(
+            prefix=self._prefix, after=behind, on_damaged=damaged.append
+        )
+        async for entry in found:
             key = bytes(entry.key[len(self._prefix) :]).decode()  # type: ignore[arg-type]
             try:
                 yield key, msgspec.msgpack.decode(entry.value, type=DeadLetterRecord)

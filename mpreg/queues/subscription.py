@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
@@ -60,16 +61,24 @@ class Subscription:
         return messages[0] if messages else None
 
     async def receive_many(
-        self, messages_max: int, wait_seconds: float | None = None
+        self,
+        messages_max: int,
+        wait_seconds: float | None = None,
+        *,
+        bytes_max: int | None = None,
     ) -> list[Message]:
         """Up to ``messages_max`` messages, at least one; none only after ``wait_seconds``.
+        With ``bytes_max`` only so many that without the last one they have fewer bytes.
 
         As `receive`, with one write for all of them.
         """
         check_count("messages_max", messages_max)
+        if bytes_max is not None:
+            _check_bytes(bytes_max)
         if wait_seconds is not None:
             checked_seconds("wait_seconds", wait_seconds)
-        return await self._take(messages_max, wait_seconds, held=False)
+        bytes_limit = math.inf if bytes_max is None else bytes_max
+        return await self._take(messages_max, wait_seconds, held=False, bytes_max=bytes_limit)
 
     def consume(self, prefetch: int = 1) -> Consumer:
         """An async iterator over the messages, without end::
@@ -111,7 +120,14 @@ class Subscription:
             )
         return state
 
-    async def _take(self, count: int, wait_seconds: float | None, *, held: bool) -> list[Message]:
+    async def _take(
+        self,
+        count: int,
+        wait_seconds: float | None,
+        *,
+        held: bool,
+        bytes_max: float = math.inf,
+    ) -> list[Message]:
         """Messages with their leases, ``held`` ones until they are told to end."""
         core = self._core
         deadline = None if wait_seconds is None else anyio.current_time() + wait_seconds
@@ -119,14 +135,18 @@ class Subscription:
         while True:
             core.raise_failure()
             try:
-                messages = await self._try_to_take(count, held=held, is_first=is_first)
+                messages = await self._try_to_take(
+                    count, held=held, bytes_max=bytes_max, is_first=is_first
+                )
             except BaseException:
                 # Perhaps it was called for messages that it does not take: somebody else may.
                 self._line.call_first()
                 raise
             if messages:
                 return messages
-            waiter = await self._line.wait(count, deadline, held=held, front=is_first)
+            waiter = await self._line.wait(
+                count, deadline, held=held, bytes_max=bytes_max, front=is_first
+            )
             if waiter.is_over:
                 return []
             if waiter.committed:
@@ -136,8 +156,11 @@ class Subscription:
             # Called, or what it was served did not come to be, or was purged: it looks itself.
             is_first = True
 
-    async def _try_to_take(self, count: int, *, held: bool, is_first: bool) -> list[Message]:
-        """Those that are there now, also for the others in line, before or after itself."""
+    async def _try_to_take(
+        self, count: int, *, held: bool, bytes_max: float, is_first: bool
+    ) -> list[Message]:
+        """Those that are there now, also for the others in line, before or after itself: all of
+        them together are within its own ``bytes_max``."""
         core, line = self._core, self._line
         places_max = core.storage.limits.places // 2
         count = min(count, places_max)
@@ -152,7 +175,7 @@ class Subscription:
                 return []
             others = min(line.wanted, SERVED_MAX, places_max - count) if core.stored else 0
             wanted = count + others
-            choice = core.choose(state, wanted)
+            choice = core.choose(state, wanted, bytes_max)
             if choice.deliveries or choice.is_over:
                 break
             if choice.unread is None:
@@ -184,19 +207,24 @@ class Subscription:
         except BaseException:
             core.abandon(own)
             raise
+        if choice.is_full and not own.deliveries and not is_first:
+            # The others took what was within its bounds, and nobody will call it for the rest.
+            return await self._try_to_take(count, held=held, bytes_max=bytes_max, is_first=True)
         return self._messages(own)
 
     def _serve(
         self, state: SubscriptionState, deliveries: list[tuple[Delivery, MessageRecord]]
     ) -> Iterator[HandOut]:
-        """Give them to those in line, who take as many together, the first one first."""
-        while deliveries:
-            waiter = self._line.pop()
-            assert waiter is not None
-            hand_out = HandOut(state, deliveries[: waiter.count], waiter.held)
-            deliveries = deliveries[waiter.count :]
+        """Give them to those in line, the first one first. They take as many together, unless the
+        bounds of one of them are narrower than those by which they were chosen."""
+        while deliveries and (waiter := self._line.pop()) is not None:
+            count = _fitting(deliveries[: waiter.count], waiter.bytes_max)
+            hand_out = HandOut(state, deliveries[:count], waiter.held)
+            deliveries = deliveries[count:]
             waiter.serve(hand_out)
             yield hand_out
+        if deliveries:
+            self._core.keep_back(HandOut(state, deliveries, False))
 
     def _messages(self, hand_out: HandOut) -> list[Message]:
         core = self._core
@@ -213,6 +241,21 @@ class Subscription:
 
     def __repr__(self) -> str:
         return f"<Subscription {self.name!r} of queue {self._core.name!r}>"
+
+
+def _fitting(deliveries: list[tuple[Delivery, MessageRecord]], bytes_max: float) -> int:
+    """How many of them, until they are as large as that together."""
+    size = 0
+    for count, (delivery, _) in enumerate(deliveries):
+        if size >= bytes_max:
+            return count
+        size += delivery.size
+    return len(deliveries)
+
+
+def _check_bytes(bytes_max: object) -> None:
+    if isinstance(bytes_max, bool) or not isinstance(bytes_max, int) or bytes_max < 1:
+        raise InvalidArgumentError(f"bytes_max is a number from 1, or None, not {bytes_max!r:.80}")
 
 
 def check_count(name: str, count: object) -> None:

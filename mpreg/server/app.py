@@ -49,6 +49,8 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "cache-control": "no-store",
 }
 
+HTTP_VERSIONS: Final = ("1.0", "1.1")
+
 #: A client that goes on sending a body that was refused is listened to for so long, so that it can
 #: read why.
 LINGER_SECONDS: Final = 2.0
@@ -100,6 +102,10 @@ class App:
             # Whoever stands between may have taken the other one for the end of its body.
             exchange.is_last = True
             raise RequestRefusedError("a body has Content-Length or Transfer-Encoding, not both")
+        if scope["http_version"] not in HTTP_VERSIONS:
+            # What looks like a request is how a client of HTTP/2 begins.
+            exchange.is_last = True
+            raise RequestRefusedError("this node speaks HTTP/1.1")
         if state.rates is not None and (client := scope.get("client")) is not None:
             state.rates.take(client[0], anyio.current_time())
         raw_path = scope.get("raw_path")

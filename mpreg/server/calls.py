@@ -12,12 +12,12 @@ from attrs import define, field, frozen
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp
 
-from mpreg.errors import InvalidArgumentError, RequestRefusedError
+from mpreg.errors import InvalidArgumentError, MpregError, RequestRefusedError
 from mpreg.persistence import Transaction
 from mpreg.server.answers import Answer
 from mpreg.server.auth import Role
 from mpreg.server.idempotency import Claim
-from mpreg.server.limits import read_body
+from mpreg.server.limits import Pace, read_body
 from mpreg.server.names import checked_name
 from mpreg.server.negotiation import as_type, decode, media_type
 from mpreg.server.state import NodeState
@@ -27,8 +27,8 @@ __all__ = ["Call", "Effect", "Endpoint", "Handler"]
 
 T = TypeVar("T")
 
-#: A body that does not come on for so long is not waited for.
-BODY_SILENCE_SECONDS: Final = 30.0
+#: A body that does not come on for so long is not waited for, nor one that is late by so much.
+BODY_SECONDS_MAX: Final = 30.0
 
 Effect: TypeAlias = Callable[[Transaction | None], Awaitable[Answer]]
 
@@ -78,7 +78,7 @@ class Call:
 
         Raises:
             ValueTooLargeError: it is over ``body_bytes_max``.
-            RequestRefusedError: it does not come.
+            RequestRefusedError: it does not come, or too slowly.
         """
         if self._body is None:
             limit = self.state.settings.server.body_bytes_max
@@ -91,19 +91,27 @@ class Call:
         """The body, as it comes: for what is larger than memory. To be closed (`aclosing`).
 
         Raises:
-            RequestRefusedError: it does not come on.
+            RequestRefusedError: it does not come on, or too slowly.
             ClientDisconnect: its client has gone.
         """
-        is_more = True
+        rate = self.state.settings.server.body_bytes_per_second_min
+        pace, is_more = Pace(rate, BODY_SECONDS_MAX), True
         while is_more:
-            with anyio.move_on_after(BODY_SILENCE_SECONDS) as scope:
+            # Only the wait for the client counts, not what is done with what has come.
+            began = anyio.current_time()
+            with anyio.move_on_after(pace.seconds_left) as scope:
                 message = await self.request.receive()
             if scope.cancelled_caught:
-                raise RequestRefusedError("the body does not come on", 408)
+                raise RequestRefusedError(
+                    f"the body does not come on, or with less than {rate} bytes a second "
+                    "(body_bytes_per_second_min)",
+                    408,
+                )
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
-            is_more = message.get("more_body", False)
-            if chunk := message.get("body"):
+            is_more, chunk = message.get("more_body", False), message.get("body", b"")
+            pace.came(len(chunk), anyio.current_time() - began)
+            if chunk:
                 yield chunk
 
     @property
@@ -139,6 +147,19 @@ class Call:
             if self.claim is not None:
                 self.claim.keep(answer, transaction)
         return answer
+
+    async def write_once(self, effect: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Make a write that takes no transaction and would be another one if it was made again:
+        with a key it is begun once at most."""
+        if self.claim is None:
+            return await effect()
+        await self.claim.begin()
+        try:
+            return await effect()
+        except MpregError as error:
+            if error.data_state != "unknown":
+                await self.claim.withdraw()
+            raise
 
     async def drain(self) -> None:
         """Take the body, and drop it."""

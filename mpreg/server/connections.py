@@ -97,7 +97,6 @@ def _config(settings: ServerSettings) -> Config:
     config.ssl_handshake_timeout = IDLE_SECONDS
     # One request at a time on a connection: what is bounded are connections.
     config.alpn_protocols = ["http/1.1"]
-    config.h2_max_concurrent_streams = 1
     if settings.tls_certificate_file is not None:
         config.certfile = str(settings.tls_certificate_file)
         config.keyfile = str(settings.tls_key_file)
@@ -213,10 +212,12 @@ class Connections(ABC):
 
 
 class _Ending:
-    """A connection that ends when its client has gone, or when it was closed.
+    """A connection that ends when its client has gone, or when it was closed, and stays with
+    HTTP/1.1.
 
     Hypercorn's own goes on until it would have been idle for too long, and would count for so long;
-    and where it is closed between a request and the next one, its reader may wait for ever.
+    and where it is closed between a request and the next one, its reader may wait for ever. It
+    changes to HTTP/2 for whoever asks for it, with many requests on one connection.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -225,6 +226,7 @@ class _Ending:
         self._has_ended = False
 
     async def _read_data(self) -> None:
+        self.protocol.protocol._check_protocol = _stay  # type: ignore[attr-defined]
         with self._reading:
             await super()._read_data()  # type: ignore[misc]
         self._has_ended = True
@@ -241,6 +243,10 @@ class _Ending:
             await self.protocol.handle(Closed())  # type: ignore[attr-defined]
         if isinstance(event, Closed):
             self._reading.cancel()
+
+
+async def _stay(_: object) -> None:
+    """Whatever the head of a request asks for."""
 
 
 class _AsyncioConnection(_Ending, AsyncioConnection):

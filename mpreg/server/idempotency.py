@@ -2,7 +2,8 @@
 
 A client that got no answer cannot know whether its write was made. Sent again with the same
 ``Idempotency-Key`` it is made once: its answer was written in the same transaction, wherever the
-write takes one, or directly after it.
+write takes one, or directly after it. Of a write that takes none, and would be another one if it
+was made again, it is noted before that it is begun.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mpreg.errors import (
     InvalidArgumentError,
     MpregError,
     PersistenceError,
+    WriteInterruptedError,
 )
 from mpreg.persistence import Durability, KeyValueStore, Transaction
 from mpreg.persistence.registry import PersistenceRegistry
@@ -30,6 +32,9 @@ from mpreg.server.answers import Answer
 __all__ = ["Claim", "IdempotencyKeys", "fingerprint"]
 
 KEY_CHARACTERS_MAX: Final = 255
+
+#: In the place of a status while a write is under way.
+BEGUN: Final = 0
 
 #: Says that an answer was given before.
 REPLAYED: Final = "idempotency-replayed"
@@ -96,6 +101,18 @@ class Claim:
                 durability=Durability.RELAXED,
             )
 
+    async def begin(self) -> None:
+        """Note that the write is under way: returns when that is durable."""
+        kept = _Kept(self._fingerprint, BEGUN, {}, None)
+        encoded = msgspec.msgpack.encode(kept)
+        await self._store.put(self._key, encoded, ttl_seconds=self._window_seconds)
+
+    async def withdraw(self) -> None:
+        """It was refused, and may be made with the same key. Where that cannot be written, it is as
+        if it had been cut short."""
+        with suppress(PersistenceError):
+            await self._store.delete(self._key)
+
     async def keep_alone(self, answer: Answer) -> None:
         """Of a write that takes no transaction; returns when it is durable.
 
@@ -110,6 +127,7 @@ class Claim:
 
         Raises:
             IdempotencyKeyReusedError: it was given to another request.
+            WriteInterruptedError: it was begun, and nobody knows how far it has come.
         """
         entry = await self._store.get(self._key)
         if entry is None:
@@ -117,6 +135,10 @@ class Claim:
         kept = msgspec.msgpack.decode(entry.value, type=_Kept)
         if kept.fingerprint != self._fingerprint:
             raise IdempotencyKeyReusedError("this Idempotency-Key came with another request before")
+        if kept.status == BEGUN:
+            raise WriteInterruptedError(
+                "a write with this Idempotency-Key was begun, and the node ended before its end"
+            )
         headers = {**kept.headers, REPLAYED: "true"}
         answer = Answer(value=kept.value, status=kept.status, headers=headers, is_raw=kept.is_raw)
         return versioned(answer, entry.version - 1) if kept.is_versioned else answer

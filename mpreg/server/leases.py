@@ -9,7 +9,7 @@ from typing import Final
 from attrs import define, field
 
 from mpreg.errors import LeaseLostError
-from mpreg.queues import Message
+from mpreg.queues.message import Receipt
 
 __all__ = ["Leases"]
 
@@ -19,15 +19,16 @@ SETTLED_ENDS_MAX: Final = 1_024
 
 @define
 class _Held:
-    message: Message
+    receipt: Receipt
     queue: str
     until: float
 
 
 @define(eq=False)
 class Leases:
-    """Messages by their tokens. Whether a lease still holds, the queue says; here it is only
-    forgotten, so that memory follows what is with consumers, and not what ever was."""
+    """Deliveries by their tokens. Whether a lease still holds, the queue says; here it is only
+    forgotten, so that memory follows what is with consumers, and not what ever was. What was sent
+    is not held: of a delivery that is over little is left until the next one."""
 
     _make_token: Callable[[], str]
     _held: dict[str, _Held] = field(factory=dict)
@@ -37,25 +38,25 @@ class Leases:
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, queue: str, message: Message, until: float, now: float) -> str:
+    def add(self, queue: str, receipt: Receipt, until: float, now: float) -> str:
         """A token for it, held at least ``until``."""
         self._forget_those_over(now)
         token = self._make_token()
-        self._held[token] = _Held(message, queue, until)
+        self._held[token] = _Held(receipt, queue, until)
         heapq.heappush(self._ends, (until, token))
         return token
 
-    def find(self, queue: str, tokens: Iterable[str]) -> list[Message]:
+    def find(self, queue: str, tokens: Iterable[str]) -> list[Receipt]:
         """
         Raises:
             LeaseLostError: one of them was never given for this queue, is settled, or over.
         """
-        return [self._find(queue, token).message for token in tokens]
+        return [self._find(queue, token).receipt for token in tokens]
 
-    def find_held(self, queue: str, tokens: Iterable[str]) -> list[Message]:
+    def find_held(self, queue: str, tokens: Iterable[str]) -> list[Receipt]:
         """Those of them that are still out."""
         found = (self._held.get(token) for token in dict.fromkeys(tokens))
-        return [held.message for held in found if held is not None and held.queue == queue]
+        return [held.receipt for held in found if held is not None and held.queue == queue]
 
     def _find(self, queue: str, token: str) -> _Held:
         found = self._held.get(token)

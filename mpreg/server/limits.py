@@ -11,7 +11,7 @@ from attrs import define, field
 
 from mpreg.errors import TooManyRequestsError, ValueTooLargeError
 
-__all__ = ["Counter", "Rates", "TokenBucket", "read_body"]
+__all__ = ["Counter", "Pace", "Rates", "TokenBucket", "read_body"]
 
 #: Addresses whose rate is remembered; the one that asked least recently is forgotten.
 ADDRESSES_MAX: Final = 10_000
@@ -63,6 +63,25 @@ class Rates:
                 f"more than {self._rate:g} requests a second from one address; the next one may "
                 f"come in {wait:.2f} seconds"
             )
+
+
+@define
+class Pace:
+    """How long somebody is still waited for who sends something: at most ``seconds_max``, and less
+    where it comes more slowly than ``rate`` a second. All of it takes ``seconds_max`` beyond what
+    it would at that rate, however it is spread."""
+
+    rate: float
+    seconds_max: float
+    seconds_left: float = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.seconds_left = self.seconds_max
+
+    def came(self, size: int, waited_seconds: float) -> None:
+        """So much has come after so long a wait."""
+        left = max(0.0, self.seconds_left - waited_seconds) + size / self.rate
+        self.seconds_left = min(left, self.seconds_max)
 
 
 @define(eq=False)

@@ -21,6 +21,9 @@ __all__ = ["Content", "Parameter", "Shape", "describe"]
 
 SECURITY_SCHEME: Final = "token"
 
+#: Of a name: it has no control characters.
+_NAME: Final = r"^[^\x00-\x1f\x7f-\x9f]+$"
+
 
 class Content(enum.Enum):
     """What a body is, beside a `msgspec.Struct`."""
@@ -154,7 +157,7 @@ def _parameters(one: Endpoint, shape: Shape) -> list[dict[str, Any]]:
 def _path_parameter(name: str, rest: str) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "string"}
     if not rest:
-        schema |= {"minLength": 1, "maxLength": NAME_CHARACTERS_MAX}
+        schema |= {"minLength": 1, "maxLength": NAME_CHARACTERS_MAX, "pattern": _NAME}
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 

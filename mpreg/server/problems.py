@@ -66,6 +66,11 @@ PROBLEMS: Final[Mapping[type[MpregError], Problem]] = {
     errors.IdempotencyKeyReusedError: Problem(
         422, "The Idempotency-Key was used before.", "Use a new key for each write."
     ),
+    errors.WriteInterruptedError: Problem(
+        409,
+        "It was begun before, and cut short.",
+        "Look what is there, and ask with a new Idempotency-Key.",
+    ),
     errors.UnexpectedError: _BUG,
     errors.NodeUnreachableError: Problem(
         502,

@@ -232,6 +232,7 @@ def _unit(name: str) -> str:
         "max_bytes": "bytes",
         "dead_letters_max": "dead letters",
         "connections_max": "connections",
+        "_bytes_per_second_min": "bytes a second",
         "long_polls_max": "requests",
         "requests_per_second_max": "requests a second",
     }.items():

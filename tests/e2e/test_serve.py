@@ -36,8 +36,15 @@ lease_seconds = 86400.0
 class Served(Program):
     """A node in a process of its own."""
 
-    def __init__(self, place: Path, loop: str, *arguments: object, text: str = SETTINGS) -> None:
-        super().__init__("none")
+    def __init__(
+        self,
+        place: Path,
+        loop: str,
+        *arguments: object,
+        text: str = SETTINGS,
+        guard_seconds: float = GUARD_SECONDS,
+    ) -> None:
+        super().__init__("none", guard_seconds=guard_seconds)
         place.mkdir(exist_ok=True)
         file = place / "mpreg.toml"
         file.write_text(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any, Final
 
@@ -26,9 +27,11 @@ from mpreg.server.negotiation import as_type
 
 __all__ = ["ENDPOINTS"]
 
-#: Each may be as large as a value: what is answered at once is in memory at once.
+#: What is answered at once is in memory at once.
 MESSAGES_MAX: Final = 1_000
 DEAD_LETTERS_MAX: Final = 1_000
+#: Of messages, or dead letters, of one answer together; the last one may go beyond.
+ANSWER_BYTES_MAX: Final = 4 << 20
 
 
 class OneMessage(msgspec.Struct, forbid_unknown_fields=True):
@@ -155,8 +158,12 @@ async def delete_queue(call: Call) -> Answer:
 async def purge(call: Call) -> Answer:
     """Empty a queue: messages, dead letters, or both."""
     queue, what = await _queue(call), await call.read(PurgeRequest)
-    removed = await queue.purge(messages=what.messages, dead_letters=what.dead_letters)
-    return Answer(value={"removed": removed})
+
+    async def effect() -> Answer:
+        removed = await queue.purge(messages=what.messages, dead_letters=what.dead_letters)
+        return Answer(value={"removed": removed})
+
+    return await call.write_once(effect)
 
 
 # --- messages ---
@@ -199,7 +206,8 @@ async def _send_each(
 
 
 async def receive(call: Call) -> Answer:
-    """Up to ``messages_max`` messages; none only after ``wait_seconds``, or where the node stops.
+    """Up to ``messages_max`` messages, and about 4 MiB; none only after ``wait_seconds``, or where
+    the node stops.
     Each is its receiver's until its lease ends; its ``token`` acknowledges it, gives it back, or
     makes the lease longer."""
     state, queue, what = call.state, await _queue(call), await call.read(ReceiveRequest)
@@ -210,7 +218,7 @@ async def receive(call: Call) -> Answer:
         source = queue.get_subscription(what.subscription)
 
     async def take() -> list[Message]:
-        return await source.receive_many(count, wait_seconds)
+        return await source.receive_many(count, wait_seconds, bytes_max=ANSWER_BYTES_MAX)
 
     # Who does not wait needs nobody to watch whether they are still there.
     messages = await (call.wait(take) if wait_seconds > 0 else take())
@@ -225,7 +233,7 @@ async def receive(call: Call) -> Answer:
             "priority": message.priority,
             "headers": message.headers,
             "sent_at": message.sent_at,
-            "token": state.leases.add(queue.name, message, now + lease_seconds, now),
+            "token": state.leases.add(queue.name, message.receipt(), now + lease_seconds, now),
             "lease_seconds": lease_seconds,
         }
         for message in messages or ()
@@ -237,11 +245,11 @@ async def ack(call: Call) -> Answer:
     """Acknowledge messages by their tokens, all or none."""
     queue, what = await _queue(call), await call.read(AckRequest)
     tokens = list(dict.fromkeys(what.tokens))
-    messages = call.state.leases.find(queue.name, tokens)
+    receipts = call.state.leases.find(queue.name, tokens)
 
     async def effect(transaction: Transaction | None) -> Answer:
-        await queue.ack(messages, transaction=transaction)
-        return Answer(value={"acknowledged": len(messages)})
+        await queue.ack(receipts, transaction=transaction)
+        return Answer(value={"acknowledged": len(receipts)})
 
     answer = await call.write(effect)
     call.state.leases.forget(tokens)
@@ -251,10 +259,10 @@ async def ack(call: Call) -> Answer:
 async def nack(call: Call) -> Answer:
     """Give a message back, to be tried again after ``delay_seconds``."""
     queue, what = await _queue(call), await call.read(NackRequest)
-    [message] = call.state.leases.find(queue.name, [what.token])
+    [receipt] = call.state.leases.find(queue.name, [what.token])
 
     async def effect(transaction: Transaction | None) -> Answer:
-        await message.nack(what.delay_seconds, what.reason, transaction=transaction)
+        await receipt.nack(what.delay_seconds, what.reason, transaction=transaction)
         return Answer(value={"returned": 1})
 
     answer = await call.write(effect)
@@ -265,11 +273,11 @@ async def nack(call: Call) -> Answer:
 async def extend(call: Call) -> Answer:
     """Have a lease end ``lease_seconds`` from now."""
     queue, what = await _queue(call), await call.read(ExtendRequest)
-    [message] = call.state.leases.find(queue.name, [what.token])
+    [receipt] = call.state.leases.find(queue.name, [what.token])
     seconds = what.lease_seconds
     if seconds is None:
         seconds = queue.configuration.lease_seconds
-    await message.extend(seconds)
+    await receipt.extend(seconds)
     call.state.leases.extend(queue.name, what.token, anyio.current_time() + seconds)
     return Answer(value={"lease_seconds": seconds})
 
@@ -278,10 +286,10 @@ async def release(call: Call) -> Answer:
     """Let others have messages at once that were taken ahead and not worked on. ``unseen``: nobody
     has looked at them, so their attempts do not count. Deliveries that are over are left."""
     queue, what = await _queue(call), await call.read(ReleaseRequest)
-    messages = call.state.leases.find_held(queue.name, what.tokens)
-    release_all(messages, unseen=what.unseen)
+    receipts = call.state.leases.find_held(queue.name, what.tokens)
+    release_all(receipts, unseen=what.unseen)
     call.state.leases.forget(what.tokens)
-    return Answer(value={"released": len(messages)})
+    return Answer(value={"released": len(receipts)})
 
 
 # --- subscriptions ---
@@ -306,24 +314,40 @@ async def delete_subscription(call: Call) -> Answer:
 
 
 async def dead_letters(call: Call) -> Answer:
-    """Messages that used up their attempts, by priority and age; at most ``limit``."""
+    """Messages that used up their attempts, by priority and age, those behind the ``key``
+    ``after``; at most ``limit``, and about 4 MiB. ``next`` is the ``after`` of the next page."""
     queue = await _queue(call)
     limit = call.number("limit", 100, minimum=1, maximum=DEAD_LETTERS_MAX)
-    letters = await queue.dead_letters(limit)
-    return Answer(value={"dead_letters": [_letter(one) for one in letters]})
+    letters: list[dict[str, Any]] = []
+    size = 0
+    async with aclosing(queue.scan_dead_letters(call.query("after"))) as found:
+        async for letter in found:
+            if len(letters) == limit or size >= ANSWER_BYTES_MAX:
+                return Answer(value={"dead_letters": letters, "next": letters[-1]["key"]})
+            letters.append(_letter(letter))
+            size += letter.size_bytes
+    return Answer(value={"dead_letters": letters, "next": None})
 
 
 async def redrive(call: Call) -> Answer:
     """Send dead letters again, all or those named by ``keys``, to this queue or to another one."""
     queue, what = await _queue(call), await call.read(RedriveRequest)
     to = None if what.to is None else await call.state.queues.get_queue(what.to)
-    return Answer(value={"redriven": await queue.redrive(what.keys, to=to)})
+
+    async def effect() -> Answer:
+        return Answer(value={"redriven": await queue.redrive(what.keys, to=to)})
+
+    return await call.write_once(effect)
 
 
 async def purge_dead_letters(call: Call) -> Answer:
     """Remove dead letters for good, all or those named by ``keys``."""
     queue, what = await _queue(call), await call.read(LettersRequest)
-    return Answer(value={"removed": await queue.purge_dead_letters(what.keys)})
+
+    async def effect() -> Answer:
+        return Answer(value={"removed": await queue.purge_dead_letters(what.keys)})
+
+    return await call.write_once(effect)
 
 
 # --- shapes ---

@@ -38,12 +38,13 @@ def _limit(maximum: int) -> Parameter:
     return Parameter("limit", schema, f"At most so many; at most {maximum:,}.")
 
 
-def _header(name: str, what: str) -> Parameter:
-    return Parameter(name, _TEXT, what, place="header")
+def _header(name: str, what: str, pattern: str | None = None) -> Parameter:
+    schema = _TEXT if pattern is None else {**_TEXT, "pattern": pattern}
+    return Parameter(name, schema, what, place="header")
 
 
-_IF_MATCH: Final = _header("If-Match", 'Only over this version: "7".')
-_IF_NONE: Final = _header("If-None-Match", "*: only where it is not there.")
+_IF_MATCH: Final = _header("If-Match", 'Only over this version: "7".', r'^("[0-9]{1,19}"|\*)$')
+_IF_NONE: Final = _header("If-None-Match", "*: only where it is not there.", r"^\*$")
 _UNLESS: Final = _header("If-None-Match", "304 where it has this version.")
 _AGAIN: Final = _header("Last-Event-ID", "Goes on behind this event.")
 _TTL: Final = Parameter("ttl_seconds", _SECONDS, "From now on; then it is gone.")
@@ -136,7 +137,8 @@ _QUEUES: Final = {
     ),
     "delete_subscription": Shape(example={"deleted": True}),
     "dead_letters": Shape(
-        parameters=(_limit(DEAD_LETTERS_MAX),), example={"dead_letters": [_LETTER]}
+        parameters=(Parameter("after", _TEXT, "Those behind this key."), _limit(DEAD_LETTERS_MAX)),
+        example={"dead_letters": [_LETTER], "next": None},
     ),
     "redrive": Shape(body=RedriveRequest, body_example={"keys": ["0-17"]}, example={"redriven": 1}),
     "purge_dead_letters": Shape(

@@ -229,3 +229,21 @@ def test_pauses_grow_up_to_a_bound() -> None:
     assert some[0] < some[3] < some[5]
     assert max(some) <= PAUSE_SECONDS_MAX
     assert len(set(some)) == 50
+
+
+async def test_dead_letters_come_whole_though_an_answer_has_not_room_for_all(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpreg.server.routes.queues.ANSWER_BYTES_MAX", 1)
+    async with open_client(data_dir) as (node, way, _):
+        once = await node.message_queues.create_queue("once", QueueConfiguration(max_deliveries=1))
+        await once.send_many(range(5))
+        for _ in range(5):
+            [message] = await once.receive_many(10, 1.0)
+            await message.nack()
+        way.asked.clear()
+        assert [one.payload for one in await once.dead_letters()] == [0, 1, 2, 3, 4]
+        assert way.count("/dead-letters") == 5
+        assert [one.payload for one in await once.dead_letters(2)] == [0, 1]
+        assert await once.dead_letters(0) == []
+        assert way.count("/dead-letters") == 7

@@ -94,10 +94,11 @@ async def open_simulated(
 def virtual(
     story: Callable[[PersistenceRegistry, MessageQueueManager, Simulation], Awaitable[None]],
     backend: StorageBackend | None = None,
+    seed: int = 0,
 ) -> None:
     """Run a story on the memory backend, or on another one without threads, in virtual time: nobody
     waits for hours to go by, and nobody has to be faster than a lease."""
-    simulation = Simulation(0)
+    simulation = Simulation(seed)
 
     async def run() -> None:
         settings = PersistenceConfig(backend="memory")

@@ -172,6 +172,7 @@ async def talk(
     given = {"host": "localhost", "content-type": "application/json", **(headers or {})}
     scope = {
         "type": "http",
+        "http_version": "1.1",
         "method": method,
         "path": path,
         "raw_path": path.encode(),

@@ -51,7 +51,7 @@ async def test_a_client_that_goes_on_sending_what_was_refused_holds_nobody_up(
 async def test_a_body_that_does_not_come_on_is_not_waited_for(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpreg.server.calls.BODY_SILENCE_SECONDS", 0.001)
+    monkeypatch.setattr("mpreg.server.calls.BODY_SECONDS_MAX", 0.001)
     monkeypatch.setattr("mpreg.server.app.LINGER_SECONDS", 0.001)
     async with open_node(data_dir) as node, talk(node.app, "POST", MESSAGES) as who:
         who.say(b"{", more=True)

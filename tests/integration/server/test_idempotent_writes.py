@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 
@@ -175,3 +176,81 @@ async def test_a_write_and_its_answer_are_one_or_neither_is(
             assert error_of(answer) == (500, "UnexpectedError")
         assert await depth(node) == 0
         assert (await node.post(f"{JOBS}/messages", {"payload": 1}, headers=KEY)).status_code == 201
+
+
+async def cut_short(node: Node, path: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node ends while ``what`` of a queue is under way, or before it is noted that it is done:
+    nobody can tell these from outside."""
+
+    async def cut(*_: object, **__: object) -> int:
+        node.state.end_requests()
+        await anyio.lowlevel.checkpoint()
+        raise AssertionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(what, cut)
+        answer = await node.post(f"{JOBS}/{path}", {}, headers=KEY)
+        assert error_of(answer) == (500, "CommitUnknownError")
+
+
+BULK = {
+    "purge": "mpreg.queues.MessageQueue.purge",
+    "dead-letters/redrive": "mpreg.queues.MessageQueue.redrive",
+    "dead-letters/purge": "mpreg.queues.MessageQueue.purge_dead_letters",
+}
+
+
+@pytest.mark.parametrize("path", BULK)
+async def test_what_meets_all_that_is_there_is_begun_once_also_after_a_restart(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Made again, it would meet what has come since."""
+    async with open_node(data_dir, backend="sqlite") as node:
+        await cut_short(node, path, BULK[path], monkeypatch)
+    async with open_node(data_dir, backend="sqlite") as node:
+        await node.send("came later")
+        again = await node.post(f"{JOBS}/{path}", {}, headers=KEY)
+        assert error_of(again) == (409, "WriteInterruptedError")
+        assert again.json()["data_state"] == "unknown"
+        assert await depth(node) == 1
+        other = await node.post(f"{JOBS}/{path}", {}, headers={"idempotency-key": "two"})
+        assert other.status_code == 200
+
+
+async def test_a_purge_whose_answer_was_not_kept_any_more_is_not_made_again(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_node(data_dir, backend="sqlite") as node:
+        await node.send(1, 2)
+        await cut_short(node, "purge", "mpreg.server.idempotency.Claim.keep_alone", monkeypatch)
+        assert await depth(node) == 0
+        await node.send("came later")
+        again = await node.post(f"{JOBS}/purge", {}, headers=KEY)
+        assert error_of(again) == (409, "WriteInterruptedError")
+        assert await depth(node) == 1
+
+
+async def test_a_purge_is_answered_as_before(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        await node.send(1, 2)
+        first = await node.post(f"{JOBS}/purge", {}, headers=KEY)
+        assert first.json() == {"removed": 2}
+        await node.send("came later")
+        check_replayed(first, await node.post(f"{JOBS}/purge", {}, headers=KEY))
+        assert await depth(node) == 1
+
+
+async def test_a_redrive_that_was_refused_may_be_sent_again_with_its_key(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        await node.client.put("/v1/queues/once", json={"max_deliveries": 1})
+        await node.client.put("/v1/queues/small", json={"max_size": 1})
+        await node.send("x", queue="once")
+        [message] = await node.receive("once")
+        await node.post("/v1/queues/once/nack", {"token": message["token"]})
+        await node.send("in the way", queue="small")
+        path, body = "/v1/queues/once/dead-letters/redrive", {"to": "small"}
+        refused = await node.post(path, body, headers=KEY)
+        assert error_of(refused) == (429, "QueueFullError")
+        await node.post("/v1/queues/small/purge")
+        answer = await node.post(path, body, headers=KEY)
+        assert (answer.status_code, answer.json()) == (200, {"redriven": 1})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mpreg.errors import TooManyRequestsError, ValueTooLargeError
 from mpreg.server import limits
-from mpreg.server.limits import Counter, Rates, TokenBucket, read_body
+from mpreg.server.limits import Counter, Pace, Rates, TokenBucket, read_body
 
 
 @given(
@@ -76,6 +76,35 @@ def test_no_more_than_the_maximum_are_at_the_same_time() -> None:
 async def chunks(parts: Sequence[bytes]) -> AsyncIterator[bytes]:
     for part in parts:
         yield part
+
+
+@given(
+    rate=st.floats(1.0, 1_000.0),
+    pieces=st.lists(st.tuples(st.integers(0, 5_000), st.floats(0.0, 40.0)), max_size=80),
+)
+def test_nobody_is_waited_for_much_longer_than_what_they_sent_takes_at_that_rate(
+    rate: float, pieces: list[tuple[int, float]]
+) -> None:
+    pace, waited, came = Pace(rate, 30.0), 0.0, 0
+    for size, gap in pieces:
+        if gap > pace.seconds_left:
+            waited += pace.seconds_left
+            break
+        waited += gap
+        came += size
+        pace.came(size, gap)
+        assert pace.seconds_left <= 30.0
+    assert waited <= 30.0 + came / rate + 1e-6
+
+
+@given(rate=st.floats(1.0, 1_000.0), gaps=st.lists(st.floats(0.0, 29.0), max_size=80))
+def test_who_sends_as_fast_as_they_must_is_waited_for_to_the_end(
+    rate: float, gaps: list[float]
+) -> None:
+    pace = Pace(rate, 30.0)
+    for gap in gaps:
+        assert gap <= pace.seconds_left
+        pace.came(int(gap * rate) + 1, gap)
 
 
 @pytest.mark.anyio
