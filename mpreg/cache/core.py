@@ -101,7 +101,8 @@ class CacheCore:
         barriers, version = self.barriers, entry.version
         if entry.checked_at == barriers.raised or version == 0:
             return True
-        if entry.space.kills(entry.encoded, version):
+        space = entry.space
+        if (space.barrier or space.prefixes) and space.kills(entry.encoded, version):
             return False
         if entry.links and barriers.link_kills(entry.links, version):
             return False

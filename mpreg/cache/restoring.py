@@ -156,10 +156,11 @@ class Restoring:
     async def _put_in_order(self, taken: list[CachedEntry]) -> None:
         """The hottest was read first, and is to be the last to go: as if they had been used in the
         opposite order."""
-        memory = self._core.memory
+        peek, touch = self._core.memory.peek, self._core.memory.touch
         for number, entry in enumerate(reversed(taken)):
-            if memory.peek(entry.key) is entry:
-                memory.touch(entry.key)
+            key = entry.key
+            if peek(key) is entry:
+                touch(key)
             if number % KEYS_PER_READ == 0:
                 await anyio.lowlevel.checkpoint()
 

@@ -11,7 +11,14 @@ import msgspec
 from attrs import define, field, frozen
 
 from mpreg.actors import Ack, Feed
-from mpreg.codec import decode_key, encode_bytes, encode_key, encode_name, prefix_end
+from mpreg.codec import (
+    decode_key,
+    encode_bytes,
+    encode_key,
+    encode_keys,
+    encode_name,
+    prefix_end,
+)
 from mpreg.errors import CorruptDataError, InvalidArgumentError, WatchLaggedError
 from mpreg.persistence.backend import (
     KEYS_PER_QUERY_MAX,
@@ -237,7 +244,7 @@ class KeyValueStore:
             ReaderStoppedError: not open (any more).
         """
         found: list[Entry | None] = []
-        encoded = [encode_key(key) for key in keys]
+        encoded = encode_keys(keys)
         while (start := len(found)) < len(encoded):
             stop = start + KEYS_PER_QUERY_MAX
             query = GetEntries(self._name, encoded[start:stop])
