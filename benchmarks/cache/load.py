@@ -55,12 +55,14 @@ class _Requests:
     values: Values = field(factory=lambda: Values(SEED))
     served: Counter[Level] = field(factory=Counter)
 
-    def result(self, count: int, seconds: float, fsyncs: int = 0, puts: int = 0) -> MixedResult:
+    def result(self, count: int, seconds: float, fsyncs: int = 0) -> MixedResult:
         reads = self.served.total()
+        puts = self.served[None] + count - reads
         return MixedResult(
             per_second=count / seconds,
             memory_ratio=self.served["L1"] / reads,
             hit_ratio=1 - self.served[None] / reads,
+            put_share=puts / count,
             peak_mib=peak_mib(),
             puts_per_fsync=puts / fsyncs if fsyncs else None,
         )
@@ -78,8 +80,7 @@ async def drive(opened: Opened, directory: Path, workers: int, count: int) -> Mi
         before = await contender.fsyncs() if contender.fsyncs else 0
         seconds = await _run_phase(contender, workers, timed)
         fsyncs = await contender.fsyncs() - before if contender.fsyncs else 0
-    puts = timed.served[None] + count - timed.served.total()
-    return timed.result(count, seconds, fsyncs, puts)
+    return timed.result(count, seconds, fsyncs)
 
 
 async def _run_phase(contender: Contender, workers: int, requests: _Requests) -> float:

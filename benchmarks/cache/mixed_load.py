@@ -10,8 +10,9 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks.cache.processes import measure, run
-from benchmarks.cache.targets import judge_mixed
+from benchmarks.cache.targets import judge_mixed, judge_mixed_by_default
 from benchmarks.cache.workload import (
+    BEHIND,
     DURABLE_DISKCACHES,
     KEYS,
     MEMORY_ENTRIES,
@@ -19,16 +20,18 @@ from benchmarks.cache.workload import (
     NAIVE,
     NOTES,
     PREFILLED,
+    RELAXED,
     RELAXED_DISKCACHES,
     STORES,
     THROUGH,
     WORKERS,
+    FsyncResult,
     MixedResult,
     requests,
     store_of,
 )
 from benchmarks.figures import console
-from benchmarks.processes import Plan, fresh
+from benchmarks.processes import Plan, fresh, measure_rounds
 from benchmarks.verdicts import Verdict, ratio
 
 COLUMNS = (
@@ -36,6 +39,7 @@ COLUMNS = (
     "contender",
     "per second",
     "of durable",
+    "bound",
     "of default",
     "of naive",
     "memory",
@@ -62,15 +66,18 @@ def compare_mixed_loads(plan: Plan) -> Iterator[Verdict]:
         for store in STORES:
             run("prepare", store, stack.enter_context(fresh(_base(plan, store))), prefilled)
         for workers in WORKERS:
-            rounds = _measure_rounds(plan, workers)
+            rounds, fsync_seconds = _measure_rounds(plan, workers), _measure_fsync(plan)
+            bound = _bound(workers, rounds, fsync_seconds)
             for contender in MIXED_CONTENDERS:
-                table.add_row(*_row(workers, contender, rounds))
+                table.add_row(*_row(workers, contender, rounds, bound))
             table.add_section()
-            verdicts.extend(_judge(workers, rounds))
+            verdicts.extend(_judge(workers, rounds, bound))
+            console.print(_explain(workers, rounds, fsync_seconds, bound))
     console.print(table)
     console.print(
         "  Ratios within a round. 'of durable', 'of default': of diskcache with synchronous=FULL "
-        "and with its\n  defaults, called in whichever way was faster; 'memory', 'hits': parts of "
+        "and with its\n  defaults, called in whichever way was faster; 'bound': what 'of durable' "
+        "would be if nothing took time\n  but fsyncs, each for P puts; 'memory', 'hits': parts of "
         "the reads."
     )
     for contender, note in NOTES.items():
@@ -83,25 +90,48 @@ def _base(plan: Plan, store: str) -> Path:
 
 
 def _measure_rounds(plan: Plan, workers: int) -> Rounds:
-    rounds: dict[str, list[MixedResult]] = {name: [] for name in MIXED_CONTENDERS}
-    for number in range(plan.rounds):
-        for name in MIXED_CONTENDERS:
-            count = requests(name, workers, plan.scale)
-            with fresh(plan.path(name), _base(plan, store_of(name))) as directory:
-                result = MixedResult(**measure("mixed", name, directory, workers, count))
-            rounds[name].append(result)
-            console.print(
-                f"  P = {workers}, round {number + 1}, {name}: {result.per_second:,.0f} a second"
-            )
-    return rounds
+    def measure_one(name: str) -> MixedResult:
+        count = requests(name, workers, plan.scale)
+        with fresh(plan.path(name), _base(plan, store_of(name))) as directory:
+            return MixedResult(**measure("mixed", name, directory, workers, count))
+
+    return measure_rounds(plan.rounds, workers, MIXED_CONTENDERS, measure_one)
 
 
-def _row(workers: int, contender: str, rounds: Rounds) -> Iterator[str]:
+def _measure_fsync(plan: Plan) -> float:
+    with fresh(plan.path("fsync")) as directory:
+        return statistics.median(
+            FsyncResult(**measure("fsync", directory)).seconds for _ in range(plan.rounds)
+        )
+
+
+def _bound(workers: int, rounds: Rounds, fsync_seconds: float) -> float:
+    """Of durable diskcache, at most: every put waits for an fsync, and P workers share one at best.
+    With one worker no cache can be faster, however it reads."""
+    share = _put_share(rounds)
+    per_second = workers / (share * fsync_seconds)
+    return per_second / statistics.median(_fastest(rounds, DURABLE_DISKCACHES))
+
+
+def _put_share(rounds: Rounds) -> float:
+    return statistics.median(result.put_share for name in THROUGH for result in rounds[name])
+
+
+def _explain(workers: int, rounds: Rounds, fsync_seconds: float, bound: float) -> str:
+    return (
+        f"  P = {workers}: {_put_share(rounds):.2f} puts to a request, an fsync takes "
+        f"{fsync_seconds * 1e6:.0f} us: at most {bound:.1f}x of durable diskcache, whatever else "
+        "were free"
+    )
+
+
+def _row(workers: int, contender: str, rounds: Rounds, bound: float) -> Iterator[str]:
     own, per_second = rounds[contender], _rates(rounds, contender)
     yield str(workers)
     yield contender
     yield f"{statistics.median(per_second):,.0f}"
     yield f"{ratio(per_second, _fastest(rounds, DURABLE_DISKCACHES)):.2f}"
+    yield f"{bound:.1f}" if contender in THROUGH else ""
     yield f"{ratio(per_second, _fastest(rounds, RELAXED_DISKCACHES)):.2f}"
     yield f"{ratio(per_second, _rates(rounds, NAIVE)):.2f}"
     yield f"{statistics.median(result.memory_ratio for result in own):.2f}"
@@ -111,10 +141,13 @@ def _row(workers: int, contender: str, rounds: Rounds) -> Iterator[str]:
     yield f"{per_fsync:.0f}" if per_fsync is not None else ""
 
 
-def _judge(workers: int, rounds: Rounds) -> Iterator[Verdict]:
-    base = _fastest(rounds, DURABLE_DISKCACHES)
+def _judge(workers: int, rounds: Rounds, bound: float) -> Iterator[Verdict]:
+    durable = _fastest(rounds, DURABLE_DISKCACHES)
     for contender in THROUGH:
-        yield judge_mixed(contender, workers, ratio(_rates(rounds, contender), base))
+        yield judge_mixed(contender, workers, ratio(_rates(rounds, contender), durable), bound)
+    default = _fastest(rounds, RELAXED_DISKCACHES)
+    for contender in (*RELAXED, *BEHIND):
+        yield judge_mixed_by_default(contender, workers, ratio(_rates(rounds, contender), default))
 
 
 def _rates(rounds: Rounds, contender: str) -> list[float]:

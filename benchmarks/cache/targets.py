@@ -34,9 +34,18 @@ def judge_lookup(contender: str, of_cachetools: float) -> Verdict:
     )
 
 
-def judge_mixed(contender: str, workers: int, of_diskcache: float) -> Verdict:
+def judge_mixed(contender: str, workers: int, of_diskcache: float, bound: float) -> Verdict:
     return at_least(
-        f"mixed load, {workers} workers: of diskcache's, as durable",
+        f"mixed load, P = {workers}: of diskcache's, as durable (bound {bound:.1f}x)",
+        contender,
+        of_diskcache,
+        OF_DISKCACHE,
+    )
+
+
+def judge_mixed_by_default(contender: str, workers: int, of_diskcache: float) -> Verdict:
+    return at_least(
+        f"mixed load, P = {workers}: of diskcache's, with its defaults",
         contender,
         of_diskcache,
         OF_DISKCACHE,

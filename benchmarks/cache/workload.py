@@ -151,9 +151,18 @@ class MixedResult:
     """Reads that memory served, of all reads."""
     hit_ratio: float
     """Reads that found their key, of all reads."""
+    put_share: float
+    """Puts, those that fill misses among them, of all requests."""
     peak_mib: float
     puts_per_fsync: float | None = None
     """Where the contender counts them."""
+
+
+@frozen
+class FsyncResult:
+    """What a durable put cannot do without."""
+
+    seconds: float
 
 
 def wanted_values(entries: int) -> Iterator[tuple[int, bytes]]:
