@@ -29,6 +29,8 @@ class Contender:
 
     get: Callable[[int], Awaitable[Level]]
     put: Callable[[int, bytes], Awaitable[object]]
+    fill: Callable[[int, bytes], Awaitable[object]] | None = None
+    """`put` after a miss, where that is another."""
     settle: Callable[[], Awaitable[object]] | None = None
     """Waits until all that was put is as durable as it will be."""
     fsyncs: Callable[[], Awaitable[int]] | None = None
@@ -86,6 +88,7 @@ async def drive(opened: Opened, directory: Path, workers: int, count: int) -> Mi
 async def _run_phase(contender: Contender, workers: int, requests: _Requests) -> float:
     go = anyio.Event()
     get, put, values = contender.get, contender.put, requests.values
+    fill = contender.fill or put
 
     async def work() -> None:
         await go.wait()
@@ -97,7 +100,7 @@ async def _run_phase(contender: Contender, workers: int, requests: _Requests) ->
             level = await get(key)
             requests.served[level] += 1
             if level is None:
-                await put(key, values.of(key))
+                await fill(key, values.of(key))
 
     async with anyio.create_task_group() as task_group:
         for _ in range(workers):

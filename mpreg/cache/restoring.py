@@ -136,12 +136,12 @@ class Restoring:
         """False where the budget is used up."""
         core, offer, bytes_max = self._core, self._core.memory.offer, self._bytes_max
         with core.reads.noting_changes() as changed:
-            found = await core.storage.read_many(keys, core.damaged)
+            found = await core.storage.read_many(keys, core.reader.damaged)
         for encoded, stored in zip(keys, found, strict=True):
             if stored is None or encoded in changed:
                 continue
-            entry = core.decode(decode_key(encoded), encoded, stored)
-            if entry is None or not core.is_alive(entry):
+            entry = core.reader.decode(decode_key(encoded), encoded, stored)
+            if entry is None or not core.reader.is_alive(entry):
                 continue
             # Nothing is evicted for it: what is there is hotter.
             is_held = offer(entry, bytes_max)
@@ -168,7 +168,7 @@ class Restoring:
 
     async def _count(self) -> None:
         core = self._core
-        async for stored in core.storage.scan(core.damaged):
+        async for stored in core.storage.scan(core.reader.damaged):
             self._found(stored)
         core.index.complete()
         self.counted.set()
@@ -179,7 +179,7 @@ class Restoring:
         try:
             record = decode_record(stored.value)
         except ValueError as error:
-            self._core.damaged(
+            self._core.reader.damaged(
                 CorruptDataError(f"not a cached value: {error}", None, repr(encoded))
             )
             return

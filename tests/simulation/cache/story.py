@@ -343,7 +343,7 @@ class _Process:
         self.check_index()
         for entry in list(core.memory._entries.values()):
             value = ledger.model.alive.get(entry.key)
-            if core.is_alive(entry) and entry.expires_at > ledger.latest:
+            if core.reader.is_alive(entry) and entry.expires_at > ledger.latest:
                 assert value is not None, f"L1 has {entry}"
                 assert value.version == entry.version
         for key in [*KEYS, *NUMBERS]:

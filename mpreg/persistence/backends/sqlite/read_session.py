@@ -81,7 +81,7 @@ class ReadSession:
     def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | CorruptDataError]:
         """See `StorageReader.read`."""
         try:
-            if len(queries) == 1 and isinstance(queries[0], GetEntry):
+            if len(queries) == 1 and _is_of_one_entry(queries[0]):
                 # A single row is one state by itself.
                 return [self._answer_or_error(queries[0])]
             self.connection.execute("BEGIN")
@@ -302,6 +302,10 @@ class ReadSession:
             path=self._path,
             where=f"log {shown_name(log)!r}, offsets {start} to {stop - 1}",
         )
+
+
+def _is_of_one_entry(query: ReadQuery) -> bool:
+    return isinstance(query, GetEntry) or (isinstance(query, GetEntries) and len(query.keys) == 1)
 
 
 def _is_record(offset: object, data: object) -> bool:
