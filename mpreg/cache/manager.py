@@ -53,6 +53,7 @@ class GlobalCacheManager:
     - `WriterStoppedError`: not open (any more); not written. `ReaderStoppedError`: not open yet, or
       it closed before it was known who depends on the key: a change of a key on which others depend
       waits for that after an opening.
+    - `CorruptDataError`: that cannot be known, since the database is damaged; not written.
 
     Cancelled, it may still happen, as a whole; cancelled while it waits for room in the mailbox,
     nothing was sent. A read raises `ReaderStoppedError` where the registry is not open and the key

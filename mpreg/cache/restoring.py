@@ -63,6 +63,8 @@ class Restoring:
     counted: anyio.Event = field(factory=anyio.Event)
     """Set when it is known what L2 holds."""
     is_stopped: bool = False
+    _unreadable: CorruptDataError | None = None
+    """Why L2 cannot be counted, where a page of its database is damaged."""
     _bytes_max: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -77,7 +79,12 @@ class Restoring:
         await self._until(self.warm)
 
     async def until_counted(self) -> None:
+        """Raises `CorruptDataError` where that cannot be: what needs it is not done."""
         await self._until(self.counted)
+        if (error := self._unreadable) is not None:
+            raise CorruptDataError(
+                f"what the cache holds cannot be counted: {error.message}", error.path, error.where
+            ) from error
 
     async def _until(self, done: anyio.Event) -> None:
         await done.wait()
@@ -99,7 +106,15 @@ class Restoring:
         self.state = WarmUpState.COUNTING
         self.warm.set()
         began = anyio.current_time()
-        await self._count()
+        try:
+            await self._count()
+        except CorruptDataError as error:
+            # The rest can be read, and is served. Bounds are not kept, and nothing is removed:
+            # what would have to go is not known.
+            self._unreadable = error
+            self._core.reader.damaged(error)
+            self.counted.set()
+            return
         self.counting_seconds = anyio.current_time() - began
         self.state = WarmUpState.DONE
         log.info(
