@@ -7,15 +7,27 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import click
 from attrs import frozen
 
+from benchmarks.figures import console
+
 Measurement = dict[str, Any]
+
+
+class Rate(Protocol):
+    """The result of a contender that does the same again and again."""
+
+    @property
+    def per_second(self) -> float: ...
+
+
+R = TypeVar("R", bound=Rate)
 
 
 @frozen
@@ -54,6 +66,20 @@ def _run(command: list[str]) -> str:
     if finished.returncode:
         raise click.ClickException(f"{' '.join(command[2:])} failed:\n{finished.stderr}")
     return finished.stdout
+
+
+def measure_rounds(
+    rounds: int, workers: int, contenders: Sequence[str], measure: Callable[[str], R]
+) -> dict[str, list[R]]:
+    """Each contender in turn, round after round; every figure is told as it comes."""
+    results: dict[str, list[R]] = {name: [] for name in contenders}
+    for number in range(rounds):
+        for name in contenders:
+            results[name].append(result := measure(name))
+            console.print(
+                f"  P = {workers}, round {number + 1}, {name}: {result.per_second:,.0f} a second"
+            )
+    return results
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +26,7 @@ __all__ = [
     "decode_value",
     "encode_bytes",
     "encode_key",
+    "encode_keys",
     "encode_name",
     "encode_reserved_name",
     "encode_value",
@@ -57,6 +59,13 @@ def encode_key(key: str | bytes) -> bytes:
     if len(encoded) > KEY_BYTES_MAX + 1:
         raise ValueTooLargeError(f"a key of {len(encoded) - 1} bytes; at most {KEY_BYTES_MAX}")
     return encoded
+
+
+def encode_keys(keys: Sequence[str | bytes]) -> list[bytes]:
+    """`encode_key` of each; of many that are bytes, at a quarter of the cost."""
+    if set(map(type, keys)) == {bytes} and max(map(len, keys)) <= KEY_BYTES_MAX:
+        return list(map(_BYTES_KEY.__add__, keys))  # type: ignore[arg-type]
+    return [encode_key(key) for key in keys]
 
 
 def decode_key(encoded: bytes) -> str | bytes:

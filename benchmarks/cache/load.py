@@ -29,6 +29,8 @@ class Contender:
 
     get: Callable[[int], Awaitable[Level]]
     put: Callable[[int, bytes], Awaitable[object]]
+    fill: Callable[[int, bytes], Awaitable[object]] | None = None
+    """`put` after a miss, where that is another."""
     settle: Callable[[], Awaitable[object]] | None = None
     """Waits until all that was put is as durable as it will be."""
     fsyncs: Callable[[], Awaitable[int]] | None = None
@@ -55,12 +57,14 @@ class _Requests:
     values: Values = field(factory=lambda: Values(SEED))
     served: Counter[Level] = field(factory=Counter)
 
-    def result(self, count: int, seconds: float, fsyncs: int = 0, puts: int = 0) -> MixedResult:
+    def result(self, count: int, seconds: float, fsyncs: int = 0) -> MixedResult:
         reads = self.served.total()
+        puts = self.served[None] + count - reads
         return MixedResult(
             per_second=count / seconds,
             memory_ratio=self.served["L1"] / reads,
             hit_ratio=1 - self.served[None] / reads,
+            put_share=puts / count,
             peak_mib=peak_mib(),
             puts_per_fsync=puts / fsyncs if fsyncs else None,
         )
@@ -78,13 +82,13 @@ async def drive(opened: Opened, directory: Path, workers: int, count: int) -> Mi
         before = await contender.fsyncs() if contender.fsyncs else 0
         seconds = await _run_phase(contender, workers, timed)
         fsyncs = await contender.fsyncs() - before if contender.fsyncs else 0
-    puts = timed.served[None] + count - timed.served.total()
-    return timed.result(count, seconds, fsyncs, puts)
+    return timed.result(count, seconds, fsyncs)
 
 
 async def _run_phase(contender: Contender, workers: int, requests: _Requests) -> float:
     go = anyio.Event()
     get, put, values = contender.get, contender.put, requests.values
+    fill = contender.fill or put
 
     async def work() -> None:
         await go.wait()
@@ -96,7 +100,7 @@ async def _run_phase(contender: Contender, workers: int, requests: _Requests) ->
             level = await get(key)
             requests.served[level] += 1
             if level is None:
-                await put(key, values.of(key))
+                await fill(key, values.of(key))
 
     async with anyio.create_task_group() as task_group:
         for _ in range(workers):

@@ -85,6 +85,15 @@ def measure_mixed(contender: str, directory: Path, workers: int, count: int) -> 
             _print(_run("asyncio", drive, peers.opener(contender), directory, workers, count))
 
 
+@main.command("fsync")
+@directory_argument
+def measure_fsync(directory: Path) -> None:
+    """What a commit waits for."""
+    from benchmarks.cache.fsync import time_fsync
+
+    _print(time_fsync(directory))
+
+
 @main.command("fill")
 @directory_argument
 @click.argument("entries", type=int)

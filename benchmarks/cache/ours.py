@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.cache.load import Contender, Level
-from benchmarks.cache.workload import BEHIND, MEMORY_ENTRIES, RELAXED, wanted_values
+from benchmarks.cache.workload import BEHIND, FILLING, MEMORY_ENTRIES, RELAXED, wanted_values
 from mpreg.cache import CacheConfiguration, GlobalCacheKey, GlobalCacheManager, WriteMode
 from mpreg.persistence import PersistenceConfig, PersistenceRegistry
 
@@ -40,7 +40,9 @@ def write_mode(contender: str) -> WriteMode:
 
 
 @asynccontextmanager
-async def _opened(mode: WriteMode, directory: Path) -> AsyncIterator[Contender]:
+async def _opened(
+    mode: WriteMode, fill_mode: WriteMode, directory: Path
+) -> AsyncIterator[Contender]:
     """A cache as its users have it, but for the size of its memory and the mode."""
     configuration = CacheConfiguration(memory_entries_max=MEMORY_ENTRIES, write_mode=mode)
     async with registry_at(directory) as registry:
@@ -52,9 +54,9 @@ async def _opened(mode: WriteMode, directory: Path) -> AsyncIterator[Contender]:
             found = await cache.get(GlobalCacheKey(NAMESPACE, key))
             return None if found is None else found.level
 
-        async def put(key: int, value: bytes) -> None:
+        async def put(key: int, value: bytes, mode: WriteMode = mode) -> None:
             nonlocal last_ack
-            last_ack = await cache.put(GlobalCacheKey(NAMESPACE, key), value)
+            last_ack = await cache.put(GlobalCacheKey(NAMESPACE, key), value, mode=mode)
 
         async def settle() -> None:
             # One writer: with the last one, all are on disk.
@@ -64,8 +66,9 @@ async def _opened(mode: WriteMode, directory: Path) -> AsyncIterator[Contender]:
         async def fsyncs() -> int:
             return (await registry.stats()).fsyncs
 
-        yield Contender(get, put, settle, fsyncs)
+        yield Contender(get, put, partial(put, mode=fill_mode), settle, fsyncs)
 
 
 def opener(contender: str) -> Callable[[Path], AbstractAsyncContextManager[Contender]]:
-    return partial(_opened, write_mode(contender))
+    mode = write_mode(contender)
+    return partial(_opened, mode, WriteMode.RELAXED if contender in FILLING else mode)

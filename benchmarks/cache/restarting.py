@@ -8,22 +8,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-import anyio
-
 from benchmarks.cache.ours import CHUNK, NAMESPACE, registry_at
 from benchmarks.cache.workload import BareResult, RestartResult, wanted_values
 from benchmarks.figures import peak_mib
 from benchmarks.workload import GET, options
 from mpreg import codec
-from mpreg.cache import CacheConfiguration, GlobalCacheKey, GlobalCacheManager, WarmUpState
+from mpreg.cache import CacheConfiguration, GlobalCacheKey, GlobalCacheManager
 from mpreg.cache.keys import encode_key
 
 #: Of the registry's database: the namespace of the cache's entries is the one with most rows.
 LARGEST: Final = "SELECT namespace_id FROM entries GROUP BY 1 ORDER BY count(*) DESC LIMIT 1"
-
-WARM: Final = {WarmUpState.COUNTING, WarmUpState.DONE}
-#: Looking costs the warm-up time as well.
-LOOK_SECONDS: Final = 0.005
 
 
 def key_of(number: int) -> GlobalCacheKey:
@@ -53,8 +47,7 @@ async def restart(directory: Path, entries: int) -> RestartResult:
         found = await cache.get(key_of(coldest))
         first_seconds = time.perf_counter() - began
         assert found is not None, "what was put is not there"
-        while cache.statistics().warm_up not in WARM:
-            await anyio.sleep(LOOK_SECONDS)
+        await cache.wait_until_warm()
         warm_seconds = time.perf_counter() - began
         cpu_seconds = time.process_time() - cpu_began
         assert cache.statistics().memory_entries == entries, "memory is not warm"

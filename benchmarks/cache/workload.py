@@ -94,7 +94,8 @@ WORKERS: Final = (1, 16, 256)
 THROUGH: Final = ("mpreg asyncio", "mpreg uvloop", "mpreg trio")
 RELAXED: Final = ("mpreg relaxed asyncio", "mpreg relaxed uvloop", "mpreg relaxed trio")
 BEHIND: Final = ("mpreg behind asyncio", "mpreg behind uvloop", "mpreg behind trio")
-OURS: Final = (*THROUGH, *RELAXED, *BEHIND)
+FILLING: Final = ("mpreg filling asyncio", "mpreg filling uvloop", "mpreg filling trio")
+OURS: Final = (*THROUGH, *FILLING, *RELAXED, *BEHIND)
 DISKCACHE_FULL: Final = "diskcache full"
 DISKCACHE_FULL_DIRECT: Final = "diskcache full, direct"
 DISKCACHE: Final = "diskcache"
@@ -115,6 +116,7 @@ def store_of(contender: str) -> str:
 
 NOTES: Final = {
     "mpreg": "put returns when it is on disk; LRU in memory",
+    "mpreg filling": "as the first, but a put that fills a miss is relaxed: it can be filled again",
     "mpreg relaxed": "put returns when it is committed: it survives the process, a power cut may "
     "take the last second",
     "mpreg behind": "put returns when it is in memory; timed until the last one is on disk",
@@ -151,9 +153,18 @@ class MixedResult:
     """Reads that memory served, of all reads."""
     hit_ratio: float
     """Reads that found their key, of all reads."""
+    put_share: float
+    """Puts, those that fill misses among them, of all requests."""
     peak_mib: float
     puts_per_fsync: float | None = None
     """Where the contender counts them."""
+
+
+@frozen
+class FsyncResult:
+    """What a durable put cannot do without."""
+
+    seconds: float
 
 
 def wanted_values(entries: int) -> Iterator[tuple[int, bytes]]:

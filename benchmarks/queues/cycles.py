@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from benchmarks.figures import console, median_ms
-from benchmarks.processes import Plan, fresh
+from benchmarks.processes import Plan, fresh, measure_rounds
 from benchmarks.queues.processes import measure
 from benchmarks.queues.targets import Rounds, best_peer, judge_cycles, rates
 from benchmarks.queues.workload import (
@@ -57,17 +57,12 @@ def compare_cycles(plan: Plan) -> Iterator[Verdict]:
 
 
 def _measure_rounds(plan: Plan, workers: int) -> Rounds:
-    rounds: dict[str, list[CycleResult]] = {name: [] for name in CONTENDERS}
-    for number in range(plan.rounds):
-        for name in CONTENDERS:
-            count = cycles(name, workers, plan.scale)
-            with fresh(plan.path(name)) as directory:
-                result = CycleResult(**measure("cycles", name, directory, workers, count))
-            rounds[name].append(result)
-            console.print(
-                f"  P = {workers}, round {number + 1}, {name}: {result.per_second:,.0f} a second"
-            )
-    return rounds
+    def measure_one(name: str) -> CycleResult:
+        count = cycles(name, workers, plan.scale)
+        with fresh(plan.path(name)) as directory:
+            return CycleResult(**measure("cycles", name, directory, workers, count))
+
+    return measure_rounds(plan.rounds, workers, CONTENDERS, measure_one)
 
 
 def _row(workers: int, contender: str, rounds: Rounds) -> Iterator[str]:

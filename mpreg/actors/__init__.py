@@ -10,6 +10,7 @@ from mpreg.actors.actor import (
     Starting,
     Stopped,
 )
+from mpreg.actors.beside import run_beside
 from mpreg.actors.feed import Feed
 from mpreg.actors.mailbox import Mailbox, MailboxStatistics, Message
 from mpreg.actors.restart import Decision, Failure, GiveUp, Restart, RestartPolicy
@@ -36,4 +37,5 @@ __all__ = [
     "Stopped",
     "Supervisor",
     "SupervisorStatistics",
+    "run_beside",
 ]

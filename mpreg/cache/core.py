@@ -1,11 +1,8 @@
-"""One cache: what is read where, and how memory follows the commits.
+"""One cache: what it is made of, and how memory follows the commits.
 
 A change goes to the writer first. When it is known that it was committed, and before any task runs,
 L1, the index of L2, the barriers and whoever watches take it in: all in the order of the commits.
 So L1 never shows what L2 refused, and nobody sees an older value after a newer one.
-
-A read that misses L1 asks L2 and puts what it finds into L1. Where its key was changed meanwhile,
-it looks again: what it was given may be older.
 
 What is written behind can be read before it is committed: it stands in `InFlight.behind` until
 then, and is never evicted from there; the bound of the mailbox is its bound.
@@ -13,9 +10,8 @@ then, and is never evicted from there; the bound of the mailbox is its bound.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -26,25 +22,23 @@ from attrs import define, field
 from mpreg.cache.configuration import CacheConfiguration
 from mpreg.cache.counters import Counters
 from mpreg.cache.dependents import Dependents
-from mpreg.cache.entry import CachedEntry, make_entry
-from mpreg.cache.in_flight import InFlight, entry_in
+from mpreg.cache.entry import CachedEntry
+from mpreg.cache.in_flight import InFlight
 from mpreg.cache.index import VICTIMS_MAX, DiskIndex, Stored
 from mpreg.cache.invalidation import Barriers, Target
-from mpreg.cache.keys import GlobalCacheKey, decode_key
+from mpreg.cache.keys import decode_key
 from mpreg.cache.memory import EvictionCause, MemoryCache
+from mpreg.cache.reading import CacheReader, log
 from mpreg.cache.reads import Reads
-from mpreg.cache.records import decode_record
 from mpreg.cache.storage import CacheStorage
 from mpreg.cache.watching import ChangeKind, Watchers
 from mpreg.cache.writes import Change, OvertakenError, Write
-from mpreg.errors import CommitUnknownError, CorruptDataError
-from mpreg.persistence import Ack, Durability, Entry, PersistenceRegistry
+from mpreg.errors import CommitUnknownError
+from mpreg.persistence import Ack, Durability, PersistenceRegistry
 from mpreg.persistence.batch import operation_bytes
 from mpreg.persistence.operations import Operation
 
 __all__ = ["CacheCore", "log"]
-
-log: Final = logging.getLogger("mpreg.cache")
 
 #: What has expired and is dropped beside each put: more than one, so that it does not pile up.
 EXPIRED_PER_PUT: Final = 4
@@ -63,6 +57,7 @@ class CacheCore:
     in_flight: InFlight = field(init=False)
     dependents: Dependents = field(init=False)
     reads: Reads = field(factory=Reads)
+    reader: CacheReader = field(init=False)
     on_changing: list[Callable[[Write], None]] = field(factory=list)
     """Told of every write when it is sent, and when it is committed: what is read between the two
     is what was there before it."""
@@ -90,120 +85,26 @@ class CacheCore:
         self.watchers = Watchers(configuration.watch_changes_max)
         self.in_flight = InFlight(self.index, self.memory)
         self.dependents = Dependents(self.index, self.barriers, self.in_flight)
-
-    # --- reading ---
+        self.reader = CacheReader(
+            wall=self.wall,
+            storage=self.storage,
+            memory=self.memory,
+            index=self.index,
+            barriers=self.barriers,
+            in_flight=self.in_flight,
+            counters=self.counters,
+            taken_in=self._warmed,
+            reads=self.reads,
+        )
 
     def wall(self) -> float:
         return self.registry.clock.wall()
-
-    def is_alive(self, entry: CachedEntry) -> bool:
-        """Whether nothing has invalidated it. What is not on disk yet is always later."""
-        barriers, version = self.barriers, entry.version
-        if entry.checked_at == barriers.raised or version == 0:
-            return True
-        if entry.space.kills(entry.encoded, version):
-            return False
-        if entry.links and barriers.link_kills(entry.links, version):
-            return False
-        entry.checked_at = barriers.raised
-        return True
-
-    def look(self, key: GlobalCacheKey, now: float) -> CachedEntry | None:
-        """What is in memory. That it is fresh is for the caller to see."""
-        if self.in_flight.behind and (write := self.in_flight.behind.get(key)) is not None:
-            entry = entry_in(write, key)
-            return None if entry is None or entry.expires_at <= now else entry
-        entry = self.memory.get(key, now)
-        if entry is None or self.is_alive(entry):
-            return entry
-        self.memory.discard(key)
-        return None
-
-    async def find(self, key: GlobalCacheKey, encoded: bytes) -> CachedEntry | None:
-        """The entry of a key in L1 or L2, perhaps not fresh any more.
-
-        Raises:
-            ReaderStoppedError: not open (any more), and it is not in L1.
-        """
-        while True:
-            entry = self.look(key, self.wall())
-            if entry is not None or key in self.in_flight.behind:
-                return entry
-            if self.index.is_complete and encoded not in self.index.stored:
-                # Also where it is being evicted: that has been decided.
-                return None
-            entry, is_overtaken = await self._read(key, encoded)
-            if not is_overtaken:
-                return entry
-
-    async def _read(self, key: GlobalCacheKey, encoded: bytes) -> tuple[CachedEntry | None, bool]:
-        """From L2 into L1; whether the key was changed meanwhile."""
-        with self.reads.reading(encoded) as reading:
-            began = anyio.current_time()
-            (stored,) = await self.storage.read_many([encoded], self.damaged)
-            self.counters.disk_reads += 1
-            self.counters.disk_read_seconds += anyio.current_time() - began
-            if reading.is_overtaken:
-                return None, True
-            return None if stored is None else self.take_in(key, encoded, stored), False
-
-    async def find_many(
-        self, keys: Mapping[GlobalCacheKey, bytes]
-    ) -> dict[GlobalCacheKey, CachedEntry | None]:
-        """`find` for several; L2 is asked for them together. Raises as `find` does."""
-        if self.index.is_complete:
-            asked = {key: one for key, one in keys.items() if one in self.index.stored}
-        else:
-            asked = dict(keys)
-        found: dict[GlobalCacheKey, CachedEntry | None] = {}
-        encoded = list(asked.values())
-        with self.reads.noting_changes() as changed:
-            answers = await self.storage.read_many(encoded, self.damaged)
-        for key, stored in zip(asked, answers, strict=True):
-            if asked[key] not in changed and key not in self.in_flight.behind:
-                found[key] = None if stored is None else self.take_in(key, asked[key], stored)
-        for key, one in keys.items():
-            if key not in found:
-                found[key] = await self.find(key, one)
-        return found
-
-    def take_in(self, key: GlobalCacheKey, encoded: bytes, stored: Entry) -> CachedEntry | None:
-        """What was read, into L1; None where it is dead."""
-        entry = self.decode(key, encoded, stored)
-        if entry is None or not self.is_alive(entry):
-            return None
-        if (known := self.index.stored.get(encoded)) is not None:
-            known.used = True
-        self.memory.put(entry)
-        self._warmed()
-        return entry
 
     def _warmed(self) -> None:
         """What is in L1 is not what was written down."""
         if not self.is_heat_old:
             self.is_heat_old = True
             self.ask_for_upkeep()
-
-    def decode(self, key: GlobalCacheKey, encoded: bytes, stored: Entry) -> CachedEntry | None:
-        """None where it is no record, which is told."""
-        try:
-            record = decode_record(stored.value)
-        except ValueError as error:
-            self.damaged(CorruptDataError(f"not a cached value: {error}", None, repr(key)))
-            return None
-        return make_entry(
-            key,
-            encoded,
-            self.barriers.space(key.namespace),
-            record,
-            expires_at=stored.expires_at,
-            version=stored.version,
-        )
-
-    def damaged(self, error: CorruptDataError) -> None:
-        """It is never served. What is stored stays as it is, until it is put again or mended."""
-        self.counters.damaged += 1
-        log.error("a cached entry is damaged and counts as missing: %s", error)
 
     # --- writing ---
 

@@ -7,10 +7,9 @@ from typing import Final
 
 from attrs import define
 
-from mpreg.cache.in_flight import InFlight, entry_in
+from mpreg.cache.in_flight import InFlight
 from mpreg.cache.index import DiskIndex
 from mpreg.cache.invalidation import Barriers, Prefix, Target
-from mpreg.cache.keys import decode_key
 from mpreg.cache.records import Link
 from mpreg.cache.writes import Change
 
@@ -48,14 +47,14 @@ class Dependents:
 
     def inherited(self, dependencies: Iterable[bytes]) -> tuple[Link, ...]:
         """What invalidates the entries of these keys, and so whatever depends on them: also when
-        they are gone by then, evicted or expired. Complete where the index is."""
+        they are gone by then, evicted or expired. Complete where the index is. Of what is on its
+        way, too: if that fails, they are invalidated by more than they had to be."""
         found: dict[Link, None] = {}
         for dependency in dependencies:
             if (stored := self._index.stored.get(dependency)) is not None:
                 found.update(dict.fromkeys(stored.links))
-            if self._in_flight.behind and (key := decode_key(dependency)) in self._in_flight.behind:
-                entry = entry_in(self._in_flight.behind[key], key)
-                found.update(dict.fromkeys(() if entry is None else entry.links))
+            for links in self._in_flight.links.get(dependency, ()):
+                found.update(dict.fromkeys(links))
         return tuple(found)
 
     def cascade(self, targets: Iterable[Target]) -> list[Target]:

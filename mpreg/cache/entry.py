@@ -10,7 +10,7 @@ import msgspec
 from mpreg.cache.invalidation import Space
 from mpreg.cache.keys import GlobalCacheKey
 from mpreg.cache.memory import HeldEntry
-from mpreg.cache.records import CachedRecord, Link
+from mpreg.cache.records import NO_LINKS, CachedRecord, Link
 from mpreg.codec import decode_value
 
 __all__ = ["ENTRY_OVERHEAD_BYTES", "CacheLevel", "CachedEntry", "Found", "make_entry"]
@@ -95,6 +95,7 @@ def make_entry(
         version=version,
         encoded=encoded,
         space=space,
-        links=record.links,
+        # No call where there is none: nearly always, and there may be many entries to make.
+        links=record.links if record.tags or record.dependencies else NO_LINKS,
         fresh_until=math.inf if record.fresh_until is None else record.fresh_until,
     )

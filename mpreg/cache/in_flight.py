@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from attrs import define, field
 
 from mpreg.cache.entry import CachedEntry
@@ -14,6 +16,9 @@ from mpreg.cache.writes import Write
 
 __all__ = ["InFlight", "entry_in"]
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 
 @define(eq=False)
 class InFlight:
@@ -24,6 +29,8 @@ class InFlight:
     invalidating: list[Write] = field(factory=list)
     linking: dict[Link, list[bytes]] = field(factory=dict)
     """The keys of entries on their way, by tags and by keys on which they depend."""
+    links: dict[bytes, list[tuple[Link, ...]]] = field(factory=dict)
+    """The other way round: what is on its way of each key, where it has links."""
     count: int = 0
     """Writes that are sent and not settled."""
     _writing: dict[bytes, int] = field(factory=dict)
@@ -42,8 +49,8 @@ class InFlight:
                 self._tidying[encoded] = self._tidying.get(encoded, 0) + 1
             if change.entry is not None:
                 self.index.expect(encoded, change.size_bytes)
-                for link in change.entry.links:
-                    self.linking.setdefault(link, []).append(encoded)
+                if change.entry.links:
+                    self._link(encoded, change.entry.links)
             if write.is_behind:
                 write.before.append(self.behind.get(change.key))
                 self.behind[change.key] = write
@@ -79,16 +86,24 @@ class InFlight:
                 _count_down(self._tidying, change.encoded)
             if change.entry is not None:
                 self.index.arrive(change.encoded)
-                for link in change.entry.links:
-                    self.linking[link].remove(change.encoded)
-                    if not self.linking[link]:
-                        del self.linking[link]
+                if change.entry.links:
+                    self._unlink(change.encoded, change.entry.links)
             if self.behind.get(change.key) is write:
                 del self.behind[change.key]
         self.index.no_longer_expect(write.more)
         write.more = (0, 0)
         if write.raised:
             self.invalidating.remove(write)
+
+    def _link(self, encoded: bytes, links: tuple[Link, ...]) -> None:
+        self.links.setdefault(encoded, []).append(links)
+        for link in links:
+            self.linking.setdefault(link, []).append(encoded)
+
+    def _unlink(self, encoded: bytes, links: tuple[Link, ...]) -> None:
+        _take(self.links, encoded, links)
+        for link in links:
+            _take(self.linking, link, encoded)
 
     def is_undecided(self, encoded: bytes) -> bool:
         """Whether an eviction that may fail decides what a change of a key adds to L2."""
@@ -133,6 +148,12 @@ class InFlight:
 def entry_in(write: Write, key: GlobalCacheKey) -> CachedEntry | None:
     """What a write makes of a key: where it names it twice, the last one counts."""
     return next(change.entry for change in reversed(write.changes) if change.key == key)
+
+
+def _take(lists: dict[K, list[V]], key: K, item: V) -> None:
+    lists[key].remove(item)
+    if not lists[key]:
+        del lists[key]
 
 
 def _count_down(counts: dict[bytes, int], key: bytes) -> None:

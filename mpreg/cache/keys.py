@@ -7,6 +7,7 @@ with its bytes, and nothing else does. (The form is much like that of Foundation
 
 from __future__ import annotations
 
+import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
@@ -35,10 +36,19 @@ _ZERO: Final = b"\x01\x01"
 _ONE: Final = b"\x01\x02"
 """The two bytes inside a part that would be an end or an escape; in order, below all others."""
 
+# To look for these in bytes: for a bytes of one, Python first finds that it is no number.
+_BYTES_BYTE: Final = _BYTES[0]
+_TEXT_BYTE: Final = _TEXT[0]
+_NUMBER_BYTE: Final = _NUMBER[0]
+_ESCAPE_BYTE: Final = _ESCAPE[0]
+_END_BYTE: Final = _END[0]
+
 _NEXT_TEXT: Final = (_END + _TEXT).decode()
 
 _NUMBER_BYTES: Final = 8
 _OFFSET: Final = 2**63
+_unpack: Final = struct.Struct(">Q").unpack_from
+_make_tuple: Final = tuple.__new__
 
 if TYPE_CHECKING:
     _Parts = tuple[KeyPart, ...]
@@ -144,34 +154,47 @@ def encode_prefix(namespace: str, prefix: KeyPart | tuple[KeyPart, ...] | None) 
 
 def decode_key(encoded: bytes) -> GlobalCacheKey:
     """What `encode_key` was given. Raises `ValueError` for what it did not return."""
-    # Most keys are plain texts: no part has to be looked at by itself then.
-    if _ESCAPE not in encoded and _NUMBER not in encoded and encoded[-1:] == _END:
-        texts = encoded[1:-1].decode("utf-8", "surrogatepass").split(_NEXT_TEXT)
-        if len(texts) > 1 and texts[0] and encoded.count(_END) == len(texts):
-            return tuple.__new__(GlobalCacheKey, texts)
-    return _decode_parts(encoded)
+    first, _, rest = encoded.partition(_END)
+    namespace = _first_part(first)
+    # Most keys are one number or plain texts: no part has to be looked at by itself then.
+    if len(rest) == 1 + _NUMBER_BYTES and rest[0] == _NUMBER_BYTE:
+        return _make_tuple(GlobalCacheKey, (namespace, _unpack(rest, 1)[0] - _OFFSET))
+    if _ESCAPE_BYTE not in rest and _NUMBER_BYTE not in rest and rest[-1:] == _END:
+        texts = rest[1:-1].decode("utf-8", "surrogatepass").split(_NEXT_TEXT)
+        if rest[0] == _TEXT_BYTE and rest.count(_END_BYTE) == len(texts):
+            return _make_tuple(GlobalCacheKey, (namespace, *texts))
+    return _make_tuple(GlobalCacheKey, (namespace, *_decode_parts(rest)))
 
 
-def _decode_parts(encoded: bytes) -> GlobalCacheKey:
+def _decode_parts(encoded: bytes) -> list[KeyPart]:
     parts: list[KeyPart] = []
     position, length = 0, len(encoded)
     while position < length:
         kind, start = encoded[position], position + 1
-        if kind == _NUMBER[0]:
+        if kind == _NUMBER_BYTE:
             position = start + _NUMBER_BYTES
             if position > length:
                 raise ValueError("a number in a key is cut short")
-            parts.append(int.from_bytes(encoded[start:position], "big") - _OFFSET)
-        elif kind == _TEXT[0] or kind == _BYTES[0]:
+            parts.append(_unpack(encoded, start)[0] - _OFFSET)
+        elif kind in (_TEXT_BYTE, _BYTES_BYTE):
             end = _end_of(encoded, start)
             data = _unescape(encoded[start:end])
-            parts.append(data if kind == _BYTES[0] else data.decode("utf-8", "surrogatepass"))
+            parts.append(data if kind == _BYTES_BYTE else data.decode("utf-8", "surrogatepass"))
             position = end + 1
         else:
             raise ValueError(f"no part of a key begins with {kind!r}")
-    if len(parts) < 2 or type(parts[0]) is not str or not parts[0]:
+    if not parts:
+        raise ValueError("a key has parts beside its namespace")
+    return parts
+
+
+# Few namespaces have many keys, and hundreds of thousands of keys are decoded at a restart.
+@lru_cache(maxsize=1_024)
+def _first_part(part: bytes) -> str:
+    """The namespace of a key, of the bytes before the first end."""
+    if part[:1] != _TEXT or part == _TEXT:
         raise ValueError("a key begins with a namespace")
-    return tuple.__new__(GlobalCacheKey, parts)
+    return decode_namespace(part + _END)
 
 
 def namespace_of(encoded: bytes) -> bytes:
@@ -198,7 +221,7 @@ def _escape(data: bytes) -> bytes:
 
 
 def _unescape(escaped: bytes) -> bytes:
-    if _ESCAPE not in escaped:
+    if _ESCAPE_BYTE not in escaped:
         return escaped
     # From the left, and zeros first: an escape never begins in the middle of another one.
     data = escaped.replace(_ZERO, _END).replace(_ONE, _ESCAPE)
@@ -209,7 +232,7 @@ def _unescape(escaped: bytes) -> bytes:
 
 def _end_of(encoded: bytes, start: int) -> int:
     """Where a text that begins at ``start`` ends."""
-    end = encoded.find(_END, start)
+    end = encoded.find(_END_BYTE, start)
     if end < 0:
         raise ValueError("a part of a key does not end")
     return end

@@ -53,6 +53,7 @@ class GlobalCacheManager:
     - `WriterStoppedError`: not open (any more); not written. `ReaderStoppedError`: not open yet, or
       it closed before it was known who depends on the key: a change of a key on which others depend
       waits for that after an opening.
+    - `CorruptDataError`: that cannot be known, since the database is damaged; not written.
 
     Cancelled, it may still happen, as a whole; cancelled while it waits for room in the mailbox,
     nothing was sent. A read raises `ReaderStoppedError` where the registry is not open and the key
@@ -92,7 +93,7 @@ class GlobalCacheManager:
 
     async def _get_slowly(self, key: GlobalCacheKey) -> Found | None:
         now = self._wall()
-        entry = self._core.look(key, now)
+        entry = self._core.reader.look(key, now)
         if entry is not None and now < entry.fresh_until:
             entry.space.memory_hits += 1
             return entry.give()
@@ -101,7 +102,7 @@ class GlobalCacheManager:
     async def _get_from_disk(self, key: GlobalCacheKey) -> Found | None:
         encoded = encode_key(key)
         await self._shared.open()
-        return self._given(key, await self._core.find(key, encoded))
+        return self._given(key, await self._core.reader.find(key, encoded))
 
     def _given(self, key: GlobalCacheKey, entry: CachedEntry | None) -> Found | None:
         if entry is None or self._core.wall() >= entry.fresh_until:
@@ -116,7 +117,7 @@ class GlobalCacheManager:
         missing: dict[GlobalCacheKey, bytes] = {}
         now = self._core.wall()
         for key in dict.fromkeys(keys):
-            entry = self._core.look(key, now)
+            entry = self._core.reader.look(key, now)
             if entry is not None and now < entry.fresh_until:
                 entry.space.memory_hits += 1
                 found[key] = entry.give()
@@ -124,7 +125,7 @@ class GlobalCacheManager:
                 missing[key] = encode_key(key)
         if missing:
             await self._shared.open()
-            for key, one in (await self._core.find_many(missing)).items():
+            for key, one in (await self._core.reader.find_many(missing)).items():
                 if (given := self._given(key, one)) is not None:
                     found[key] = given
         else:
@@ -200,7 +201,7 @@ class GlobalCacheManager:
         encoded = encode_key(key)
         await self._shared.open()
         core = self._core
-        entry = await core.find(key, encoded)
+        entry = await core.reader.find(key, encoded)
         was_there = entry is not None and self._wall() < entry.fresh_until
         if entry is None and core.index.is_complete and not self._is_of_interest(encoded):
             return False
@@ -384,11 +385,11 @@ class GlobalCacheManager:
         encoded = encode_key(key)
         await self._shared.open()
         now = self._wall()
-        entry = self._core.look(key, now)
+        entry = self._core.reader.look(key, now)
         if entry is not None and now < entry.fresh_until:
             entry.space.memory_hits += 1
             return entry.give().value
-        entry = await self._core.find(key, encoded)
+        entry = await self._core.reader.find(key, encoded)
         # What is written behind may have expired before it was on disk.
         if entry is None or entry.expires_at <= (now := self._wall()):
             return await self._compute(key, encoded, recipe)

@@ -131,7 +131,8 @@ class MemoryCache(Generic[E]):
         key, size_bytes = entry.key, self.size_bytes + entry.size_bytes
         if key in self._entries:
             return None
-        if size_bytes > min(bytes_max, self.bytes_max) or len(self._entries) >= self.entries_max:
+        is_full = size_bytes > bytes_max or size_bytes > self.bytes_max
+        if is_full or len(self._entries) >= self.entries_max:
             return False
         self._policy.add(entry)
         self._entries[key] = entry

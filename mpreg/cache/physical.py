@@ -32,18 +32,18 @@ async def physical(
             if entry is not None:
                 if entry.expires_at <= now:
                     return None, 0
-                visible = core.is_alive(entry) and now < entry.fresh_until
+                visible = core.reader.is_alive(entry) and now < entry.fresh_until
                 return (entry if visible else None), entry.version
             if core.index.is_complete and encoded not in core.index.stored:
                 return None, 0
         with core.reads.reading(encoded) as reading:
-            (stored,) = await core.storage.read_many([encoded], core.damaged)
+            (stored,) = await core.storage.read_many([encoded], core.reader.damaged)
             if reading.is_overtaken or core.in_flight.on_its_way(key, encoded) is not None:
                 continue
             if stored is None:
                 core.memory.discard(key)
                 return None, 0
-            entry = core.take_in(key, encoded, stored)
+            entry = core.reader.take_in(key, encoded, stored)
             visible = entry is not None and core.wall() < entry.fresh_until
             return (entry if visible else None), stored.version
 
@@ -54,7 +54,7 @@ def is_as_it_was(
     """Whether readers still see what `physical` gave, as long as the store has that version."""
     if core.in_flight.on_its_way(key, encoded) is not None:
         return False
-    return entry is None or (core.is_alive(entry) and core.wall() < entry.fresh_until)
+    return entry is None or (core.reader.is_alive(entry) and core.wall() < entry.fresh_until)
 
 
 async def _settled(write: Write) -> None:

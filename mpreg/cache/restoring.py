@@ -63,6 +63,8 @@ class Restoring:
     counted: anyio.Event = field(factory=anyio.Event)
     """Set when it is known what L2 holds."""
     is_stopped: bool = False
+    _unreadable: CorruptDataError | None = None
+    """Why L2 cannot be counted, where a page of its database is damaged."""
     _bytes_max: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -77,7 +79,12 @@ class Restoring:
         await self._until(self.warm)
 
     async def until_counted(self) -> None:
+        """Raises `CorruptDataError` where that cannot be: what needs it is not done."""
         await self._until(self.counted)
+        if (error := self._unreadable) is not None:
+            raise CorruptDataError(
+                f"what the cache holds cannot be counted: {error.message}", error.path, error.where
+            ) from error
 
     async def _until(self, done: anyio.Event) -> None:
         await done.wait()
@@ -99,7 +106,15 @@ class Restoring:
         self.state = WarmUpState.COUNTING
         self.warm.set()
         began = anyio.current_time()
-        await self._count()
+        try:
+            await self._count()
+        except CorruptDataError as error:
+            # The rest can be read, and is served. Bounds are not kept, and nothing is removed:
+            # what would have to go is not known.
+            self._unreadable = error
+            self._core.reader.damaged(error)
+            self.counted.set()
+            return
         self.counting_seconds = anyio.current_time() - began
         self.state = WarmUpState.DONE
         log.info(
@@ -136,12 +151,12 @@ class Restoring:
         """False where the budget is used up."""
         core, offer, bytes_max = self._core, self._core.memory.offer, self._bytes_max
         with core.reads.noting_changes() as changed:
-            found = await core.storage.read_many(keys, core.damaged)
+            found = await core.storage.read_many(keys, core.reader.damaged)
         for encoded, stored in zip(keys, found, strict=True):
             if stored is None or encoded in changed:
                 continue
-            entry = core.decode(decode_key(encoded), encoded, stored)
-            if entry is None or not core.is_alive(entry):
+            entry = core.reader.decode(decode_key(encoded), encoded, stored)
+            if entry is None or not core.reader.is_alive(entry):
                 continue
             # Nothing is evicted for it: what is there is hotter.
             is_held = offer(entry, bytes_max)
@@ -156,10 +171,11 @@ class Restoring:
     async def _put_in_order(self, taken: list[CachedEntry]) -> None:
         """The hottest was read first, and is to be the last to go: as if they had been used in the
         opposite order."""
-        memory = self._core.memory
+        peek, touch = self._core.memory.peek, self._core.memory.touch
         for number, entry in enumerate(reversed(taken)):
-            if memory.peek(entry.key) is entry:
-                memory.touch(entry.key)
+            key = entry.key
+            if peek(key) is entry:
+                touch(key)
             if number % KEYS_PER_READ == 0:
                 await anyio.lowlevel.checkpoint()
 
@@ -167,7 +183,7 @@ class Restoring:
 
     async def _count(self) -> None:
         core = self._core
-        async for stored in core.storage.scan(core.damaged):
+        async for stored in core.storage.scan(core.reader.damaged):
             self._found(stored)
         core.index.complete()
         self.counted.set()
@@ -178,7 +194,7 @@ class Restoring:
         try:
             record = decode_record(stored.value)
         except ValueError as error:
-            self._core.damaged(
+            self._core.reader.damaged(
                 CorruptDataError(f"not a cached value: {error}", None, repr(encoded))
             )
             return

@@ -83,7 +83,8 @@ class Upkeep:
 
     async def _wait(self, heat_due: float, *, retry: bool) -> None:
         now = anyio.current_time()
-        expires_in = self._core.index.next_expiry - self._core.wall()
+        index = self._core.index
+        expires_in = index.next_expiry - self._core.wall() if index.is_complete else math.inf
         due = min(heat_due, now + max(expires_in, EXPIRED_PAUSE_SECONDS))
         if retry:
             due = min(due, now + RETRY_SECONDS)
@@ -93,6 +94,9 @@ class Upkeep:
     async def _try_once(self) -> bool:
         """Whether all is done that is to be done now."""
         self._asked = anyio.Event()
+        if not self._core.index.is_complete:
+            # A barrier would go though what it has invalidated is still there.
+            return True
         try:
             await self.tidy_up()
         except (WriterStoppedError, ReaderStoppedError, CommitUnknownError):

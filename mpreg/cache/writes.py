@@ -32,10 +32,11 @@ class OvertakenError(Exception):
     """A write was not sent: while it waited for room, what it was made for has changed."""
 
 
-class Write(msgspec.Struct, eq=False, gc=False):
+class Write(msgspec.Struct, eq=False):
     """One batch: all of it happens, or nothing.
 
-    One is made for every put: ``gc=False``, since nothing that it holds refers to it.
+    Not ``gc=False``, though one is made for every put: an ack that was rejected refers to the frame
+    that awaited it, and that to the write.
     """
 
     own: Sequence[Operation] = ()

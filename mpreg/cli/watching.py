@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, TypeVar
 
 import anyio
 
+from mpreg.actors import run_beside
 from mpreg.cli.output import Output
 from mpreg.cli.progress import OnProgress, Progress
 
@@ -28,19 +30,7 @@ async def watched(
     with output.progress(what) as on_progress:
         if on_progress is None:
             return await work()
-        results: list[T] = []
-        failures: list[Exception] = []
-        async with anyio.create_task_group() as task_group:
-            task_group.start_soon(_tell, on_progress, what, total, done)
-            try:
-                results.append(await work())
-            except Exception as error:  # noqa: BLE001
-                # Out of the task group by itself, not in an exception group.
-                failures.append(error)
-            task_group.cancel_scope.cancel()
-    if failures:
-        raise failures[0]
-    return results[0]
+        return await run_beside(partial(_tell, on_progress, what, total, done), work)
 
 
 async def _tell(

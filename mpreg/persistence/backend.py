@@ -46,6 +46,7 @@ __all__ = [
     "GetEntry",
     "GetLogBounds",
     "GiveBackSpace",
+    "KEYS_PER_QUERY_MAX",
     "ListNamespaces",
     "NamespaceExpiry",
     "NamespacesPage",
@@ -73,6 +74,9 @@ __all__ = [
 PAGE_ITEMS_MAX: Final = 256
 PAGE_BYTES_MAX: Final = 1 << 20
 """Bounds of a page of a scan; a page of one item may be larger."""
+
+KEYS_PER_QUERY_MAX: Final = 512
+"""Keys asked for by one `GetEntries`."""
 
 READ_BYTES_MAX: Final = 16 << 20
 """Bound of the answers of one call of `StorageReader.read`; a single answer may be larger."""

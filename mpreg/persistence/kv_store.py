@@ -11,10 +11,17 @@ import msgspec
 from attrs import define, field, frozen
 
 from mpreg.actors import Ack, Feed
-from mpreg.codec import decode_key, encode_bytes, encode_key, encode_name, prefix_end
+from mpreg.codec import (
+    decode_key,
+    encode_bytes,
+    encode_key,
+    encode_keys,
+    encode_name,
+    prefix_end,
+)
 from mpreg.errors import CorruptDataError, InvalidArgumentError, WatchLaggedError
 from mpreg.persistence.backend import (
-    PAGE_ITEMS_MAX,
+    KEYS_PER_QUERY_MAX,
     FoundEntries,
     GetEntries,
     GetEntry,
@@ -227,7 +234,7 @@ class KeyValueStore:
     ) -> list[Entry | None]:
         """The committed entries of many keys, in the order of the keys; None as `get` has it.
 
-        One hop to the reader for each 256 keys, or MiB of values, and not for each key; each of
+        One hop to the reader for each 512 keys, or MiB of values, and not for each key; each of
         these is one consistent state, and other readers are served between them. A damaged entry
         raises `CorruptDataError`; with ``on_damaged`` it is given to that, and None stands in its
         place.
@@ -237,14 +244,15 @@ class KeyValueStore:
             ReaderStoppedError: not open (any more).
         """
         found: list[Entry | None] = []
-        encoded = [encode_key(key) for key in keys]
-        while len(found) < len(encoded):
-            query = GetEntries(self._name, encoded[len(found) : len(found) + PAGE_ITEMS_MAX])
+        encoded = encode_keys(keys)
+        while (start := len(found)) < len(encoded):
+            stop = start + KEYS_PER_QUERY_MAX
+            query = GetEntries(self._name, encoded[start:stop])
             answer: FoundEntries = await self._gateway.read(query)
             now = self._gateway.clock.wall()
-            for entry in answer.entries:
+            for key, entry in zip(keys[start:stop], answer.entries, strict=False):
                 if type(entry) is StoredEntry:
-                    key, expires_at = keys[len(found)], entry.expires_at
+                    expires_at = entry.expires_at
                     if expires_at is None or expires_at > now:
                         found.append(Entry(key, entry.value, entry.version, expires_at))
                         continue

@@ -301,6 +301,9 @@ async def test_a_damaged_page_is_told_and_what_is_elsewhere_can_be_read(data_dir
                 task_group.start_soon(read, number)
         with pytest.raises(CorruptDataError):
             await listed(store.scan())
+        told: list[CorruptDataError] = []
+        many = await store.get_many([f"{one:04}" for one in range(400)], on_damaged=told.append)
+        assert (many.count(None), len(told)) == (outcomes["told"], outcomes["told"])
         assert (await opened.stats()).reader_restarts == 0
     assert outcomes["told"] > 0
     assert outcomes["read"] > 300

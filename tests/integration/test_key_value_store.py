@@ -15,7 +15,12 @@ from mpreg.persistence import (
     ValueTooLargeError,
     VersionConflictError,
 )
-from mpreg.persistence.backend import PAGE_ITEMS_MAX, GetEntries, ScanPage
+from mpreg.persistence.backend import (
+    KEYS_PER_QUERY_MAX,
+    PAGE_ITEMS_MAX,
+    GetEntries,
+    ScanPage,
+)
 from tests.integration.support import OpenBackend, TurnedClock, config, listed, registry
 from tests.loops import on_all_loops
 
@@ -194,7 +199,7 @@ async def test_many_keys_are_read_in_their_order_and_in_hops_that_are_bounded(
         keys: list[str | bytes] = [
             "there",
             "expires",
-            *(str(one) for one in range(2 * PAGE_ITEMS_MAX)),
+            *(str(one) for one in range(2 * KEYS_PER_QUERY_MAX)),
             b"there",
             "there",
         ]
@@ -206,7 +211,7 @@ async def test_many_keys_are_read_in_their_order_and_in_hops_that_are_bounded(
         ]
         assert await store.get_many([]) == []
     asked = [len(one.keys) for one in backend.queries if isinstance(one, GetEntries)]
-    assert asked == [PAGE_ITEMS_MAX, PAGE_ITEMS_MAX, 4]
+    assert asked == [KEYS_PER_QUERY_MAX, KEYS_PER_QUERY_MAX, 4]
 
 
 async def test_a_batch_of_nothing_is_refused_before_anything_is_sent(data_dir: Path) -> None:

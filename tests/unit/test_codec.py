@@ -17,6 +17,7 @@ from mpreg.codec import (
     decode_name,
     encode_bytes,
     encode_key,
+    encode_keys,
     encode_name,
     prefix_end,
 )
@@ -41,6 +42,20 @@ def test_a_key_comes_back_as_what_it_was(key: str | bytes) -> None:
     decoded = decode_key(encode_key(key))
     assert decoded == key
     assert type(decoded) is type(key)
+
+
+@given(st.lists(ANY_KEY) | st.lists(st.binary(max_size=12)))
+def test_many_keys_are_encoded_as_each_is(keys: list[str | bytes]) -> None:
+    assert encode_keys(keys) == [encode_key(key) for key in keys]
+
+
+@pytest.mark.parametrize("key", [b"x" * (KEY_BYTES_MAX + 1), "x" * (KEY_BYTES_MAX + 1)])
+def test_one_of_many_keys_that_is_too_large_is_refused(key: str | bytes) -> None:
+    assert len(encode_keys([b"a", b"x" * KEY_BYTES_MAX])) == 2
+    with pytest.raises(ValueTooLargeError):
+        encode_keys([b"a", key])
+    with pytest.raises(InvalidArgumentError):
+        encode_keys([b"a", None])  # type: ignore[list-item]
 
 
 @settings(max_examples=500)

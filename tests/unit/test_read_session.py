@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import random
+import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from mpreg.actors import Ack
+from mpreg.errors import CorruptDataError
 from mpreg.persistence.backend import (
+    PAGE_BYTES_MAX,
+    FoundEntries,
+    GetEntries,
     GetEntry,
     GetLogBounds,
     ReadQuery,
     ReadRecords,
     ReadResult,
     RecordsPage,
+    StoredEntry,
     StoredRecord,
 )
 from mpreg.persistence.backends.sqlite import SqliteOptions, schema
@@ -79,3 +87,69 @@ def test_a_read_stops_where_its_answers_become_too_large(
     assert len(answers) == answered
     reader.close()
     writer.close()
+
+
+# --- many keys ---
+
+KEYS = tuple(b"\x01%03d" % number for number in range(200))
+STORED = KEYS[::3]
+
+
+def stored_under(path: Path, *puts: Put) -> ReadSession:
+    writer = WriteSession.open(path, OPTIONS)
+    commit(writer, 1, *puts)
+    writer.close()
+    return ReadSession.open(path, OPTIONS)
+
+
+def found_in(reader: ReadSession, keys: Sequence[bytes]) -> tuple[object, ...]:
+    (answer,) = reader.read([GetEntries(b"n", keys)])
+    assert isinstance(answer, FoundEntries)
+    return tuple(
+        entry.value if isinstance(entry, StoredEntry) else type(entry) for entry in answer.entries
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 150])
+def test_many_keys_are_answered_in_their_order_however_many_are_missing(
+    tmp_path: Path, count: int
+) -> None:
+    reader = stored_under(tmp_path / "mpreg.db", *(Put(b"n", key, key) for key in STORED))
+    rng = random.Random(count)
+    for _ in range(20):
+        # Also several times the same.
+        keys = rng.choices(KEYS, k=count)
+        expected = tuple(key if key in STORED else type(None) for key in keys)
+        assert found_in(reader, keys) == expected
+    reader.close()
+
+
+def test_damaged_entries_among_many_cost_none_of_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "mpreg.db"
+    stored_under(path, *(Put(b"n", key, key) for key in STORED)).close()
+    damaged = (STORED[5], STORED[6], STORED[-1])
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE entries SET value = 'text' WHERE key = ?", (damaged[0],))
+        connection.execute("UPDATE entries SET version = 1.5 WHERE key = ?", (damaged[1],))
+        connection.execute("UPDATE entries SET checksum = NULL OR 1 WHERE key = ?", (damaged[2],))
+    connection.close()
+    reader = ReadSession.open(path, OPTIONS)
+    expected = tuple(
+        CorruptDataError if key in damaged else key if key in STORED else type(None) for key in KEYS
+    )
+    assert found_in(reader, KEYS) == expected
+    reader.close()
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_many_large_values_are_read_until_a_page_is_full(tmp_path: Path, is_damaged: bool) -> None:
+    path, value = tmp_path / "mpreg.db", bytes(PAGE_BYTES_MAX // 4)
+    stored_under(path, *(Put(b"n", key, value) for key in KEYS[:64])).close()
+    if is_damaged:
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE entries SET version = 7000 WHERE key = ?", (KEYS[0],))
+        connection.close()
+    reader = ReadSession.open(path, OPTIONS)
+    expected = (value,) * 4
+    assert found_in(reader, KEYS) == ((CorruptDataError, *expected) if is_damaged else expected)
+    reader.close()

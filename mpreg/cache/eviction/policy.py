@@ -41,7 +41,7 @@ class EvictionPolicy(Protocol):
 
     It knows no bounds of the whole: the cache asks for a victim whenever it needs room, before it
     adds what the room is for. Each call takes O(1) or O(log n) steps, amortised over the calls
-    before it; only iterating takes more.
+    before it where the policy says so; only iterating takes more.
 
     `add` is only called with a key that is not there; all others, with a key that is.
     """

@@ -38,16 +38,9 @@ def families(snapshot: NodeSnapshot) -> Iterator[Metric]:
         yield _FAMILIES[spec.kind](spec, snapshot)
 
 
-def _counters(spec: MetricSpec, snapshot: NodeSnapshot) -> Metric:
-    family = CounterMetricFamily(spec.name, spec.help, labels=spec.labels)
-    for labels, value in spec.samples(snapshot):
-        if isinstance(value, int | float):
-            family.add_metric(labels, value)
-    return family
-
-
-def _gauges(spec: MetricSpec, snapshot: NodeSnapshot) -> Metric:
-    family = GaugeMetricFamily(spec.name, spec.help, labels=spec.labels)
+def _numbers(spec: MetricSpec, snapshot: NodeSnapshot) -> Metric:
+    kind = CounterMetricFamily if spec.kind is Kind.COUNTER else GaugeMetricFamily
+    family = kind(spec.name, spec.help, labels=spec.labels)
     for labels, value in spec.samples(snapshot):
         if isinstance(value, int | float):
             family.add_metric(labels, value)
@@ -63,8 +56,8 @@ def _histograms(spec: MetricSpec, snapshot: NodeSnapshot) -> Metric:
 
 
 _FAMILIES: Final = {
-    Kind.COUNTER: _counters,
-    Kind.GAUGE: _gauges,
+    Kind.COUNTER: _numbers,
+    Kind.GAUGE: _numbers,
     Kind.HISTOGRAM: _histograms,
 }
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from mpreg.cache import CacheConfiguration, EvictionCause, GlobalCacheKey, GlobalCacheManager
+from mpreg.cache import (
+    CacheConfiguration,
+    EvictionCause,
+    GlobalCacheKey,
+    GlobalCacheManager,
+    WarmUpState,
+)
 from mpreg.cache.storage import CacheStorage
 from mpreg.persistence import (
     CorruptDataError,
@@ -307,3 +315,60 @@ async def test_statistics_add_up(data_dir: Path) -> None:
         assert one.memory_entries <= 2
         assert one.disk_reads > 0
         assert sum(one.evicted_from_memory.values()) == 4 + 3 - 1 - one.memory_entries
+
+
+def damage_a_page(data_dir: Path) -> None:
+    """One of those that hold entries, where there are many of them."""
+    with closing(sqlite3.connect(data_dir / "mpreg.db")) as connection:
+        (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    with (data_dir / "mpreg.db").open("r+b") as file:
+        file.seek((pages // 2) * page_size)
+        file.write(b"\xa5" * page_size)
+
+
+async def read_damaged(cache: GlobalCacheManager) -> None:
+    await until(lambda: cache.statistics().damaged > 0)
+
+
+async def test_a_damaged_page_hides_what_is_on_it_and_stops_nothing(data_dir: Path) -> None:
+    keys = [user(number) for number in range(400)]
+    async with open_cache(data_dir) as cache:
+        await cache.put_many({key: bytes(200) for key in keys})
+        await cache.put(GlobalCacheKey("pages", 1), "made", dependencies=[keys[0]])
+    damage_a_page(data_dir)
+
+    async with both(data_dir, memory_entries_max=10) as (registry, cache):
+        await cache.wait_until_warm()
+        with pytest.raises(CorruptDataError, match=r"cannot be counted: .*SQLITE_CORRUPT"):
+            await cache.put(GlobalCacheKey("pages", 2), "made", dependencies=[keys[0]])
+        # Nobody can tell who depends on it in turn.
+        with pytest.raises(CorruptDataError, match="cannot be counted"):
+            await cache.put(keys[0], "changed")
+        with pytest.raises(CorruptDataError, match="cannot be counted"):
+            await cache.invalidate(namespace="users")
+        found = await cache.get_many(keys)
+        alone = [await get_value(cache, key) for key in keys]
+        assert 300 < len(found) < 400
+        assert len(found) == len(keys) - alone.count(None)
+        intact = next(key for key in keys[1:] if key in found)
+        await cache.put(intact, "new")
+        assert await get_value(cache, intact) == "new"
+        assert cache.statistics().damaged > 0
+        assert cache.statistics().warm_up is WarmUpState.COUNTING
+        assert (await registry.stats()).reader_restarts == 0
+
+
+async def test_what_is_invalid_stays_so_where_it_cannot_be_removed(data_dir: Path) -> None:
+    keys = [user(number) for number in range(400)]
+    async with open_cache(data_dir) as cache:
+        await cache.put_many({key: bytes(200) for key in keys})
+    damage_a_page(data_dir)
+
+    async with open_cache(data_dir) as cache:
+        await read_damaged(cache)
+        await cache.invalidate(namespace="users")
+        await cache._shared.upkeep._try_once()
+        assert cache.statistics().barriers == 1
+    async with open_cache(data_dir) as cache:
+        assert await cache.get_many(keys) == {}

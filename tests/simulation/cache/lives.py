@@ -1,4 +1,4 @@
-"""Processes that use a cache, one after the other, on one simulated disk and in virtual time."""
+"""Processes that use a cache, one after the other, on one simulated disk."""
 
 from __future__ import annotations
 
@@ -9,43 +9,26 @@ import anyio
 from attrs import define, field
 
 from mpreg.cache import CacheConfiguration, GlobalCacheManager
-from mpreg.persistence import PersistenceRegistry
-from mpreg.testing import FaultInjector, SimulatedBackend, SimulatedDisk, Simulation
-from tests.simulation.scenario import SCHEDULES, make_config
+from tests.simulation.lives import SimulatedLives
+from tests.simulation.scenario import SCHEDULES
 
 __all__ = ["Lives", "counted", "every_schedule", "tidy_up"]
-
-#: Somebody who runs in a circle is soon found.
-STEPS_MAX = 100_000
 
 Life = Callable[[GlobalCacheManager], Awaitable[None]]
 
 
 @define(eq=False)
-class Lives:
+class Lives(SimulatedLives):
     """All have one cache."""
 
     configuration: CacheConfiguration = field(factory=CacheConfiguration)
-    seed: int = 0
-    settings: dict[str, Any] = field(factory=dict)
-    """Of the registry."""
-    simulation: Simulation = field(init=False)
-    disk: SimulatedDisk = field(factory=SimulatedDisk, init=False)
-    faults: FaultInjector = field(factory=FaultInjector, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.simulation = Simulation(self.seed, seconds_max=10_000, steps_max=STEPS_MAX)
 
     def live(self, *lives: Life) -> None:
         for life in lives:
             self.simulation.run(self.run, life)
 
     async def run(self, life: Life) -> None:
-        registry = PersistenceRegistry(
-            make_config(**self.settings),
-            backend=SimulatedBackend(self.disk, self.faults),
-            clock=self.simulation.clock,
-        )
+        registry = self.registry()
         cache = GlobalCacheManager(registry, self.configuration)
         async with registry:
             await life(cache)
@@ -55,7 +38,7 @@ def every_schedule(make: Callable[[Lives], Life], **settings: Any) -> None:
     """A short story under many schedules: what it says must be true of each."""
     configuration = settings.pop("configuration", CacheConfiguration())
     for seed in range(SCHEDULES):
-        lives = Lives(configuration, seed, settings)
+        lives = Lives(configuration, seed=seed, settings=settings)
         lives.live(make(lives))
 
 

@@ -343,7 +343,7 @@ class _Process:
         self.check_index()
         for entry in list(core.memory._entries.values()):
             value = ledger.model.alive.get(entry.key)
-            if core.is_alive(entry) and entry.expires_at > ledger.latest:
+            if core.reader.is_alive(entry) and entry.expires_at > ledger.latest:
                 assert value is not None, f"L1 has {entry}"
                 assert value.version == entry.version
         for key in [*KEYS, *NUMBERS]:
@@ -648,7 +648,11 @@ class _Caller:
         token = token_of(payload)
         assert token is not None
         value, computation = ledger.model.by_token.get(token), story.computed.get(token)
-        if value is not None and value.key == look.key and value.died >= look.settled:
+        # What was removed since it had expired: see `Ledger._was_there`.
+        is_there = value is not None and (
+            value.died >= look.settled or value.why in ("swept", "expired")
+        )
+        if value is not None and value.key == look.key and is_there:
             assert value.expires_at > story.simulation.clock.wall() or computation is not None
             return
         if value is None and ledger.is_on_its_way(look.key):

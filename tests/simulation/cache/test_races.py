@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -11,6 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from mpreg.cache import CacheConfiguration, GlobalCacheKey, GlobalCacheManager, WriteMode
+from mpreg.cache.keys import encode_key
 from mpreg.errors import (
     CommitFailedError,
     ReaderStoppedError,
@@ -271,6 +273,26 @@ def test_who_depends_on_a_key_that_is_being_put_is_invalidated_or_later() -> Non
         return life
 
     every_schedule(make, mailbox_batches_max=1)
+
+
+def test_who_depends_on_a_key_that_is_being_put_is_invalidated_by_the_tags_of_that() -> None:
+    def make(_: Lives) -> Life:
+        async def life(cache: GlobalCacheManager) -> None:
+            await counted(cache)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(cache.put, BASE, 1, ttl_seconds=5.0, tags=["red"]))
+                while not cache._core.in_flight.count:
+                    await anyio.lowlevel.checkpoint()
+                await cache.put(KEY, "made of it", dependencies=[BASE])
+            await anyio.sleep(20.0)
+            assert encode_key(BASE) not in cache._core.index.stored
+            assert await value_of(cache) == "made of it"
+            await cache.invalidate(tag="red")
+            assert await value_of(cache) is None
+
+        return life
+
+    every_schedule(make)
 
 
 def test_nobody_sees_what_was_never_sent() -> None:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 
 import pytest
@@ -58,3 +60,13 @@ def test_one_seed_is_one_story() -> None:
     for seed in range(2):
         traces = [CacheStory(seed).tell().simulation.trace for _ in range(2)]
         assert traces[0] == traces[1]
+
+
+def test_a_story_that_was_told_leaves_nothing_in_memory() -> None:
+    """What the garbage collector does not follow must not be part of a circle: in its processes
+    writes fail, are refused, and are under way when the power goes."""
+    stories = [CacheStory(seed).tell() for seed in range(4)]
+    told = [weakref.ref(story.disk) for story in stories]
+    del stories
+    gc.collect()
+    assert [one() for one in told] == [None] * len(told)

@@ -1,51 +1,31 @@
-"""Processes that end in peace, one after the other, on one simulated disk and in virtual time."""
+"""Processes that use a queue, one after the other, on one simulated disk."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import anyio
 import anyio.lowlevel
 from attrs import define, field
 
-from mpreg.persistence import PersistenceRegistry
 from mpreg.queues import MessageQueue, MessageQueueManager, QueueConfiguration
 from mpreg.queues.records import Event, decode_event
-from mpreg.testing import FaultInjector, SimulatedBackend, SimulatedDisk, Simulation
-from tests.simulation.scenario import make_config
+from tests.simulation.lives import SimulatedLives
 
 __all__ = ["Lives", "cancelled_once_sent", "forget_bodies", "keep_up", "manager_of"]
-
-#: Somebody who runs in a circle is soon found.
-STEPS_MAX = 200_000
 
 Life = Callable[[MessageQueue], Awaitable[None]]
 
 
 @define(eq=False)
-class Lives:
+class Lives(SimulatedLives):
     """All have one queue."""
 
     configuration: QueueConfiguration = field(factory=QueueConfiguration)
-    seed: int = 0
-    settings: dict[str, Any] = field(factory=dict)
-    """Of the registry."""
-    simulation: Simulation = field(init=False)
-    disk: SimulatedDisk = field(factory=SimulatedDisk, init=False)
-    faults: FaultInjector = field(factory=FaultInjector, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.simulation = Simulation(self.seed, seconds_max=10_000, steps_max=STEPS_MAX)
 
     def live(self, *lives: Life) -> None:
         for life in lives:
             self.simulation.run(self._live, life)
-
-    def registry(self) -> PersistenceRegistry:
-        backend = SimulatedBackend(self.disk, self.faults)
-        config = make_config(**self.settings)
-        return PersistenceRegistry(config, backend=backend, clock=self.simulation.clock)
 
     async def _live(self, life: Life) -> None:
         async with self.registry() as registry:

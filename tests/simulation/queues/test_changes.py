@@ -86,7 +86,7 @@ def test_a_change_cancelled_while_it_is_written_lets_in_who_waits_for_room(
         assert queue.statistics().size <= limit
 
     for seed in range(SCHEDULES):
-        Lives(QueueConfiguration(max_size=1), seed).live(life)
+        Lives(QueueConfiguration(max_size=1), seed=seed).live(life)
 
 
 def test_a_deleted_subscription_tells_who_waits_though_the_caller_was_cancelled() -> None:
@@ -339,7 +339,7 @@ def test_the_bytes_of_a_queue_hold_while_they_are_counted_anew() -> None:
         assert queue.statistics().size == full
 
     for seed in range(SCHEDULES):
-        Lives(QueueConfiguration(max_bytes=5_000), seed).live(life)
+        Lives(QueueConfiguration(max_bytes=5_000), seed=seed).live(life)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_a_deleted_subscription_does_not_come_back_with_what_was_under_way() -> 
 
     for seed in range(SCHEDULES):
         configuration = QueueConfiguration(delivery_guarantee=DeliveryGuarantee.BROADCAST)
-        Lives(configuration, seed).live(life)
+        Lives(configuration, seed=seed).live(life)
 
 
 def test_a_small_message_is_found_before_one_that_fills_the_memory() -> None:

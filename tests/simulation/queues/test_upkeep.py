@@ -331,7 +331,7 @@ def test_a_copied_message_for_which_no_quorum_will_come_goes_when_it_has_expired
         required_acknowledgments=2,
     )
     for seed in range(SCHEDULES):
-        Lives(configuration, seed).live(life, wait_for_sweep)
+        Lives(configuration, seed=seed).live(life, wait_for_sweep)
 
 
 # --- attempts ---

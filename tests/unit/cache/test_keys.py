@@ -107,6 +107,27 @@ def test_other_bytes_are_refused_or_are_those_of_a_key(data: bytes) -> None:
     assert encode_key(key) == data
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00",
+        b"\x02a\x00",
+        b"\x02\x00\x02a\x00",
+        b"\x05a\x00\x02b\x00",
+        b"\x01a\x00\x02b\x00",
+        b"\x03" + bytes(8) + b"\x02b\x00",
+        b"\x02a\x00\x02b",
+        b"\x02a\x00\x04b\x00",
+        b"\x02a\x00\x03" + bytes(7),
+        b"\x02a\x01\x03\x00\x02b\x00",
+    ],
+)
+def test_bytes_that_are_nearly_a_key_are_refused(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        decode_key(data)
+
+
 @given(keys)
 def test_a_key_can_be_copied_and_pickled(key: GlobalCacheKey) -> None:
     for back in (copy.copy(key), copy.deepcopy(key), pickle.loads(pickle.dumps(key))):

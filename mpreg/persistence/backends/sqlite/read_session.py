@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from mpreg.codec import checksum_record, decode_key, shown_name
 from mpreg.errors import CorruptDataError
@@ -38,6 +39,9 @@ from mpreg.persistence.backends.sqlite.write_session import SqliteOptions
 from mpreg.persistence.commit_group import LogBounds
 
 __all__ = ["ReadSession"]
+
+_Entries: TypeAlias = tuple[list[StoredEntry | CorruptDataError | None], int]
+"""For the first of some keys, and how many bytes their values have."""
 
 
 class ReadSession:
@@ -77,7 +81,7 @@ class ReadSession:
     def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | CorruptDataError]:
         """See `StorageReader.read`."""
         try:
-            if len(queries) == 1 and isinstance(queries[0], GetEntry):
+            if len(queries) == 1 and _is_of_one_entry(queries[0]):
                 # A single row is one state by itself.
                 return [self._answer_or_error(queries[0])]
             self.connection.execute("BEGIN")
@@ -169,21 +173,55 @@ class ReadSession:
         if namespace_id is None:
             return FoundEntries((None,) * len(query.keys))
         found: list[StoredEntry | CorruptDataError | None] = []
-        size, get, seed = 0, self.connection.execute, zlib.crc32(query.namespace)
-        for key in query.keys:
-            row = get(schema.GET_ENTRY, (namespace_id, key)).fetchone()
-            if row is None:
-                found.append(None)
-                continue
-            _, version, expires_at, checksum, value = row
-            if is_intact(seed, key, version, expires_at, value, checksum):
-                found.append(StoredEntry(key, version, expires_at, value))
-                size += len(value)
-                if size >= PAGE_BYTES_MAX:
-                    break
-            else:
-                found.append(self._damaged_entry(query.namespace, key))
+        room, seed, keys = PAGE_BYTES_MAX, zlib.crc32(query.namespace), query.keys
+        while len(found) < len(keys) and room > 0:
+            count = next(one for one in schema.GET_ENTRIES if one <= len(keys) - len(found))
+            step = keys[len(found) : len(found) + count]
+            entries, size = self._get_intact(namespace_id, seed, step, room) or (
+                self._get_one_by_one(query.namespace, step, room)
+            )
+            found += entries
+            room -= size
         return FoundEntries(tuple(found))
+
+    def _get_intact(
+        self, namespace_id: int, seed: int, keys: Sequence[bytes], room: int
+    ) -> _Entries | None:
+        """Until there is no room for more, in bytes. None where one of them is damaged."""
+        found: list[StoredEntry | CorruptDataError | None] = []
+        size, get = 0, schema.GET_ENTRIES[len(keys)]
+        # For bytes, sqlite3 looks for an adapter each time, which takes as long as the row.
+        parameters = (*map(bytearray, keys), namespace_id)
+        try:
+            with closing(self.connection.execute(get, parameters)) as rows:
+                for key, (id, version, expires_at, checksum, value) in zip(keys, rows, strict=True):
+                    if id is None:
+                        found.append(None)
+                        continue
+                    if not is_intact(seed, key, version, expires_at, value, checksum):
+                        return None
+                    found.append(StoredEntry(key, version, expires_at, value))
+                    size += len(value)
+                    if size >= room:
+                        break
+        except sqlite3.Error as error:
+            if is_corrupt(error):
+                return None
+            raise
+        return found, size
+
+    def _get_one_by_one(self, namespace: bytes, keys: Sequence[bytes], room: int) -> _Entries:
+        """The same, where what is damaged must not cost the others."""
+        found: list[StoredEntry | CorruptDataError | None] = []
+        size = 0
+        for key in keys:
+            answer = self._answer_or_error(GetEntry(namespace, key))
+            assert answer is None or isinstance(answer, StoredEntry | CorruptDataError)
+            found.append(answer)
+            size += answer_bytes(answer)
+            if size >= room:
+                break
+        return found, size
 
     def _scan(self, query: ScanEntries) -> ScanPage:
         namespace_id = self._namespace_id(query.namespace)
@@ -264,6 +302,10 @@ class ReadSession:
             path=self._path,
             where=f"log {shown_name(log)!r}, offsets {start} to {stop - 1}",
         )
+
+
+def _is_of_one_entry(query: ReadQuery) -> bool:
+    return isinstance(query, GetEntry) or (isinstance(query, GetEntries) and len(query.keys) == 1)
 
 
 def _is_record(offset: object, data: object) -> bool:
