@@ -51,6 +51,10 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
 
 HTTP_VERSIONS: Final = ("1.0", "1.1")
 
+#: All answers have it: so a client knows that it was a node that answered. Its value changes where
+#: an older client would take an answer for something else.
+API_HEADER: Final = ("x-mpreg-api", "1")
+
 #: A client that goes on sending a body that was refused is listened to for so long, so that it can
 #: read why.
 LINGER_SECONDS: Final = 2.0
@@ -194,7 +198,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.has_begun = True
             self.status = message["status"]
-            message = {**message, "headers": _with_security(message["headers"])}
+            message = {**message, "headers": _with_headers_of_all(message["headers"])}
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
         if is_last and not self._read.is_set():
             await self._send_while_listening(message)
@@ -231,13 +235,13 @@ class _Exchange:
             await self.receive()
 
 
-def _with_security(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def _with_headers_of_all(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     given = {name.lower() for name, _ in headers}
     return [
         *headers,
         *(
             (name.encode(), value.encode())
-            for name, value in SECURITY_HEADERS.items()
+            for name, value in (API_HEADER, *SECURITY_HEADERS.items())
             if name.encode() not in given
         ),
     ]
