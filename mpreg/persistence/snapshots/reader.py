@@ -86,7 +86,7 @@ class SnapshotReader:
         if offset == self.size_bytes:
             index, self._skipped = self._manifest.chunks, 0
         self._asked = self._given = index
-        self._given_bytes, self._is_part = index * len(chunk), True
+        self._given_bytes, self._is_part = offset - self._skipped, True
 
     async def __anext__(self) -> bytes:
         """The next chunk, which matches its checksum.
