@@ -80,7 +80,8 @@ class MPREGClient:
                 f"resend_bytes_max is a number of bytes, not {resend_bytes_max!r}",
                 "resend_bytes_max",
             )
-        headers = {"accept": MESSAGEPACK}
+        # As it is: a part of a snapshot would be one of something else.
+        headers = {"accept": MESSAGEPACK, "accept-encoding": "identity"}
         if token is not None:
             _check_token(token)
             headers["authorization"] = f"Bearer {token}"

@@ -14,7 +14,7 @@ from attrs import define, field
 
 from mpreg.actors import Feed
 from mpreg.client.calls import Calls
-from mpreg.client.streams import Events
+from mpreg.client.streams import Event, Events
 from mpreg.errors import NodeUnreachableError, WatchLaggedError
 from mpreg.persistence.engine import collapsed_groups
 
@@ -58,18 +58,33 @@ class RemoteWatch(Feed[T]):
 
     async def _read(self, *, task_status: TaskStatus[None]) -> None:
         """A task of its own, so that what comes is taken also while nobody asks for it."""
-        stream = await self._calls.stream(self._path, self._params)
+        events, event = await self._begin()
         try:
-            events = Events(stream)
-            await events.next()
             task_status.started()
-            while not self.has_ended:
-                if (event := await events.next()) is not None:
+            while True:
+                if event is not None:
                     self._tell_of(event.kind, event.data)
+                if self.has_ended:
+                    return
+                event = await events.next()
         except NodeUnreachableError as lost:
             self.end(WatchLaggedError(str(lost.args[0])))
         finally:
-            await stream.leave()
+            await events.stream.leave()
+
+    async def _begin(self) -> tuple[Events, Event | None]:
+        """When the first thing was heard, nothing is missed from then on."""
+        tries = self._calls.new_tries()
+        while True:
+            events = Events(await self._calls.stream(self._path, self._params))
+            try:
+                return events, await events.next()
+            except NodeUnreachableError as lost:
+                await events.stream.leave()
+                await tries.pause(lost)
+            except BaseException:
+                await events.stream.leave()
+                raise
 
     def _tell_of(self, kind: str, data: dict[str, Any]) -> None:
         if (change := self._change(kind, data)) is not None:

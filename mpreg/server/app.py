@@ -198,7 +198,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.has_begun = True
             self.status = message["status"]
-            message = {**message, "headers": _with_headers_of_all(message["headers"])}
+            message = {**message, "headers": _with_security(message["headers"])}
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
         if is_last and not self._read.is_set():
             await self._send_while_listening(message)
@@ -235,7 +235,7 @@ class _Exchange:
             await self.receive()
 
 
-def _with_headers_of_all(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def _with_security(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     given = {name.lower() for name, _ in headers}
     return [
         *headers,

@@ -45,7 +45,8 @@ async def get_snapshot(call: Call) -> ASGIApp:
     """A version as it was saved, the newest unless ``version`` is given. ``ETag`` is its number;
     ``If-None-Match`` with that: 304. Each piece is verified before it is sent, and the connection
     is cut where one is damaged. ``Range: bytes=100-`` is the rest of it from there: 206; with
-    ``If-Range`` only of that version. ``X-MPREG-CRC32`` is that of the whole."""
+    ``If-Range`` only of that version. ``X-MPREG-Size`` and ``X-MPREG-CRC32`` are those of the
+    whole."""
     store, version = _store(call), _version(call)
 
     @asynccontextmanager
@@ -55,6 +56,7 @@ async def get_snapshot(call: Call) -> ASGIApp:
                 "etag": etag(reader.version),
                 "x-mpreg-saved-at": repr(reader.saved_at),
                 "x-mpreg-crc32": f"{reader.checksum:08x}",
+                "x-mpreg-size": str(reader.size_bytes),
                 "accept-ranges": "bytes",
             }
             if is_unchanged(call.request.headers, reader.version):
@@ -69,7 +71,7 @@ async def get_snapshot(call: Call) -> ASGIApp:
                 await reader.seek(start)
             # Before the head is sent: where this is damaged, it can still be told in words.
             first = await anext(reader, b"")
-            part = _Part(reader, first, stop - start)
+            part = _Part(reader, first, stop - start, stop == reader.size_bytes)
             yield Opened(200 if wanted is None else 206, headers, part)
 
     return Download(opened)
@@ -82,15 +84,15 @@ class _Part(AsyncIterator[bytes]):
     _reader: SnapshotReader
     _first: bytes
     _left: int
+    _is_to_the_end: bool
+    """There the reader looks at the whole."""
 
     async def __anext__(self) -> bytes:
-        piece, self._first = self._first, b""
-        # At its end the reader looks at the whole.
-        piece = piece or await anext(self._reader)
-        piece = piece[: self._left]
-        self._left -= len(piece)
-        if not piece:
+        if not (self._left or self._is_to_the_end):
             raise StopAsyncIteration
+        piece, self._first = self._first, b""
+        piece = (piece or await anext(self._reader))[: self._left]
+        self._left -= len(piece)
         return piece
 
 

@@ -10,7 +10,7 @@ import anyio.lowlevel
 import pytest
 
 from mpreg.cache import GlobalCacheKey
-from mpreg.client import RemoteCacheManager
+from mpreg.client import MPREGClient, RemoteCacheManager
 from mpreg.errors import (
     InvalidArgumentError,
     NodeUnreachableError,
@@ -20,11 +20,13 @@ from mpreg.errors import (
 from tests.integration.client.support import (
     LOST_ANSWER,
     NOBODY,
+    Hasty,
     Way,
     client_at,
     client_of,
     open_client,
 )
+from tests.integration.client.test_snapshots import Cutting
 from tests.integration.server.support import open_node
 from tests.integration.server.test_connections import serving
 
@@ -300,3 +302,31 @@ async def test_statistics_are_those_of_the_node(data_dir: Path) -> None:
         statistics = await node.cache.statistics()
         assert statistics == server.state.cache.statistics()
         assert statistics.namespaces["ns"].memory_hits == 1
+
+
+async def test_a_watch_whose_connection_breaks_before_it_has_begun_begins_all_the_same(
+    data_dir: Path,
+) -> None:
+    way = Cutting()
+    async with (
+        serving(data_dir) as server,
+        MPREGClient(server.state.url, transport=way, randomness=Hasty(1)) as node,
+    ):
+        way.downs += [0, 3]
+        async with node.cache.watch() as changes:
+            assert not way.downs
+            await node.cache.put(KEY, 1)
+            assert (await anext(changes)).key == KEY
+
+
+async def test_a_watch_that_the_node_ends_with_an_error_is_over(data_dir: Path) -> None:
+    async with (
+        serving(data_dir) as server,
+        client_at(server.state.url) as node,
+        node.key_value_store("ns").watch() as changes,
+    ):
+        followers = server.state.registry._gateway.followers.keys.values()
+        [follower] = [one for found in followers for one in found]
+        follower.end(WatchLaggedError("too fast"))
+        with pytest.raises(WatchLaggedError, match="faster than they were taken"):
+            await anext(changes)

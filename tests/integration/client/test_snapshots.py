@@ -42,10 +42,13 @@ class Cutting(httpx.AsyncBaseTransport):
     changed: bytes | None = None
     """What answers have in place of their bytes."""
     ranges: list[str | None] = field(factory=list)
+    takes_ranges: bool = True
     _network: httpx.AsyncBaseTransport = field(factory=httpx.AsyncHTTPTransport)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.ranges.append(request.headers.get("range"))
+        if not self.takes_ranges:
+            request.headers.pop("range", None)
         if self.ups and request.method == "PUT":
             request.stream = _Cut(request.stream, self.ups.pop(0), httpx.WriteError)
         answer = await self._network.handle_async_request(request)
@@ -324,6 +327,25 @@ async def test_a_read_that_gets_no_further_ends(data_dir: Path) -> None:
             async for piece in reader:
                 got += piece
         assert got == DATA
+
+
+async def test_a_read_goes_on_where_something_between_knows_of_no_parts(data_dir: Path) -> None:
+    async with at_a_node(data_dir) as (images, way, _):
+        await images.save(DATA)
+        way.takes_ranges = False
+        way.downs += [CHUNK_BYTES + 7, 100, 2 * CHUNK_BYTES, 3 * CHUNK_BYTES]
+        loaded = await images.load()
+        assert loaded is not None
+        assert loaded.data == DATA
+        assert not way.downs
+
+
+async def test_a_read_leaves_its_connection_to_be_used_again(data_dir: Path) -> None:
+    async with at_a_node(data_dir) as (images, way, _):
+        await images.save(DATA)
+        for _ in range(3):
+            await images.load()
+        assert len(way._network._pool.connections) == 1  # type: ignore[attr-defined]
 
 
 async def test_a_read_that_is_cancelled_between_two_pieces_goes_on(data_dir: Path) -> None:

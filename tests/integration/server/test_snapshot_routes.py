@@ -232,6 +232,7 @@ async def test_a_part_is_given_where_one_is_asked_for(data_dir: Path) -> None:
         version = await save(node, LARGE)
         whole = await node.client.get(IMAGES)
         assert whole.headers["accept-ranges"] == "bytes"
+        assert whole.headers["x-mpreg-size"] == str(size)
         assert whole.headers["x-mpreg-crc32"] == f"{zlib.crc32(LARGE):08x}"
         for asked, start, stop in (
             ("bytes=0-", 0, size),
