@@ -9,7 +9,8 @@ from mpreg.client.logs import RemoteLogStore
 from mpreg.client.message import RemoteDeadLetter, RemoteMessage
 from mpreg.client.node import MPREGClient
 from mpreg.client.queues import RemoteQueue, RemoteQueueManager, RemoteSubscription
-from mpreg.client.snapshots import RemoteSnapshotReader, RemoteSnapshotStore
+from mpreg.client.snapshot_reader import RemoteSnapshotReader
+from mpreg.client.snapshots import RemoteSnapshotStore
 
 __all__ = [
     "MPREGClient",

@@ -77,7 +77,7 @@ class RemoteCacheManager:
         if not wanted:
             return {}
         body = {"keys": [list(key) for key in wanted]}
-        answer = await self._calls.ask("POST", "/v1/cache/get-many", body=body)
+        answer = await self._calls.ask("POST", "/v1/cache/get-many", body=body, is_read=True)
         return {GlobalCacheKey(*one.pop("key")): Found(**one) for one in _value(answer)["found"]}
 
     # --- writing ---

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 import anyio
 import httpx
 import msgspec
-from attrs import define
+from attrs import define, field
 
 from mpreg import errors
 from mpreg.client.problems import error_of, is_of_a_node
@@ -103,6 +103,36 @@ class Tries:
 
 
 @define(eq=False)
+class _Fate:
+    """Of one request, while it is made again and again."""
+
+    _patience_seconds: float
+    _wait_seconds: float
+    _upload: Upload | None
+    _is_read: bool = field(kw_only=True)
+    may_have_been_made: bool = False
+    _furthest: int = 0
+    _deadline: float = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._deadline = anyio.current_time() + self._patience_seconds + self._wait_seconds
+
+    @property
+    def seconds_left(self) -> float:
+        return self._deadline - anyio.current_time()
+
+    def is_away(self, failure: MpregError) -> None:
+        """From now on it does not wait for something to happen, but for the node."""
+        upload, again = self._upload, anyio.current_time() + self._patience_seconds
+        self._deadline = min(self._deadline, again)
+        if upload is not None and upload.furthest > self._furthest:
+            self._furthest, self._deadline = upload.furthest, again
+        # Of a body that has not come to its end nothing is made.
+        if not self._is_read and (upload is None or upload.was_sent):
+            self.may_have_been_made |= failure.data_state == "unknown"
+
+
+@define(eq=False)
 class Calls:
     """Of one client."""
 
@@ -150,6 +180,7 @@ class Calls:
         wait_seconds: float = 0.0,
         made_if: type[MpregError] | None = None,
         perhaps_if: type[MpregError] | None = None,
+        is_read: bool = False,
         is_stream: bool = False,
         is_made_once: bool = True,
         upload: Upload | None = None,
@@ -168,8 +199,6 @@ class Calls:
         given = dict(headers or {})
         if body is not None:
             content, given["content-type"] = msgspec.msgpack.encode(body), MESSAGEPACK
-        patience = self._patience
-        deadline = anyio.current_time() + patience + wait_seconds
         try:
             request = self._http.build_request(
                 method, path, content=content, headers=given, params=params
@@ -177,9 +206,9 @@ class Calls:
         except httpx.InvalidURL as error:
             raise InvalidArgumentError(f"over HTTP this cannot be asked for: {error}") from error
         request.stream = _Body(content)
-        may_have_been_made, furthest = False, 0
+        fate = _Fate(self._patience, wait_seconds, upload, is_read=is_read or method == "GET")
         for pause in self.new_pauses():
-            seconds = min(deadline - anyio.current_time(), self._attempt_seconds + wait_seconds)
+            seconds = min(fate.seconds_left, self._attempt_seconds + wait_seconds)
             answer: httpx.Response | None = None
             failure: MpregError
             try:
@@ -191,30 +220,25 @@ class Calls:
                     return answer
                 failure = error_of(answer)
             if not isinstance(failure, AWAY):
-                if may_have_been_made and made_if and answer and isinstance(failure, made_if):
+                if not fate.may_have_been_made:
+                    raise failure
+                if made_if and answer and isinstance(failure, made_if):
                     return answer
-                tells_nothing = (*_TOLD_AT_ONCE, *([perhaps_if] if perhaps_if else []))
-                if may_have_been_made and isinstance(failure, tells_nothing):
-                    raise NodeUnreachableError(str(failure), True) from failure
-                raise failure
-            # From now on it does not wait for something to happen, but for the node.
-            deadline = min(deadline, anyio.current_time() + patience)
-            if upload is not None and upload.furthest > furthest:
-                furthest, deadline = upload.furthest, anyio.current_time() + patience
-            if method != "GET" and (upload is None or upload.was_sent):
-                may_have_been_made |= failure.data_state == "unknown"
+                tells = not isinstance(failure, _TOLD_AT_ONCE)
+                if tells and not (perhaps_if and isinstance(failure, perhaps_if)):
+                    raise failure
+                raise NodeUnreachableError(str(failure), True) from failure
+            fate.is_away(failure)
             seconds = _pause(pause, failure, answer)
-            if anyio.current_time() + seconds >= deadline:
-                break
-            if may_have_been_made and not is_made_once:
+            if seconds >= fate.seconds_left or (fate.may_have_been_made and not is_made_once):
                 break
             if upload is not None and not upload.may_begin_again:
-                told = f"{failure.args[0]}; too much of the body has gone to be sent again"
-                raise NodeUnreachableError(told, may_have_been_made) from failure
+                told = f"{failure.args[0]}; more has gone than is kept to be sent again"
+                raise NodeUnreachableError(told, fate.may_have_been_made) from failure
             await anyio.sleep(seconds)
-        if isinstance(failure, NodeUnreachableError) or may_have_been_made:
+        if isinstance(failure, NodeUnreachableError) or fate.may_have_been_made:
             message = str(failure.args[0])
-            raise NodeUnreachableError(message, may_have_been_made) from failure
+            raise NodeUnreachableError(message, fate.may_have_been_made) from failure
         raise failure
 
     async def _attempt(
