@@ -11,10 +11,15 @@ from attrs import define, field
 from mpreg.client.calls import AWAY, Calls, Tries
 from mpreg.client.problems import error_in
 from mpreg.client.streams import Event, Events
-from mpreg.errors import MpregError, NodeUnreachableError, OffsetOutOfRangeError
+from mpreg.errors import (
+    CorruptDataError,
+    MpregError,
+    NodeUnreachableError,
+    OffsetOutOfRangeError,
+)
 from mpreg.persistence import LogRecord
 
-__all__ = ["RemoteLogFollow"]
+__all__ = ["RemoteLogFollow", "corrupt"]
 
 
 @define(eq=False)
@@ -107,6 +112,8 @@ class RemoteLogFollow:
         error: MpregError = error_in(event.data, self._events.stream.answer)
         await self._leave()
         # Of what is beyond its end the node tells more when it is asked again.
+        if isinstance(error, CorruptDataError):
+            raise corrupt(self._name, self._next, error) from error
         if not isinstance(error, (*AWAY, OffsetOutOfRangeError)):
             raise error
         await self._tries.pause(error)
@@ -119,3 +126,9 @@ class RemoteLogFollow:
         if self._events is not None:
             events, self._events = self._events, None
             await events.stream.leave()
+
+
+def corrupt(log: str, offset: int | None, told: CorruptDataError) -> CorruptDataError:
+    """A node does not say where; the client knows what it has asked for."""
+    where = f"log {log!r}, the first record from offset {offset} on"
+    return CorruptDataError(told.message, where=where)

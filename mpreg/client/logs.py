@@ -11,10 +11,15 @@ import msgspec
 from attrs import define, field
 
 from mpreg.client.calls import Calls
-from mpreg.client.following import RemoteLogFollow
+from mpreg.client.following import RemoteLogFollow, corrupt
 from mpreg.client.names import as_name
 from mpreg.codec import encode_bytes
-from mpreg.errors import InvalidArgumentError, NodeUnreachableError, OffsetOutOfRangeError
+from mpreg.errors import (
+    CorruptDataError,
+    InvalidArgumentError,
+    NodeUnreachableError,
+    OffsetOutOfRangeError,
+)
 from mpreg.persistence import LogRecord
 from mpreg.persistence.log_store import checked_offset
 
@@ -133,7 +138,10 @@ class RemoteLogStore:
 
     async def _read_page(self, start: int, stop: int) -> tuple[list[LogRecord], int | None]:
         params = {"start": str(start), "stop": str(stop), "limit": str(READ_RECORDS)}
-        page = _value(await self._calls.read(f"{self._path}/records", params=params))
+        try:
+            page = _value(await self._calls.read(f"{self._path}/records", params=params))
+        except CorruptDataError as error:
+            raise corrupt(self.name, start, error) from error
         return [LogRecord(**record) for record in page["records"]], page["next"]
 
     async def _find(self, records: list[bytes], start: int) -> int:

@@ -20,6 +20,8 @@ from mpreg.errors import (
     ForeignDatabaseError,
     InvalidArgumentError,
     MpregError,
+    NodeUnreachableError,
+    NotANodeError,
     OffsetOutOfRangeError,
     PersistenceError,
     SchemaVersionError,
@@ -55,6 +57,9 @@ EXAMPLES: list[MpregError] = [
     DataDirectoryLockedError(PATH, 77, "db1", 1e9),
     ForeignDatabaseError(PATH, "not ours"),
     SchemaVersionError(PATH, 5, 1),
+    NodeUnreachableError("no answer", False),
+    NotANodeError("x answered 200", 200),
+    NotANodeError("x answered 404", 404),
 ]
 
 

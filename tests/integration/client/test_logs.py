@@ -20,6 +20,7 @@ from tests.integration.client.support import (
     NOBODY,
     Hasty,
     Way,
+    client_at,
     client_of,
     open_client,
 )
@@ -95,13 +96,29 @@ async def test_records_before_a_damaged_one_are_read(data_dir: Path) -> None:
     ):
         read = node.log_store("audit").read_range()
         assert await anext(read) == LogRecord(0, b"0")
-        with pytest.raises(CorruptDataError):
+        with pytest.raises(CorruptDataError, match="log 'audit', the first record from offset 1"):
             await anext(read)
         [last] = [one async for one in node.log_store("audit").read_range(2)]
         assert last == LogRecord(2, b"2")
 
 
 # --- following ---
+
+
+async def test_a_damaged_record_ends_a_loop_and_says_where(data_dir: Path) -> None:
+    async with open_node(data_dir, backend="sqlite") as opened:
+        await opened.state.registry.log_store("audit").append_many([b"0", b"1", b"2"])
+    tamper(data_dir, "UPDATE records SET data = x'00' WHERE offset = 1")
+    async with serving(data_dir, backend="sqlite") as server, client_at(server.state.url) as node:
+        log = node.log_store("audit")
+        async with log.follow(0) as followed:
+            assert await anext(followed) == LogRecord(0, b"0")
+            with pytest.raises(
+                CorruptDataError, match="log 'audit', the first record from offset 1"
+            ):
+                await anext(followed)
+        async with log.follow(2) as followed:
+            assert await anext(followed) == LogRecord(2, b"2")
 
 
 async def test_each_record_comes_once_however_often_the_connection_breaks(data_dir: Path) -> None:
