@@ -29,13 +29,6 @@ class RemoteLogFollow:
     lost, it goes on behind the last one. What was truncated away meanwhile is passed over.
 
     For one task. Cancelled, it has passed over nothing, and may be gone on with.
-
-    Raises, while iterating:
-        OffsetOutOfRangeError: the log is shorter than what was seen of it: it was deleted while the
-            connection was lost, or an older copy was put in its place. Follow it anew.
-        CorruptDataError: the next record is damaged.
-        NodeUnreachableError: the node was away for longer than the client is patient. It may be
-            gone on with.
     """
 
     _calls: Calls
@@ -65,6 +58,15 @@ class RemoteLogFollow:
         return self
 
     async def __anext__(self) -> LogRecord:
+        """The next record.
+
+        Raises:
+            OffsetOutOfRangeError: the log is shorter than what was seen of it: it was deleted while
+                the connection was lost, or an older copy was put in its place. Follow it anew.
+            CorruptDataError: the next record is damaged.
+            NodeUnreachableError: the node was away for longer than the client is patient. It may be
+                gone on with.
+        """
         while True:
             try:
                 event = await (self._events or await self._connect()).next()
