@@ -80,12 +80,12 @@ class SnapshotReader:
         if not offset:
             return
         # All chunks but the last have the size of the first.
-        chunk = await anext(self)
-        self._give_up()
+        await self._look_for_one()
+        chunk = self._found.popleft().value
         index, self._skipped = divmod(offset, len(chunk))
         if offset == self.size_bytes:
             index, self._skipped = self._manifest.chunks, 0
-        self._asked = self._given = index
+        self._asked = self._looked = self._given = index
         self._given_bytes, self._is_part = offset - self._skipped, True
 
     async def __anext__(self) -> bytes:
@@ -184,9 +184,6 @@ class SnapshotReader:
     def _close(self) -> None:
         """Called at the end of the block: nothing more is read."""
         self._closed = True
-        self._give_up()
-
-    def _give_up(self) -> None:
         for request in self._ahead:
             request.wanted = False
         self._ahead.clear()
