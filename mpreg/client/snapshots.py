@@ -59,7 +59,7 @@ class RemoteSnapshotStore:
 
         Where the node goes away meanwhile, it is sent again from its beginning. What an iterable
         has given is kept for that in a temporary file, of at most ``resend_bytes_max`` of the
-        client; it is asked only once. It has 30 seconds for each piece, or the node gives it up
+        client; it is asked only once. One that is too slow the node gives up,
         with a `RequestRefusedError` of status 408. An async generator given is closed.
 
         Cancelled, or where the iterable fails: nothing is left of it; cancelled at its very end it

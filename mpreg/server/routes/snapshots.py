@@ -70,8 +70,8 @@ async def get_snapshot(call: Call) -> ASGIApp:
                 headers["content-range"] = f"bytes {start}-{stop - 1}/{reader.size_bytes}"
                 await reader.seek(start)
             # Before the head is sent: where this is damaged, it can still be told in words.
-            first = await anext(reader, b"")
-            part = _Part(reader, first, stop - start, stop == reader.size_bytes)
+            # Held by nothing else, so that it goes when it was sent.
+            part = _Part(reader, await anext(reader, b""), stop - start, stop == reader.size_bytes)
             yield Opened(200 if wanted is None else 206, headers, part)
 
     return Download(opened)

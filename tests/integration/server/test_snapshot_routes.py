@@ -139,7 +139,7 @@ async def test_a_body_larger_than_any_other_is_saved_and_never_held(data_dir: Pa
 
 
 async def test_what_is_read_is_never_held_however_slowly_it_is_taken(data_dir: Path) -> None:
-    data = LARGE * 20
+    data = LARGE * 40
     async with (
         serving(data_dir) as node,
         httpx.AsyncClient(base_url=node.state.url, timeout=PATIENCE_SECONDS) as client,
