@@ -15,6 +15,7 @@
     │   ├── ForbiddenError            a token that may not do this
     │   ├── TooManyRequestsError      faster, or more at once, than it allows
     │   ├── RequestRefusedError       the request itself makes no sense
+    │   │   └── NotANodeError         something else answers at its address     not made, or unknown
     │   ├── NotFoundError             nothing is there under this address
     │   ├── IdempotencyKeyReusedError a key that came with another request before
     │   ├── WriteInterruptedError     an earlier attempt was cut short          unknown
@@ -84,6 +85,7 @@ __all__ = [
     "MpregError",
     "NodeError",
     "NodeUnreachableError",
+    "NotANodeError",
     "NotFoundError",
     "NotReadyError",
     "OffsetOutOfRangeError",
@@ -224,6 +226,20 @@ class RequestRefusedError(NodeError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class NotANodeError(RequestRefusedError):
+    """What has answered is no node: another program on that port, or something on the way.
+
+    A client tells it, by a header that all answers of a node have. ``data_state`` is "unknown"
+    where it was told a success: a proxy that drops the header may have passed the request on.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message, status)
+        self.args = (message, status)
+        if status < 300:
+            vars(self)["data_state"] = "unknown"
 
 
 class NotFoundError(NodeError, LookupError):
@@ -373,7 +389,12 @@ class VersionConflictError(BatchRejectedError):
 
 
 class OffsetOutOfRangeError(BatchRejectedError):
-    """An offset lies beyond the end of its log. Nothing of the batch was written."""
+    """An offset lies beyond the end of its log: it cannot be truncated before it, nor followed from
+    it. Nothing was written.
+
+    Who follows has seen records that are not in this log: it was deleted, an older copy was put in
+    its place, or they were relaxed and lost with the machine.
+    """
 
     def __init__(self, log: str, offset: int, next_offset: int) -> None:
         self.log = log
@@ -383,8 +404,8 @@ class OffsetOutOfRangeError(BatchRejectedError):
 
     def __str__(self) -> str:
         return (
-            f"log {self.log!r} ends at offset {self.next_offset}: it cannot be truncated before "
-            f"offset {self.offset}; nothing was written"
+            f"log {self.log!r} ends at offset {self.next_offset}: offset {self.offset} is beyond "
+            "it; nothing was written"
         )
 
 

@@ -6,27 +6,30 @@ import itertools
 import math
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import anyio
 import httpx
 import msgspec
-from attrs import define
+from attrs import define, field
 
 from mpreg import errors
-from mpreg.client.problems import error_of
+from mpreg.client.problems import error_of, is_of_a_node
+from mpreg.client.streams import Stream
+from mpreg.client.uploads import Upload
 from mpreg.errors import InvalidArgumentError, MpregError, NodeUnreachableError
 
-__all__ = ["Calls", "pauses"]
+__all__ = ["Calls", "Tries", "pauses"]
 
 PAUSE_SECONDS: Final = 0.05
 PAUSE_SECONDS_MAX: Final = 2.0
 
 MESSAGEPACK: Final = "application/msgpack"
 
+Params: TypeAlias = Mapping[str, str] | list[tuple[str, str | int | float | bool | None]]
+
 #: It passes by itself, and nothing was made of it, or the same key tells.
-_AWAY: Final = (
+AWAY: Final = (
     NodeUnreachableError,
     errors.NotReadyError,
     errors.TooManyRequestsError,
@@ -75,6 +78,61 @@ class _Once(AsyncIterator[bytes]):
 
 
 @define(eq=False)
+class Tries:
+    """At something that breaks off: again as long as it gets further, and for as long as the client
+    is patient where it does not."""
+
+    _patience_seconds: float
+    _chance: random.Random
+    _pauses: Iterator[float] | None = None
+    """Since it broke off first and got no further."""
+    _deadline: float = math.inf
+
+    def got_further(self) -> None:
+        self._pauses = None
+
+    async def pause(self, failure: MpregError) -> None:
+        """Before the next try; raises ``failure`` where there is none."""
+        if self._pauses is None:
+            self._pauses = pauses(self._chance)
+            self._deadline = anyio.current_time() + self._patience_seconds
+        seconds = next(self._pauses)
+        if anyio.current_time() + seconds >= self._deadline:
+            raise failure
+        await anyio.sleep(seconds)
+
+
+@define(eq=False)
+class _Fate:
+    """Of one request, while it is made again and again."""
+
+    _patience_seconds: float
+    _wait_seconds: float
+    _upload: Upload | None
+    _is_read: bool = field(kw_only=True)
+    may_have_been_made: bool = False
+    _furthest: int = 0
+    _deadline: float = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._deadline = anyio.current_time() + self._patience_seconds + self._wait_seconds
+
+    @property
+    def seconds_left(self) -> float:
+        return self._deadline - anyio.current_time()
+
+    def is_away(self, failure: MpregError) -> None:
+        """From now on it does not wait for something to happen, but for the node."""
+        upload, again = self._upload, anyio.current_time() + self._patience_seconds
+        self._deadline = min(self._deadline, again)
+        if upload is not None and upload.furthest > self._furthest:
+            self._furthest, self._deadline = upload.furthest, again
+        # Of a body that has not come to its end nothing is made.
+        if not self._is_read and (upload is None or upload.was_sent):
+            self.may_have_been_made |= failure.data_state == "unknown"
+
+
+@define(eq=False)
 class Calls:
     """Of one client."""
 
@@ -88,6 +146,13 @@ class Calls:
     def new_pauses(self) -> Iterator[float]:
         return pauses(self._chance)
 
+    def new_tries(self) -> Tries:
+        return Tries(self._patience, self._chance)
+
+    @property
+    def _patience(self) -> float:
+        return math.inf if self._patience_seconds is None else self._patience_seconds
+
     async def read(self, path: str, **options: Any) -> httpx.Response:
         return await self.ask("GET", path, **options)
 
@@ -96,15 +161,12 @@ class Calls:
         headers = {**options.pop("headers", {}), "idempotency-key": self._new_key()}
         return await self.ask(method, path, headers=headers, **options)
 
-    @asynccontextmanager
-    async def stream(self, path: str, params: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
-        """The head of an answer without end. Raises what `ask` raises."""
-        answer = await self.ask("GET", path, params=params, is_stream=True)
-        try:
-            yield answer
-        finally:
-            with anyio.CancelScope(shield=True):
-                await answer.aclose()
+    async def stream(
+        self, path: str, params: Mapping[str, str], headers: Mapping[str, str] | None = None
+    ) -> Stream:
+        """An answer of which only the head has come; to be left. Raises what `ask` raises."""
+        answer = await self.ask("GET", path, params=params, headers=headers, is_stream=True)
+        return Stream.of(answer)
 
     async def ask(
         self,
@@ -114,15 +176,20 @@ class Calls:
         body: Any = None,
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         wait_seconds: float = 0.0,
         made_if: type[MpregError] | None = None,
+        perhaps_if: type[MpregError] | None = None,
+        is_read: bool = False,
         is_stream: bool = False,
+        is_made_once: bool = True,
+        upload: Upload | None = None,
     ) -> httpx.Response:
         """The answer, which is a success; of ``made_if`` as well, where an earlier attempt may have
-        been what brought that about.
+        been what brought that about; of ``perhaps_if`` it is not known then.
 
-        ``wait_seconds``: for so long the node may keep it waiting.
+        ``wait_seconds``: for so long the node may keep it waiting. ``is_made_once``: however often
+        it is sent; else it is not sent again where it may have been made.
 
         Raises:
             InvalidArgumentError: a name or key is too long to be sent.
@@ -132,8 +199,6 @@ class Calls:
         given = dict(headers or {})
         if body is not None:
             content, given["content-type"] = msgspec.msgpack.encode(body), MESSAGEPACK
-        patience = math.inf if self._patience_seconds is None else self._patience_seconds
-        deadline = anyio.current_time() + patience + wait_seconds
         try:
             request = self._http.build_request(
                 method, path, content=content, headers=given, params=params
@@ -141,52 +206,65 @@ class Calls:
         except httpx.InvalidURL as error:
             raise InvalidArgumentError(f"over HTTP this cannot be asked for: {error}") from error
         request.stream = _Body(content)
-        may_have_been_made = False
+        fate = _Fate(self._patience, wait_seconds, upload, is_read=is_read or method == "GET")
         for pause in self.new_pauses():
-            seconds = min(deadline - anyio.current_time(), self._attempt_seconds + wait_seconds)
+            seconds = min(fate.seconds_left, self._attempt_seconds + wait_seconds)
             answer: httpx.Response | None = None
             failure: MpregError
             try:
-                answer = await self._attempt(request, seconds, is_stream=is_stream)
+                answer = await self._attempt(request, seconds, is_stream, upload)
             except NodeUnreachableError as error:
                 failure = error
             else:
-                if answer.is_success:
+                if answer.is_success and is_of_a_node(answer):
                     return answer
                 failure = error_of(answer)
-            if not isinstance(failure, _AWAY):
-                if may_have_been_made and made_if and answer and isinstance(failure, made_if):
+            if not isinstance(failure, AWAY):
+                if not fate.may_have_been_made:
+                    raise failure
+                if made_if and answer and isinstance(failure, made_if):
                     return answer
-                if may_have_been_made and isinstance(failure, _TOLD_AT_ONCE):
-                    raise NodeUnreachableError(str(failure), True) from failure
-                raise failure
-            # From now on it does not wait for something to happen, but for the node.
-            deadline = min(deadline, anyio.current_time() + patience)
-            may_have_been_made |= method != "GET" and failure.data_state == "unknown"
+                tells = not isinstance(failure, _TOLD_AT_ONCE)
+                if tells and not (perhaps_if and isinstance(failure, perhaps_if)):
+                    raise failure
+                raise NodeUnreachableError(str(failure), True) from failure
+            fate.is_away(failure)
             seconds = _pause(pause, failure, answer)
-            if anyio.current_time() + seconds >= deadline:
+            if seconds >= fate.seconds_left or (fate.may_have_been_made and not is_made_once):
                 break
+            if upload is not None and not upload.may_begin_again:
+                told = f"{failure.args[0]}; more has gone than is kept to be sent again"
+                raise NodeUnreachableError(told, fate.may_have_been_made) from failure
             await anyio.sleep(seconds)
-        if isinstance(failure, NodeUnreachableError) or may_have_been_made:
+        if isinstance(failure, NodeUnreachableError) or fate.may_have_been_made:
             message = str(failure.args[0])
-            raise NodeUnreachableError(message, may_have_been_made) from failure
+            raise NodeUnreachableError(message, fate.may_have_been_made) from failure
         raise failure
 
     async def _attempt(
-        self, request: httpx.Request, seconds: float, *, is_stream: bool
+        self, request: httpx.Request, seconds: float, is_stream: bool, upload: Upload | None
     ) -> httpx.Response:
         """
         Raises:
             NodeUnreachableError: no answer came.
+            BaseException: what the source of an upload has raised.
         """
         where = f"{request.method} {request.url.copy_with(query=None)}"
-        with anyio.move_on_after(seconds):
+        with anyio.move_on_after(seconds) as scope:
+            if upload is not None:
+                request.stream = upload.attempt(scope, self._attempt_seconds)
             try:
                 answer = await self._http.send(request, stream=is_stream)
-                if not answer.is_success:
+                if is_stream and not answer.is_success:
                     await answer.aread()
-                return answer
+                if is_stream and not is_of_a_node(answer):
+                    await answer.aclose()
+                if upload is None or upload.failure is None:
+                    return answer
+                raise upload.failure
             except httpx.TransportError as error:
+                if upload is not None and upload.failure is not None:
+                    raise upload.failure from None
                 self.failures += 1
                 was_heard = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 said = f"{type(error).__name__} {error}".strip()

@@ -5,29 +5,22 @@ from __future__ import annotations
 import base64
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import Any, Final, Self
 
-import anyio
-import anyio.abc
 import httpx
 import msgspec
-from anyio.abc import TaskStatus
 from attrs import define, field
 
-from mpreg.actors import Feed
 from mpreg.client.calls import Calls
 from mpreg.client.names import as_key, as_name
+from mpreg.client.watching import RemoteWatch
 from mpreg.codec import encode_bytes
 from mpreg.errors import (
     InvalidArgumentError,
     NotFoundError,
     VersionConflictError,
-    WatchLaggedError,
 )
 from mpreg.persistence import Entry, KeyChange
-from mpreg.persistence.engine import collapsed_groups
 from mpreg.persistence.kv_store import WATCHED_CHANGES_MAX
 
 __all__ = ["RemoteKeyValueStore", "RemoteKeyWatch"]
@@ -36,9 +29,6 @@ __all__ = ["RemoteKeyValueStore", "RemoteKeyWatch"]
 VALUE_BYTES_MAX: Final = 2**31 - 1
 
 SCAN_ENTRIES: Final = 1_000
-
-#: A node says something every 15 seconds.
-SILENCE_SECONDS_MAX: Final = 45.0
 
 
 @define(eq=False)
@@ -170,7 +160,7 @@ class _Scan:
 
 
 @define(eq=False)
-class RemoteKeyWatch(Feed[KeyChange]):
+class RemoteKeyWatch(RemoteWatch[KeyChange]):
     """An async iterator over the changes of keys, in the order in which they were committed, from
     the moment its block was entered: `mpreg.persistence.KeyWatch`, over HTTP. Made by
     `RemoteKeyValueStore.watch`.
@@ -182,94 +172,11 @@ class RemoteKeyWatch(Feed[KeyChange]):
             connection to the node was lost. Watch again, and read what matters anew.
     """
 
-    _calls: Calls = field(kw_only=True)
-    _path: str = field(kw_only=True)
-    _params: dict[str, str] = field(kw_only=True)
-    _task_group: anyio.abc.TaskGroup | None = None
-    _stack: AsyncExitStack = field(factory=AsyncExitStack)
-
-    async def __aenter__(self) -> Self:
-        """Raises what a read raises."""
-        async with AsyncExitStack() as stack:
-            stack.enter_context(collapsed_groups())
-            task_group = await stack.enter_async_context(anyio.create_task_group())
-            await task_group.start(self._read)
-            self._task_group, self._stack = task_group, stack.pop_all()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._task_group is not None
-        self._task_group.cancel_scope.cancel()
-        await self._stack.__aexit__(exc_type, exc, traceback)
-
-    async def _read(self, *, task_status: TaskStatus[None]) -> None:
-        """A task of its own, which is only ever cancelled: the generators of httpx cannot be left
-        in another way."""
-        async with self._calls.stream(self._path, self._params) as answer:
-            lines = _Lines(answer.aiter_bytes())
-            await _next_line(lines)
-            task_status.started()
-            kind = ""
-            while True:
-                try:
-                    name, _, text = (await _next_line(lines)).partition(b": ")
-                except WatchLaggedError as failure:
-                    self.end(failure)
-                    return
-                if name == b"event":
-                    kind = text.decode()
-                elif name == b"data":
-                    self._tell_of(kind, msgspec.json.decode(text))
-
-    def _tell_of(self, kind: str, data: dict[str, Any]) -> None:
+    def _change(self, kind: str, data: dict[str, Any]) -> KeyChange | None:
         if kind == "put":
             value = base64.b64decode(data["value"]["$base64"])
-            self.tell(KeyChange(data["key"], value, data["version"]))
-        elif kind == "delete":
-            self.tell(KeyChange(data["key"], None, None))
-        else:
-            self.end(WatchLaggedError(str(data.get("title", kind))))
-
-
-@define(eq=False)
-class _Lines(AsyncIterator[bytes]):
-    """Ended by line feeds alone: texts may have what else ends a line of `str`."""
-
-    _parts: AsyncIterator[bytes]
-    _whole: deque[bytes] = field(factory=deque)
-    _begun: list[bytes] = field(factory=list)
-    """Of a line whose end has not come."""
-
-    async def __anext__(self) -> bytes:
-        while not self._whole:
-            head, *others = (await anext(self._parts)).split(b"\n")
-            self._begun.append(head)
-            if others:
-                *whole, rest = others
-                self._whole += [b"".join(self._begun), *whole]
-                self._begun = [rest]
-        return self._whole.popleft()
-
-
-async def _next_line(lines: AsyncIterator[bytes]) -> bytes:
-    """
-    Raises:
-        WatchLaggedError: the stream is at its end.
-    """
-    with anyio.move_on_after(SILENCE_SECONDS_MAX):
-        try:
-            line = await anext(lines, None)
-        except httpx.TransportError as error:
-            raise WatchLaggedError(f"the connection was lost: {error!r}") from error
-        if line is None:
-            raise WatchLaggedError("the node has ended the watch: it stops")
-        return line
-    raise WatchLaggedError("the node has fallen silent")
+            return KeyChange(data["key"], value, data["version"])
+        return KeyChange(data["key"], None, None) if kind == "delete" else None
 
 
 def _condition(expected_version: object) -> dict[str, str]:

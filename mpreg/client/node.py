@@ -7,18 +7,24 @@ import random
 import re
 import secrets
 import ssl
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 import anyio.abc
 import httpx
 
+from mpreg.client.cache import RemoteCacheManager
 from mpreg.client.calls import MESSAGEPACK, Calls
+from mpreg.client.computing import Computations
 from mpreg.client.keeper import Keeper
 from mpreg.client.keys import RemoteKeyValueStore
+from mpreg.client.logs import RemoteLogStore
 from mpreg.client.queues import RemoteQueueManager
+from mpreg.client.snapshots import RemoteSnapshotStore
 from mpreg.errors import ConfigurationError
+from mpreg.persistence import SnapshotRetention
 from mpreg.persistence.engine import collapsed_groups
 
 __all__ = ["MPREGClient"]
@@ -48,11 +54,14 @@ class MPREGClient:
         *,
         patience_seconds: float | None = 60.0,
         attempt_seconds: float = 30.0,
+        resend_bytes_max: int = 1 << 30,
         verify: ssl.SSLContext | bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
         randomness: random.Random | None = None,
     ) -> None:
-        """``verify`` the certificate of the node: against those of certifi, or as a context does.
+        """``resend_bytes_max``: so much of a snapshot that an iterable gives is kept in a temporary
+        file, to be sent again where the node goes away meanwhile. ``verify`` the certificate of the
+        node: against those of certifi, or as a context does.
         ``transport`` takes the place of the network. ``randomness`` is what keys and pauses are
         made of; None: the system's.
 
@@ -66,7 +75,13 @@ class MPREGClient:
         if patience_seconds is not None:
             _check_seconds("patience_seconds", patience_seconds)
         _check_seconds("attempt_seconds", attempt_seconds)
-        headers = {"accept": MESSAGEPACK}
+        if type(resend_bytes_max) is not int or resend_bytes_max < 0:
+            raise ConfigurationError(
+                f"resend_bytes_max is a number of bytes, not {resend_bytes_max!r}",
+                "resend_bytes_max",
+            )
+        # As it is: a part of a snapshot would be one of something else.
+        headers = {"accept": MESSAGEPACK, "accept-encoding": "identity"}
         if token is not None:
             _check_token(token)
             headers["authorization"] = f"Bearer {token}"
@@ -90,6 +105,8 @@ class MPREGClient:
         self._keeper = Keeper(self._calls)
         self._task_group: anyio.abc.TaskGroup | None = None
         self._queues = RemoteQueueManager.of(self._calls, self._keeper)
+        self._cache = RemoteCacheManager(self._calls, Computations(self._start_soon))
+        self._resend_bytes_max = resend_bytes_max
 
     @property
     def message_queues(self) -> RemoteQueueManager:
@@ -99,6 +116,27 @@ class MPREGClient:
     def key_value_store(self, namespace: str) -> RemoteKeyValueStore:
         """The keys of a namespace: `mpreg.persistence.PersistenceRegistry.key_value_store`."""
         return RemoteKeyValueStore(self._calls, namespace)
+
+    def log_store(self, name: str) -> RemoteLogStore:
+        """A log: `mpreg.persistence.PersistenceRegistry.log_store`."""
+        return RemoteLogStore(self._calls, name)
+
+    def snapshot_store(
+        self, name: str, *, retention: SnapshotRetention | None = None
+    ) -> RemoteSnapshotStore:
+        """The last complete states saved under a name:
+        `mpreg.persistence.PersistenceRegistry.snapshot_store`. A ``retention`` holds from the next
+        save on."""
+        return RemoteSnapshotStore(self._calls, name, self._resend_bytes_max, retention)
+
+    @property
+    def cache(self) -> RemoteCacheManager:
+        """Its cache: `mpreg.cache.GlobalCacheManager`."""
+        return self._cache
+
+    def _start_soon(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        assert self._task_group is not None
+        self._task_group.start_soon(work)
 
     async def __aenter__(self) -> Self:
         """It asks nothing: whether the node is there, the first request tells."""

@@ -11,10 +11,16 @@ import msgspec
 from mpreg import errors
 from mpreg.errors import MpregError, NodeUnreachableError
 
-__all__ = ["error_of"]
+__all__ = ["error_in", "error_of", "is_of_a_node"]
+
+#: Of all answers of a node.
+API_HEADER: Final = "x-mpreg-api"
 
 #: Said by what stands between, when the node is not there.
 GATEWAY_STATUSES: Final = (502, 503, 504)
+
+#: Said by a node of what it cannot read as a request at all, without more words.
+UNREADABLE_STATUSES: Final = (400, 431)
 
 _Build = Callable[[str, httpx.Response], MpregError]
 
@@ -28,17 +34,30 @@ _OF_MORE: Final[Mapping[str, _Build]] = {
         "", "", 0, int(answer.headers.get("x-mpreg-version", "-1"))
     ),
     "NodeUnreachableError": lambda message, _: NodeUnreachableError(message, True),
+    "OffsetOutOfRangeError": lambda _, answer: errors.OffsetOutOfRangeError(
+        "", 0, int(answer.headers.get("x-mpreg-next-offset", "0"))
+    ),
+    "SnapshotNotFoundError": lambda _, __: errors.SnapshotNotFoundError(""),
+    "NotANodeError": lambda message, answer: errors.NotANodeError(message, answer.status_code),
     "CorruptDataError": lambda message, _: errors.CorruptDataError(message),
     "StorageIOError": lambda message, _: errors.StorageIOError(message),
     "ConfigurationError": lambda message, _: errors.ConfigurationError(message),
 }
 
 
+def is_of_a_node(answer: httpx.Response) -> bool:
+    """Whoever else answers there, says that all is well, and knows nothing of it."""
+    return API_HEADER in answer.headers
+
+
 def error_of(answer: httpx.Response) -> MpregError:
     """What the node says that is true of the data is true of the error, too."""
-    problem = _problem(answer)
-    if problem is None:
-        return _of_no_node(answer)
+    problem = None if answer.is_success else _problem(answer)
+    return _of_no_node(answer) if problem is None else error_in(problem, answer)
+
+
+def error_in(problem: dict[str, Any], answer: httpx.Response) -> MpregError:
+    """``answer`` is what it came with."""
     name = problem["error"]
     # The title is a sentence with its full stop.
     message = " ".join(
@@ -74,9 +93,12 @@ def _takes_a_message(kind: type) -> bool:
 
 def _of_no_node(answer: httpx.Response) -> MpregError:
     status = answer.status_code
-    message = f"{answer.request.url.host} answered {status}, and not as a node does"
+    message = f"{answer.request.url.netloc.decode()} answered {status}, and not as a node does"
     if status in GATEWAY_STATUSES:
         return NodeUnreachableError(message, True)
-    if status < 500:
+    if status in UNREADABLE_STATUSES:
         return errors.RequestRefusedError(message, status)
+    if status < 500:
+        hint = f"; is the url right? What stands between must pass on the header {API_HEADER}"
+        return errors.NotANodeError(message + hint, status)
     return errors.UnexpectedError(message)

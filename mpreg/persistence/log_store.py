@@ -10,7 +10,7 @@ from attrs import frozen
 
 from mpreg.actors import Ack
 from mpreg.codec import encode_bytes, encode_name
-from mpreg.errors import InvalidArgumentError
+from mpreg.errors import InvalidArgumentError, OffsetOutOfRangeError
 from mpreg.persistence.backend import GetLogBounds, ReadRecords, RecordsPage, StoredRecord
 from mpreg.persistence.batch import Durability, MakeRecord, Settled
 from mpreg.persistence.commit_group import LogBounds
@@ -20,7 +20,7 @@ from mpreg.persistence.operations import Append, DeleteLog, TruncateBefore
 from mpreg.persistence.paging import OnDamaged, Page, Paged
 from mpreg.persistence.transaction import Transaction, send_nowait
 
-__all__ = ["LogFollow", "LogRecord", "LogStore"]
+__all__ = ["LogFollow", "LogRecord", "LogStore", "checked_offset"]
 
 
 @frozen
@@ -123,7 +123,7 @@ class LogStore:
         A damaged record raises `CorruptDataError`; with ``on_damaged`` it is given to that and
         passed over, and the rest is read.
         """
-        end = None if stop is None else _checked_offset(stop, "stop")
+        end = None if stop is None else checked_offset(stop, "stop")
 
         async def read_page(start: int) -> Page[StoredRecord, int]:
             nonlocal end
@@ -132,19 +132,23 @@ class LogStore:
             page: RecordsPage = await self._gateway.read(ReadRecords(self._name, start, end))
             return page.records, page.next_start
 
-        return Paged(read_page, _checked_offset(start, "start"), _record, on_damaged)
+        return Paged(read_page, checked_offset(start, "start"), _record, on_damaged)
 
     def follow(self, start: int | None = None, *, on_damaged: OnDamaged | None = None) -> LogFollow:
         """The records from ``start`` on, those that are there and then those that come, for ever:
         ``async with log.follow(0) as records``, and ``async for record in records``.
 
         ``start`` None: only those that come after the block was entered. Records that were
-        truncated away before they were read are passed over; a log that was deleted is followed
-        from its new beginning. A damaged record raises `CorruptDataError`; with ``on_damaged`` it
-        is given to that and passed over.
+        truncated away before they were read are passed over; a log that is deleted meanwhile is
+        followed from its new beginning. A damaged record raises `CorruptDataError`; with
+        ``on_damaged`` it is given to that and passed over.
+
+        Raises, when the block is entered:
+            OffsetOutOfRangeError: ``start`` is beyond the end of the log: what its caller has seen
+                is not there. Its end itself is none beyond it.
         """
         if start is not None:
-            _checked_offset(start, "start")
+            checked_offset(start, "start")
         return LogFollow(self, self._gateway, self._name, start, on_damaged)
 
     async def truncate_before(
@@ -216,7 +220,7 @@ class LogStore:
         return Append(self._name, encoded)
 
     def _truncate(self, offset: int) -> TruncateBefore:
-        return TruncateBefore(self._name, _checked_offset(offset, "offset"))
+        return TruncateBefore(self._name, checked_offset(offset, "offset"))
 
     def __repr__(self) -> str:
         return f"<LogStore {self.name!r}>"
@@ -226,7 +230,7 @@ def _record(stored: StoredRecord) -> LogRecord:
     return LogRecord(stored.offset, stored.data)
 
 
-def _checked_offset(offset: object, name: str) -> int:
+def checked_offset(offset: object, name: str) -> int:
     if isinstance(offset, bool) or not isinstance(offset, int) or not 0 <= offset < 2**63:
         raise InvalidArgumentError(f"{name} is an offset, 0 or above, not {offset!r}")
     return offset
@@ -261,8 +265,11 @@ class LogFollow:
         self._followers.logs.setdefault(self._name, {})[self._wake] = None
         self._followers.ends[self._end] = None
         try:
+            end = await self._log.next_offset()
             if self._next is None:
-                self._next = await self._log.next_offset()
+                self._next = end
+            if self._next > end:
+                raise OffsetOutOfRangeError(self._log.name, self._next, end)
         except BaseException:
             await self.__aexit__()
             raise

@@ -51,6 +51,10 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
 
 HTTP_VERSIONS: Final = ("1.0", "1.1")
 
+#: All answers have it: so a client knows that it was a node that answered. Its value changes where
+#: an older client would take an answer for something else.
+API_HEADER: Final = ("x-mpreg-api", "1")
+
 #: A client that goes on sending a body that was refused is listened to for so long, so that it can
 #: read why.
 LINGER_SECONDS: Final = 2.0
@@ -237,7 +241,7 @@ def _with_security(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
         *headers,
         *(
             (name.encode(), value.encode())
-            for name, value in SECURITY_HEADERS.items()
+            for name, value in (API_HEADER, *SECURITY_HEADERS.items())
             if name.encode() not in given
         ),
     ]

@@ -62,6 +62,7 @@ PROBLEMS: Final[Mapping[type[MpregError], Problem]] = {
     errors.ForbiddenError: Problem(403, "This may not be done with this token."),
     errors.TooManyRequestsError: Problem(429, "Too many requests.", _AGAIN, 1.0),
     errors.RequestRefusedError: Problem(400, "The request makes no sense."),
+    errors.NotANodeError: Problem(502, "Something else answers where a node should."),
     errors.NotFoundError: Problem(404, "There is nothing here."),
     errors.IdempotencyKeyReusedError: Problem(
         422, "The Idempotency-Key was used before.", "Use a new key for each write."
@@ -125,7 +126,7 @@ PROBLEMS: Final[Mapping[type[MpregError], Problem]] = {
 
 def problem_of(error: MpregError) -> Answer:
     problem = PROBLEMS[next(kind for kind in type(error).__mro__ if kind in PROBLEMS)]
-    status = error.status if isinstance(error, errors.RequestRefusedError) else problem.status
+    status = error.status if type(error) is errors.RequestRefusedError else problem.status
     fields = {
         "type": f"urn:mpreg:error:{type(error).__name__}",
         "title": problem.title,
@@ -158,4 +159,6 @@ def _headers(problem: Problem, error: MpregError) -> dict[str, str]:
         headers["allow"] = error.allowed
     if isinstance(error, errors.VersionConflictError):
         headers["x-mpreg-version"] = str(error.found_version)
+    if isinstance(error, errors.OffsetOutOfRangeError):
+        headers["x-mpreg-next-offset"] = str(error.next_offset)
     return headers

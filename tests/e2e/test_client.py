@@ -1,4 +1,5 @@
-"""A client of a node that is killed and started again, in the middle of sends and of a consume."""
+"""A client of a node that is killed and started again, in the middle of sends, of a consume, of
+appends, and of who follows them."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ import anyio
 import anyio.to_thread
 from attrs import define, field
 
-from mpreg.client import MPREGClient, RemoteQueue
+from mpreg.client import MPREGClient, RemoteLogStore, RemoteQueue
 from mpreg.errors import LeaseLostError
+from mpreg.persistence import LogRecord
 from tests.e2e.support import GUARD_SECONDS, on_both_loops
 from tests.e2e.test_serve import Served
 
@@ -29,12 +31,16 @@ class Work:
     comes too late."""
 
     jobs: RemoteQueue
+    log: RemoteLogStore
     numbers: itertools.count[int] = field(factory=itertools.count)
     ids: dict[int, str] = field(factory=dict)
     """Of each number that was sent, or has come."""
     sent: set[int] = field(factory=set)
     acked: set[int] = field(factory=set)
     late: int = 0
+    appended: dict[int, bytes] = field(factory=dict)
+    """By the offset that was told."""
+    followed: list[LogRecord] = field(factory=list)
     stopping: bool = False
     ended: anyio.Event = field(factory=anyio.Event)
 
@@ -42,10 +48,12 @@ class Work:
         async with anyio.create_task_group() as consuming:
             consuming.start_soon(self._consume)
             consuming.start_soon(self._consume)
+            consuming.start_soon(self._follow)
             async with anyio.create_task_group() as sending:
                 for _ in range(3):
                     sending.start_soon(self._send)
-            while len(self.acked) < len(self.sent):
+                    sending.start_soon(self._append)
+            while len(self.acked) < len(self.sent) or len(self.followed) < len(self.appended):
                 await anyio.sleep(0.01)
             consuming.cancel_scope.cancel()
         self.ended.set()
@@ -55,6 +63,18 @@ class Work:
             number = next(self.numbers)
             self._check(number, await self.jobs.send(number))
             self.sent.add(number)
+
+    async def _append(self) -> None:
+        while not self.stopping:
+            record = b"%d" % next(self.numbers)
+            offset = await self.log.append(record)
+            assert offset not in self.appended, f"{offset} was told twice"
+            self.appended[offset] = record
+
+    async def _follow(self) -> None:
+        async with self.log.follow(0) as records:
+            async for record in records:
+                self.followed.append(record)
 
     async def _consume(self) -> None:
         async for message in self.jobs.consume(prefetch=4):
@@ -94,7 +114,8 @@ def test_no_acked_send_is_lost_no_acked_message_comes_again_and_none_is_there_tw
         async with MPREGClient(url, patience_seconds=None) as client:
             with Served(tmp_path, loop, "--port", port) as node:
                 await anyio.to_thread.run_sync(node.url)
-                work = Work(await client.message_queues.get_queue("jobs"))
+                jobs = await client.message_queues.get_queue("jobs")
+                work = Work(jobs, client.log_store("audit"))
                 async with anyio.create_task_group() as task_group:
                     task_group.start_soon(work.run)
                     await kill_some(work, node)
@@ -106,6 +127,9 @@ def test_no_acked_send_is_lost_no_acked_message_comes_again_and_none_is_there_tw
                         work.stopping = True
                         await work.ended.wait()
                         assert work.acked == work.sent
+                        records = [one async for one in work.log.read_range()]
+                        assert work.followed == records
+                        assert work.appended == {one.offset: one.data for one in records}
                         assert (await work.jobs.statistics()).size == 0
                         last.send(signal.SIGTERM)
                         assert await anyio.to_thread.run_sync(last.wait) == 0

@@ -8,7 +8,12 @@ import anyio
 import pytest
 from attrs import define, field
 
-from mpreg.errors import VersionConflictError, WatchLaggedError, WriterStoppedError
+from mpreg.errors import (
+    OffsetOutOfRangeError,
+    VersionConflictError,
+    WatchLaggedError,
+    WriterStoppedError,
+)
 from mpreg.persistence import (
     CommitObserved,
     Durability,
@@ -90,14 +95,17 @@ async def test_watching_and_following_end_when_the_registry_closes(tmp_path: Pat
 
     async def follow(registry: PersistenceRegistry) -> None:
         async with registry.log_store("log").follow(0) as records:
+            follows.set()
             with pytest.raises(WriterStoppedError):
                 await anext(records)
         ended.append("follow")
 
     with anyio.fail_after(GUARD_SECONDS):
+        follows = anyio.Event()
         async with anyio.create_task_group() as task_group, _registry(tmp_path) as registry:
             task_group.start_soon(watch, registry)
             task_group.start_soon(follow, registry)
+            await follows.wait()
             await anyio.wait_all_tasks_blocked()
     assert sorted(ended) == ["follow", "watch"]
 
@@ -177,3 +185,24 @@ async def test_an_observer_is_told_of_each_commit_and_what_it_took(tmp_path: Pat
     for commit in observer.commits:
         assert 0 <= commit.commit_seconds <= commit.ack_seconds
         assert commit.size_bytes > 0
+
+
+async def test_a_log_is_not_followed_from_beyond_its_end(tmp_path: Path) -> None:
+    """Whoever asks for that has seen what is not in this log: it would miss what comes until then,
+    or be told again of what it knows."""
+    async with _registry(tmp_path) as registry:
+        log = registry.log_store("log")
+        for length in range(3):
+            async with log.follow(length):
+                pass
+            with pytest.raises(OffsetOutOfRangeError) as raised:
+                async with log.follow(length + 1):
+                    pass
+            error = raised.value
+            assert (error.log, error.offset, error.next_offset) == ("log", length + 1, length)
+            await log.append(b"")
+        await log.delete()
+        with pytest.raises(OffsetOutOfRangeError):
+            async with log.follow(1):
+                pass
+        await registry.key_value_store("n").put("a", b"")

@@ -9,6 +9,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
+from zlib import crc32
 
 import anyio
 import pytest
@@ -22,6 +23,7 @@ from mpreg.persistence import (
     Snapshot,
     SnapshotRetention,
     SnapshotStore,
+    Transaction,
     ValueTooLargeError,
     WriterStoppedError,
 )
@@ -618,3 +620,90 @@ async def test_a_save_whose_own_note_is_damaged_meanwhile_fails(
         assert await images.load() is None
         await images.save(b"after")
         assert await loaded(images) == b"after"
+
+
+@pytest.mark.parametrize("offset", [0, 1, 9, 10, 11, 95, 99, 100, 104, 105])
+async def test_a_version_is_read_from_any_byte_on(data_dir: Path, offset: int) -> None:
+    data = random_bytes(105)
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images")
+        await images.save(data)
+        async with images.open() as reader:
+            assert reader.checksum == crc32(data)
+            await reader.seek(offset)
+            assert b"".join([chunk async for chunk in reader]) == data[offset:]
+            with pytest.raises(StopAsyncIteration):
+                await anext(reader)
+
+
+async def test_what_is_read_from_a_byte_on_is_verified_and_what_is_before_it_need_not_be_intact(
+    data_dir: Path,
+) -> None:
+    data = random_bytes(105)
+    async with registry(data_dir, **TINY) as opened:
+        await opened.snapshot_store("images").save(data)
+    tamper(data_dir, "UPDATE entries SET value = x'00' WHERE key = ?", (chunk_key(data_dir, 4),))
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images")
+        async with images.open() as reader:
+            await reader.seek(55)
+            assert b"".join([chunk async for chunk in reader]) == data[55:]
+        async with images.open() as reader:
+            await reader.seek(35)
+            assert await anext(reader) == data[35:40]
+            with pytest.raises(CorruptDataError, match="chunk 4"):
+                await anext(reader)
+
+
+async def test_a_reader_begins_only_where_there_is_something_and_only_once(data_dir: Path) -> None:
+    async with registry(data_dir, **TINY) as opened:
+        images = opened.snapshot_store("images")
+        await images.save(random_bytes(105))
+        async with images.open() as reader:
+            for offset in (-1, 106):
+                with pytest.raises(InvalidArgumentError):
+                    await reader.seek(offset)
+            await anext(reader)
+            with pytest.raises(InvalidArgumentError):
+                await reader.seek(50)
+
+
+async def test_what_belongs_to_a_version_is_written_with_it_or_not_at_all(data_dir: Path) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise LookupError
+
+    async with registry(data_dir) as opened:
+        images, keys = opened.snapshot_store("images"), opened.key_value_store("of images")
+
+        def note(version: int, transaction: Transaction) -> None:
+            keys.put_nowait("newest", b"%d" % version, transaction=transaction)
+
+        with pytest.raises(LookupError):
+            await images.save(broken(), published=note)
+        assert await keys.get("newest") is None
+        version = await images.save(b"whole", published=note)
+        entry = await keys.get("newest")
+        assert entry is not None
+        assert entry.value == b"%d" % version
+
+
+async def test_saves_that_end_at_the_same_time_each_note_their_own_version(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        keep_all = SnapshotRetention(versions_max=None)
+        images = opened.snapshot_store("images", retention=keep_all)
+        keys = opened.key_value_store("of images")
+        versions: dict[str, int] = {}
+
+        async def save(name: str) -> None:
+            def note(version: int, transaction: Transaction) -> None:
+                keys.put_nowait(name, b"%d" % version, transaction=transaction)
+
+            versions[name] = await images.save(name.encode(), published=note)
+
+        async with anyio.create_task_group() as task_group:
+            for number in range(10):
+                task_group.start_soon(save, f"{number}")
+        assert len(set(versions.values())) == 10
+        noted = {entry.key: int(entry.value) async for entry in keys.scan()}
+        assert noted == versions

@@ -30,7 +30,20 @@ from mpreg.cache import (
     WriteMode,
     cached,
 )
+from mpreg.client import (
+    MPREGClient,
+    RemoteCacheManager,
+    RemoteCacheWatch,
+    RemoteKeyValueStore,
+    RemoteLogFollow,
+    RemoteLogStore,
+    RemoteMessage,
+    RemoteQueueManager,
+    RemoteSnapshotReader,
+    RemoteSnapshotStore,
+)
 from mpreg.clock import Clock
+from mpreg.errors import NodeUnreachableError, NotANodeError, RequestRefusedError
 from mpreg.persistence import (
     Ack,
     AckedDataLostError,
@@ -41,6 +54,7 @@ from mpreg.persistence import (
     DataDirectoryLockedError,
     Durability,
     Entry,
+    KeyChange,
     KeyValueStore,
     LogRecord,
     LogRetention,
@@ -530,3 +544,89 @@ async def failing(store: KeyValueStore) -> None:
 def batches(batch: WriteBatch) -> None:
     assert_type(batch.durability, Durability)
     assert_type(batch.size_bytes, int)
+
+
+async def remote(node: MPREGClient) -> None:
+    MPREGClient("http://x", "token", patience_seconds=None, resend_bytes_max=0)
+    assert_type(node.message_queues, RemoteQueueManager)
+    assert_type(node.key_value_store("sessions"), RemoteKeyValueStore)
+    jobs = await node.message_queues.create_queue("jobs")
+    async for message in jobs.consume(prefetch=16):
+        assert_type(message, RemoteMessage)
+    async with node.key_value_store("sessions").watch("a") as changes:
+        async for change in changes:
+            assert_type(change, KeyChange)
+
+
+async def remote_logs(node: MPREGClient) -> None:
+    audit = node.log_store("audit")
+    assert_type(audit, RemoteLogStore)
+    assert_type(await audit.append(b""), int)
+    assert_type(await audit.append_many([b""]), int)
+    await audit.append("text")  # type: ignore[arg-type]
+    async for record in audit.read_range(0, 100):
+        assert_type(record, LogRecord)
+    async with audit.follow(0) as records:
+        assert_type(records, RemoteLogFollow)
+        async for record in records:
+            assert_type(record, LogRecord)
+    assert_type(await audit.truncate_before(3), int)
+    assert_type(await audit.bounds(), tuple[int, int])
+    assert_type([await audit.first_offset(), await audit.next_offset()], list[int])
+    assert_type(await audit.delete(), int)
+
+
+async def remote_snapshots(node: MPREGClient, pieces: AsyncIterator[bytes]) -> None:
+    images = node.snapshot_store("images", retention=SnapshotRetention(versions_max=3))
+    assert_type(images, RemoteSnapshotStore)
+    assert_type([await images.save(b""), await images.save(pieces)], list[int])
+    assert_type(await images.load(version=3), Snapshot | None)
+    assert_type(await images.versions(), list[SnapshotVersion])
+    assert_type(await images.delete(), bool)
+    async with images.open() as reader:
+        assert_type(reader, RemoteSnapshotReader)
+        async for piece in reader:
+            assert_type(piece, bytes)
+    await images.load("newest")  # type: ignore[arg-type]
+
+
+async def remote_cache(node: MPREGClient) -> None:
+    cache = node.cache
+    assert_type(cache, RemoteCacheManager)
+    ann = GlobalCacheKey("users", "ann")
+
+    async def compute() -> int:
+        return 144
+
+    assert_type(await cache.get(ann), Found | None)
+    assert_type(await cache.get_many([ann]), dict[GlobalCacheKey, Found])
+    assert_type(await cache.put(ann, {"name": "Ann"}, ttl_seconds=60, tags=["eu"]), Ack[int])
+    assert_type(await cache.put_many({ann: 1}), Ack[int] | None)
+    assert_type(await cache.delete(ann), bool)
+    assert_type(await cache.increment(ann, by=-1, initial=10), int)
+    assert_type(await cache.compare_and_set(ann, 3, expected_version=0), int)
+    assert_type(await cache.invalidate(namespace="users", prefix=("ann", 7)), int)
+    assert_type(await cache.get_or_compute(ann, compute, negative_ttl_seconds=1.0), Any)
+    assert_type(await cache.statistics(), CacheStatistics)
+    async with cache.watch(namespace="users", prefix="a") as changes:
+        assert_type(changes, RemoteCacheWatch)
+        async for change in changes:
+            assert_type(change, CacheChange)
+
+
+async def failing_remotely(node: MPREGClient) -> None:
+    try:
+        await node.log_store("audit").append(b"")
+    except NodeUnreachableError as error:
+        assert_type(error.may_have_been_made, bool)
+    except NotANodeError as error:
+        assert_type(error.status, int)
+        refused: RequestRefusedError = error
+        raise refused from None
+
+
+async def either(stores: PersistenceRegistry | MPREGClient) -> None:
+    """The line that is changed is another one."""
+    await stores.log_store("audit").append(b"")
+    await stores.snapshot_store("images").save(b"")
+    await stores.key_value_store("sessions").put("ann", b"")

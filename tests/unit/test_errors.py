@@ -20,6 +20,8 @@ from mpreg.errors import (
     ForeignDatabaseError,
     InvalidArgumentError,
     MpregError,
+    NodeUnreachableError,
+    NotANodeError,
     OffsetOutOfRangeError,
     PersistenceError,
     SchemaVersionError,
@@ -55,6 +57,9 @@ EXAMPLES: list[MpregError] = [
     DataDirectoryLockedError(PATH, 77, "db1", 1e9),
     ForeignDatabaseError(PATH, "not ours"),
     SchemaVersionError(PATH, 5, 1),
+    NodeUnreachableError("no answer", False),
+    NotANodeError("x answered 200", 200),
+    NotANodeError("x answered 404", 404),
 ]
 
 
@@ -92,10 +97,7 @@ def test_an_error_survives_pickling_and_copying(error: MpregError) -> None:
         ),
         (
             OffsetOutOfRangeError("audit", 9, 5),
-            (
-                "log 'audit' ends at offset 5: it cannot be truncated before offset 9; "
-                "nothing was written"
-            ),
+            ("log 'audit' ends at offset 5: offset 9 is beyond it; nothing was written"),
         ),
         (StorageIOError("it failed"), "it failed"),
         (StorageIOError("it failed", PATH), "/data/mpreg.db: it failed"),

@@ -31,6 +31,9 @@ class SnapshotReader:
     """One version, open to be read once: an async iterator of bytes. See `SnapshotStore.open`.
 
     It holds a few chunks at a time. For one task; cancelled between two chunks, it can go on.
+
+    With `seek` it begins later: each chunk is verified all the same, but not the whole, which is
+    for whoever has what was read before.
     """
 
     version: int
@@ -51,11 +54,39 @@ class SnapshotReader:
     _given: int = 0
     _given_bytes: int = 0
     _checksum: int = 0
+    _skipped: int = 0
+    """Bytes of its next chunk that are left out."""
+    _is_part: bool = False
     _damage: CorruptDataError | None = None
     _closed: bool = False
 
+    @property
+    def checksum(self) -> int:
+        """CRC-32 of the whole, as `zlib.crc32` gives it."""
+        return self._manifest.checksum
+
     def __aiter__(self) -> Self:
         return self
+
+    async def seek(self, offset: int) -> None:
+        """Begin at this byte; before the first chunk was taken. Cancelled, it is to be given up.
+
+        Raises:
+            InvalidArgumentError: it is no byte of this version, nor its end.
+            CorruptDataError, ReaderStoppedError: as taking a chunk does.
+        """
+        if self._asked or not 0 <= offset <= self.size_bytes:
+            raise InvalidArgumentError(f"there is no byte {offset} to begin at in {self!r}")
+        if not offset:
+            return
+        # All chunks but the last have the size of the first.
+        await self._look_for_one()
+        chunk = self._found.popleft().value
+        index, self._skipped = divmod(offset, len(chunk))
+        if offset == self.size_bytes:
+            index, self._skipped = self._manifest.chunks, 0
+        self._asked = self._looked = self._given = index
+        self._given_bytes, self._is_part = offset - self._skipped, True
 
     async def __anext__(self) -> bytes:
         """The next chunk, which matches its checksum.
@@ -91,6 +122,9 @@ class SnapshotReader:
         chunk = self._found.popleft().value
         self._given += 1
         self._given_bytes += len(chunk)
+        if self._is_part:
+            skipped, self._skipped = self._skipped, 0
+            return chunk[skipped:]
         self._checksum = zlib.crc32(chunk, self._checksum)
         return chunk
 
@@ -135,7 +169,8 @@ class SnapshotReader:
 
     def _check_whole(self) -> None:
         manifest = self._manifest
-        if (self._given_bytes, self._checksum) != (manifest.size_bytes, manifest.checksum):
+        checksum = manifest.checksum if self._is_part else self._checksum
+        if (self._given_bytes, checksum) != (manifest.size_bytes, manifest.checksum):
             raise self._entries.corrupt(
                 "the whole does not match its checksum", version=self.version
             )

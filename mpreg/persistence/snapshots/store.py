@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
     aclosing,
@@ -13,7 +13,7 @@ from contextlib import (
     nullcontext,
     suppress,
 )
-from typing import Final
+from typing import Final, TypeAlias
 
 import anyio
 from attrs import field, frozen
@@ -45,7 +45,17 @@ from mpreg.persistence.snapshots.retention import SnapshotRetention
 from mpreg.persistence.snapshots.sharing import SnapshotSharing
 from mpreg.persistence.transaction import Transaction
 
-__all__ = ["CLEAN_UP_SECONDS", "Snapshot", "SnapshotStore", "SnapshotVersion"]
+__all__ = [
+    "CLEAN_UP_SECONDS",
+    "Snapshot",
+    "SnapshotStore",
+    "SnapshotVersion",
+    "checked_data",
+    "checked_version",
+    "closing",
+]
+
+Published: TypeAlias = Callable[[int, Transaction], None]
 
 #: For how long a save or load that was cancelled, or failed, holds up its caller to clean up.
 CLEAN_UP_SECONDS: Final = 1.0
@@ -111,7 +121,9 @@ class SnapshotStore:
 
     # --- saving ---
 
-    async def save(self, data: bytes | AsyncIterable[bytes]) -> int:
+    async def save(
+        self, data: bytes | AsyncIterable[bytes], *, published: Published | None = None
+    ) -> int:
         """Save a new version, and return its number when it is durable.
 
         Until then `load` gives the one before. Of several saves at the same time each is complete;
@@ -122,6 +134,9 @@ class SnapshotStore:
         what is left then, or after a crash, the next save or upkeep removes. Cancelled at its very
         end it may still take effect, as a whole. An async generator given is closed.
 
+        ``published(version, transaction)`` is called before the version is written, perhaps several
+        times: what it adds to the transaction is written with the version, or not at all.
+
         Raises:
             InvalidArgumentError: the data, or a piece of it, is not bytes.
             StorageFullError, CommitFailedError: not saved; it may be tried again.
@@ -129,13 +144,15 @@ class SnapshotStore:
             WriterStoppedError: not open (any more); not saved.
             CorruptDataError: its own note of the save was damaged meanwhile; not saved.
         """
-        pieces = _checked(data)
+        pieces = checked_data(data)
         slot = self._sharing.first_free_slot(self._namespace)
         async with self._cleaned_up():
             with self._sharing.hold(self._namespace, slot):
-                return await self._save(slot, pieces)
+                return await self._save(slot, pieces, published)
 
-    async def _save(self, slot: int, pieces: bytes | AsyncIterable[bytes]) -> int:
+    async def _save(
+        self, slot: int, pieces: bytes | AsyncIterable[bytes], published: Published | None
+    ) -> int:
         with _not_done("the snapshot was not saved"):
             save = await self._reserve(slot)
         cutter = ChunkCutter(self._chunk_bytes)
@@ -143,13 +160,13 @@ class SnapshotStore:
         if isinstance(pieces, bytes):
             await chunks.write_all(cutter.cut(pieces))
         else:
-            async with _closing(pieces):
+            async with closing(pieces):
                 async for piece in pieces:
                     await chunks.write_all(cutter.cut(encode_bytes(piece, sys.maxsize)))
         await chunks.write_all(cutter.cut_rest())
         await chunks.finish()
         with _not_done("the snapshot was not saved"):
-            return await self._publish(slot, save, cutter)
+            return await self._publish(slot, save, cutter, published)
 
     @property
     def _chunk_bytes(self) -> int:
@@ -168,7 +185,9 @@ class SnapshotStore:
             else:
                 return save
 
-    async def _publish(self, slot: int, save: int, cutter: ChunkCutter) -> int:
+    async def _publish(
+        self, slot: int, save: int, cutter: ChunkCutter, published: Published | None
+    ) -> int:
         now = self._gateway.clock.wall()
         manifest = Manifest(save, cutter.chunks, cutter.size_bytes, cutter.checksum, now)
         while True:
@@ -182,6 +201,8 @@ class SnapshotStore:
                     transaction.add(self._entries.put(VERSIONS_KEY, changed, expected))
                     transaction.add(self._entries.put(numbered_key(VERSION, number), manifest))
                     transaction.add(Delete(self._namespace, numbered_key(SAVING, slot), save))
+                    if published is not None:
+                        published(number, transaction)
             except VersionConflictError as error:
                 if error.key != "versions":
                     raise self._entries.corrupt(
@@ -262,7 +283,7 @@ class SnapshotStore:
     async def _begin_read(self, version: int | None) -> tuple[int, Manifest]:
         """Find a version and keep its chunks from being removed."""
         while True:
-            number = await self._newest() if version is None else _checked_version(version)
+            number = await self._newest() if version is None else checked_version(version)
             found = await self._entries.manifest(number)
             if found is None:
                 await self._check_missing(number)
@@ -325,7 +346,7 @@ class SnapshotStore:
         upkeep; those that are being read, when that is done. A save under way is not concerned.
         Cancelled: it may still happen. Raises what `save` raises.
         """
-        number = None if version is None else _checked_version(version)
+        number = None if version is None else checked_version(version)
         async with self._cleaned_up():
             with _not_done("it may not have been deleted"):
                 return await self._delete(number)
@@ -346,7 +367,7 @@ class SnapshotStore:
         return f"<SnapshotStore {self.name!r}>"
 
 
-def _checked(data: object) -> bytes | AsyncIterable[bytes]:
+def checked_data(data: object) -> bytes | AsyncIterable[bytes]:
     if isinstance(data, AsyncIterable):
         return data
     if isinstance(data, bytes | bytearray | memoryview):
@@ -356,13 +377,13 @@ def _checked(data: object) -> bytes | AsyncIterable[bytes]:
     )
 
 
-def _checked_version(version: object) -> int:
+def checked_version(version: object) -> int:
     if isinstance(version, bool) or not isinstance(version, int) or not 0 < version < 2**63:
         raise InvalidArgumentError(f"version is a number that a save has given, not {version!r}")
     return version
 
 
-def _closing(pieces: AsyncIterable[bytes]) -> AbstractAsyncContextManager[object]:
+def closing(pieces: AsyncIterable[bytes]) -> AbstractAsyncContextManager[object]:
     """A generator left at an item would be closed some time later, or with a warning on trio."""
     return aclosing(pieces) if isinstance(pieces, AsyncGenerator) else nullcontext()
 

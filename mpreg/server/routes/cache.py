@@ -15,6 +15,7 @@ from mpreg.cache import (
     CacheChange,
     Found,
     GlobalCacheKey,
+    KeyPart,
     NamespaceStatistics,
     Watch,
     WriteMode,
@@ -46,6 +47,23 @@ class InvalidateRequest(msgspec.Struct, forbid_unknown_fields=True):
     prefix: Any = None
     tag: str | None = None
     dependency: list[Any] | None = None
+
+
+class GetManyRequest(msgspec.Struct, forbid_unknown_fields=True):
+    keys: list[list[Any]]
+
+
+class OneEntry(msgspec.Struct, forbid_unknown_fields=True):
+    key: list[Any]
+    value: Any
+
+
+class PutManyRequest(msgspec.Struct, forbid_unknown_fields=True):
+    entries: list[OneEntry]
+    ttl_seconds: float | None = None
+    tags: list[str] = []
+    dependencies: list[list[Any]] = []
+    cost: float = 1.0
 
 
 # --- values ---
@@ -102,6 +120,41 @@ async def delete_cached(call: Call) -> Answer:
     return Answer(value={"deleted": was_there})
 
 
+async def get_many_cached(call: Call) -> Answer:
+    """The values of several keys, of those that are there."""
+    keys = [_key_of(parts) for parts in (await call.read(GetManyRequest)).keys]
+    found = await call.state.cache.get_many(keys)
+    return Answer(
+        value={
+            "found": [
+                {
+                    "key": list(key),
+                    "value": one.value,
+                    "level": one.level,
+                    "version": one.version,
+                    "expires_at": one.expires_at,
+                }
+                for key, one in found.items()
+            ]
+        }
+    )
+
+
+async def put_many_cached(call: Call) -> Answer:
+    """Cache several values, all or none; the ``version`` is that of the last one."""
+    what = await call.read(PutManyRequest)
+    ack = await call.state.cache.put_many(
+        {_key_of(one.key): one.value for one in what.entries},
+        ttl_seconds=what.ttl_seconds,
+        tags=what.tags,
+        dependencies=[_key_of(parts) for parts in what.dependencies],
+        cost=what.cost,
+        mode=WriteMode.WRITE_THROUGH,
+        durability=Durability.DURABLE,
+    )
+    return Answer(value={"version": None if ack is None else await ack})
+
+
 async def increment(call: Call) -> Answer:
     """Add to a number, atomically; one that is not there begins at ``initial``. As durable as
     the ``write_mode`` of the cache says."""
@@ -125,15 +178,23 @@ async def invalidate(call: Call) -> Answer:
     return Answer(value={"version": version})
 
 
-# --- a namespace ---
+# --- all of it, and a namespace ---
+
+
+async def get_cache(call: Call) -> Answer | ASGIApp:
+    """How much is cached, and how it is used, since the start of the node. With ``watch``: all
+    changes from now on, as server-sent events."""
+    if call.query("watch") is not None:
+        return _watch(call, None, None)
+    return Answer(value=msgspec.to_builtins(call.state.cache.statistics()))
 
 
 async def get_namespace(call: Call) -> Answer | ASGIApp:
     """How reads of a namespace went since the start of the node. With ``watch``: its changes from
-    now on, of keys that begin with ``prefix``, as server-sent events."""
+    now on, of keys that begin with ``prefix``, or with ``parts``, as server-sent events."""
     namespace = call.name("namespace")
     if call.query("watch") is not None:
-        return _watch(call, namespace)
+        return _watch(call, namespace, _prefix(call))
     statistics = call.state.cache.statistics().namespaces.get(namespace, _NEVER_READ)
     return Answer(
         value={
@@ -145,11 +206,20 @@ async def get_namespace(call: Call) -> Answer | ASGIApp:
     )
 
 
-def _watch(call: Call, namespace: str) -> EventStream:
+def _prefix(call: Call) -> KeyPart | tuple[KeyPart, ...] | None:
+    prefix, parts = call.query("prefix"), call.query("parts")
+    if prefix is not None and parts is not None:
+        raise InvalidArgumentError("prefix or parts, not both")
+    return prefix if parts is None else tuple(_parts("parts", parts))
+
+
+def _watch(
+    call: Call, namespace: str | None, prefix: KeyPart | tuple[KeyPart, ...] | None
+) -> EventStream:
     @asynccontextmanager
     async def events() -> AsyncIterator[AsyncIterator[Event]]:
         cache = call.state.cache
-        async with cache.watch(namespace=namespace, prefix=call.query("prefix")) as changes:
+        async with cache.watch(namespace=namespace, prefix=prefix) as changes:
             yield _Changes(changes)
 
     return EventStream(call.state, events)
@@ -230,6 +300,13 @@ _ONE: Final = "/v1/cache/{namespace}/{key:path}"
 ENDPOINTS: Final = (
     Endpoint(
         method="GET",
+        path="/v1/cache",
+        handler=get_cache,
+        role=Role.READ,
+        summary="How the cache is used, or all its changes",
+    ),
+    Endpoint(
+        method="GET",
         path="/v1/cache/{namespace}",
         handler=get_namespace,
         role=Role.READ,
@@ -258,6 +335,21 @@ ENDPOINTS: Final = (
         handler=increment,
         role=Role.WRITE,
         summary="Add to a cached number",
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/cache/get-many",
+        handler=get_many_cached,
+        role=Role.READ,
+        summary="Cached values of several keys",
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/cache/put-many",
+        handler=put_many_cached,
+        role=Role.WRITE,
+        summary="Cache several values",
+        takes_key=True,
     ),
     Endpoint(
         method="POST",

@@ -10,7 +10,7 @@ import msgspec
 from attrs import define
 from starlette.types import ASGIApp
 
-from mpreg.errors import InvalidArgumentError
+from mpreg.errors import CorruptDataError, InvalidArgumentError, OffsetOutOfRangeError
 from mpreg.persistence import LogFollow, LogStore
 from mpreg.server.answers import Answer
 from mpreg.server.auth import Role
@@ -38,15 +38,8 @@ class TruncateRequest(msgspec.Struct, forbid_unknown_fields=True):
 async def get_log(call: Call) -> Answer:
     """Where a log begins and ends. One that has no records yet has no offsets either: 0 and 0."""
     log = _log(call)
-    # In this order the one is never above the other.
-    first = await log.first_offset()
-    return Answer(
-        value={
-            "name": log.name,
-            "first_offset": first,
-            "next_offset": await log.next_offset(),
-        }
-    )
+    first, end = await log.bounds()
+    return Answer(value={"name": log.name, "first_offset": first, "next_offset": end})
 
 
 async def append(call: Call) -> Answer:
@@ -64,20 +57,27 @@ async def append(call: Call) -> Answer:
 async def read_records(call: Call) -> Answer | ASGIApp:
     """The records from ``start`` on and before ``stop``, at most ``limit``; ``next`` is the
     ``start`` of the next page. With ``follow``: those from ``start`` on and then those that come,
-    as server-sent events; without ``start`` only those that come."""
+    as server-sent events; without ``start`` only those that come. Following from beyond the end of
+    the log: 416."""
     log = _log(call)
     if call.query("follow") is not None:
-        return _follow(call, log)
+        return await _follow(call, log)
     limit = call.number("limit", 100, minimum=1, maximum=READ_RECORDS_MAX)
     stop = None if call.query("stop") is None else call.number("stop", 0, maximum=OFFSET_MAX)
     start = call.number("start", 0, maximum=OFFSET_MAX)
     records: list[dict[str, Any]] = []
     size = 0
-    async for record in log.read_range(start, stop):
-        if len(records) == limit or size > READ_BYTES_MAX:
-            return Answer(value={"records": records, "next": record.offset})
-        records.append({"offset": record.offset, "data": record.data})
-        size += len(record.data)
+    try:
+        async for record in log.read_range(start, stop):
+            if len(records) == limit or size > READ_BYTES_MAX:
+                return Answer(value={"records": records, "next": record.offset})
+            records.append({"offset": record.offset, "data": record.data})
+            size += len(record.data)
+    except CorruptDataError:
+        # Those before it are intact; the next page begins with it.
+        if not records:
+            raise
+        return Answer(value={"records": records, "next": records[-1]["offset"] + 1})
     return Answer(value={"records": records, "next": None})
 
 
@@ -85,6 +85,22 @@ async def truncate(call: Call) -> Answer:
     """Drop the records below the offset ``before``; below the first one that changes nothing."""
     what = await call.read(TruncateRequest)
     return Answer(value={"first_offset": await _log(call).truncate_before(what.before)})
+
+
+async def delete_log(call: Call) -> Answer:
+    """Remove a log as if it had never been written: the next record gets offset 0. ``deleted``: how
+    many records it held."""
+    log = _log(call)
+    if call.claim is None:
+        return Answer(value={"deleted": await log.delete()})
+    first, end = await log.bounds()
+    async with call.state.registry.transaction() as transaction:
+        ack = log.delete_nowait(transaction=transaction)
+        # Known better when it is done, and noted then.
+        call.claim.keep(Answer(value={"deleted": end - first}), transaction)
+    answer = Answer(value={"deleted": await ack})
+    await call.claim.complete(answer)
+    return answer
 
 
 # --- writes ---
@@ -109,13 +125,16 @@ def _appended(first: int | None, count: int) -> Answer:
 # --- following ---
 
 
-def _follow(call: Call, log: LogStore) -> EventStream:
+async def _follow(call: Call, log: LogStore) -> EventStream:
     start = None if call.query("start") is None else call.number("start", 0, maximum=OFFSET_MAX)
     seen = call.request.headers.get("last-event-id")
     if seen is not None:
         if not (seen.isascii() and seen.isdecimal() and len(seen) < 19):
             raise InvalidArgumentError(f"Last-Event-ID is an offset, not {seen!r:.80}")
         start = int(seen) + 1
+    if start is not None and start > (end := await log.next_offset()):
+        # Before the stream begins: who gets an error there comes back again and again.
+        raise OffsetOutOfRangeError(log.name, start, end)
 
     @asynccontextmanager
     async def events() -> AsyncIterator[AsyncIterator[Event]]:
@@ -173,6 +192,14 @@ ENDPOINTS: Final = (
         handler=truncate,
         role=Role.WRITE,
         summary="Drop the oldest records",
+        takes_key=True,
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/v1/logs/{log}",
+        handler=delete_log,
+        role=Role.WRITE,
+        summary="Remove a log",
         takes_key=True,
     ),
 )

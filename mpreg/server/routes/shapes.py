@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mpreg.server.openapi import Content, Parameter, Shape
-from mpreg.server.routes.cache import IncrementRequest, InvalidateRequest
+from mpreg.server.routes.cache import (
+    GetManyRequest,
+    IncrementRequest,
+    InvalidateRequest,
+    PutManyRequest,
+)
 from mpreg.server.routes.keys import SCAN_ENTRIES_MAX
 from mpreg.server.routes.logs import READ_RECORDS_MAX, AppendRequest, TruncateRequest
 from mpreg.server.routes.monitoring import ENDPOINTS as MONITORING
@@ -169,8 +174,33 @@ _KEYS: Final = {
 }
 
 _CACHE: Final = {
+    "get_cache": Shape(
+        parameters=(_WATCH,),
+        gives_events=True,
+        example={"memory_entries": 100, "disk_entries": 5_000, "memory_hits": 10},
+    ),
+    "get_many_cached": Shape(
+        body=GetManyRequest,
+        body_example={"keys": [["pages", "home"]]},
+        example={
+            "found": [
+                {
+                    "key": ["pages", "home"],
+                    "value": {"title": "Home"},
+                    "level": "L1",
+                    "version": 7,
+                    "expires_at": None,
+                }
+            ]
+        },
+    ),
+    "put_many_cached": Shape(
+        body=PutManyRequest,
+        body_example={"entries": [{"key": ["pages", "home"], "value": {"title": "Home"}}]},
+        example={"version": 7},
+    ),
     "get_namespace": Shape(
-        parameters=(_WATCH, _PREFIX),
+        parameters=(_WATCH, _PREFIX, _PARTS),
         gives_events=True,
         example={"namespace": "pages", "memory_hits": 10, "disk_hits": 2, "misses": 1},
     ),
@@ -228,6 +258,7 @@ _LOGS: Final = {
         gives_events=True,
         example={"records": [{"offset": 1, "data": b"hi"}], "next": None},
     ),
+    "delete_log": Shape(example={"deleted": 2}),
     "truncate": Shape(
         body=TruncateRequest, body_example={"before": 1}, example={"first_offset": 1}
     ),
@@ -242,7 +273,16 @@ _SNAPSHOTS: Final = {
         body=Content.BYTES,
         example={"version": 3},
     ),
-    "get_snapshot": Shape(parameters=(_VERSION, _UNLESS), answer=Content.BYTES, others=_SAME),
+    "get_snapshot": Shape(
+        parameters=(
+            _VERSION,
+            _UNLESS,
+            _header("Range", "Only these bytes: bytes=100-199, or from one on: bytes=100-."),
+            _header("If-Range", "All of it where it has another version."),
+        ),
+        answer=Content.BYTES,
+        others={**_SAME, 206: "Only the bytes that were asked for."},
+    ),
     "list_versions": Shape(
         example={"versions": [{"version": 3, "size_bytes": 2, "saved_at": 1_767_225_600.0}]}
     ),

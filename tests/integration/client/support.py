@@ -17,7 +17,15 @@ from mpreg.client import MPREGClient
 from mpreg.server.app import App
 from tests.integration.server.support import PATIENCE_SECONDS, Node, open_node
 
-__all__ = ["LOST_ANSWER", "NOBODY", "PATIENCE_SECONDS", "Way", "client_of", "open_client"]
+__all__ = [
+    "LOST_ANSWER",
+    "NOBODY",
+    "PATIENCE_SECONDS",
+    "Way",
+    "client_at",
+    "client_of",
+    "open_client",
+]
 
 LOST_ANSWER = "its answer is lost"
 NOBODY = "nobody listens"
@@ -60,6 +68,11 @@ class Hasty(random.Random):
 def client_of(way: Way, **options: Any) -> MPREGClient:
     options.setdefault("patience_seconds", PATIENCE_SECONDS)
     return MPREGClient("http://localhost", transport=way, randomness=Hasty(1), **options)
+
+
+def client_at(url: str, **options: Any) -> MPREGClient:
+    """Over a socket."""
+    return MPREGClient(url, transport=httpx.AsyncHTTPTransport(), **options)
 
 
 @asynccontextmanager

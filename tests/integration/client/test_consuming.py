@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import httpx
 import pytest
 
 from mpreg.client import MPREGClient, RemoteQueue
@@ -20,7 +19,7 @@ from mpreg.errors import (
 )
 from mpreg.persistence import KeyChange
 from mpreg.queues import MessageQueue, QueueConfiguration
-from tests.integration.client.support import NOBODY, Way, client_of, open_client
+from tests.integration.client.support import NOBODY, Way, client_at, client_of, open_client
 from tests.integration.server.support import Node, open_node
 from tests.integration.server.test_connections import serving
 
@@ -238,7 +237,3 @@ async def test_a_wait_over_a_socket_ends_with_a_message_and_with_its_client(data
             message = await jobs.receive()
         assert message is not None
         assert message.payload == "hello"
-
-
-def client_at(url: str) -> MPREGClient:
-    return MPREGClient(url, transport=httpx.AsyncHTTPTransport())

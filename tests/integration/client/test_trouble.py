@@ -13,11 +13,13 @@ import anyio
 import httpx
 import pytest
 
-from mpreg.client import MPREGClient
+from mpreg.cache import GlobalCacheKey
+from mpreg.client import MPREGClient, RemoteQueue
 from mpreg.client.calls import PAUSE_SECONDS_MAX, pauses
 from mpreg.errors import (
     ConfigurationError,
     NodeUnreachableError,
+    NotANodeError,
     NotReadyError,
     QueueFullError,
     QueueNotFoundError,
@@ -247,3 +249,70 @@ async def test_dead_letters_come_whole_though_an_answer_has_not_room_for_all(
         assert [one.payload for one in await once.dead_letters(2)] == [0, 1]
         assert await once.dead_letters(0) == []
         assert way.count("/dead-letters") == 7
+
+
+PORTAL = "<html>Please log in to the network.</html>"
+
+
+async def test_what_is_no_node_and_says_that_all_is_well_is_told(data_dir: Path) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.method)
+        return httpx.Response(200, text=PORTAL)
+
+    portal = httpx.MockTransport(answer)
+    async with MPREGClient("http://x:81", transport=portal) as node:
+        jobs = RemoteQueue(node.message_queues._parts, "jobs", QueueConfiguration())
+
+        async def follow() -> None:
+            async with node.log_store("log").follow(0):
+                pass
+
+        calls: list[Callable[[], Awaitable[Any]]] = [
+            lambda: node.message_queues.get_queue("jobs"),
+            lambda: jobs.send(1),
+            lambda: node.key_value_store("ns").get("k"),
+            lambda: node.log_store("log").append(b""),
+            lambda: node.snapshot_store("images").load(),
+            lambda: node.snapshot_store("images").save(b""),
+            lambda: node.cache.get(GlobalCacheKey("ns", "k")),
+            lambda: node.cache.increment(GlobalCacheKey("ns", "k")),
+            follow,
+        ]
+        for call in calls:
+            with pytest.raises(NotANodeError, match=r"x:81 answered 200.*url") as raised:
+                await call()
+            assert (raised.value.status, raised.value.data_state) == (200, "unknown")
+    # It does not pass by itself.
+    assert len(asked) == len(calls)
+
+
+async def test_what_is_no_node_and_refuses_has_carried_out_nothing() -> None:
+    for status in (302, 404, 405):
+        answers = httpx.MockTransport(lambda _, status=status: httpx.Response(status, text=PORTAL))
+        async with MPREGClient("http://x", transport=answers) as node:
+            with pytest.raises(NotANodeError) as raised:
+                await node.key_value_store("ns").put("k", b"")
+            assert (raised.value.status, raised.value.data_state) == (status, "not written")
+
+
+async def test_an_answer_of_no_node_after_a_lost_one_leaves_it_open(data_dir: Path) -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        if answers:
+            return answers.pop()
+        raise httpx.ReadError(LOST_ANSWER)
+
+    answers: list[httpx.Response] = []
+
+    class Changing(httpx.MockTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            try:
+                return await super().handle_async_request(request)
+            finally:
+                answers.append(httpx.Response(404))
+
+    async with MPREGClient("http://x", transport=Changing(answer)) as node:
+        with pytest.raises(NodeUnreachableError) as raised:
+            await node.key_value_store("ns").put("k", b"")
+        assert raised.value.may_have_been_made

@@ -91,3 +91,22 @@ async def test_every_answer_tells_a_browser_to_do_nothing_with_it(data_dir: Path
             assert headers["cache-control"] == "no-store"
             assert "default-src 'none'" in headers["content-security-policy"]
             assert "server" not in headers
+
+
+async def test_every_answer_says_that_it_is_one_of_a_node(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        await node.client.put("/v1/snapshots/images", content=b"x")
+        for method, path, status in (
+            ("GET", "/health/live", 200),
+            ("HEAD", "/health/live", 200),
+            ("GET", "/", 200),
+            ("GET", "/metrics", 200),
+            ("GET", "/v1/snapshots/images", 200),
+            ("HEAD", "/v1/logs/audit/records?follow", 200),
+            ("GET", "/v1/logs/audit/records?follow&start=7", 416),
+            ("GET", "/nowhere", 404),
+            ("PATCH", "/v1/queues", 405),
+            ("POST", "/v1/queues/jobs/messages", 400),
+        ):
+            answer = await node.client.request(method, path)
+            assert (answer.status_code, answer.headers.get("x-mpreg-api")) == (status, "1"), path

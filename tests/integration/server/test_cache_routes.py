@@ -242,3 +242,67 @@ async def test_changes_are_told_as_they_are_committed(data_dir: Path) -> None:
                 {"version": second.json()["version"], "tag": "red"},
             )
         assert node.state.long_polls.count == 0
+
+
+async def test_several_values_are_put_and_read_together(data_dir: Path) -> None:
+    entries = [{"key": ["pages", "a"], "value": 1}, {"key": ["other", 7], "value": {"x": None}}]
+    body = {"entries": entries, "ttl_seconds": 60.0, "tags": ["t"], "dependencies": [["d", 1]]}
+    key = {"idempotency-key": "one"}
+    async with open_node(data_dir, clock=TurnedClock()) as node:
+        first = await node.post("/v1/cache/put-many", body, headers=key)
+        assert first.status_code == 200, first.text
+        check_replayed(first, await node.post("/v1/cache/put-many", body, headers=key))
+        keys = [["other", 7], ["pages", "a"], ["pages", "none"]]
+        found = (await node.post("/v1/cache/get-many", {"keys": keys})).json()["found"]
+        assert [(one["key"], one["value"]) for one in found] == [
+            (["other", 7], {"x": None}),
+            (["pages", "a"], 1),
+        ]
+        assert found[0]["version"] == first.json()["version"]
+        assert found[1]["expires_at"] == 1060.0
+        await node.post("/v1/cache/invalidate", {"dependency": ["d", 1]})
+        assert (await node.post("/v1/cache/get-many", {"keys": keys})).json() == {"found": []}
+        empty = await node.post("/v1/cache/put-many", {"entries": []})
+        assert empty.json() == {"version": None}
+        for wrong in (
+            {"entries": [{"key": ["pages"], "value": 1}]},
+            {"entries": [{"key": [], "value": 1}]},
+            {"entries": [{"key": ["pages", 1.5], "value": 1}]},
+            {"entries": entries, "ttl_seconds": 0.0},
+            {"entries": entries, "tags": [""]},
+            {"entries": [{"key": ["pages", "a"]}]},
+        ):
+            answer = await node.post("/v1/cache/put-many", wrong)
+            assert error_of(answer) == (400, "InvalidArgumentError"), wrong
+        answer = await node.post("/v1/cache/get-many", {"keys": [["pages"]]})
+        assert error_of(answer) == (400, "InvalidArgumentError")
+
+
+async def test_all_changes_and_those_of_some_parts_are_told(data_dir: Path) -> None:
+    parts = quote('["a", 1]')
+    async with (
+        open_node(data_dir) as node,
+        talk(node.app, "GET", "/v1/cache?watch") as everybody,
+        talk(node.app, "GET", f"{PAGES}?watch&parts={parts}") as some,
+    ):
+        for who in (everybody, some):
+            who.say(b"")
+            await who.begin()
+        await anyio.wait_all_tasks_blocked()
+        for key in (["other", "x"], ["pages", "a"], ["pages", "a", 1, "b"]):
+            await node.post("/v1/cache/put-many", {"entries": [{"key": key, "value": 1}]})
+        keys = [event(await everybody.hear_event())[1]["key"] for _ in range(3)]
+        assert keys == [["other", "x"], ["pages", "a"], ["pages", "a", 1, "b"]]
+        assert event(await some.hear_event())[1]["key"] == ["pages", "a", 1, "b"]
+    async with open_node(data_dir) as node:
+        both = await node.client.get(f"{PAGES}?watch&prefix=a&parts={parts}")
+        assert error_of(both) == (400, "InvalidArgumentError")
+
+
+async def test_the_cache_tells_how_it_is_used(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        await put(node, HOME, 1)
+        await node.client.get(HOME)
+        found = (await node.client.get("/v1/cache")).json()
+        assert (found["puts"], found["memory_hits"], found["warm_up"]) == (1, 1, "done")
+        assert found["namespaces"]["pages"] == {"memory_hits": 1, "disk_hits": 0, "misses": 0}

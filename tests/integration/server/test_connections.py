@@ -32,9 +32,9 @@ pytestmark = pytest.mark.anyio
 TLS = Path(__file__).parents[2] / "data" / "tls"
 
 
-def settings_of(data_dir: Path, **server: Any) -> MPREGSettings:
+def settings_of(data_dir: Path, *, backend: str = "memory", **server: Any) -> MPREGSettings:
     return MPREGSettings(
-        persistence=config(data_dir, backend="memory"),
+        persistence=config(data_dir, backend=backend),
         queues={"jobs": QueueConfiguration(lease_seconds=86_400.0)},
         server=ServerSettings(**({"port": 0} | server)),
     )
@@ -410,7 +410,10 @@ async def test_a_certificate_encrypts_what_is_sent(data_dir: Path) -> None:
 async def test_a_certificate_that_is_none_is_told_before_anything_is_opened(
     data_dir: Path,
 ) -> None:
-    wrong = {"tls_certificate_file": TLS / "key.pem", "tls_key_file": TLS / "key.pem"}
+    wrong: dict[str, Any] = {
+        "tls_certificate_file": TLS / "key.pem",
+        "tls_key_file": TLS / "key.pem",
+    }
     with pytest.raises(ConfigurationError, match="tls_certificate_file"):
         await run(settings_of(data_dir, **wrong), anyio.Event())
     assert not data_dir.exists()

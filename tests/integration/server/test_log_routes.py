@@ -14,6 +14,7 @@ from mpreg.errors import StorageFullError
 from mpreg.persistence import KeyValueStore
 from tests.integration.server.support import Node, error_of, open_node, talk
 from tests.integration.server.test_idempotent_writes import check_replayed
+from tests.integration.support import tamper
 
 pytestmark = pytest.mark.anyio
 
@@ -187,3 +188,38 @@ async def test_without_an_offset_only_what_comes_is_told(data_dir: Path) -> None
             # It ends with the node.
             node.state.begin_to_stop()
             assert await who.hear_all() == b""
+
+
+async def test_a_log_is_not_followed_from_beyond_its_end(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        await append(node, b"0", b"1")
+        for target, headers in (("&start=3", {}), ("", {"last-event-id": "2"})):
+            answer = await node.client.get(f"{RECORDS}?follow{target}", headers=headers)
+            assert error_of(answer) == (416, "OffsetOutOfRangeError")
+            assert answer.headers["x-mpreg-next-offset"] == "2"
+        assert node.state.long_polls.count == 0
+
+
+async def test_a_log_is_deleted_once(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        await append(node, b"0", b"1")
+        assert (await node.client.delete(LOG)).json() == {"deleted": 2}
+        assert await bounds(node) == (0, 0)
+        await append(node, b"0", b"1", b"2")
+        first = await node.client.delete(LOG, headers=KEY)
+        assert first.json() == {"deleted": 3}
+        await append(node, b"anew")
+        check_replayed(first, await node.client.delete(LOG, headers=KEY))
+        assert await bounds(node) == (0, 1)
+
+
+async def test_records_before_a_damaged_one_are_a_page(data_dir: Path) -> None:
+    async with open_node(data_dir, backend="sqlite") as node:
+        await append(node, b"0", b"1", b"2")
+    tamper(data_dir, "UPDATE records SET data = x'00' WHERE offset = 1")
+    async with open_node(data_dir, backend="sqlite") as node:
+        page = (await node.client.get(RECORDS)).json()
+        assert ([record["offset"] for record in page["records"]], page["next"]) == ([0], 1)
+        assert error_of(await node.client.get(f"{RECORDS}?start=1"))[1] == "CorruptDataError"
+        page = (await node.client.get(f"{RECORDS}?start=2")).json()
+        assert [record["offset"] for record in page["records"]] == [2]

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from mpreg.persistence.snapshots.chunks import CHUNK_BYTES
+from mpreg.server.idempotency import Claim
 from tests.integration.server.support import PATIENCE_SECONDS, Node, error_of, open_node, talk
 from tests.integration.server.test_connections import serving
 from tests.integration.server.test_idempotent_writes import check_replayed
@@ -138,7 +139,7 @@ async def test_a_body_larger_than_any_other_is_saved_and_never_held(data_dir: Pa
 
 
 async def test_what_is_read_is_never_held_however_slowly_it_is_taken(data_dir: Path) -> None:
-    data = LARGE * 20
+    data = LARGE * 40
     async with (
         serving(data_dir) as node,
         httpx.AsyncClient(base_url=node.state.url, timeout=PATIENCE_SECONDS) as client,
@@ -223,3 +224,71 @@ async def read(client: httpx.AsyncClient, parts: bytearray) -> None:
         assert answer.headers["content-length"] == str(len(LARGE))
         async for part in answer.aiter_raw():
             parts += part
+
+
+async def test_a_part_is_given_where_one_is_asked_for(data_dir: Path) -> None:
+    size = len(LARGE)
+    async with open_node(data_dir) as node:
+        version = await save(node, LARGE)
+        whole = await node.client.get(IMAGES)
+        assert whole.headers["accept-ranges"] == "bytes"
+        assert whole.headers["x-mpreg-size"] == str(size)
+        assert whole.headers["x-mpreg-crc32"] == f"{zlib.crc32(LARGE):08x}"
+        for asked, start, stop in (
+            ("bytes=0-", 0, size),
+            ("bytes=5-", 5, size),
+            (f"bytes={CHUNK_BYTES}-", CHUNK_BYTES, size),
+            (f"bytes={size - 1}-", size - 1, size),
+            ("bytes=0-0", 0, 1),
+            (f"bytes=7-{CHUNK_BYTES + 7}", 7, CHUNK_BYTES + 8),
+            ("bytes=9-999999999", 9, size),
+            ("bytes=-10", size - 10, size),
+            ("bytes=-999999999", 0, size),
+        ):
+            got = await node.client.get(IMAGES, headers={"range": asked})
+            assert (got.status_code, got.content == LARGE[start:stop]) == (206, True), asked
+            assert got.headers["content-range"] == f"bytes {start}-{stop - 1}/{size}"
+            assert got.headers["content-length"] == str(stop - start)
+            assert got.headers["x-mpreg-crc32"] == whole.headers["x-mpreg-crc32"]
+            head = await node.client.head(IMAGES, headers={"range": asked})
+            assert (head.status_code, head.content) == (206, b"")
+        for asked in (f"bytes={size}-", "bytes=-0", "bytes=99999999999999999999-"):
+            got = await node.client.get(IMAGES, headers={"range": asked})
+            if asked.startswith("bytes=9"):
+                assert got.status_code == 200
+            else:
+                assert error_of(got) == (416, "RequestRefusedError")
+        for asked in ("bytes=5-1", "bytes=0-1,5-6", "lines=1-2", "bytes=-", "", "bytes=a-"):
+            got = await node.client.get(IMAGES, headers={"range": asked})
+            assert (got.status_code, got.content == LARGE) == (200, True), asked
+        for tag, status in ((f'"{version}"', 206), (f'"{version + 1}"', 200)):
+            headers = {"range": "bytes=5-", "if-range": tag}
+            assert (await node.client.get(IMAGES, headers=headers)).status_code == status
+        headers = {"range": f"bytes={size}-", "if-none-match": f'"{version}"'}
+        assert (await node.client.get(IMAGES, headers=headers)).status_code == 304
+
+
+async def test_a_part_that_begins_with_damage_is_told_in_words(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        await save(node, LARGE)
+        inside = node.state.registry.reserved("snapshot").key_value_store("images")
+        [last] = [entry.key async for entry in inside.scan() if entry.value == LARGE[CHUNK_BYTES:]]
+        await inside.delete(last)
+        got = await node.client.get(IMAGES, headers={"range": f"bytes={CHUNK_BYTES}-"})
+        assert error_of(got) == (500, "CorruptDataError")
+
+
+async def test_a_snapshot_is_saved_once_though_its_answer_was_kept_by_nothing_but_its_own_commit(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def killed_before(self: Claim, answer: object) -> None:
+        raise AssertionError("it would be a commit too late")
+
+    monkeypatch.setattr(Claim, "keep_alone", killed_before)
+    key = {"idempotency-key": "one"}
+    async with open_node(data_dir, backend="sqlite") as node:
+        first = await node.client.put(f"{IMAGES}?versions_max=9", content=LARGE, headers=key)
+    async with open_node(data_dir, backend="sqlite") as node:
+        target = f"{IMAGES}?versions_max=9"
+        check_replayed(first, await node.client.put(target, content=LARGE, headers=key))
+        assert len(await versions(node)) == 1

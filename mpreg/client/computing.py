@@ -1,0 +1,166 @@
+"""One computation of this process for all of its callers that ask for a key at the same time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import anyio
+from attrs import define, field, frozen
+
+from mpreg.actors import Ack
+from mpreg.cache import GlobalCacheKey
+from mpreg.cache.computing import Compute, copied
+from mpreg.errors import (
+    InvalidArgumentError,
+    MpregError,
+    NodeUnreachableError,
+    VersionConflictError,
+)
+
+__all__ = ["Change", "Computation", "Computations", "Recipe"]
+
+log = logging.getLogger("mpreg.client")
+
+StartSoon: TypeAlias = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+
+
+@frozen(kw_only=True)
+class Change:
+    """What is about to become of cached values, by this client."""
+
+    keys: frozenset[bytes] = frozenset()
+    beginning: bytes | None = None
+    """Of the keys that are invalidated."""
+    tag: str | None = None
+    dependency: bytes | None = None
+
+
+@frozen(kw_only=True)
+class Recipe:
+    """How a value is looked up, computed where there is none, and stored."""
+
+    look: Callable[[], Awaitable[tuple[bool, object]]]
+    compute: Compute
+    store: Callable[[object, float], Awaitable[None]]
+    """Of a value and the seconds that it took."""
+    keys: tuple[bytes, ...]
+    """What it stores, and what that depends on."""
+    tags: tuple[str, ...]
+
+
+@define(eq=False)
+class Computation:
+    key: GlobalCacheKey
+    recipe: Recipe
+    is_outdated: bool = False
+    """What it is computed from was changed by this client meanwhile: it is not stored."""
+    waiting: int = 0
+    answer: Ack[object] = field(factory=Ack)
+    raised_at: TracebackType | None = None
+    scope: anyio.CancelScope = field(factory=anyio.CancelScope)
+
+    def is_concerned_by(self, change: Change) -> bool:
+        keys = self.recipe.keys
+        return (
+            not change.keys.isdisjoint(keys)
+            or change.tag in self.recipe.tags
+            or change.dependency in keys[1:]
+            or (
+                change.beginning is not None
+                and any(one.startswith(change.beginning) for one in keys)
+            )
+        )
+
+
+@define(eq=False)
+class Computations:
+    """Of one client, each in a task of its own: not in that of a caller who may be cancelled."""
+
+    _start_soon: StartSoon
+    _running: dict[GlobalCacheKey, Computation] = field(factory=dict)
+    """Those that whoever comes now may wait for."""
+
+    async def get(self, key: GlobalCacheKey, recipe: Recipe) -> object:
+        """Its result, which is the caller's own. Cancelled: it goes on for the others, and ends
+        with the last of them."""
+        computation = self._running.get(key)
+        if computation is None:
+            computation = Computation(key, recipe)
+            self._start_soon(partial(self._run, computation))
+            self._running[key] = computation
+        computation.waiting += 1
+        try:
+            return copied(await computation.answer.wait())
+        except Exception as error:
+            error.__traceback__ = computation.raised_at
+            raise
+        finally:
+            computation.waiting -= 1
+            if not computation.waiting and not computation.answer.done:
+                self._forget(computation)
+                computation.scope.cancel()
+
+    @contextmanager
+    def changing(self, change: Change) -> Iterator[None]:
+        """Both before and behind it: whoever began in between has read what was there before."""
+        self._outdate(change)
+        try:
+            yield
+        finally:
+            self._outdate(change)
+
+    def _outdate(self, change: Change) -> None:
+        for computation in list(self._running.values()):
+            if computation.is_concerned_by(change):
+                computation.is_outdated = True
+                self._forget(computation)
+
+    async def _run(self, computation: Computation) -> None:
+        answer = computation.answer
+        try:
+            with computation.scope:
+                answer.resolve(await self._value(computation))
+        except Exception as error:
+            computation.raised_at = error.__traceback__
+            answer.reject(error)
+        finally:
+            self._forget(computation)
+            if not answer.done:
+                answer.reject(NodeUnreachableError("the client was closed meanwhile", False))
+
+    async def _value(self, computation: Computation) -> object:
+        recipe = computation.recipe
+        is_there, value = await recipe.look()
+        if is_there:
+            return value
+        began = anyio.current_time()
+        result = recipe.compute()
+        if not isinstance(result, Awaitable):
+            raise InvalidArgumentError(
+                f"compute is an async function that takes nothing; its call gave {result!r:.80}"
+            )
+        value = await result
+        if not computation.is_outdated:
+            await self._store(computation, value, anyio.current_time() - began)
+        return value
+
+    async def _store(self, computation: Computation, value: object, seconds: float) -> None:
+        """Who asked gets the value also where it cannot be stored."""
+        try:
+            await computation.recipe.store(value, seconds)
+        except VersionConflictError:
+            # Somebody else has put one meanwhile.
+            return
+        except InvalidArgumentError:
+            raise
+        except MpregError as error:
+            log.warning("%.200r was computed, and is not cached: %s", computation.key, error)
+
+    def _forget(self, computation: Computation) -> None:
+        if self._running.get(computation.key) is computation:
+            del self._running[computation.key]
