@@ -60,16 +60,17 @@ async def _run_phase(workers: list[Worker], phase: str, seconds: float) -> dict[
     began = time.monotonic()
 
     async def work(worker: Worker, *, is_sampled: bool) -> None:
+        """At least once, however slow."""
         nonlocal operations
         operate = partial(_cycle, worker) if phase == CYCLES else partial(worker.send, phase)
-        last = time.monotonic()
-        while last - began < seconds:
+        last, is_over = time.monotonic(), False
+        while not is_over:
             await operate()
             operations += 1
             now = time.monotonic()
             if is_sampled:
                 latencies.append(now - last)
-            last = now
+            last, is_over = now, now - began >= seconds
 
     async with anyio.create_task_group() as task_group:
         for number, worker in enumerate(workers):

@@ -17,7 +17,6 @@ from benchmarks.figures import percentile
 from benchmarks.http.servers import Server, running
 from benchmarks.http.workload import (
     CYCLES,
-    EMBEDDED,
     PHASES,
     SENDS,
     WARM_UP,

@@ -87,7 +87,7 @@ def version(contender: str) -> str:
 def running(contender: str, directory: Path, under: Sequence[str] = ()) -> Iterator[Server | None]:
     """The server of a contender, listening; None where it has none. Stopped afterwards.
 
-    ``under``: a command that runs it, like strace; the pid is then that one's.
+    ``under``: a command that becomes it, like strace with -D.
     """
     if contender in EMBEDDED:
         yield None
@@ -119,8 +119,12 @@ def _command(contender: str, directory: Path, port: int) -> list[str]:
         file.write_text(_NATS_CONFIGURATION.format(port=port, store=store))
         return [name, "--config", str(file)]
     settings = {
-        **{"bind": "127.0.0.1", "port": str(port), "dir": str(directory), "save": ""},
-        **{"appendonly": "yes", "appendfsync": "always"},
+        "bind": "127.0.0.1",
+        "port": str(port),
+        "dir": str(directory),
+        "save": "",
+        "appendonly": "yes",
+        "appendfsync": "always",
     }
     return [name, *(part for key, value in settings.items() for part in (f"--{key}", value))]
 
@@ -151,6 +155,4 @@ def _stop(process: subprocess.Popen[bytes], log: Path) -> None:
         process.wait(STOP_SECONDS_MAX)
     except subprocess.TimeoutExpired:
         process.kill()
-        raise click.ClickException(
-            f"{process.args!r} does not stop:\n{log.read_text()}"
-        ) from None
+        raise click.ClickException(f"{process.args!r} does not stop:\n{log.read_text()}") from None

@@ -26,16 +26,15 @@ CONTENDERS: Final = (*PEERS, *EMBEDDED, *NODES)
 
 NOTES: Final = {
     REDIS: "XADD, XREADGROUP by a consumer group, XACK with XDEL; appendonly yes, appendfsync "
-    "always. What one turn of its loop has taken is one write and one fsync before any of the "
-    "replies: group commit. A reply is on disk. A message that is with a consumer "
-    "stays with it until somebody asks for it (XAUTOCLAIM). A send that is tried again is sent "
-    "twice. All messages are in memory, and a start reads all of the file",
+    "always. What one turn of its loop has taken is one write and one sync before any of the "
+    "replies: group commit. All three are on disk when they are answered. A send that is tried "
+    "again is sent twice. A message stays with its consumer until somebody asks for it "
+    "(XAUTOCLAIM). All messages are in memory",
     NATS: "JetStream, one replica in a file, sync_interval always; publish and its PubAck, a pull "
-    "consumer's fetch, ack_sync. A PubAck is on disk: an fsync for each message, one after "
-    "the other. Deliveries and acks are written some ten times a second beside it, "
-    "not before they are answered: after a power cut a message that was acknowledged may come again "
-    "unless it was removed with the ack, as here (work queue). A send that is tried again with the "
-    "same Nats-Msg-Id is sent once within two minutes; none is given here",
+    "consumer's fetch, ack_sync. A message is on disk when it is answered, with a sync of its own; "
+    "so is its removal by an ack, as this is a work queue. Which messages are with consumers, and "
+    "how often they were, is written some ten times a second, after the answer. A send that is "
+    "tried again is sent twice; with a Nats-Msg-Id, which is not given here, once in two minutes",
     "mpreg embedded": "the same queue in the process of its senders and consumers: no HTTP",
     "mpreg client": "`mpreg serve` and mpreg.client. Send, receive and ack are on disk when they "
     "are answered, the attempt of a delivery too; sends and acks have an Idempotency-Key, "
