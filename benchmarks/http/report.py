@@ -100,8 +100,8 @@ def _show_load(plan: Plan, contenders: Sequence[str]) -> None:
         console.print(table)
     console.print(
         "  Ratios within a round; 'of embedded': on the same event loop. 'ms' of server and "
-        "clients: CPU for each operation. Clients\n  run in two processes, but for one connection and "
-        "embedded: where they take most of the CPUs, they are what is measured."
+        "clients: CPU for each operation. Clients\n  run in two processes, but for one connection "
+        "and embedded: where they take most of the CPUs, they are what is measured."
     )
 
 
