@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from benchmarks.http.clients import Worker, open_workers
 from benchmarks.http.load import generator, prepare
@@ -67,7 +67,7 @@ def watch(contender: str, directory: Path, requests: int) -> dict[str, Step]:
         assert server is not None
         prepare(contender, server)
         parts = anyio.run(_run_steps, contender, server.port, requests, calls)
-    counted = {step: _count(parts[step]) for step in STEPS}
+    counted = {step: count(parts[step]) for step in STEPS}
     return {
         step: Step(requests, min(found.synced_before, requests), found.syncs)
         for step, found in counted.items()
@@ -87,9 +87,9 @@ def count_syncs(
         with generator(contender, server, directory, connections) as client:
             for phase in PHASES:
                 client.begin(phase, seconds)
-                before = _count(_lines(calls, 0)).syncs
+                before = count(_lines(calls, 0)).syncs
                 operations = json.loads(client.line())["operations"]
-                found[phase] = operations / max(1, _count(_lines(calls, 0)).syncs - before)
+                found[phase] = operations / max(1, count(_lines(calls, 0)).syncs - before)
     return found
 
 
@@ -128,37 +128,50 @@ def _lines(calls: Path, begins: int) -> list[str]:
         return file.readlines()
 
 
-def _count(lines: Iterable[str]) -> _Reading:
-    reading = _Reading()
+def count(lines: Iterable[str]) -> Reading:
+    """The requests of one connection, and the syncs."""
+    reading = Reading()
     for line in lines:
         reading.take(line)
     return reading
 
 
 @define
-class _Reading:
+class Reading:
     """Requests are told apart by their order: read, worked on, answered, read …"""
 
     syncs: int = 0
     synced_before: int = 0
     _is_asked: bool = False
     _is_synced: bool = False
+    _interrupted: set[str] = field(factory=set)
+    """Threads that read from a client, and have been told of only by half."""
 
     def take(self, line: str) -> None:
         found = _CALL.match(line)
         if found is None:
             return
-        name, peer = found[2], found[3]
+        thread, name, peer = found.groups()
         if name in _SYNCS:
-            if "unfinished" not in line:
-                self.syncs += 1
-                self._is_synced = True
-        elif peer is None:
-            return
+            self._sync(has_ended="unfinished" not in line)
         elif name in _READS:
-            # Not where there was nothing to read.
-            if _READ_SOME.search(line):
-                self._is_asked, self._is_synced = True, False
-        elif self._is_asked:
+            self._read(thread, line, has_peer=peer is not None)
+        elif self._is_asked and peer is not None:
             self.synced_before += self._is_synced
             self._is_asked = False
+
+    def _sync(self, *, has_ended: bool) -> None:
+        self.syncs += has_ended
+        self._is_synced |= has_ended
+
+    def _read(self, thread: str, line: str, *, has_peer: bool) -> None:
+        if "unfinished" in line:
+            if has_peer:
+                self._interrupted.add(thread)
+            return
+        if "resumed>" in line:
+            has_peer = thread in self._interrupted
+            self._interrupted.discard(thread)
+        # Not where there was nothing to read.
+        if has_peer and _READ_SOME.search(line):
+            self._is_asked, self._is_synced = True, False
