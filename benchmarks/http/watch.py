@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
-from attrs import define, field, frozen
+from attrs import define, field
 
 from benchmarks.http.clients import Worker, open_workers
 from benchmarks.http.load import generator, prepare
@@ -36,20 +36,9 @@ SETTLE_SECONDS: Final = 1.0
 
 #: A call of one thread, as strace has it with -f and -yy; the second half of one that was
 #: interrupted by another thread's has no descriptor.
-_CALL: Final = re.compile(r"^(\d+) +(?:<\.\.\. )?(\w+)(?: resumed>|\((\d+<[^>]*->[^>]*>)?)")
+_CALL: Final = re.compile(r"^(\d+) +(?:<\.\.\. )?(\w+)(?: resumed>|\((\d+<TCP)?)")
 
 _READ_SOME: Final = re.compile(r" = [1-9][0-9]*$")
-
-
-@frozen
-class Step:
-    """So many requests of one kind."""
-
-    requests: int
-    synced_before: int
-    """Those for which a sync had ended when the reply left."""
-    syncs: int
-    """All that ended in the meantime."""
 
 
 def can_watch() -> str | None:
@@ -57,7 +46,7 @@ def can_watch() -> str | None:
     return None if program("strace") else "there is no strace; see scripts/install-servers"
 
 
-def watch(contender: str, directory: Path, requests: int) -> dict[str, Step]:
+def watch(contender: str, directory: Path, requests: int) -> dict[str, Reading]:
     """So many sends, then their receives, then their acknowledgements."""
     calls = directory / "calls"
     calls.touch()
@@ -67,11 +56,7 @@ def watch(contender: str, directory: Path, requests: int) -> dict[str, Step]:
         assert server is not None
         prepare(contender, server)
         parts = anyio.run(_run_steps, contender, server.port, requests, calls)
-    counted = {step: count(parts[step]) for step in STEPS}
-    return {
-        step: Step(requests, min(found.synced_before, requests), found.syncs)
-        for step, found in counted.items()
-    }
+    return {step: count(parts[step]) for step in STEPS}
 
 
 def count_syncs(
@@ -86,8 +71,8 @@ def count_syncs(
         prepare(contender, server)
         with generator(contender, server, directory, connections) as client:
             for phase in PHASES:
-                client.begin(phase, seconds)
                 before = count(_lines(calls, 0)).syncs
+                client.begin(phase, seconds)
                 operations = json.loads(client.line())["operations"]
                 found[phase] = operations / max(1, count(_lines(calls, 0)).syncs - before)
     return found
@@ -141,7 +126,9 @@ class Reading:
     """Requests are told apart by their order: read, worked on, answered, read …"""
 
     syncs: int = 0
+    """All that ended."""
     synced_before: int = 0
+    """Requests for which one had ended when their answer left."""
     _is_asked: bool = False
     _is_synced: bool = False
     _interrupted: set[str] = field(factory=set)

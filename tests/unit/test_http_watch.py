@@ -43,5 +43,11 @@ def test_an_answer_in_several_writes_is_one_answer() -> None:
     assert found(ASKED, SYNCED, ANSWERED, ANSWERED, ASKED, ANSWERED) == (1, 1)
 
 
+def test_what_threads_tell_each_other_is_neither_request_nor_answer() -> None:
+    woken = '10 recvfrom(4<UNIX-STREAM:[1->2]>, ""..., 4096, 0, NULL, NULL) = 1'
+    wakes = '11 sendto(5<UNIX-STREAM:[2->1]>, ""..., 1, 0, NULL, 0) = 1'
+    assert found(ASKED, wakes, woken, SYNCED, wakes, woken, ANSWERED, wakes, woken) == (1, 1)
+
+
 def test_a_write_to_a_file_is_no_answer() -> None:
     assert found(ASKED, OF_A_FILE, SYNCED) == (0, 1)
