@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from rich.table import Table
 
-from benchmarks.figures import console, median_ms
+from benchmarks.figures import console
 from benchmarks.http.load import measure
 from benchmarks.http.servers import missing, version
 from benchmarks.http.watch import STEPS, can_watch, count_syncs, watch
@@ -41,16 +41,16 @@ TITLES: Final = {
 }
 
 COLUMNS: Final = (
-    "connections",
+    "C",
     "contender",
-    "per second",
-    "of embedded",
-    "of redis",
-    "of nats",
+    "a second",
+    "embedded",
+    "redis",
+    "nats",
     "p50 ms",
     "p99 ms",
-    "server ms",
-    "clients ms",
+    "server",
+    "clients",
 )
 
 #: Watched: one of each server, and with its key, which is a write more.
@@ -99,14 +99,15 @@ def _show_load(plan: Plan, contenders: Sequence[str]) -> None:
     for table in tables.values():
         console.print(table)
     console.print(
-        "  Ratios within a round; 'of embedded': on the same event loop. 'ms' of server and "
-        "clients: CPU for each operation. Clients\n  run in two processes, but for one connection "
-        "and embedded: where they take most of the CPUs, they are what is measured."
+        "  C: connections. Ratios to embedded (on the same event loop), redis and nats, within a "
+        "round. Server, clients:\n  milliseconds of CPU for an operation. Clients run in two "
+        "processes, but for one connection and embedded;\n  where they take most of the CPUs, they "
+        "are what is measured."
     )
 
 
 def _load_table(phase: str) -> Table:
-    table = Table(title=TITLES[phase])
+    table = Table(title=TITLES[phase], padding=0)
     for column in COLUMNS:
         name = column == "contender"
         table.add_column(column, justify="left" if name else "right", no_wrap=name)
@@ -135,10 +136,10 @@ def _load_row(connections: int, name: str, phase: str, rounds: Rounds) -> Iterat
     yield f"{statistics.median(result.per_second for result in own):,.0f}"
     for base in (f"mpreg embedded {loop_of(name)}", *PEERS):
         yield _ratio(own, _of_phase(rounds.get(base, ()), phase))
-    yield median_ms(result.p50 for result in own)
-    yield median_ms(result.p99 for result in own)
-    yield _median(result.server_ms for result in own)
-    yield _median(result.client_ms for result in own)
+    yield _median((result.p50 for result in own), 1_000, ".1f")
+    yield _median((result.p99 for result in own), 1_000, ".1f")
+    yield _median((result.server_ms for result in own), 1, ".3f")
+    yield _median((result.client_ms for result in own), 1, ".3f")
 
 
 def _of_phase(results: Sequence[LoadResult], phase: str) -> list[PhaseResult]:
@@ -152,9 +153,9 @@ def _ratio(own: Sequence[PhaseResult], base: Sequence[PhaseResult]) -> str:
     return f"{ratio([one.per_second for one in own], [one.per_second for one in base]):.2f}"
 
 
-def _median(milliseconds: Iterator[float | None]) -> str:
-    known = [value for value in milliseconds if value is not None]
-    return f"{statistics.median(known):.3f}" if known else ""
+def _median(values: Iterable[float | None], factor: float, form: str) -> str:
+    known = [value for value in values if value is not None]
+    return format(factor * statistics.median(known), form) if known else ""
 
 
 # --- syncs ---
@@ -166,10 +167,10 @@ def _show_syncs(plan: Plan, contenders: Sequence[str]) -> None:
         return
     requests = plan.count(WATCHED_REQUESTS, least=10)
     seconds = WATCHED_SECONDS * min(1.0, plan.scale)
-    table = Table(title=f"Synced before the reply, of {requests} requests one after the other")
+    table = Table(title=f"Synced before the reply, of {requests} requests (and all syncs)")
     table.add_column("contender", no_wrap=True)
-    for column in (*STEPS, f"{SENDS} per sync, {WATCHED_CONNECTIONS} connections", CYCLES):
-        table.add_column(column, justify="right")
+    for column in (*STEPS, f"{SENDS} per sync", f"{CYCLES} per sync"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name in contenders:
         with fresh(plan.path(name)) as directory:
             steps = watch(name, directory, requests)
@@ -177,11 +178,12 @@ def _show_syncs(plan: Plan, contenders: Sequence[str]) -> None:
             per_sync = count_syncs(name, directory, WATCHED_CONNECTIONS, seconds)
         table.add_row(
             name,
-            *(f"{steps[step].synced_before} ({steps[step].syncs} syncs)" for step in STEPS),
+            *(f"{steps[step].synced_before} ({steps[step].syncs})" for step in STEPS),
             *(f"{per_sync[phase]:.1f}" for phase in PHASES),
         )
     console.print(table)
     console.print(
-        "  System calls as strace tells them. In brackets: all syncs until a second after the last "
-        "answer. Operations for each sync:\n  with strace in the way, which slows every sync."
+        "  System calls as strace tells them, of one connection; all syncs until a second after "
+        f"the last answer. Per sync: with {WATCHED_CONNECTIONS}\n  connections, and strace in the way, "
+        "which slows every sync."
     )
