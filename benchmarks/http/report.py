@@ -184,6 +184,6 @@ def _show_syncs(plan: Plan, contenders: Sequence[str]) -> None:
     console.print(table)
     console.print(
         "  System calls as strace tells them, of one connection; all syncs until a second after "
-        f"the last answer. Per sync: with {WATCHED_CONNECTIONS}\n  connections, and strace in the way, "
-        "which slows every sync."
+        f"the last answer. Per sync: with {WATCHED_CONNECTIONS}\n  connections, and strace in the "
+        "way, which slows every sync."
     )
