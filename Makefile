@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint typecheck unit browser bench simulate crash faults fuzz clean loops docs
+.PHONY: demo test lint typecheck unit browser servers bench simulate crash faults fuzz clean loops docs
 
 demo: $(STAMP)
 	$(BIN)/mpreg demo $(ARGS)
@@ -46,8 +46,12 @@ fuzz: $(STAMP)
 loops: $(STAMP)
 	MPREG_LOOPS=all $(BIN)/pytest -n 2 tests/unit tests/contract tests/integration $(ARGS)
 
+# What a node over HTTP is measured beside; it says why where there can be none.
+servers: $(VENV)/.bench-installed
+	scripts/install-servers $(BIN)
+
 # Takes a while; a smoke test of all of it: `make bench ARGS=--short`.
-bench: $(VENV)/.bench-installed
+bench: $(VENV)/.bench-installed servers
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # All pages as a site in build/site, from nothing: a warning is an error, and is told each time.

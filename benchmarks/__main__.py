@@ -29,6 +29,8 @@ from benchmarks.cache.report import compare_caches
 from benchmarks.contenders import GETS, ONE_COMMIT_A_PUT, PUTS, store_of
 from benchmarks.figures import console, peak_mib, percentile, print_machine
 from benchmarks.growth import GROWTH_KEYS_MAX, compare_growth, sizes_up_to
+from benchmarks.http.report import PARTS as HTTP_PARTS
+from benchmarks.http.report import compare_http
 from benchmarks.maintenance import PARTS as MAINTENANCE_PARTS
 from benchmarks.maintenance import measure_maintenance
 from benchmarks.processes import Plan
@@ -55,9 +57,11 @@ PARTS = (
     *MAINTENANCE_PARTS,
     *QUEUE_PARTS,
     *CACHE_PARTS,
+    *HTTP_PARTS,
 )
 GROUPS: dict[str, Collection[str]] = {
     "cache": CACHE_PARTS,
+    "http": HTTP_PARTS,
     "queues": QUEUE_PARTS,
     "upkeep": UPKEEP_PARTS,
 }
@@ -95,7 +99,7 @@ def main(
     *,
     short: bool,
 ) -> None:
-    """Durable puts, point reads, queues and caches against the raw limit and peers."""
+    """Durable puts, point reads, queues, caches and a node against the raw limit and peers."""
     if context.invoked_subcommand is not None:
         return
     wanted = set(only or PARTS)
@@ -132,6 +136,7 @@ def main(
         measure_maintenance(wanted, directory, scale, rounds)
         compare_queues(wanted, Plan(directory / "queues", rounds, scale))
         compare_caches(wanted, Plan(directory / "cache", rounds, scale))
+        compare_http(wanted, Plan(directory / "http", rounds, scale))
 
 
 @contextmanager

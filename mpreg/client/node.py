@@ -18,6 +18,7 @@ import httpx
 from mpreg.client.cache import RemoteCacheManager
 from mpreg.client.calls import MESSAGEPACK, Calls
 from mpreg.client.computing import Computations
+from mpreg.client.connections import Connections
 from mpreg.client.keeper import Keeper
 from mpreg.client.keys import RemoteKeyValueStore
 from mpreg.client.logs import RemoteLogStore
@@ -89,11 +90,9 @@ class MPREGClient:
             http = httpx.AsyncClient(
                 base_url=url,
                 headers=headers,
-                verify=verify,
-                transport=transport,
-                # Of each attempt as a whole there is one. A wait must not keep others from asking.
+                transport=Connections.of(verify) if transport is None else transport,
+                # Of each attempt as a whole there is one.
                 timeout=httpx.Timeout(None, connect=CONNECT_SECONDS_MAX),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
                 trust_env=False,
             )
         except httpx.InvalidURL as error:

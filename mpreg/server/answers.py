@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from attrs import field, frozen
 
-__all__ = ["Answer"]
+__all__ = ["BODY_FOLLOWS", "Answer"]
+
+#: In the state of a request: to be called before the head of an answer whose body follows at once,
+#: so that both are one write.
+BODY_FOLLOWS: Final = "mpreg.body_follows"
 
 
 @frozen(kw_only=True)

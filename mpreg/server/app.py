@@ -8,7 +8,7 @@ path, the phase of the node, the route, the token, the ``Idempotency-Key``, the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import anyio
@@ -23,7 +23,7 @@ from mpreg.errors import (
     RequestRefusedError,
     UnexpectedError,
 )
-from mpreg.server.answers import Answer
+from mpreg.server.answers import BODY_FOLLOWS, Answer
 from mpreg.server.auth import Role, check
 from mpreg.server.calls import Call, Endpoint
 from mpreg.server.idempotency import IdempotencyKeys, fingerprint
@@ -55,6 +55,10 @@ HTTP_VERSIONS: Final = ("1.0", "1.1")
 #: an older client would take an answer for something else.
 API_HEADER: Final = ("x-mpreg-api", "1")
 
+_GIVEN_TO_ALL: Final = [
+    (name.encode(), value.encode()) for name, value in (API_HEADER, *SECURITY_HEADERS.items())
+]
+
 #: A client that goes on sending a body that was refused is listened to for so long, so that it can
 #: read why.
 LINGER_SECONDS: Final = 2.0
@@ -78,7 +82,7 @@ class App:
         if scope["type"] != "http":
             await _refuse_other(scope, receive, send)
             return
-        exchange = _Exchange(receive, send)
+        exchange = _Exchange(receive, send, scope.get("state", {}).get(BODY_FOLLOWS))
         with observed(self.state, scope, exchange), self.state.request() as under_way:
             try:
                 answer = await self._answer(scope, exchange)
@@ -176,6 +180,8 @@ class _Exchange:
 
     _receive: Receive
     _send: Send
+    _say_body_follows: Callable[[], None] | None
+    """To the connection, where it can make use of it."""
     lingers: bool = True
     """Whether a client that still sends is given time to."""
     is_last: bool = False
@@ -216,6 +222,8 @@ class _Exchange:
         if self.is_last:
             headers["connection"] = "close"
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        if self._read.is_set() and self._say_body_follows is not None:
+            self._say_body_follows()
         await self.send({"type": "http.response.start", "status": answer.status, "headers": raw})
         await self.send({"type": "http.response.body", "body": body})
 
@@ -237,14 +245,7 @@ class _Exchange:
 
 def _with_security(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     given = {name.lower() for name, _ in headers}
-    return [
-        *headers,
-        *(
-            (name.encode(), value.encode())
-            for name, value in (API_HEADER, *SECURITY_HEADERS.items())
-            if name.encode() not in given
-        ),
-    ]
+    return [*headers, *(pair for pair in _GIVEN_TO_ALL if pair[0] not in given)]
 
 
 async def _refuse_other(scope: Scope, receive: Receive, send: Send) -> None:

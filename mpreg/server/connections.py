@@ -13,7 +13,7 @@ import logging
 import socket
 import ssl
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import anyio
@@ -25,13 +25,14 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer as AsyncioConnection
 from hypercorn.asyncio.worker_context import WorkerContext as AsyncioContext
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, Updated
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.trio.tcp_server import TCPServer as TrioConnection
 from hypercorn.trio.worker_context import WorkerContext as TrioContext
 from hypercorn.typing import ConnectionState
 from starlette.types import ASGIApp
 
 from mpreg.errors import ConfigurationError
+from mpreg.server.answers import BODY_FOLLOWS
 from mpreg.settings import ServerSettings
 
 __all__ = ["Connections", "listening_socket", "make_connections", "url_of"]
@@ -91,7 +92,6 @@ def _config(settings: ServerSettings) -> Config:
     config = Config()
     config.errorlog = logging.getLogger("mpreg.server.http")
     config.include_server_header = False
-    config.keep_alive_timeout = IDLE_SECONDS
     config.keep_alive_max_requests = 1_000_000
     config.h11_max_incomplete_size = HEAD_BYTES_MAX
     config.ssl_handshake_timeout = IDLE_SECONDS
@@ -211,6 +211,58 @@ class Connections(ABC):
     def _cut_one(self, connection: Any) -> None: ...
 
 
+class _Idle:
+    """Closes a connection that is idle for too long, or when the node stops.
+
+    Hypercorn's own is a task for each time between two requests; this is one for all of them.
+    """
+
+    def __init__(self, has_terminated: Any, close: Callable[[], Awaitable[None]]) -> None:
+        self._has_terminated = has_terminated
+        self._close = close
+        self._since: float | None = None
+        self._resumed: anyio.Event | None = None
+        self._watching: anyio.CancelScope | None = None
+
+    async def restart(self, task_group: Any, _: object) -> None:
+        """It is idle from now on."""
+        self._since = anyio.current_time()
+        if self._watching is None:
+            self._watching = anyio.CancelScope()
+            task_group.spawn(self._watch, self._watching)
+        elif self._resumed is not None:
+            self._resumed.set()
+
+    async def stop(self) -> None:
+        """It has something to do."""
+        self._since = None
+
+    def end(self) -> None:
+        """It is watched no more."""
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _watch(self, scope: anyio.CancelScope) -> None:
+        with scope:
+            while not self._is_over():
+                if self._since is None:
+                    # However long that takes, nobody has to look.
+                    self._resumed = anyio.Event()
+                    await self._resumed.wait()
+                    self._resumed = None
+                else:
+                    with anyio.move_on_at(self._since + IDLE_SECONDS):
+                        await self._has_terminated.wait()
+            with anyio.CancelScope(shield=True):
+                await self._close()
+
+    def _is_over(self) -> bool:
+        if self._since is None:
+            return False
+        is_late = anyio.current_time() >= self._since + IDLE_SECONDS
+        return is_late or self._has_terminated.is_set()
+
+
 class _Ending:
     """A connection that ends when its client has gone, or when it was closed, and stays with
     HTTP/1.1.
@@ -220,19 +272,37 @@ class _Ending:
     changes to HTTP/2 for whoever asks for it, with many requests on one connection.
     """
 
+    idle_task: Any
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._reading = anyio.CancelScope()
         self._has_ended = False
+        self._head = b""
+        self._body_follows = False
+        self.state[BODY_FOLLOWS] = self._expect_body  # type: ignore[attr-defined]
+        self.idle_task = _Idle(
+            self.context.terminated,  # type: ignore[attr-defined]
+            self._initiate_server_close,  # type: ignore[attr-defined]
+        )
 
     async def _read_data(self) -> None:
         self.protocol.protocol._check_protocol = _stay  # type: ignore[attr-defined]
-        with self._reading:
-            await super()._read_data()  # type: ignore[misc]
-        self._has_ended = True
-        await self.idle_task.stop()  # type: ignore[attr-defined]
+        try:
+            with self._reading:
+                await super()._read_data()  # type: ignore[misc]
+        finally:
+            self._has_ended = True
+            self.idle_task.end()
 
     async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            event, self._head = RawData(self._head + event.data), b""
+            if self._body_follows:
+                self._head, self._body_follows = event.data, False
+                return
+            if not event.data:
+                return
         if self._has_ended and isinstance(event, Updated):
             # An answer has ended after its client: there is no next request to wait for.
             return
@@ -243,6 +313,9 @@ class _Ending:
             await self.protocol.handle(Closed())  # type: ignore[attr-defined]
         if isinstance(event, Closed):
             self._reading.cancel()
+
+    def _expect_body(self) -> None:
+        self._body_follows = True
 
 
 async def _stay(_: object) -> None:

@@ -14,7 +14,6 @@ from mpreg.errors import CorruptDataError, QueueNotFoundError
 from mpreg.persistence import Transaction
 from mpreg.queues import (
     DeadLetter,
-    Message,
     MessageQueue,
     QueueConfiguration,
     Subscription,
@@ -217,11 +216,11 @@ async def receive(call: Call) -> Answer:
     if what.subscription is not None:
         source = queue.get_subscription(what.subscription)
 
-    async def take() -> list[Message]:
-        return await source.receive_many(count, wait_seconds, bytes_max=ANSWER_BYTES_MAX)
-
-    # Who does not wait needs nobody to watch whether they are still there.
-    messages = await (call.wait(take) if wait_seconds > 0 else take())
+    take = partial(source.receive_many, count, bytes_max=ANSWER_BYTES_MAX)
+    # What is there is taken first: nobody has to watch then whether its receiver still is.
+    messages = await take(min(wait_seconds, 0.0))
+    if not messages and wait_seconds > 0:
+        messages = await call.wait(partial(take, wait_seconds)) or []
     lease_seconds = queue.configuration.lease_seconds
     now = anyio.current_time()
     found = [
@@ -236,7 +235,7 @@ async def receive(call: Call) -> Answer:
             "token": state.leases.add(queue.name, message.receipt(), now + lease_seconds, now),
             "lease_seconds": lease_seconds,
         }
-        for message in messages or ()
+        for message in messages
     ]
     return Answer(value={"messages": found})
 

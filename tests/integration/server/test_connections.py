@@ -205,6 +205,36 @@ async def test_a_client_that_sends_for_ever_is_hung_up_on(
             await anyio.sleep(0.001)
 
 
+async def test_a_connection_ends_that_is_idle_for_too_long_and_none_that_waits_for_an_answer(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpreg.server.connections.IDLE_SECONDS", 0.05)
+    async with serving(data_dir) as node:
+        async with await node.connect() as silent:
+            assert await read_all(silent) == b""
+        async with await node.connect() as waiting:
+            body = b'{"wait_seconds": 0.3}'
+            head = SEND.partition(b"Content-Length")[0].replace(b"/messages", b"/receive")
+            await waiting.send(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            # Longer than it may be idle, and afterwards that begins anew.
+            answer = await read_until(waiting, b'{"messages":[]}')
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert await read_all(waiting) == b""
+
+
+async def test_the_head_of_an_answer_leaves_together_with_its_body(data_dir: Path) -> None:
+    async with serving(data_dir) as node, await node.connect() as stream:
+        for _ in range(3):
+            await stream.send(SEND)
+            assert (await stream.receive()).endswith(b"]}")
+
+
+async def test_the_head_of_a_stream_does_not_wait_for_what_it_streams(data_dir: Path) -> None:
+    async with serving(data_dir) as node, await node.connect() as stream:
+        await stream.send(LIVE.replace(b"/health/live", b"/v1/keys/n?watch="))
+        assert b"text/event-stream" in await read_until(stream, b"\r\n\r\n")
+
+
 async def test_an_end_waits_for_requests_and_not_for_idle_connections(data_dir: Path) -> None:
     async with serving(data_dir, grace_seconds=60.0) as node:
         idle = await node.connect()
