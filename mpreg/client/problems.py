@@ -28,6 +28,9 @@ _OF_MORE: Final[Mapping[str, _Build]] = {
         "", "", 0, int(answer.headers.get("x-mpreg-version", "-1"))
     ),
     "NodeUnreachableError": lambda message, _: NodeUnreachableError(message, True),
+    "PeerUnreachableError": lambda message, answer: errors.PeerUnreachableError(
+        message, b'"data_state":"unknown"' in answer.content
+    ),
     "CorruptDataError": lambda message, _: errors.CorruptDataError(message),
     "StorageIOError": lambda message, _: errors.StorageIOError(message),
     "ConfigurationError": lambda message, _: errors.ConfigurationError(message),

@@ -110,6 +110,11 @@ class Fabric:
         return self.catalog.own
 
     @property
+    def incarnation(self) -> int:
+        """Of this process: only grows, and is on disk."""
+        return self._incarnation
+
+    @property
     def ttl_seconds(self) -> float:
         return self._ttl_seconds
 

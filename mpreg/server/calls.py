@@ -193,11 +193,18 @@ class Endpoint:
     it streams."""
     streams_body: bool = False
     """Its body may be larger than memory."""
+    waits: bool = False
+    """It may wait for something to happen."""
 
     @property
     def name(self) -> str:
         """Names the operation."""
         return self.handler.__name__
+
+    @property
+    def is_of_queue(self) -> bool:
+        """Whether it is about one queue, which may be at another node."""
+        return "{queue}" in self.path
 
     @property
     def description(self) -> str:
