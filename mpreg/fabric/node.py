@@ -210,6 +210,13 @@ class Fabric:
         """The other node that has a queue, alive or away: `Catalog.holder`."""
         return self.catalog.holder(queue, anyio.current_time())
 
+    def count_nodes(self) -> dict[str, int]:
+        """Others, by whether they are alive or away."""
+        if self._catalog is None:
+            return {}
+        alive = len(self._catalog.alive(anyio.current_time()))
+        return {"alive": alive, "away": len(self._catalog) - alive}
+
     def is_alive(self, belief: Belief) -> bool:
         return is_alive(belief, anyio.current_time())
 

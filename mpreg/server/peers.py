@@ -20,6 +20,7 @@ from attrs import define, field
 
 from mpreg.errors import MpregError, PeerUnreachableError, PersistenceError
 from mpreg.fabric import NODES_MAX, Fabric, Heard
+from mpreg.monitoring import FabricObserved
 from mpreg.server.auth import read_token
 from mpreg.server.limits import read_body
 from mpreg.server.negotiation import MESSAGEPACK
@@ -58,6 +59,7 @@ class PeerState:
     """It was not asked yet."""
     ALIVE: Final = "alive"
     AWAY: Final = "away"
+    ALL: Final = (UNKNOWN, ALIVE, AWAY)
 
 
 @define(eq=False)
@@ -135,8 +137,16 @@ class Peers:
             found[one.url] = Peer(one, token)
         return cls(fabric, chance, found, wall=wall)
 
-    def count(self, state: str) -> int:
-        return sum(one.state == state for one in self.all.values())
+    def observed(self) -> FabricObserved:
+        """Counts, for metrics."""
+        peers = Counter(dict.fromkeys(PeerState.ALL, 0) if self.all else {})
+        peers.update(peer.state for peer in self.all.values())
+        return FabricObserved(
+            peers=peers,
+            nodes=self.fabric.count_nodes() if self.all else {},
+            announcements=dict(self.counts),
+            forwarded=dict(self.forwarded),
+        )
 
     # --- asking one ---
 
@@ -255,7 +265,8 @@ class Peers:
             PeerUnreachableError: it is no other node.
         """
         self.counts.update(outcome.value for outcome in heard.outcomes)
-        self.counts["refused"] += len(heard.refused)
+        if heard.refused:
+            self.counts["refused"] += len(heard.refused)
         teller = heard.teller
         if teller is None:
             why = str(heard.refused[0]) if heard.refused else "it does not tell of itself"

@@ -79,7 +79,7 @@ class NodeState:
         # After all that takes part in the restore: it tells what that took.
         info = NodeInfo(name=self.settings.name, version=__version__, loop=server.loop)
         caches = {self.settings.cache.name: self.cache}
-        self.monitor = NodeMonitor(info, self.registry, self.queues, caches)
+        self.monitor = NodeMonitor(info, self.registry, self.queues, caches, self.peers.observed)
         self.tracing = make_tracing(
             self.registry.clock, enabled=self.settings.monitoring.opentelemetry
         )

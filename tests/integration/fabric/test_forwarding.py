@@ -41,7 +41,7 @@ async def test_the_whole_life_of_a_queue_is_had_through_another_node(data_dir: P
     async with open_nodes(data_dir, a=(), b=("jobs",)) as (network, nodes):
         a, b = nodes["a"], nodes["b"]
         base = "/v1/queues/jobs"
-        asked = (
+        asked: tuple[tuple[str, str, Any], ...] = (
             ("PUT", base, {"max_deliveries": 1}),
             ("GET", base, None),
             ("PUT", f"{base}/subscriptions/audit", {}),
