@@ -45,7 +45,10 @@ Rank = tuple[Any, ...]
 
 def can_be_announced(name: str) -> bool:
     """Whether a name can be asked for over HTTP: 1 to 200 characters that can be shown."""
-    return 0 < len(name) <= NAME_CHARACTERS_MAX and not any(
+    if not 0 < len(name) <= NAME_CHARACTERS_MAX:
+        return False
+    # Asked first, since it is quick and nearly always right: there are thousands of names.
+    return name.isprintable() or not any(
         unicodedata.category(character) in ("Cc", "Cs") for character in name
     )
 

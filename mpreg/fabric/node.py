@@ -30,7 +30,7 @@ from mpreg.fabric.announcement import (
     contents_of,
 )
 from mpreg.fabric.belief import Belief
-from mpreg.fabric.catalog import Catalog, Outcome, is_alive
+from mpreg.fabric.catalog import NODES_MAX, Catalog, Outcome, is_alive
 from mpreg.fabric.telling import Told, from_disk, heard, read_told, tell, to_disk
 from mpreg.persistence import (
     Durability,
@@ -85,7 +85,7 @@ class Fabric:
     _functions: set[str] = field(factory=set)
     _changed: anyio.Event = field(factory=anyio.Event)
     _kept_until: dict[str, float] = field(factory=dict)
-    """By node, when what is on disk of it expires."""
+    """By node, when what is on disk of it expires; of all that have something there."""
     _self: KeyValueStore = field(init=False)
     _store: KeyValueStore = field(init=False)
 
@@ -143,7 +143,12 @@ class Fabric:
         self.look_again()
 
     def look_again(self) -> None:
-        """What is here may have changed: those who wait for news are told."""
+        """What is here may have changed: those who wait for news look whether there is any. Costs
+        nothing where nobody waits."""
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    def _look(self) -> None:
         queues, caches = self._names()
         contents = contents_of(queues, caches, self._functions)
         if contents == self._contents:
@@ -155,7 +160,7 @@ class Fabric:
 
     def announcement(self) -> Announcement:
         """A new one each time, of what is here now."""
-        self.look_again()
+        self._look()
         self._number += 1
         return Announcement(
             node=self.identity,
@@ -180,7 +185,10 @@ class Fabric:
 
     async def wait_for_news(self, revision: int) -> None:
         """Until there is something that was not told with this revision. Cancelled: nothing."""
-        while self.revision == revision:
+        while True:
+            self._look()
+            if self.revision != revision:
+                return
             await self._changed.wait()
 
     # --- what is elsewhere ---
@@ -229,9 +237,10 @@ class Fabric:
         Raises:
             PersistenceError: it could not be written, which changes nothing else.
         """
-        for node in self.catalog.forget(anyio.current_time()):
-            self._kept_until.pop(node, None)
+        self.catalog.forget(anyio.current_time())
+        for node in [one for one in self._kept_until if self.catalog.get(one) is None]:
             await self._store.delete(node, durability=Durability.RELAXED)
+            self._kept_until.pop(node, None)
         for belief in list(self.catalog):
             node, ttl_seconds = belief.announcement.node, belief.announcement.ttl_seconds
             if belief.expires_at - self._kept_until.get(node, -math.inf) < ttl_seconds / 4:
@@ -242,7 +251,7 @@ class Fabric:
             self._kept_until[node] = belief.expires_at
 
     async def _save(self) -> None:
-        self._kept_until.clear()
+        self._kept_until = dict.fromkeys(self._kept_until, -math.inf)
         await self.keep()
 
     async def _restore(self, report: ReportProgress) -> None:
@@ -252,13 +261,17 @@ class Fabric:
         peers = dict.fromkeys(self._peers)
         damaged: list[Any] = []
         async for entry in self._store.scan(on_damaged=damaged.append):
+            assert isinstance(entry.key, str)
+            self._kept_until[entry.key] = -math.inf
             try:
                 belief = from_disk(entry.value, now=now, wall=wall, peers=peers)
             except (ValueError, InvalidArgumentError) as error:
                 damaged.append(error)
                 continue
-            if belief is not None and belief.announcement.node != catalog.own:
+            is_of_other = belief is not None and belief.announcement.node != catalog.own
+            if belief is not None and is_of_other and len(catalog) < NODES_MAX:
                 catalog.recall(belief)
+                self._kept_until[entry.key] = belief.expires_at
                 report(len(catalog), None, "nodes")
         for damage in damaged:
             log.error("what was known of another node is damaged, and is learned anew: %s", damage)
@@ -278,5 +291,4 @@ class Fabric:
 
     def _tell_of_news(self) -> None:
         self.revision += 1
-        self._changed.set()
-        self._changed = anyio.Event()
+        self.look_again()

@@ -25,7 +25,6 @@ async def fabric(call: Call) -> Answer:
     of an earlier answer it comes when there is news, or after ``wait_seconds``."""
     state, known = call.state, call.state.fabric
     wait_seconds = call.seconds("wait_seconds") or 0.0
-    known.look_again()
     if call.query("revision") == _revision(known) and wait_seconds > 0:
         wait_seconds = min(wait_seconds, state.settings.server.long_poll_seconds_max)
         await _wait(call, wait_seconds)
