@@ -194,7 +194,7 @@ class Endpoint:
     streams_body: bool = False
     """Its body may be larger than memory."""
     waits: bool = False
-    """It may wait for something to happen."""
+    """It may wait for something to happen. Forwarded, it ends when the node begins to stop."""
 
     @property
     def name(self) -> str:

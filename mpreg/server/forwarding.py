@@ -120,9 +120,12 @@ async def _is_here(state: NodeState, queue: str) -> bool:
 
 
 def _away(queue: str, found: Belief) -> str:
-    seconds = anyio.current_time() - found.expires_at
+    seconds = max(0.0, anyio.current_time() - found.expires_at)
     name = found.announcement.name
-    return f"queue {queue!r} is at node {name!r}, which is away: too long for {seconds:.1f} s"
+    return (
+        f"queue {queue!r} is at node {name!r}, which is away: what it said last ran out "
+        f"{seconds:.1f} s ago"
+    )
 
 
 def _path(call: Call, endpoint: Endpoint) -> str:

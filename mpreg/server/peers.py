@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
+from urllib.parse import quote
 
 import anyio
 import httpx
@@ -34,6 +35,8 @@ CONNECT_SECONDS_MAX: Final = 5.0
 #: Beyond what a peer was asked to wait.
 ANSWER_SECONDS_MAX: Final = 10.0
 ANSWER_BYTES_MAX: Final = 32 << 20
+#: How long a peer is asked to wait for news, whatever the TTL: nobody on the way gives up on it.
+WAIT_SECONDS_MAX: Final = 20.0
 #: Between two questions: so seldom also where there is news all the time.
 PACE_SECONDS: Final = 0.1
 
@@ -207,17 +210,18 @@ class Peers:
                     task_group.start_soon(self._follow, peer)
 
     async def _follow(self, peer: Peer) -> None:
-        revision, failures, every = "", 0, self.fabric.ttl_seconds / 3
+        revision, failures, every = "", 0, _wait_seconds(self.fabric.ttl_seconds)
         while True:
             asked_at, pause = anyio.current_time(), PACE_SECONDS
             try:
                 news = await self._news(peer, revision, every)
                 heard = self.fabric.hear(news.nodes[: NODES_MAX + 1], peer.url)
-                every = self._note(peer, heard) / 3
+                every = _wait_seconds(self._note(peer, heard))
                 await self._keep()
-                if news.revision == revision:
-                    # It may have had no room for one who waits.
-                    pause = max(pause, asked_at + every - anyio.current_time())
+                seconds_left = asked_at + every - anyio.current_time()
+                if news.revision == revision and seconds_left > every / 2:
+                    # It had no room for one who waits.
+                    pause = max(pause, seconds_left)
                 revision, failures = news.revision, 0
             except MpregError as error:
                 self._lost(peer, str(error.args[0]))
@@ -225,8 +229,9 @@ class Peers:
                 revision, failures = "", failures + 1
             except Exception as error:
                 # Whatever it is, the next question may be answered.
-                log.exception("peer %s: what it answers cannot be dealt with", peer.url)
-                self._lost(peer, type(error).__name__)
+                if peer.error != (why := type(error).__name__):
+                    log.exception("peer %s: what it answers cannot be dealt with", peer.url)
+                self._lost(peer, why)
                 pause, revision = every, ""
             await anyio.sleep(pause * (0.5 + self._chance() / 2))
 
@@ -236,7 +241,8 @@ class Peers:
         Raises:
             PeerUnreachableError: it cannot be asked.
         """
-        target = peer.target("/v1/fabric", f"revision={revision}&wait_seconds={every:.3f}")
+        query = f"revision={quote(revision, safe='')}&wait_seconds={every:.3f}"
+        target = peer.target("/v1/fabric", query)
         headers = [(b"accept", MESSAGEPACK.encode())]
         seconds = every + ANSWER_SECONDS_MAX
         with anyio.move_on_after(seconds):
@@ -300,6 +306,10 @@ class Peers:
         # It is there to be asked again after a restart; nothing else depends on it.
         with suppress(PersistenceError):
             await self.fabric.keep()
+
+
+def _wait_seconds(ttl_seconds: float) -> float:
+    return min(ttl_seconds / 3, WAIT_SECONDS_MAX)
 
 
 @asynccontextmanager

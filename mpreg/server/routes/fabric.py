@@ -103,6 +103,5 @@ ENDPOINTS: Final = (
         handler=fabric,
         role=Role.READ,
         summary="Which node has what",
-        waits=True,
     ),
 )

@@ -148,7 +148,9 @@ async def open_nodes(
                     open_node(network, name, data_dir, peers=peers, queues=names)
                 )
             for node in nodes.values():
-                await until_known(node.state, *(name for name in queues if nodes[name] is not node))
+                await until_direct(
+                    node.state, *(name for name in queues if nodes[name] is not node)
+                )
             yield network, nodes
 
 
@@ -228,7 +230,7 @@ class Sockets:
     async def until_all_know(self) -> None:
         running = {name: place.state for name, place in self.places.items() if place.state}
         for name, state in running.items():
-            await until_known(state, *(other for other in running if other != name))
+            await until_direct(state, *(other for other in running if other != name))
 
     @contextmanager
     def client(self, name: str, **options: Any) -> Iterator[MPREGClient]:
@@ -284,6 +286,16 @@ async def until(condition: Callable[[], object]) -> None:
 
 async def until_known(state: NodeState, *names: str) -> None:
     await until(lambda: known_to(state).keys() >= set(names))
+
+
+async def until_direct(state: NodeState, *names: str) -> None:
+    """Until each of these has told of itself: others may have been quicker."""
+
+    def is_direct(name: str) -> bool:
+        route = known_to(state)[name].route(anyio.current_time())
+        return route is not None and route.hops == 1
+
+    await until(lambda: known_to(state).keys() >= set(names) and all(map(is_direct, names)))
 
 
 async def until_has(state: NodeState, name: str, queue: str, *, has: bool = True) -> None:

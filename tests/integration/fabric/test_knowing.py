@@ -117,6 +117,30 @@ async def test_who_finds_no_room_to_wait_is_answered_at_once(data_dir: Path) -> 
         assert answer.status_code == 200
 
 
+async def test_nobody_is_asked_to_wait_for_hours_whatever_the_ttl(data_dir: Path) -> None:
+    network, asked = Network(), list[str]()
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async with open_node(network, "b", data_dir, peers={}, announcement_ttl_seconds=1e9) as b:
+            asks_b = network.apps["b.localhost"]
+
+            async def listen(request: httpx.Request) -> httpx.Response:
+                asked.append(request.url.params["wait_seconds"])
+                return await asks_b(request)
+
+            network.apps["b.localhost"] = listen
+            async with open_node(
+                network, "a", data_dir, peers={url_of("b"): None}, announcement_ttl_seconds=1e6
+            ) as a:
+                await until(lambda: len(asked) == 2)
+                b.state.fabric.register_function("resize")
+                await until(
+                    lambda: known_to(a.state)["b"].announcement.contents.functions == ("resize",)
+                )
+                # What is believed for longer than a day is believed for a day.
+                assert known_to(a.state)["b"].announcement.ttl_seconds == 86_400.0
+    assert set(asked) == {"20.000"}
+
+
 @pytest.mark.parametrize("seconds", ["-1", "nan", "0"])
 async def test_no_time_is_no_wait(data_dir: Path, seconds: str) -> None:
     async with open_nodes(data_dir, a=()) as (_, nodes):
