@@ -27,7 +27,7 @@ from mpreg.errors import LeaseLostError
 from tests.e2e.support import GUARD_SECONDS, on_both_loops
 from tests.e2e.test_serve import Served
 
-#: On each loop; `make crash` sets more. At least each node once by each signal.
+#: On each loop; `make crash` sets more: with six, each node ends once by each signal.
 KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "4"))
 SEED = int(os.environ.get("MPREG_CRASH_SEED", "0"))
 
@@ -76,7 +76,8 @@ class Story:
     loop: str
     chance: random.Random
     ports: dict[str, int] = field(factory=dict)
-    works: list[Work] = field(factory=list)
+    nodes: dict[str, Served] = field(factory=dict)
+    """Those that run."""
     incarnations: dict[str, int] = field(factory=dict)
     identities: dict[str, str] = field(factory=dict)
     seen: Counter[str] = field(factory=Counter)
@@ -132,16 +133,14 @@ class Story:
 
     # --- lives ---
 
-    async def begin(self, name: str) -> Served:
+    async def begin(self, name: str) -> None:
         """Start a node. Whoever asks it before it has restored all is told so, and nothing else."""
-        node = self.served(name)
-        node.__enter__()
+        node = self.nodes[name] = self.served(name).__enter__()
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(self._ask_too_early, name, node)
             await anyio.to_thread.run_sync(node.url)
             task_group.cancel_scope.cancel()
         await self._look(name)
-        return node
 
     async def _ask_too_early(self, name: str, node: Served) -> None:
         """It is ready only when everything is there; the first answer that is no refusal has it."""
@@ -190,12 +189,19 @@ class Story:
             assert {one["name"] for one in found["nodes"]} == set(NAMES)
         self.incarnations[name] = own["incarnation"]
 
-    async def end(self, node: Served, number: signal.Signals) -> None:
+    async def end(self, name: str, number: signal.Signals) -> None:
+        node = self.nodes.pop(name)
+        try:
+            await self._end(node, number)
+        finally:
+            node.__exit__(None, None, None)
+
+    @staticmethod
+    async def _end(node: Served, number: signal.Signals) -> None:
         node.send(number)
         code = await anyio.to_thread.run_sync(node.wait)
         assert code == (0 if number is signal.SIGTERM else -number), node.errors
         assert "Traceback" not in node.errors
-        node.__exit__(None, None, None)
 
 
 @define(eq=False)
@@ -260,10 +266,10 @@ async def tell(story: Story, kills: int) -> None:
             )
             for name in NAMES
         ]
-        nodes: dict[str, Served] = {}
         try:
-            for name in NAMES:
-                nodes[name] = await story.begin(name)
+            async with anyio.create_task_group() as task_group:
+                for name in NAMES:
+                    task_group.start_soon(story.begin, name)
             await story.until_all_know_all()
             works = [
                 Work(
@@ -280,13 +286,12 @@ async def tell(story: Story, kills: int) -> None:
                     await until_acked(works, story.chance)
                     # In turn: each node, and each of them by one signal and then by the other.
                     name = NAMES[kill % 3]
-                    hard = (kill // 3 + kill) % 2 == 0
-                    await story.end(nodes[name], signal.SIGKILL if hard else signal.SIGTERM)
+                    await story.end(name, signal.SIGTERM if kill % 2 else signal.SIGKILL)
                     if story.chance.random() < 0.5:
                         # The others have work meanwhile.
                         others = [one for one in works if one.name != QUEUES[name]]
                         await until_acked(others, story.chance)
-                    nodes[name] = await story.begin(name)
+                    await story.begin(name)
                 await until_acked(works, story.chance)
                 for work in works:
                     work.stopping = True
@@ -297,9 +302,9 @@ async def tell(story: Story, kills: int) -> None:
             await story.until_all_know_all()
             assert story.seen["not listening"] or story.seen["not ready"]
             for name in NAMES:
-                await story.end(nodes.pop(name), signal.SIGTERM)
+                await story.end(name, signal.SIGTERM)
         finally:
-            for node in nodes.values():
+            for node in story.nodes.values():
                 node.__exit__(None, None, None)
 
 
