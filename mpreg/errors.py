@@ -20,7 +20,9 @@
     │   ├── IdempotencyKeyReusedError a key that came with another request before
     │   ├── WriteInterruptedError     an earlier attempt was cut short          unknown
     │   ├── UnexpectedError           a bug: its log has more                   unknown
+    │   ├── ForwardingLoopError       nodes send the request to one another
     │   └── NodeUnreachableError      it gave no answer in time               unknown or not made
+    │       └── PeerUnreachableError  the node that the one asked forwards it to
     ├── QueueError
     │   ├── QueueNotFoundError        no queue, or no subscription, of this name
     │   ├── QueueDeletedError         the queue was deleted while it was in use
@@ -76,6 +78,7 @@ __all__ = [
     "DataDirectoryMissingError",
     "ForbiddenError",
     "ForeignDatabaseError",
+    "ForwardingLoopError",
     "IdempotencyKeyReusedError",
     "InvalidArgumentError",
     "LeaseLostError",
@@ -90,6 +93,7 @@ __all__ = [
     "NotReadyError",
     "OffsetOutOfRangeError",
     "ParticipantFailedError",
+    "PeerUnreachableError",
     "PersistenceError",
     "QueueDeletedError",
     "QueueError",
@@ -286,6 +290,19 @@ class NodeUnreachableError(NodeError):
     def __str__(self) -> str:
         made = "may have been" if self.may_have_been_made else "was certainly not"
         return f"{self.args[0]}; the request {made} carried out"
+
+
+class PeerUnreachableError(NodeUnreachableError):
+    """The queue is at another node, which is away, or gave no answer to the node that was asked.
+
+    You get it instead of `QueueNotFoundError` where it is known that the queue is elsewhere. Ask
+    again: a write with the same ``Idempotency-Key``.
+    """
+
+
+class ForwardingLoopError(NodeError):
+    """Each of some nodes takes another one of them for the one that has the queue, or the way to it
+    is too long. It passes where a queue was just deleted or moved; else their peers are wrong."""
 
 
 class QueueError(MpregError):

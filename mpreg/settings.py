@@ -267,7 +267,7 @@ class MPREGSettings:
     advertised_url: str | None = field(default=None, validator=_url)
     """Under which its peers reach it; None: where it listens."""
     announcement_ttl_seconds: float = field(default=15.0, validator=seconds(zero=False))
-    """For how long its peers believe what it announces; it announces three times as often."""
+    """For how long its peers believe what it announces; they ask three times as often."""
     persistence: PersistenceConfig = field(validator=instance(PersistenceConfig))
     cache: CacheConfiguration = field(
         factory=CacheConfiguration, validator=instance(CacheConfiguration)

@@ -39,6 +39,9 @@ _OF_MORE: Final[Mapping[str, _Build]] = {
     ),
     "SnapshotNotFoundError": lambda _, __: errors.SnapshotNotFoundError(""),
     "NotANodeError": lambda message, answer: errors.NotANodeError(message, answer.status_code),
+    "PeerUnreachableError": lambda message, answer: errors.PeerUnreachableError(
+        message, b'"data_state":"unknown"' in answer.content
+    ),
     "CorruptDataError": lambda message, _: errors.CorruptDataError(message),
     "StorageIOError": lambda message, _: errors.StorageIOError(message),
     "ConfigurationError": lambda message, _: errors.ConfigurationError(message),

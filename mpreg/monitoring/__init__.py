@@ -3,6 +3,7 @@
 Nothing here knows a web framework: `NodeMonitor` answers with bytes and with what becomes JSON.
 """
 
+from mpreg.monitoring.fabric import FabricObserved
 from mpreg.monitoring.http import HTTPRecorder
 from mpreg.monitoring.logs import configure_logs, get_logger, request_context
 from mpreg.monitoring.monitor import NodeMonitor
@@ -14,6 +15,7 @@ __all__ = [
     "INDEX",
     "PAGE_HEADERS",
     "Asset",
+    "FabricObserved",
     "HTTPRecorder",
     "NodeInfo",
     "NodeMonitor",

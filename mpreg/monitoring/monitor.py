@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -13,6 +13,7 @@ from attrs import define, field
 
 from mpreg.cache import GlobalCacheManager
 from mpreg.monitoring.commits import Commits
+from mpreg.monitoring.fabric import FabricObserved
 from mpreg.monitoring.history import History, Sample
 from mpreg.monitoring.http import HTTPRecorder
 from mpreg.monitoring.metrics import render
@@ -49,6 +50,7 @@ class NodeMonitor:
     _registry: PersistenceRegistry
     _queues: MessageQueueManager
     _caches: Mapping[str, GlobalCacheManager]
+    _observe_fabric: Callable[[], FabricObserved] = FabricObserved
     http: HTTPRecorder = field(factory=HTTPRecorder)
     _commits: Commits = field(factory=Commits)
     _history: History = field(factory=History)
@@ -99,6 +101,7 @@ class NodeMonitor:
             queues=queues,
             caches={name: cache.statistics() for name, cache in self._caches.items()},
             http=self.http.observed(),
+            fabric=self._observe_fabric(),
         )
 
     async def _sample_now_and_then(self) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from attrs import frozen
+from attrs import field, frozen
 
 from mpreg.cache import CacheStatistics
 from mpreg.monitoring.commits import CommitsObserved
+from mpreg.monitoring.fabric import FabricObserved
 from mpreg.monitoring.http import HTTPObserved
 from mpreg.persistence import PersistenceConfig, RegistryStatistics
 from mpreg.queues import QueueStatistics
@@ -38,3 +39,4 @@ class NodeSnapshot:
     queues: Mapping[str, QueueStatistics]
     caches: Mapping[str, CacheStatistics]
     http: HTTPObserved
+    fabric: FabricObserved = field(factory=FabricObserved)

@@ -24,8 +24,9 @@ from mpreg.errors import (
     UnexpectedError,
 )
 from mpreg.server.answers import BODY_FOLLOWS, Answer
-from mpreg.server.auth import Role, check
+from mpreg.server.auth import Role, check, lowered
 from mpreg.server.calls import Call, Endpoint
+from mpreg.server.forwarding import ROLE, TO, elsewhere
 from mpreg.server.idempotency import IdempotencyKeys, fingerprint
 from mpreg.server.names import check_query, checked_path
 from mpreg.server.negotiation import JSON, accepted, encode
@@ -126,14 +127,25 @@ class App:
         request = Request(scope, exchange.receive)
         if endpoint.role is None:
             return await endpoint.handler(Call(state, request, Role.READ, self.endpoints))
-        role = state.access.role(request.headers)
+        role = lowered(state.access.role(request.headers), request.headers.get(ROLE))
         check(role, endpoint.role)
         state.check_ready()
         call = Call(state, request, role, self.endpoints)
-        key = request.headers.get("idempotency-key")
-        if not endpoint.takes_key or key is None:
+        key = request.headers.get("idempotency-key") if endpoint.takes_key else None
+        if endpoint.is_of_queue and not await self._was_made_here(call, key):
+            forward = await elsewhere(call, endpoint)
+            if forward is not None:
+                return forward
+        if key is None:
             return await endpoint.handler(call)
         return await self._answer_once(endpoint, call, key)
+
+    async def _was_made_here(self, call: Call, key: str | None) -> bool:
+        """Also where it was the deletion of the queue, which may be elsewhere now."""
+        is_alone = not len(self.state.fabric.catalog)
+        if key is None or is_alone or TO in call.request.headers:
+            return False
+        return await self._keys.knows(call.role.name, key)
 
     async def _answer_once(self, endpoint: Endpoint, call: Call, key: str) -> Answer | ASGIApp:
         request = call.request

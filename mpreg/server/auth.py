@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
-from mpreg.errors import ConfigurationError, ForbiddenError, UnauthorizedError
+from mpreg.errors import ConfigurationError, ForbiddenError, RequestRefusedError, UnauthorizedError
 from mpreg.settings import ServerSettings
 
-__all__ = ["Access", "Role", "is_loopback", "is_secret"]
+__all__ = ["Access", "Role", "is_loopback", "is_secret", "lowered", "read_token"]
 
 
 class Role(enum.IntEnum):
@@ -51,7 +51,7 @@ class Access:
             token = getattr(settings, name)
             path = getattr(settings, f"{name}_file")
             if token is None and path is not None:
-                token = _read(f"{name}_file", path)
+                token = read_token(f"{name}_file", path)
             if token is not None:
                 digests[role] = _digest(token)
         if len(set(digests.values())) != len(digests):
@@ -87,6 +87,20 @@ def check(role: Role, needed: Role) -> None:
             f"this needs a token that may {needed.name.lower()}; the one given may "
             f"{role.name.lower()}"
         )
+
+
+def lowered(role: Role, wanted: str | None) -> Role:
+    """What is left of a role for one who asks for somebody else, who has the ``wanted`` one.
+
+    Raises:
+        RequestRefusedError: there is no such role.
+    """
+    if wanted is None:
+        return role
+    try:
+        return min(role, Role[wanted.upper()])
+    except KeyError:
+        raise RequestRefusedError(f"X-MPREG-Role: there is no role {wanted!r:.80}") from None
 
 
 def is_loopback(host: str) -> bool:
@@ -137,7 +151,12 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
 
 
-def _read(setting: str, path: Path) -> str:
+def read_token(setting: str, path: Path) -> str:
+    """The first line of a file.
+
+    Raises:
+        ConfigurationError: it cannot be read, others may read it, or it holds no token.
+    """
     try:
         found = path.stat()
         first = path.read_bytes().decode().strip().splitlines()[:1]

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import anyio
 from attrs import define, field, frozen
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive
 
 from mpreg.errors import InvalidArgumentError, MpregError, RequestRefusedError
 from mpreg.persistence import Transaction
@@ -23,7 +23,7 @@ from mpreg.server.negotiation import as_type, decode, media_type
 from mpreg.server.state import NodeState
 from mpreg.server.streams import wait_with_client
 
-__all__ = ["Call", "Effect", "Endpoint", "Handler"]
+__all__ = ["Call", "Effect", "Endpoint", "Handler", "pace_of", "receive_body"]
 
 T = TypeVar("T")
 
@@ -31,6 +31,35 @@ T = TypeVar("T")
 BODY_SECONDS_MAX: Final = 30.0
 
 Effect: TypeAlias = Callable[[Transaction | None], Awaitable[Answer]]
+
+
+def pace_of(state: NodeState) -> Pace:
+    """How fast the body of a new request has to come."""
+    return Pace(state.settings.server.body_bytes_per_second_min, BODY_SECONDS_MAX)
+
+
+async def receive_body(receive: Receive, pace: Pace) -> tuple[bytes, bool]:
+    """The next piece of a body, and whether there is more. Only the wait for its client counts, not
+    what is done with what has come.
+
+    Raises:
+        RequestRefusedError: it does not come on, or too slowly.
+        ClientDisconnect: its client has gone.
+    """
+    began = anyio.current_time()
+    with anyio.move_on_after(pace.seconds_left) as scope:
+        message = await receive()
+    if scope.cancelled_caught:
+        raise RequestRefusedError(
+            f"the body does not come on, or with less than {pace.rate:g} bytes a second "
+            "(body_bytes_per_second_min)",
+            408,
+        )
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    piece: bytes = message.get("body", b"")
+    pace.came(len(piece), anyio.current_time() - began)
+    return piece, message.get("more_body", False)
 
 
 @define(eq=False)
@@ -94,23 +123,9 @@ class Call:
             RequestRefusedError: it does not come on, or too slowly.
             ClientDisconnect: its client has gone.
         """
-        rate = self.state.settings.server.body_bytes_per_second_min
-        pace, is_more = Pace(rate, BODY_SECONDS_MAX), True
+        pace, is_more = pace_of(self.state), True
         while is_more:
-            # Only the wait for the client counts, not what is done with what has come.
-            began = anyio.current_time()
-            with anyio.move_on_after(pace.seconds_left) as scope:
-                message = await self.request.receive()
-            if scope.cancelled_caught:
-                raise RequestRefusedError(
-                    f"the body does not come on, or with less than {rate} bytes a second "
-                    "(body_bytes_per_second_min)",
-                    408,
-                )
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            is_more, chunk = message.get("more_body", False), message.get("body", b"")
-            pace.came(len(chunk), anyio.current_time() - began)
+            chunk, is_more = await receive_body(self.request.receive, pace)
             if chunk:
                 yield chunk
 
@@ -193,11 +208,18 @@ class Endpoint:
     it streams."""
     streams_body: bool = False
     """Its body may be larger than memory."""
+    waits: bool = False
+    """It may wait for something to happen. Forwarded, it ends when the node begins to stop."""
 
     @property
     def name(self) -> str:
         """Names the operation."""
         return self.handler.__name__
+
+    @property
+    def is_of_queue(self) -> bool:
+        """Whether it is about one queue, which may be at another node."""
+        return "{queue}" in self.path
 
     @property
     def description(self) -> str:

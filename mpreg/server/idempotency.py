@@ -178,6 +178,11 @@ class IdempotencyKeys:
         store = registry.reserved("http").key_value_store("idempotency")
         return cls(store, window_seconds)
 
+    async def knows(self, owner: str, key: str) -> bool:
+        """Whether a write of this key was made here, or is being made."""
+        name = f"{owner}/{key}"
+        return name in self._busy or await self._store.get(name) is not None
+
     @asynccontextmanager
     async def claim(self, owner: str, key: str, fingerprint: bytes) -> AsyncIterator[Claim]:
         """The right to make the write of this key: one at a time, others wait for its answer.

@@ -30,6 +30,7 @@ async def run_node(
     *,
     clock: Clock,
     make_token: Callable[[], str],
+    chance: Callable[[], float] = lambda: 1.0,
     stop: anyio.Event | None = None,
     task_status: TaskStatus[NodeState] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -37,7 +38,8 @@ async def run_node(
 
     It listens from the first moment, but only its health routes answer before that: a load balancer
     can look, and nobody else has to try again for a port. ``make_token`` gives what
-    nobody can guess: `secrets.token_hex`, unless this is a test.
+    nobody can guess: `secrets.token_hex`, unless this is a test. ``chance`` gives a number from
+    0 to 1, another one each time, for the pauses between questions to peers: `random.random`.
 
     When ``stop`` is set nothing new is taken, waits end empty, streams end, and requests under way
     have ``grace_seconds``; then the registry closes, which commits and acks what it accepted.
@@ -50,11 +52,12 @@ async def run_node(
             registry's writer give up.
     """
     stop = anyio.Event() if stop is None else stop
-    state = NodeState.of(settings, clock=clock, make_token=make_token)
+    state = NodeState.of(settings, clock=clock, make_token=make_token, chance=chance)
     connections = make_connections(App(state), settings.server)
     # Twice: there is a group in a group.
     with listening_socket(settings.server) as listening, collapsed_groups(), collapsed_groups():
         state.url = url_of(listening, settings.server)
+        state.fabric.url = settings.advertised_url or state.url
         async with anyio.create_task_group() as task_group:
             await task_group.start(connections.serve, listening)
             try:
@@ -77,6 +80,7 @@ async def _run(
             await task_group.start(state.registry.serve)
             state.monitor.start()
             await _make_queues(state)
+            await task_group.start(state.peers.run)
             state.phase = Phase.READY
             task_status.started(state)
             log.info("ready on %s", state.url)

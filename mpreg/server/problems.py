@@ -31,10 +31,12 @@ class Problem:
     title: str
     advice: str = ""
     retry_after_seconds: float | None = None
+    is_public: bool = False
+    """Whether its message is shown although it is not the fault of the request."""
 
     @property
     def shows_message(self) -> bool:
-        return self.status < 500
+        return self.status < 500 or self.is_public
 
 
 _BROKEN: Final = Problem(503, "The store of this node does not work.", _OPERATOR, 10.0)
@@ -77,6 +79,19 @@ PROBLEMS: Final[Mapping[type[MpregError], Problem]] = {
         502,
         "The node that would know gave no answer.",
         "Send it again with the same Idempotency-Key.",
+    ),
+    errors.PeerUnreachableError: Problem(
+        502,
+        "The node that has the queue gave no answer.",
+        "Send it again with the same Idempotency-Key.",
+        1.0,
+        is_public=True,
+    ),
+    errors.ForwardingLoopError: Problem(
+        508,
+        "Nodes send this to one another.",
+        "Look at /v1/fabric of each: which node has the queue?",
+        is_public=True,
     ),
     # queues
     errors.QueueError: _BUG,
@@ -135,7 +150,9 @@ def problem_of(error: MpregError) -> Answer:
         "data_state": error.data_state,
     }
     if problem.shows_message:
-        fields["detail"] = str(error)
+        # Whether it was done, ``data_state`` says.
+        is_away = isinstance(error, errors.NodeUnreachableError)
+        fields["detail"] = str(error.args[0] if is_away else error)
     if problem.advice:
         fields["advice"] = problem.advice
     return Answer(value=fields, status=status, headers=_headers(problem, error))

@@ -13,12 +13,14 @@ from mpreg import __version__
 from mpreg.cache import GlobalCacheManager
 from mpreg.clock import Clock
 from mpreg.errors import NotReadyError
+from mpreg.fabric import Fabric
 from mpreg.monitoring import NodeInfo, NodeMonitor, Tracing, make_tracing
 from mpreg.persistence import PersistenceRegistry
 from mpreg.queues import MessageQueueManager
 from mpreg.server.auth import Access
 from mpreg.server.leases import Leases
 from mpreg.server.limits import Counter, Rates
+from mpreg.server.peers import Peers
 from mpreg.settings import MPREGSettings
 
 __all__ = ["NodeState", "Phase"]
@@ -42,8 +44,12 @@ class NodeState:
     make_token: Callable[[], str]
     """Another one each time, which nobody can guess."""
     access: Access
+    chance: Callable[[], float]
+    """A number from 0 to 1, another one each time."""
     queues: MessageQueueManager = field(init=False)
     cache: GlobalCacheManager = field(init=False)
+    fabric: Fabric = field(init=False)
+    peers: Peers = field(init=False)
     monitor: NodeMonitor = field(init=False)
     tracing: Tracing = field(init=False)
     leases: Leases = field(init=False)
@@ -60,10 +66,20 @@ class NodeState:
         server = self.settings.server
         self.queues = MessageQueueManager(self.registry)
         self.cache = GlobalCacheManager(self.registry, self.settings.cache)
+        self.fabric = Fabric(
+            self.registry,
+            self.settings.name,
+            self.settings.announcement_ttl_seconds,
+            [peer.url for peer in self.settings.peers],
+            lambda: self.make_token()[:32],
+            self._names,
+        )
+        clock = self.registry.clock
+        self.peers = Peers.of(self.settings.peers, self.fabric, wall=clock.wall, chance=self.chance)
         # After all that takes part in the restore: it tells what that took.
         info = NodeInfo(name=self.settings.name, version=__version__, loop=server.loop)
         caches = {self.settings.cache.name: self.cache}
-        self.monitor = NodeMonitor(info, self.registry, self.queues, caches)
+        self.monitor = NodeMonitor(info, self.registry, self.queues, caches, self.peers.observed)
         self.tracing = make_tracing(
             self.registry.clock, enabled=self.settings.monitoring.opentelemetry
         )
@@ -76,14 +92,23 @@ class NodeState:
 
     @classmethod
     def of(
-        cls, settings: MPREGSettings, *, clock: Clock, make_token: Callable[[], str]
+        cls,
+        settings: MPREGSettings,
+        *,
+        clock: Clock,
+        make_token: Callable[[], str],
+        chance: Callable[[], float] = lambda: 1.0,
     ) -> NodeState:
         """
         Raises:
             ConfigurationError: a token cannot be read.
         """
         registry = PersistenceRegistry(settings.persistence, clock=clock)
-        return cls(settings, registry, make_token, Access.of(settings.server))
+        return cls(settings, registry, make_token, Access.of(settings.server), chance)
+
+    def _names(self) -> tuple[list[str], list[str]]:
+        """Of the queues and the caches that there are."""
+        return [queue.name for queue in self.queues.open_queues()], [self.settings.cache.name]
 
     # --- phases ---
 

@@ -37,6 +37,7 @@ from mpreg.cache.requests import TAG_BYTES_MAX
 from mpreg.codec import KEY_BYTES_MAX, NAME_BYTES_MAX, VALUE_DEPTH_MAX, decode_name
 from mpreg.monitoring.metrics import MetricSpec
 from mpreg.monitoring.metrics.caches import CACHES
+from mpreg.monitoring.metrics.fabric import FABRIC
 from mpreg.monitoring.metrics.persistence import PERSISTENCE
 from mpreg.monitoring.metrics.queues import QUEUES as METRICS_OF_QUEUES
 from mpreg.monitoring.metrics.requests import REQUESTS
@@ -558,6 +559,7 @@ def test_the_pragmas_are_those_of_the_code() -> None:
         ("## Queues", METRICS_OF_QUEUES),
         ("## Caches", CACHES),
         ("## Requests", REQUESTS),
+        ("## Other nodes", FABRIC),
     ],
 )
 def test_the_metrics_are_those_of_the_code(heading: str, table: tuple[MetricSpec, ...]) -> None:

@@ -105,6 +105,7 @@ async def _serve(settings: MPREGSettings, manager: ServiceManager, *, is_json: b
                 settings,
                 clock=SystemClock(),
                 make_token=partial(secrets.token_hex, 16),
+                chance=secrets.SystemRandom().random,
                 stop=stop,
                 task_status=_Announcement(is_json, manager),
             )

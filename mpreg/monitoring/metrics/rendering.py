@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from mpreg.monitoring.distribution import Spread
 from mpreg.monitoring.metrics.caches import CACHES
+from mpreg.monitoring.metrics.fabric import FABRIC
 from mpreg.monitoring.metrics.persistence import PERSISTENCE
 from mpreg.monitoring.metrics.queues import QUEUES
 from mpreg.monitoring.metrics.requests import REQUESTS
@@ -29,7 +30,7 @@ from mpreg.monitoring.snapshot import NodeSnapshot
 
 __all__ = ["METRICS", "families", "render"]
 
-METRICS: Final = (*PERSISTENCE, *QUEUES, *CACHES, *REQUESTS)
+METRICS: Final = (*PERSISTENCE, *QUEUES, *CACHES, *REQUESTS, *FABRIC)
 
 
 def families(snapshot: NodeSnapshot) -> Iterator[Metric]:

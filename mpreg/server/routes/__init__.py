@@ -8,6 +8,7 @@ from mpreg.server.calls import Endpoint
 from mpreg.server.routes import (
     cache,
     description,
+    fabric,
     keys,
     logs,
     monitoring,
@@ -22,6 +23,7 @@ __all__ = ["ENDPOINTS"]
 ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *node.ENDPOINTS,
     *description.ENDPOINTS,
+    *fabric.ENDPOINTS,
     *queues.ENDPOINTS,
     *keys.ENDPOINTS,
     *cache.ENDPOINTS,

@@ -136,6 +136,7 @@ async def put_queue(call: Call) -> Answer:
     if await call.body():
         configuration = QueueConfiguration.from_mapping(await call.read(dict[str, Any]))
     queue = await call.state.queues.create_queue(call.name("queue"), configuration)
+    call.state.fabric.look_again()
     return Answer(value=_described(queue))
 
 
@@ -150,6 +151,7 @@ async def delete_queue(call: Call) -> Answer:
     # Those of before: meanwhile another one may have its name, and deliveries of its own.
     tokens = leases.tokens_of(name)
     await call.state.queues.delete_queue(name)
+    call.state.fabric.look_again()
     leases.forget(tokens)
     return Answer(value={"deleted": True})
 
@@ -394,6 +396,7 @@ def _of_queue(
     summary: str,
     *,
     takes_key: bool = False,
+    waits: bool = False,
 ) -> Endpoint:
     return Endpoint(
         method=method,
@@ -402,6 +405,7 @@ def _of_queue(
         role=role,
         summary=summary,
         takes_key=takes_key,
+        waits=waits,
     )
 
 
@@ -414,7 +418,7 @@ ENDPOINTS: Final = (
     _of_queue("DELETE", "/{queue}", delete_queue, Role.ADMIN, "Delete a queue", takes_key=True),
     _of_queue("POST", "/{queue}/purge", purge, Role.ADMIN, "Empty a queue", takes_key=True),
     _of_queue("POST", "/{queue}/messages", send, Role.WRITE, "Send messages", takes_key=True),
-    _of_queue("POST", "/{queue}/receive", receive, Role.WRITE, "Receive messages"),
+    _of_queue("POST", "/{queue}/receive", receive, Role.WRITE, "Receive messages", waits=True),
     _of_queue("POST", "/{queue}/ack", ack, Role.WRITE, "Acknowledge messages", takes_key=True),
     _of_queue("POST", "/{queue}/nack", nack, Role.WRITE, "Give a message back", takes_key=True),
     _of_queue("POST", "/{queue}/extend", extend, Role.WRITE, "Make a lease longer"),

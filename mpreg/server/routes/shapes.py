@@ -91,6 +91,30 @@ _LETTER: Final[dict[str, Any]] = {
     "reason": "max deliveries",
     "last_error": "",
 }
+_NODE_TOLD: Final[dict[str, Any]] = {
+    "node": "77ac…",
+    "name": "node-2",
+    "url": "http://node-2:8765",
+    "incarnation": 4,
+    "number": 12,
+    "ttl_seconds": 15.0,
+    "remaining_seconds": 12.5,
+    "hops": 1,
+    "queues": ["jobs"],
+    "caches": ["default"],
+    "functions": [],
+    "left_out": 0,
+    "state": "alive",
+    "via": "http://node-2:8765",
+    "expires_at": 1_767_225_612.5,
+}
+_PEER: Final[dict[str, Any]] = {
+    "url": "http://node-2:8765",
+    "name": "node-2",
+    "state": "alive",
+    "since": 1_767_225_600.0,
+    "error": "",
+}
 _READY: Final = {"ready": True, "phase": "ready", "restore": []}
 
 _NODE: Final = {
@@ -98,6 +122,19 @@ _NODE: Final = {
     "ready": Shape(example=_READY, others={503: "It is not ready; the body is the same."}),
     "node": Shape(example={"name": "node-1", "phase": "ready", "role": "admin"}),
     "openapi": Shape(example={"openapi": "3.1.0", "paths": {}}),
+    "fabric": Shape(
+        parameters=(
+            Parameter("revision", _TEXT, "Of an earlier answer: wait until there is another one."),
+            Parameter("wait_seconds", _SECONDS, "For so long; without it, not at all."),
+        ),
+        example={
+            "node": "5e6d…",
+            "name": "node-1",
+            "revision": "3-17",
+            "nodes": [_NODE_TOLD],
+            "peers": [_PEER],
+        },
+    ),
 }
 
 _QUEUES: Final = {

@@ -9,6 +9,7 @@ import attrs
 from mpreg.actors import PastFailure, Running
 from mpreg.cache import CacheStatistics, EvictionCause, NamespaceStatistics, WarmUpState
 from mpreg.monitoring.commits import Commits
+from mpreg.monitoring.fabric import FabricObserved
 from mpreg.monitoring.http import HTTPRecorder
 from mpreg.monitoring.snapshot import NodeInfo, NodeSnapshot
 from mpreg.persistence import (
@@ -56,6 +57,12 @@ CACHE = CacheStatistics(
 )  # fmt: skip
 
 
+FABRIC = FabricObserved(
+    peers={"alive": 2, "away": 1}, nodes={"alive": 3, "away": 0},
+    announcements={"news": 4, "known": 50}, forwarded={"answered": 7},
+)  # fmt: skip
+
+
 def commit(sequence: int = 1, batches: int = 3, ack_seconds: float = 0.003) -> CommitObserved:
     return CommitObserved(
         sequence=sequence,
@@ -84,5 +91,6 @@ def snapshot(**changes: Any) -> NodeSnapshot:
         queues={"jobs": QUEUE},
         caches={"default": CACHE},
         http=http.observed(),
+        fabric=FABRIC,
     )
     return attrs.evolve(made, **changes)

@@ -70,6 +70,10 @@ def test_the_figures_are_those_of_the_snapshot() -> None:
     reads = {"cache": "default", "namespace": "users"}
     assert value(of, "mpreg_cache_reads_total", **reads, result="L1") == CACHE.memory_hits
     assert value(of, "mpreg_restore_seconds", participant="queues") == 0.25
+    assert value(of, "mpreg_fabric_peers", state="away") == 1
+    assert value(of, "mpreg_fabric_nodes", state="alive") == 3
+    assert value(of, "mpreg_fabric_announcements_total", result="known") == 50
+    assert value(of, "mpreg_fabric_forwarded_total", result="answered") == 7
 
 
 def test_what_is_not_known_is_left_out_and_an_empty_queue_has_an_age_of_nothing() -> None:

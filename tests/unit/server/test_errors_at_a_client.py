@@ -14,6 +14,7 @@ from mpreg.errors import (
     NodeError,
     NodeUnreachableError,
     OffsetOutOfRangeError,
+    PeerUnreachableError,
     PersistenceError,
     QueueFullError,
     RequestRefusedError,
@@ -33,11 +34,13 @@ MORE: list[MpregError] = [
         for kind in PROBLEMS
         if "__init__" not in vars(kind)
         and kind not in OF_FILES
-        and not issubclass(kind, DataDirectoryError)
+        and not issubclass(kind, DataDirectoryError | NodeUnreachableError)
     ),
     RequestRefusedError("why", 405, "GET"),
     NodeUnreachableError("why", True),
     NodeUnreachableError("why", False),
+    PeerUnreachableError("why", True),
+    PeerUnreachableError("why", False),
 ]
 
 
@@ -60,6 +63,12 @@ def test_an_error_arrives_as_its_class_with_the_state_of_the_data(error: MpregEr
 
 
 def test_what_the_answer_knows_the_error_knows() -> None:
+    for may_have_been_made in (True, False):
+        told = PeerUnreachableError("its node is away", may_have_been_made)
+        away = error_of(heard(problem_of(told)))
+        assert isinstance(away, PeerUnreachableError)
+        assert away.may_have_been_made is may_have_been_made
+        assert str(away).count("carried out") == 1
     conflict = error_of(heard(problem_of(VersionConflictError("n", "k", 3, 4))))
     assert isinstance(conflict, VersionConflictError)
     assert conflict.found_version == 4

@@ -1,0 +1,107 @@
+"""What this node knows of the others: for people, and for its peers."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+import anyio
+import msgspec
+
+from mpreg.errors import TooManyRequestsError
+from mpreg.fabric import Belief, Fabric
+from mpreg.fabric.telling import tell
+from mpreg.server.answers import Answer
+from mpreg.server.auth import Role
+from mpreg.server.calls import Call, Endpoint
+from mpreg.server.state import NodeState
+
+__all__ = ["ENDPOINTS"]
+
+
+async def fabric(call: Call) -> Answer:
+    """Which node has what: this one, those that are alive, and those that are away and not
+    forgotten yet; from which peer that is known, and until when it is believed. With ``revision``
+    of an earlier answer it comes when there is news, or after ``wait_seconds``."""
+    state, known = call.state, call.state.fabric
+    wait_seconds = call.seconds("wait_seconds") or 0.0
+    if call.query("revision") == _revision(known) and wait_seconds > 0:
+        wait_seconds = min(wait_seconds, state.settings.server.long_poll_seconds_max)
+        await _wait(call, wait_seconds)
+    return Answer(value=_described(state))
+
+
+async def _wait(call: Call, wait_seconds: float) -> None:
+    known = call.state.fabric
+    news = partial(known.wait_for_news, known.revision)
+
+    async def wait() -> None:
+        with anyio.move_on_after(wait_seconds):
+            await news()
+
+    try:
+        await call.wait(wait)
+    except TooManyRequestsError:
+        # A peer that is not answered would take this node for one that is away.
+        return
+
+
+def _described(state: NodeState) -> dict[str, Any]:
+    known, now, wall = state.fabric, anyio.current_time(), state.registry.clock.wall()
+    told = known.told()
+    nodes = [
+        {
+            **msgspec.to_builtins(one),
+            **_state(known.catalog.get(one.node), now),
+            "expires_at": wall + one.remaining_seconds,
+        }
+        for one in told
+    ]
+    named = {one.node for one in told}
+    for belief in known.catalog:
+        if belief.announcement.node not in named:
+            away = tell(belief.announcement, remaining_seconds=0.0, hops=belief.last_route.hops)
+            expires_at = wall + belief.expires_at - now
+            found = {**_state(belief, now), "expires_at": expires_at}
+            nodes.append({**msgspec.to_builtins(away), **found})
+    return {
+        "node": known.identity,
+        "name": known.name,
+        "revision": _revision(known),
+        "nodes": nodes,
+        "peers": [
+            {
+                "url": peer.url,
+                "name": peer.name,
+                "state": peer.state,
+                "since": peer.since,
+                "error": peer.error,
+            }
+            for peer in state.peers.all.values()
+        ],
+    }
+
+
+def _state(belief: Belief | None, now: float) -> dict[str, Any]:
+    if belief is None:
+        return {"state": "self", "via": None}
+    route = belief.route(now)
+    if route is None or now >= belief.expires_at:
+        return {"state": "away", "via": belief.last_route.via}
+    return {"state": "alive", "via": route.via}
+
+
+def _revision(known: Fabric) -> str:
+    """Of this life of the node alone."""
+    return f"{known.incarnation}-{known.revision}"
+
+
+ENDPOINTS: Final = (
+    Endpoint(
+        method="GET",
+        path="/v1/fabric",
+        handler=fabric,
+        role=Role.READ,
+        summary="Which node has what",
+    ),
+)
