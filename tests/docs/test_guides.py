@@ -8,10 +8,7 @@ from typing import Final
 import attrs
 
 from mpreg.cache import CacheConfiguration
-from mpreg.monitoring.metrics.caches import CACHES
-from mpreg.monitoring.metrics.persistence import PERSISTENCE
-from mpreg.monitoring.metrics.queues import QUEUES
-from mpreg.monitoring.metrics.requests import REQUESTS
+from mpreg.monitoring.metrics import METRICS
 from mpreg.persistence import PersistenceConfig
 from mpreg.queues import QueueConfiguration
 from mpreg.settings import ServerSettings
@@ -27,7 +24,7 @@ ARGUMENTS: Final = {"consume", "prefetch", "wait_seconds"}
 
 
 def test_every_metric_that_a_page_mentions_is_there() -> None:
-    known = {one.name for one in (*PERSISTENCE, *QUEUES, *CACHES, *REQUESTS)}
+    known = {one.name for one in METRICS}
     mentioned = {
         (page.name, _PART.sub("", name))
         for page in PAGES.values()

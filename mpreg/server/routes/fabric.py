@@ -8,7 +8,7 @@ from typing import Any, Final
 import anyio
 import msgspec
 
-from mpreg.errors import TooManyRequestsError
+from mpreg.errors import InvalidArgumentError, TooManyRequestsError
 from mpreg.fabric import Belief, Fabric
 from mpreg.fabric.telling import tell
 from mpreg.server.answers import Answer
@@ -24,8 +24,10 @@ async def fabric(call: Call) -> Answer:
     forgotten yet; from which peer that is known, and until when it is believed. With ``revision``
     of an earlier answer it comes when there is news, or after ``wait_seconds``."""
     state, known = call.state, call.state.fabric
-    wait_seconds = call.seconds("wait_seconds") or 0.0
-    if call.query("revision") == _revision(known) and wait_seconds > 0:
+    wait_seconds = call.seconds("wait_seconds")
+    if wait_seconds is not None and not wait_seconds > 0:
+        raise InvalidArgumentError(f"wait_seconds is above 0, not {wait_seconds}")
+    if call.query("revision") == _revision(known) and wait_seconds is not None:
         wait_seconds = min(wait_seconds, state.settings.server.long_poll_seconds_max)
         await _wait(call, wait_seconds)
     return Answer(value=_described(state))

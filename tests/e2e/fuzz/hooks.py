@@ -28,7 +28,10 @@ MESSAGEPACK: Final = "application/msgpack"
 STREAMS: Final = ("watch", "follow", "Last-Event-ID")
 
 #: Under these, other routes take other methods.
-SHARED_PATHS: Final = ("/v1/cache/invalidate", "/v1/cache/{namespace}/{key}/increment")
+SHARED_PATHS: Final = (
+    *("/v1/cache/invalidate", "/v1/cache/get-many", "/v1/cache/put-many"),
+    "/v1/cache/{namespace}/{key}/increment",
+)
 
 #: By queue, the tokens of messages that were received and not asked about.
 OUT: Final[deque[tuple[str, str]]] = deque(maxlen=1_000)
