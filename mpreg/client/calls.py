@@ -214,6 +214,9 @@ class Calls:
             try:
                 answer = await self._attempt(request, seconds, is_stream, upload)
             except NodeUnreachableError as error:
+                if upload is not None and error is upload.failure:
+                    # Of another node, which the source has asked.
+                    raise
                 failure = error
             else:
                 if answer.is_success and is_of_a_node(answer):
@@ -256,8 +259,11 @@ class Calls:
             try:
                 answer = await self._http.send(request, stream=is_stream)
                 if is_stream and not answer.is_success:
-                    await answer.aread()
-                if is_stream and not is_of_a_node(answer):
+                    try:
+                        await answer.aread()
+                    finally:
+                        await answer.aclose()
+                elif is_stream and not is_of_a_node(answer):
                     await answer.aclose()
                 if upload is None or upload.failure is None:
                     return answer
