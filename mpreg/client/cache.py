@@ -75,11 +75,15 @@ class RemoteCacheManager:
         wanted = list(dict.fromkeys(keys))
         for key in wanted:
             encode_key(key)
-        if not wanted:
-            return {}
-        body = {"keys": [list(key) for key in wanted]}
-        answer = await self._calls.ask("POST", "/v1/cache/get-many", body=body, is_read=True)
-        return {GlobalCacheKey(*one.pop("key")): Found(**one) for one in _value(answer)["found"]}
+        found: dict[GlobalCacheKey, Found] = {}
+        while wanted:
+            body = {"keys": [list(key) for key in wanted]}
+            answer = await self._calls.ask("POST", "/v1/cache/get-many", body=body, is_read=True)
+            page = _value(answer)
+            found |= {GlobalCacheKey(*one.pop("key")): Found(**one) for one in page["found"]}
+            # What has no room in one answer comes with the next.
+            wanted = wanted[page["next"] :] if page.get("next") else []
+        return found
 
     # --- writing ---
 

@@ -109,6 +109,23 @@ async def test_what_cannot_be_a_key_over_http_is_told_and_not_sent(data_dir: Pat
         assert way.asked == []
 
 
+@pytest.mark.parametrize("bytes_max", [1, 100, 4 << 20])
+async def test_many_values_come_whole_though_an_answer_has_not_room_for_all(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, bytes_max: int
+) -> None:
+    monkeypatch.setattr("mpreg.server.routes.cache.ANSWER_BYTES_MAX", bytes_max)
+    values: dict[GlobalCacheKey, object] = {
+        GlobalCacheKey("ns", number): "x" * number for number in range(50)
+    }
+    async with open_client(data_dir) as (node, way, _):
+        await node.cache.put_many(values)
+        keys = [GlobalCacheKey("ns", number) for number in range(-5, 60)]
+        found = await node.cache.get_many([*keys, *keys])
+        assert {key: one.value for key, one in found.items()} == values
+        asked = way.count("/get-many")
+        assert asked > 10 if bytes_max < 1_000 else asked == 1
+
+
 # --- computing ---
 
 
