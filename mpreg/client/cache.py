@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Final
 
@@ -74,11 +75,15 @@ class RemoteCacheManager:
         wanted = list(dict.fromkeys(keys))
         for key in wanted:
             encode_key(key)
-        if not wanted:
-            return {}
-        body = {"keys": [list(key) for key in wanted]}
-        answer = await self._calls.ask("POST", "/v1/cache/get-many", body=body, is_read=True)
-        return {GlobalCacheKey(*one.pop("key")): Found(**one) for one in _value(answer)["found"]}
+        found: dict[GlobalCacheKey, Found] = {}
+        while wanted:
+            body = {"keys": [list(key) for key in wanted]}
+            answer = await self._calls.ask("POST", "/v1/cache/get-many", body=body, is_read=True)
+            page = _value(answer)
+            found |= {GlobalCacheKey(*one.pop("key")): Found(**one) for one in page["found"]}
+            # What has no room in one answer comes with the next.
+            wanted = wanted[page["next"] :] if page.get("next") else []
+        return found
 
     # --- writing ---
 
@@ -95,7 +100,8 @@ class RemoteCacheManager:
         """Cache a value. The ack gives its version, and is answered.
         `mpreg.cache.GlobalCacheManager.put`."""
         details = Details(ttl_seconds=ttl_seconds, tags=tags, dependencies=dependencies, cost=cost)
-        return _answered(await self._put(key, value, details))
+        async with self._changing(key):
+            return _answered(await self._put(key, value, details))
 
     async def put_many(
         self,
@@ -116,14 +122,14 @@ class RemoteCacheManager:
         if not entries:
             return None
         body = {"entries": entries, **details_in_body(details)}
-        with self._computations.changing(Change(keys=frozenset(encoded))):
+        async with self._computations.changing(Change(keys=frozenset(encoded))):
             answer = await self._calls.write("POST", "/v1/cache/put-many", body=body)
         return _answered(_value(answer)["version"])
 
     async def delete(self, key: GlobalCacheKey) -> bool:
         """Remove a key. True if it was there when that began; where it was tried again over a kill
         of the node, perhaps False all the same."""
-        with self._computations.changing(Change(keys=frozenset((encode_key(key),)))):
+        async with self._changing(key):
             path, params = _where(key)
             answer = await self._calls.write("DELETE", path, params=params)
         was_there: bool = _value(answer)["deleted"]
@@ -150,7 +156,11 @@ class RemoteCacheManager:
         """
         checked_version(expected_version)
         details = Details(ttl_seconds=ttl_seconds, tags=tags, dependencies=dependencies, cost=cost)
-        return await self._put(key, value, details, expected_version)
+        async with self._changing(key):
+            return await self._put(key, value, details, expected_version)
+
+    def _changing(self, key: GlobalCacheKey) -> AbstractAsyncContextManager[None]:
+        return self._computations.changing(Change(keys=frozenset((encode_key(key),))))
 
     async def _put(
         self,
@@ -159,28 +169,24 @@ class RemoteCacheManager:
         details: Details,
         expected_version: int | None = None,
     ) -> int:
-        encoded = encode_key(key)
         path, params = _where(key)
         headers = {"content-type": MESSAGEPACK}
         if expected_version is not None:
             name = "if-match" if expected_version else "if-none-match"
             headers[name] = f'"{expected_version}"' if expected_version else "*"
-        with self._computations.changing(Change(keys=frozenset((encoded,)))):
-            try:
-                answer = await self._calls.write(
-                    "PUT",
-                    path,
-                    content=encode_value(value, VALUE_BYTES_MAX),
-                    params=[*params.items(), *details_in_query(details)],
-                    headers=headers,
-                    perhaps_if=VersionConflictError,
-                )
-            except VersionConflictError as conflict:
-                assert expected_version is not None
-                found = conflict.found_version
-                raise VersionConflictError(
-                    key.namespace, repr(key), expected_version, found
-                ) from None
+        try:
+            answer = await self._calls.write(
+                "PUT",
+                path,
+                content=encode_value(value, VALUE_BYTES_MAX),
+                params=[*params.items(), *details_in_query(details)],
+                headers=headers,
+                perhaps_if=VersionConflictError,
+            )
+        except VersionConflictError as conflict:
+            assert expected_version is not None
+            found = conflict.found_version
+            raise VersionConflictError(key.namespace, repr(key), expected_version, found) from None
         version: int = _value(answer)["version"]
         return version
 
@@ -207,7 +213,7 @@ class RemoteCacheManager:
             checked_seconds("ttl_seconds", ttl_seconds)
         path, params = _where(key)
         body = {"by": by, "initial": initial, "ttl_seconds": ttl_seconds}
-        with self._computations.changing(Change(keys=frozenset((encode_key(key),)))):
+        async with self._changing(key):
             answer = await self._calls.ask(
                 "POST", f"{path}/increment", body=body, params=params, is_made_once=False
             )
@@ -245,7 +251,7 @@ class RemoteCacheManager:
             "tag": tag,
             "dependency": None if dependency is None else list(dependency),
         }
-        with self._computations.changing(change):
+        async with self._computations.changing(change):
             answer = await self._calls.write("POST", "/v1/cache/invalidate", body=body)
         version: int = _value(answer)["version"]
         return version

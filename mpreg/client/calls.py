@@ -111,6 +111,7 @@ class _Fate:
     _upload: Upload | None
     _is_read: bool = field(kw_only=True)
     may_have_been_made: bool = False
+    _was_away: bool = False
     _furthest: int = 0
     _deadline: float = field(init=False)
 
@@ -121,8 +122,17 @@ class _Fate:
     def seconds_left(self) -> float:
         return self._deadline - anyio.current_time()
 
+    def attempt_seconds(self, longest: float) -> float:
+        """Of the next attempt, which has ``longest`` beside its wait: a node that is there again
+        may keep it waiting for as long as one that was never away."""
+        left = self.seconds_left
+        if not self._was_away:
+            left -= self._wait_seconds
+        return min(left, longest) + self._wait_seconds
+
     def is_away(self, failure: MpregError) -> None:
         """From now on it does not wait for something to happen, but for the node."""
+        self._was_away = True
         upload, again = self._upload, anyio.current_time() + self._patience_seconds
         self._deadline = min(self._deadline, again)
         if upload is not None and upload.furthest > self._furthest:
@@ -208,12 +218,15 @@ class Calls:
         request.stream = _Body(content)
         fate = _Fate(self._patience, wait_seconds, upload, is_read=is_read or method == "GET")
         for pause in self.new_pauses():
-            seconds = min(fate.seconds_left, self._attempt_seconds + wait_seconds)
+            seconds = fate.attempt_seconds(self._attempt_seconds)
             answer: httpx.Response | None = None
             failure: MpregError
             try:
                 answer = await self._attempt(request, seconds, is_stream, upload)
             except NodeUnreachableError as error:
+                if upload is not None and error is upload.failure:
+                    # Of another node, which the source has asked.
+                    raise
                 failure = error
             else:
                 if answer.is_success and is_of_a_node(answer):
@@ -256,8 +269,11 @@ class Calls:
             try:
                 answer = await self._http.send(request, stream=is_stream)
                 if is_stream and not answer.is_success:
-                    await answer.aread()
-                if is_stream and not is_of_a_node(answer):
+                    try:
+                        await answer.aread()
+                    finally:
+                        await answer.aclose()
+                elif is_stream and not is_of_a_node(answer):
                     await answer.aclose()
                 if upload is None or upload.failure is None:
                     return answer

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -63,6 +63,7 @@ class Computation:
     answer: Ack[object] = field(factory=Ack)
     raised_at: TracebackType | None = None
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
+    stored: anyio.Event = field(factory=anyio.Event)
 
     def is_concerned_by(self, change: Change) -> bool:
         keys = self.recipe.keys
@@ -84,6 +85,9 @@ class Computations:
     _start_soon: StartSoon
     _running: dict[GlobalCacheKey, Computation] = field(factory=dict)
     """Those that whoever comes now may wait for."""
+    _storing: set[Computation] = field(factory=set)
+    _changes: list[Change] = field(factory=list)
+    """Those that are on their way."""
 
     async def get(self, key: GlobalCacheKey, recipe: Recipe) -> object:
         """Its result, which is the caller's own. Cancelled: it goes on for the others, and ends
@@ -105,13 +109,22 @@ class Computations:
                 self._forget(computation)
                 computation.scope.cancel()
 
-    @contextmanager
-    def changing(self, change: Change) -> Iterator[None]:
-        """Both before and behind it: whoever began in between has read what was there before."""
-        self._outdate(change)
+    @asynccontextmanager
+    async def changing(self, change: Change) -> AsyncIterator[None]:
+        """Both before and behind it: whoever began in between has read what was there before.
+
+        What is being stored comes first, and meanwhile nothing else is: sent at the same time, or
+        again, it could come behind the change, and stay. Cancelled while it waits for that, nothing
+        was changed.
+        """
+        self._changes.append(change)
         try:
+            self._outdate(change)
+            for computation in [one for one in self._storing if one.is_concerned_by(change)]:
+                await computation.stored.wait()
             yield
         finally:
+            self._changes.remove(change)
             self._outdate(change)
 
     def _outdate(self, change: Change) -> None:
@@ -145,12 +158,15 @@ class Computations:
                 f"compute is an async function that takes nothing; its call gave {result!r:.80}"
             )
         value = await result
-        if not computation.is_outdated:
+        if not (computation.is_outdated or any(map(computation.is_concerned_by, self._changes))):
             await self._store(computation, value, anyio.current_time() - began)
         return value
 
     async def _store(self, computation: Computation, value: object, seconds: float) -> None:
         """Who asked gets the value also where it cannot be stored."""
+        change = Change(keys=frozenset(computation.recipe.keys[:1]))
+        self._storing.add(computation)
+        self._outdate(change)
         try:
             await computation.recipe.store(value, seconds)
         except VersionConflictError:
@@ -160,6 +176,10 @@ class Computations:
             raise
         except MpregError as error:
             log.warning("%.200r was computed, and is not cached: %s", computation.key, error)
+        finally:
+            self._storing.remove(computation)
+            computation.stored.set()
+            self._outdate(change)
 
     def _forget(self, computation: Computation) -> None:
         if self._running.get(computation.key) is computation:

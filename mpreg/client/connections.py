@@ -52,10 +52,13 @@ class Connections(httpx.AsyncBaseTransport):
         """It has no request any more."""
         now = anyio.current_time()
         self._idle.append((connection, now))
+        old: list[httpx.AsyncHTTPTransport] = []
+        # All of them before the first is closed: meanwhile others take from here.
         while self._idle[0][1] + self._idle_seconds_max < now:
-            old, _ = self._idle.popleft()
-            self._all.remove(old)
-            await old.aclose()
+            old.append(self._idle.popleft()[0])
+        for one in old:
+            self._all.discard(one)
+            await one.aclose()
 
     async def aclose(self) -> None:
         """Close all, also those in use."""

@@ -12,6 +12,7 @@ from typing import IO, Final, Self
 import anyio
 import httpx
 from anyio import to_thread
+from anyio.lowlevel import checkpoint_if_cancelled
 from attrs import define, field
 
 from mpreg.codec import encode_bytes
@@ -39,7 +40,7 @@ class Upload:
     furthest: int = 0
     """Bytes that were taken by the attempt that came furthest."""
     was_sent: bool = False
-    """Whether some attempt sent all of it: what became of that may be unknown."""
+    """Whether some attempt may have sent all of it: what became of that may be unknown."""
     _file: IO[bytes] | None = None
     _tail: bytearray = field(factory=bytearray)
     """The last bytes of the source, which are not in the file."""
@@ -57,8 +58,7 @@ class Upload:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._keep_no_more()
+        await self._keep_no_more()
 
     @property
     def headers(self) -> dict[str, str]:
@@ -74,14 +74,16 @@ class Upload:
     def attempt(self, scope: anyio.CancelScope, seconds: float) -> httpx.AsyncByteStream:
         """All of it, for one attempt. Its ``scope`` has ``seconds`` for each piece to be taken, and
         behind the last one for the answer; the source may take any time."""
-        self._is_at(0)
+        self._has_given(0)
         return _Attempt(self, scope, seconds)
 
     async def next(self, offset: int) -> bytes:
         """Empty: that was all. Raises what the source raises."""
-        self._is_at(offset)
+        self.furthest = max(self.furthest, offset)
         if self._data is not None:
-            return self._data[offset : offset + PIECE_BYTES]
+            piece = self._data[offset : offset + PIECE_BYTES]
+            self._has_given(offset + len(piece))
+            return piece
         if offset < self._tail_at:
             size = min(PIECE_BYTES, self._tail_at - offset)
             return await to_thread.run_sync(_read, self._file, offset, size)
@@ -90,11 +92,10 @@ class Upload:
         begin = offset - self._tail_at
         return bytes(self._tail[begin : begin + PIECE_BYTES])
 
-    def _is_at(self, offset: int) -> None:
-        """So much was taken."""
-        self.furthest = max(self.furthest, offset)
-        # Where the length was announced, the last byte is the end.
-        self.was_sent |= self._data is not None and offset == len(self._data)
+    def _has_given(self, end: int) -> None:
+        """Of bytes. Where the length was announced, the last one is the end: it may have come there
+        also where sending it broke off."""
+        self.was_sent |= self._data is not None and end == len(self._data)
 
     async def _take(self) -> None:
         assert self._source is not None
@@ -128,7 +129,8 @@ class Upload:
         self._keeps = False
         if self._file is not None:
             file, self._file = self._file, None
-            await to_thread.run_sync(file.close)
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(file.close)
 
 
 def _write(file: IO[bytes] | None, offset: int, data: bytearray) -> IO[bytes]:
@@ -159,6 +161,8 @@ class _Attempt(httpx.AsyncByteStream, AsyncIterator[bytes]):
 
     async def __anext__(self) -> bytes:
         self._scope.deadline = math.inf
+        # Where that came too late, the source is not asked: cancelled, it would have ended.
+        await checkpoint_if_cancelled()
         piece = await self._upload.next(self._offset)
         self._scope.deadline = anyio.current_time() + self._seconds
         if not piece:

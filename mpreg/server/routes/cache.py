@@ -33,6 +33,11 @@ from mpreg.server.streams import Event, EventStream
 
 __all__ = ["ENDPOINTS"]
 
+#: Of the values of one answer together; the last one may go beyond.
+ANSWER_BYTES_MAX: Final = 4 << 20
+#: Looked up at once: so many values are in memory at once.
+KEYS_AT_ONCE: Final = 16
+
 _NEVER_READ: Final = NamespaceStatistics(memory_hits=0, disk_hits=0, misses=0)
 
 
@@ -121,23 +126,31 @@ async def delete_cached(call: Call) -> Answer:
 
 
 async def get_many_cached(call: Call) -> Answer:
-    """The values of several keys, of those that are there."""
+    """The values of several keys, of those that are there; about 4 MiB of them. ``next``: so many
+    keys were looked up, and the others are to be asked for again."""
     keys = [_key_of(parts) for parts in (await call.read(GetManyRequest)).keys]
-    found = await call.state.cache.get_many(keys)
-    return Answer(
-        value={
-            "found": [
-                {
-                    "key": list(key),
-                    "value": one.value,
-                    "level": one.level,
-                    "version": one.version,
-                    "expires_at": one.expires_at,
-                }
-                for key, one in found.items()
-            ]
-        }
-    )
+    shown: list[dict[str, Any]] = []
+    size = 0
+    for start in range(0, len(keys), KEYS_AT_ONCE):
+        some = keys[start : start + KEYS_AT_ONCE]
+        found = await call.state.cache.get_many(some)
+        for number, key in enumerate(some, start):
+            if size >= ANSWER_BYTES_MAX:
+                return Answer(value={"found": shown, "next": number})
+            if (one := found.pop(key, None)) is not None:
+                shown.append(_shown_value(key, one))
+                size += len(msgspec.msgpack.encode(one.value))
+    return Answer(value={"found": shown, "next": None})
+
+
+def _shown_value(key: GlobalCacheKey, found: Found) -> dict[str, Any]:
+    return {
+        "key": list(key),
+        "value": found.value,
+        "level": found.level,
+        "version": found.version,
+        "expires_at": found.expires_at,
+    }
 
 
 async def put_many_cached(call: Call) -> Answer:

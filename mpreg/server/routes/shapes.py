@@ -228,7 +228,8 @@ _CACHE: Final = {
                     "version": 7,
                     "expires_at": None,
                 }
-            ]
+            ],
+            "next": None,
         },
     ),
     "put_many_cached": Shape(

@@ -7,7 +7,9 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import httpx
 import pytest
+from attrs import define, field
 
 from mpreg.cache import GlobalCacheKey
 from mpreg.client import MPREGClient, RemoteCacheManager
@@ -105,6 +107,23 @@ async def test_what_cannot_be_a_key_over_http_is_told_and_not_sent(data_dir: Pat
         with pytest.raises(InvalidArgumentError):
             node.cache.watch(prefix="p")
         assert way.asked == []
+
+
+@pytest.mark.parametrize("bytes_max", [1, 100, 4 << 20])
+async def test_many_values_come_whole_though_an_answer_has_not_room_for_all(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, bytes_max: int
+) -> None:
+    monkeypatch.setattr("mpreg.server.routes.cache.ANSWER_BYTES_MAX", bytes_max)
+    values: dict[GlobalCacheKey, object] = {
+        GlobalCacheKey("ns", number): "x" * number for number in range(50)
+    }
+    async with open_client(data_dir) as (node, way, _):
+        await node.cache.put_many(values)
+        keys = [GlobalCacheKey("ns", number) for number in range(-5, 60)]
+        found = await node.cache.get_many([*keys, *keys])
+        assert {key: one.value for key, one in found.items()} == values
+        asked = way.count("/get-many")
+        assert asked > 10 if bytes_max < 1_000 else asked == 1
 
 
 # --- computing ---
@@ -226,6 +245,68 @@ async def test_what_this_client_changes_meanwhile_is_not_cached(
         found = await node.cache.get(KEY)
         assert found is not None
         assert found.value == {"count": 2}
+
+
+@define(eq=False)
+class Holding(Way):
+    """Requests whose path ends so do not come to the node until they may."""
+
+    end: str = ""
+    arrived: anyio.Event = field(factory=anyio.Event)
+    may_go: anyio.Event = field(factory=anyio.Event)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method != "GET" and request.url.path.endswith(self.end):
+            self.arrived.set()
+            await self.may_go.wait()
+        return await super().handle_async_request(request)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [change_key, invalidate_tag, invalidate_namespace, invalidate_dependency, count],
+    ids=lambda one: one.__name__,
+)
+async def test_what_is_being_stored_does_not_come_behind_a_change(
+    data_dir: Path, change: Any
+) -> None:
+    async def compute() -> str:
+        return "old"
+
+    async def ask() -> None:
+        await node.cache.get_or_compute(KEY, compute, tags=["t"], dependencies=[OTHER])
+
+    async with open_node(data_dir) as server:
+        way = Holding(server.app, end="/v1/cache/ns/")
+        async with client_of(way) as node, anyio.create_task_group() as task_group:
+            task_group.start_soon(ask)
+            await way.arrived.wait()
+            way.end = "?"
+            before = len(way.asked)
+            task_group.start_soon(change, node.cache)
+            await anyio.wait_all_tasks_blocked()
+            assert len(way.asked) == before
+            way.may_go.set()
+        found = await server.state.cache.get(KEY)
+        assert found is None or found.value != "old"
+
+
+async def test_while_a_change_is_on_its_way_what_it_concerns_is_not_stored(
+    data_dir: Path,
+) -> None:
+    async def compute() -> str:
+        return "old"
+
+    async with open_node(data_dir) as server:
+        way = Holding(server.app, end="/invalidate")
+        async with client_of(way) as node, anyio.create_task_group() as task_group:
+            task_group.start_soon(invalidate_tag, node.cache)
+            await way.arrived.wait()
+            assert await node.cache.get_or_compute(KEY, compute, tags=["t"]) == "old"
+            assert await node.cache.get(KEY) is None
+            await node.cache.get_or_compute(OTHER, compute)
+            assert await node.cache.get(OTHER) is not None
+            way.may_go.set()
 
 
 async def test_what_somebody_else_has_put_meanwhile_stays(data_dir: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import httpx
 import pytest
 from attrs import define, field
 
+from mpreg.client.calls import Calls
 from mpreg.client.connections import Connections
+from mpreg.errors import NodeUnreachableError
 from tests.integration.client.support import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.anyio
@@ -24,6 +28,9 @@ class Listener:
     """Answers each request when it may, and counts its connections."""
 
     url: str = ""
+    answer: bytes = ANSWER
+    closes: bool = False
+    """Each connection behind its answer."""
     opened: int = 0
     open: int = 0
     waiting: int = 0
@@ -40,7 +47,9 @@ class Listener:
                     await self._tell()
                     await self.may_answer.wait()
                     self.waiting -= 1
-                    await stream.send(ANSWER)
+                    await stream.send(self.answer)
+                    if self.closes:
+                        break
             except (anyio.EndOfStream, anyio.BrokenResourceError):
                 pass
         self.open -= 1
@@ -137,3 +146,62 @@ async def test_closing_closes_a_connection_whose_answer_was_left() -> None:
         left = await client.send(client.build_request("GET", "/"), stream=True)
         assert listener.open == 1
     assert not left.is_closed
+
+
+async def test_while_an_old_connection_is_closed_others_may_take_the_idle_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closing, may_close = anyio.Event(), anyio.Event()
+
+    class SlowToClose(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, stream=httpx.ByteStream(b"ok"))
+
+        async def aclose(self) -> None:
+            closing.set()
+            await may_close.wait()
+
+    monkeypatch.setattr(httpx, "AsyncHTTPTransport", lambda *_, **__: SlowToClose())
+    connections = Connections(httpx.create_ssl_context(verify=False), 0.0)
+    async with httpx.AsyncClient(base_url="http://node", transport=connections) as client:
+        with anyio.fail_after(PATIENCE_SECONDS):
+            first, second = [
+                await client.send(client.build_request("GET", "/"), stream=True) for _ in range(2)
+            ]
+            await first.aclose()
+            began = anyio.current_time()
+            while anyio.current_time() == began:
+                await anyio.lowlevel.checkpoint()
+            async with anyio.create_task_group() as task_group:
+                task_group.start_soon(second.aclose)
+                await closing.wait()
+                third = await client.send(client.build_request("GET", "/"), stream=True)
+                may_close.set()
+            await third.aclose()
+            assert len(connections._all) == 1
+
+
+async def test_closing_while_answers_are_read_is_no_trouble_for_those_who_read_them() -> None:
+    async with asking(0.0) as (client, listener):
+        listener.may_answer.set()
+        read = [await client.send(client.build_request("GET", "/"), stream=True) for _ in range(2)]
+    for one in read:
+        await one.aclose()
+        began = anyio.current_time()
+        while anyio.current_time() == began:
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_an_answer_that_breaks_in_its_midst_leaves_its_connection_to_others() -> None:
+    """Also where it is an error, of somebody who was asked for a stream."""
+    async with asking(3600.0) as (http, listener):
+        listener.may_answer.set()
+        listener.answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 100\r\n\r\nhalf"
+        listener.closes = True
+        connections = http._transport
+        assert isinstance(connections, Connections)
+        calls = Calls(http, random.Random(1), 0.2, PATIENCE_SECONDS)
+        with pytest.raises(NodeUnreachableError):
+            await calls.stream("/", {})
+        assert listener.opened > 1
+        assert len(connections._all) == len(connections._idle) == 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from attrs import define, field
@@ -18,6 +19,7 @@ from mpreg.client.uploads import PIECE_BYTES
 from mpreg.errors import (
     CorruptDataError,
     InvalidArgumentError,
+    MailboxFullError,
     NodeUnreachableError,
     SnapshotNotFoundError,
     UnauthorizedError,
@@ -104,7 +106,7 @@ async def at_a_node(
             yield node.snapshot_store("images"), way, server
 
 
-async def pieces(count: int = 40, size: int = 70_000) -> AsyncIterator[bytes]:
+async def pieces(count: int = 40, size: int = 70_000) -> AsyncGenerator[bytes, None]:
     for number in range(count):
         yield bytes([number]) * size
 
@@ -202,17 +204,31 @@ async def test_where_there_is_no_room_to_keep_it_it_is_sent_all_the_same(
             await images.save(pieces())
 
 
-async def test_an_error_of_the_iterable_is_its_callers_whatever_it_is(data_dir: Path) -> None:
-    """One of httpx is not taken for one of the connection to the node: the iterable would be asked
-    again, say that it has ended, and half of a snapshot would be saved."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ReadError("of another connection"),
+        NodeUnreachableError("of another connection", False),
+        MailboxFullError("of another connection"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+@pytest.mark.parametrize("size", [4, PIECE_BYTES + 1])
+async def test_an_error_of_the_iterable_is_its_callers_whatever_it_is(
+    data_dir: Path, error: Exception, size: int
+) -> None:
+    """One of httpx, or of the client of another node, is not taken for one of the connection to the
+    node: the iterable would be asked again, say that it has ended, and half of a snapshot would be
+    saved."""
 
     async def broken() -> AsyncIterator[bytes]:
-        yield b"half"
-        raise httpx.ReadError("of another connection")
+        yield bytes(size)
+        raise error
 
     async with at_a_node(data_dir) as (images, _, server):
-        with pytest.raises(httpx.ReadError, match="of another connection"):
+        with pytest.raises(type(error), match="of another connection") as raised:
             await images.save(broken())
+        assert raised.value is error
         while server.state.requests:
             await anyio.sleep(0.001)
         assert await images.versions() == []
@@ -269,6 +285,52 @@ async def test_an_attempt_has_time_for_each_piece_and_the_iterable_has_any_time(
                 assert 0.0 < scope.deadline - anyio.current_time() <= 7.0
             assert 0.0 < scope.deadline - anyio.current_time() <= 7.0
     assert seen == [float("inf")] * 2
+
+
+async def test_an_attempt_that_is_over_does_not_ask_the_iterable() -> None:
+    """Cancelled in its midst, a generator would have ended, and half of a snapshot would be all."""
+
+    async def source() -> AsyncIterator[bytes]:
+        for _ in range(2):
+            await anyio.lowlevel.checkpoint()
+            yield b"x"
+
+    async with uploads.Upload.of(source(), 100) as upload:
+        with anyio.CancelScope() as scope:
+            attempt = aiter(upload.attempt(scope, 7.0))
+            assert await anext(attempt) == b"x"
+            scope.cancel()
+            await anext(attempt)
+        assert upload.failure is None
+        with anyio.CancelScope() as scope:
+            again = b"".join([piece async for piece in upload.attempt(scope, 7.0)])
+    assert again == b"xx"
+
+
+async def test_bytes_whose_last_piece_broke_off_may_have_been_saved() -> None:
+    async with uploads.Upload.of(bytes(PIECE_BYTES + 1), 0) as upload:
+        with anyio.CancelScope() as scope:
+            attempt = aiter(upload.attempt(scope, 7.0))
+            assert not upload.was_sent
+            await anext(attempt)
+            assert not upload.was_sent
+            await anext(attempt)
+            assert upload.was_sent
+
+
+async def test_what_is_kept_no_more_is_closed_also_where_that_is_cancelled() -> None:
+    async with (
+        aclosing(pieces(3, PIECE_BYTES)) as source,
+        uploads.Upload.of(source, PIECE_BYTES) as upload,
+    ):
+        await upload.next(0)
+        await upload.next(PIECE_BYTES)
+        file = upload._file
+        assert file is not None
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await upload.next(2 * PIECE_BYTES)
+        assert file.closed
 
 
 # --- down ---

@@ -156,6 +156,16 @@ async def test_a_node_that_is_not_ready_is_waited_for(data_dir: Path) -> None:
         assert way.count("/messages") == 4
 
 
+async def test_a_node_that_is_there_again_may_keep_a_receiver_waiting_beyond_its_patience(
+    data_dir: Path,
+) -> None:
+    async with open_client(data_dir, patience_seconds=2.0) as (node, way, _):
+        jobs = await node.message_queues.create_queue("jobs")
+        way.troubles.append(NOBODY)
+        assert await jobs.receive(2.5) is None
+        assert not way.troubles
+
+
 async def test_a_send_waits_for_room_as_long_as_it_says(data_dir: Path) -> None:
     async with open_client(data_dir) as (node, way, _):
         small = await node.message_queues.create_queue("small", QueueConfiguration(max_size=1))
