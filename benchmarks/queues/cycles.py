@@ -51,8 +51,8 @@ def compare_cycles(plan: Plan) -> Iterator[Verdict]:
         verdicts.extend(judge_cycles(workers, rounds))
     console.print(table)
     console.print(
-        "  Ratios within a round; 'of peers': of whichever peer was fastest in it; 'fsyncs': durable "
-        "commits\n  for each life cycle, counted in the WAL's index."
+        "  Ratios within a round; 'of peers': of whichever peer was fastest in it. 'fsyncs': "
+        "durable commits\n  for each life cycle, counted in the WAL's index."
     )
     for contender, note in NOTES.items():
         console.print(f"  {contender}: {note}.")
