@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.figures import peak_mib, percentile
 from benchmarks.queues.channel import WARM_UP
+from benchmarks.queues.commits import count_commits
 from benchmarks.queues.workload import BODY, CycleResult
 from benchmarks.workload import options
 from mpreg.persistence.backends.sqlite.schema import WRITER_PRAGMAS
@@ -68,17 +69,20 @@ def time_bare_cycles(group: Group, directory: Path, workers: int, cycles: int) -
     with contextlib.closing(_open(directory)) as connection:
         for number in range(warm_up):
             group(connection, number * workers, workers)
+        before = count_commits(directory)
         began = time.perf_counter()
         latencies = [
             group(connection, number * workers, workers)
             for number in range(warm_up, warm_up + groups)
         ]
         seconds = time.perf_counter() - began
+        commits = count_commits(directory) - before
     return CycleResult(
         per_second=cycles / seconds,
         send_p50=percentile(latencies, 50),
         send_p99=percentile(latencies, 99),
         peak_mib=peak_mib(),
+        fsyncs_per_cycle=commits / cycles,
     )
 
 

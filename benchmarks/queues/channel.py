@@ -12,6 +12,7 @@ import anyio
 from attrs import frozen
 
 from benchmarks.figures import peak_mib, percentile
+from benchmarks.queues.commits import count_commits
 from benchmarks.queues.workload import CycleResult, LatencyResult
 
 #: One producer in so many measures its latencies: measuring all would itself be felt.
@@ -36,8 +37,6 @@ class Channel:
     """Up to so many at once; what it returns is given to ``acknowledge`` as a whole."""
     consume: Callable[[], AsyncIterator[Any]] | None = None
     """A loop over messages without end; each is given to ``acknowledge``."""
-    fsyncs: Callable[[], Awaitable[int]] | None = None
-    """So far, where the contender counts them."""
 
 
 OpenChannel = Callable[[Path], AbstractAsyncContextManager[Channel]]
@@ -50,15 +49,15 @@ async def time_cycles(
     latencies: list[float] = []
     async with open_channel(directory) as channel:
         await _run_phase(channel, workers, max(1, cycles // workers // WARM_UP), [])
-        before = await channel.fsyncs() if channel.fsyncs else 0
+        before = count_commits(directory)
         seconds = await _run_phase(channel, workers, cycles // workers, latencies)
-        fsyncs = await channel.fsyncs() - before if channel.fsyncs else 0
+        commits = count_commits(directory) - before
     return CycleResult(
         per_second=cycles / seconds,
         send_p50=percentile(latencies, 50),
         send_p99=percentile(latencies, 99),
         peak_mib=peak_mib(),
-        per_fsync=cycles / fsyncs if fsyncs else None,
+        fsyncs_per_cycle=commits / cycles,
     )
 
 

@@ -40,16 +40,12 @@ async def opened(
             assert message is not None
             return message
 
-        async def fsyncs() -> int:
-            return (await registry.stats()).fsyncs
-
         yield Channel(
             send=partial(jobs.send, BODY),
             receive=receive,
             acknowledge=jobs.ack if many else lambda message: message.ack(),
             receive_many=jobs.receive_many if many else None,
             consume=partial(jobs.consume, AT_ONCE) if looping else None,
-            fsyncs=fsyncs,
         )
 
 

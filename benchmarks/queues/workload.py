@@ -25,6 +25,8 @@ NOTES: Final = {
     BARE: "the limit: one thread, no event loop; P sends, P receives, P acks, a commit for each P",
     "mpreg loop": "consumers run `async for message in jobs.consume(prefetch=16): await "
     "message.ack()`",
+    "mpreg": "the attempt is on disk before the message is handed out; that of the next one goes "
+    "with an acknowledgment",
     "mpreg x16": "consumers take up to 16 messages at a time, and acknowledge them together",
     PIPELINED: "the same, with P acks, P receives and P sends of three generations in one commit",
     "persist-queue": "SQLiteAckQueue, multithreading, own commit for each step; received messages "
@@ -62,8 +64,8 @@ class CycleResult:
     """Seconds from the call of a send to its ack, of a sample of the senders."""
     send_p99: float | None
     peak_mib: float
-    per_fsync: float | None = None
-    """Life cycles for each fsync, where the contender counts them."""
+    fsyncs_per_cycle: float
+    """Durable commits for each life cycle."""
 
 
 @frozen

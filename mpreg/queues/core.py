@@ -23,12 +23,14 @@ from mpreg.actors.parking import loop_clock
 from mpreg.errors import CorruptDataError, LeaseLostError, QueueDeletedError
 from mpreg.persistence import PersistenceRegistry, Transaction
 from mpreg.persistence.batch import Settled as SettledListener
+from mpreg.queues.ahead import Counting, bounded, choose_ahead, find_next
 from mpreg.queues.bodies import Bodies
 from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.cursor import Delivery, DeliveryState
 from mpreg.queues.inbox import Dropped, Inbox
 from mpreg.queues.joint import JointAppends, JointEvents
 from mpreg.queues.records import (
+    Attempt,
     DeadLetterRecord,
     DeadLettersRemoved,
     Died,
@@ -47,6 +49,7 @@ from mpreg.queues.state import Lease, QueueState, SubscriptionState, dead_letter
 from mpreg.queues.storage import QueueStorage, measure
 
 if TYPE_CHECKING:
+    from mpreg.actors import Ack
     from mpreg.queues.line import Line
 
 __all__ = ["HandOut", "Outgoing", "QueueCore"]
@@ -79,6 +82,8 @@ class HandOut:
     deliveries: list[tuple[Delivery, MessageRecord]]
     held: bool
     """Whether the leases last until they are told to end."""
+    is_ahead: bool = False
+    """Whether nobody has asked for it."""
     committed: bool = False
     abandoned: bool = False
     """Its receiver was cancelled: nobody will see these messages."""
@@ -140,6 +145,7 @@ class QueueCore:
     _sends: JointAppends[Outgoing] = field(init=False)
     _hand_outs: JointEvents[HandedOut, tuple[HandOut, ...]] = field(init=False)
     _acknowledgments: JointEvents[Settled, list[Lease]] = field(init=False)
+    counting_ahead: Counting = field(factory=Counting)
     reading: anyio.Lock = field(factory=anyio.Lock)
     """Held while messages are read, and while a log is truncated: what is missing is damaged."""
     counting: anyio.Lock = field(factory=anyio.Lock)
@@ -151,7 +157,9 @@ class QueueCore:
         self.inbox = Inbox(self._take_back)
         events, places_max = self.storage.events, self.storage.limits.places
         self._sends = JointAppends(self._sent)
-        self._hand_outs = JointEvents(events, HandedOut, self._attempts_settled, places_max)
+        self._hand_outs = JointEvents(
+            events, HandedOut, self._attempts_settled, places_max, self._count_ahead
+        )
         self._acknowledgments = JointEvents(events, Settled, self._acknowledged, places_max)
 
     @property
@@ -273,6 +281,9 @@ class QueueCore:
         self.state.configuration = configuration
         if configuration.message_ttl_seconds is not None:
             self.sweeping = True
+        if configuration.max_deliveries == 1:
+            # What was counted would be the last attempt.
+            self.forgive_ahead()
         self.room.admit()
         self.ask_for_upkeep()
 
@@ -453,8 +464,8 @@ class QueueCore:
         return any(subscription.cursor(one.number).candidate(one.end) is not None for one in lanes)
 
     def hand_out(self, own: HandOut, others: Sequence[HandOut]) -> Awaitable[object]:
-        """Write the delivery attempts of what was chosen, of one subscription, in one event. To be
-        awaited at once.
+        """Write the delivery attempts of what was chosen, of one subscription, in one event, but
+        for those that are on disk already. To be awaited at once.
 
         Where that raises, or this does, one's own are to be abandoned. The others are told.
         """
@@ -469,12 +480,24 @@ class QueueCore:
             )
             for hand_out in hand_outs
             for delivery, _ in hand_out.deliveries
+            if not delivery.is_counted
         ]
+        if not attempts:
+            return self._hand_out_counted(hand_outs)
         ack = self._hand_outs.tell(name, attempts, hand_outs)
         if ack is not None:
             return ack.wait()
         event = HandedOut(name, attempts)
         return self._write_alone(event, partial(self._attempts_settled, event, [hand_outs]))
+
+    async def _hand_out_counted(self, hand_outs: Sequence[HandOut]) -> None:
+        """There is nothing to be waited for."""
+        committed = False
+        try:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            committed = True
+        finally:
+            self._hand_all_out(hand_outs, committed=committed)
 
     def _attempts_settled(
         self,
@@ -487,10 +510,16 @@ class QueueCore:
             if self.released:
                 for lane, offset, *_ in event.deliveries:
                     self.released.pop((event.subscription, (lane, offset)), None)
-        lease_ends = self.now() + self.configuration.lease_seconds
         for hand_outs in parts:
-            for hand_out in hand_outs:
-                self._handed_out(hand_out, lease_ends, committed=results is not None)
+            self._hand_all_out(hand_outs, committed=results is not None)
+
+    def _hand_all_out(self, hand_outs: Sequence[HandOut], *, committed: bool) -> None:
+        lease_ends = self.now() + self.configuration.lease_seconds
+        for hand_out in hand_outs:
+            if hand_out.is_ahead:
+                self._counted_ahead(hand_out, committed=committed)
+            else:
+                self._handed_out(hand_out, lease_ends, committed=committed)
 
     def abandon(self, hand_out: HandOut) -> None:
         """Nobody will see these messages: they are given back, at once or when a write that is
@@ -514,6 +543,7 @@ class QueueCore:
             hand_out.committed = True
             due = math.inf if hand_out.held else lease_ends
             for delivery in deliveries:
+                delivery.is_counted = False
                 delivery.state = DeliveryState.LEASED
                 subscription.set_due(delivery, due)
             if hand_out.abandoned:
@@ -526,6 +556,57 @@ class QueueCore:
         hand_out.deliveries = [one for one in hand_out.deliveries if subscription.holds(one[0])]
         if hand_out.told is not None:
             hand_out.told(committed)
+
+    def _want_ahead(self, subscription: SubscriptionState, count: int) -> None:
+        """Have the attempts of up to so many messages that come next be written, with what is
+        acknowledged now."""
+        name, hand_outs = subscription.name, self._hand_outs
+        if hand_outs.want(name, count) or not self.stored:
+            return
+        if (
+            bounded(subscription, count) > 0
+            and find_next(self.state, subscription, self.look) is not None
+        ):
+            count = min(count, self.storage.limits.places // 2)
+            hand_outs.reserve(name, count)
+            hand_outs.want(name, count)
+
+    def _count_ahead(
+        self, name: str, count: int, ack: Ack[int]
+    ) -> tuple[list[Attempt], tuple[HandOut, ...]] | None:
+        """When the writer takes the event: what comes next now."""
+        subscription, line = self.state.subscriptions.get(name), self.lines.get(name)
+        if subscription is None or subscription.deleting or self.deleting:
+            return None
+        if line is not None and line.wanted:
+            # They have been called, or will be: it is theirs.
+            return None
+        chosen = choose_ahead(self.state, subscription, count, self.look)
+        if not chosen:
+            return None
+        hand_out = HandOut(subscription, chosen, held=False, is_ahead=True)
+        self.counting_ahead.begin(hand_out, ack)
+        return [(one.lane, one.offset, 1, 0, one.size) for one, _ in chosen], (hand_out,)
+
+    def _counted_ahead(self, hand_out: HandOut, *, committed: bool) -> None:
+        self.counting_ahead.settled(hand_out)
+        if committed:
+            for delivery, _ in hand_out.deliveries:
+                delivery.is_counted = True
+        self.keep_back(hand_out)
+        if self.configuration.max_deliveries == 1:
+            self.forgive_ahead()
+            self.ask_for_upkeep()
+
+    def forgive_ahead(self) -> None:
+        """Nobody will ask for what was counted ahead: it is as if it was given back unseen."""
+        for subscription in self.state.subscriptions.values():
+            for delivery in subscription.deliveries():
+                # One that is RESERVED has found somebody.
+                if delivery.is_counted and delivery.state is DeliveryState.READY:
+                    delivery.is_counted = False
+                    delivery.forgiven += 1
+                    self.released[subscription.name, (delivery.lane, delivery.offset)] = None
 
     def hand_out_from_memory(self, hand_out: HandOut) -> None:
         """What is not stored is done with when it is handed out."""
@@ -562,6 +643,8 @@ class QueueCore:
         """Acknowledge messages of one subscription, whose leases were checked. To be awaited at
         once."""
         name = leases[0].subscription.name
+        if ahead := sum([lease.ahead for lease in leases]):
+            self._want_ahead(leases[0].subscription, ahead)
         places = [(lease.delivery.lane, lease.delivery.offset) for lease in leases]
         ack = self._acknowledgments.tell(name, places, leases)
         for lease in leases:

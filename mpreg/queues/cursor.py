@@ -58,6 +58,8 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     """What the wait was at first: the most that can be left of it, wherever the clock is set."""
     reason: str = ""
     """Why the last attempt failed."""
+    is_counted: bool = False
+    """While it is READY: its attempt is on disk, and nobody has seen the message."""
 
     def visible_in(self, wall: float) -> float:
         """Seconds that are left of a wait, by the wall clock."""
@@ -74,21 +76,33 @@ class Cursor:
     """By offset; never one that is done."""
     _ready: list[int] = field(factory=list)
     """A heap; an offset that is not READY any more is passed over."""
+    held_back_from: int | None = None
+    """From here on nothing is to be handed out for now."""
     _position: int = 0
     """Everything below is done or open."""
 
     def candidate(self, end: int) -> int | None:
         """The lowest offset below ``end`` that may be handed out, as far as can be told here."""
-        fresh = self._fresh(end)
-        while self._ready:
-            offset = self._ready[0]
-            delivery = self.open.get(offset)
-            if delivery is not None and delivery.state is DeliveryState.READY:
-                return offset if fresh is None else min(offset, fresh)
-            heapq.heappop(self._ready)
-        return fresh
+        fresh = self.fresh(end)
+        if not self.ready_most():
+            return fresh
+        offset = self._ready[0]
+        return offset if fresh is None else min(offset, fresh)
 
-    def _fresh(self, end: int) -> int | None:
+    def ready_most(self) -> int:
+        """How many of the exceptional ones may be handed out: never fewer than there are."""
+        while self._ready:
+            delivery = self.open.get(self._ready[0])
+            if delivery is not None and delivery.state is DeliveryState.READY:
+                break
+            heapq.heappop(self._ready)
+        return len(self._ready)
+
+    def holds_back(self, offset: int) -> bool:
+        return self.held_back_from is not None and offset >= self.held_back_from
+
+    def fresh(self, end: int) -> int | None:
+        """The lowest offset below ``end`` that was not come to yet."""
         position = self._position
         while position < end:
             if position in self.open:

@@ -8,7 +8,6 @@ state. What each caller gets is the same: an answer when that is on disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from attrs import define, field
@@ -27,6 +26,9 @@ P = TypeVar("P")
 #: Callers that share one write. Each that is cancelled looks for itself among them.
 PARTS_MAX: Final = 1_024
 
+#: Items that room is reserved for at once: others who come in time want some, too.
+RESERVED_AT_ONCE: Final = 64
+
 
 @define(eq=False)
 class _Joint(Generic[P]):
@@ -35,6 +37,16 @@ class _Joint(Generic[P]):
     """What its callers wanted."""
     items: list[Any]
     """What an event tells of: its own list."""
+    reserved: int = 0
+    """Items that it has room for, beside these."""
+    wanted: int = 0
+    """Of them, those that are to be found when the writer takes it."""
+    is_taken: bool = False
+    """Whether the writer has it."""
+
+
+def _nothing_more(_subscription: str, _room: int, _ack: Ack[int]) -> None:
+    return None
 
 
 @define(eq=False)
@@ -48,6 +60,9 @@ class JointEvents(Generic[E, P]):
     """Told once for each event what became of it: the results of its append, or None."""
     _items_max: int
     """How much one event may tell of."""
+    _fill: Callable[[str, int, Ack[int]], tuple[list[Any], P] | None] = _nothing_more
+    """Asked when the writer takes an event in which room was reserved: items for so much room at
+    most, and their part. It is given the event's ack, and must not raise."""
     _last: dict[str, _Joint[P]] = field(factory=dict)
     """By subscription."""
 
@@ -57,32 +72,66 @@ class JointEvents(Generic[E, P]):
         None: there is no room for it now, and nothing was sent. Where it raises, and where the
         caller is cancelled later, the part is told of all the same.
         """
-        joint = self._last.get(subscription)
-        if (
-            joint is not None
-            and len(joint.items) + len(items) <= self._items_max
-            and len(joint.parts) < PARTS_MAX
-            and joint.append.grow(PLACE_BYTES * len(items))
-        ):
+        if (joint := self._grown(subscription, len(items))) is not None:
             joint.items += items
             joint.parts.append(part)
             return joint.append.ack
-        return self._begin(subscription, items, [part])
+        begun = self._begin(subscription, items, [part], 0)
+        return None if begun is None else begun.append.ack
 
-    def _begin(self, subscription: str, items: list[Any], parts: list[P]) -> Ack[int] | None:
+    def want(self, subscription: str, count: int) -> bool:
+        """Have an event tell of so many items more that are found when the writer takes it. False:
+        there is none that waits for it with room for them."""
+        joint = self._last.get(subscription)
+        if joint is None or joint.is_taken or joint.wanted + count > joint.reserved:
+            return False
+        joint.wanted += count
+        return True
+
+    def reserve(self, subscription: str, count: int) -> None:
+        """Make room, so that `want` may be asked for them. Not where there is none."""
+        count = min(max(count, RESERVED_AT_ONCE), self._items_max)
+        joint = self._grown(subscription, count) or self._begin(subscription, [], [], count)
+        if joint is not None:
+            joint.reserved += count
+
+    def _grown(self, subscription: str, count: int) -> _Joint[P] | None:
+        """The event that waits for the writer, with room for so many items more."""
+        joint = self._last.get(subscription)
+        if (
+            joint is not None
+            and len(joint.items) + joint.reserved + count <= self._items_max
+            and len(joint.parts) < PARTS_MAX
+            and joint.append.grow(PLACE_BYTES * count)
+        ):
+            return joint
+        return None
+
+    def _begin(
+        self, subscription: str, items: list[Any], parts: list[P], reserved: int
+    ) -> _Joint[P] | None:
         event = self._make(subscription, items)
 
         def settled(results: Sequence[object] | None) -> None:
             _forget(self._last, subscription, parts)
             self._settled(event, parts, results)
 
-        append = self._log.append_growing(
-            [b""], settled, make=partial(encode, event), size_bytes=len(encode(event))
-        )
+        def make() -> bytes:
+            joint.is_taken = True
+            if joint.wanted:
+                found = self._fill(subscription, joint.wanted, joint.append.ack)
+                if found is not None:
+                    items.extend(found[0])
+                    parts.append(found[1])
+            return encode(event)
+
+        size = len(encode(event)) + PLACE_BYTES * reserved
+        append = self._log.append_growing([b""], settled, make=make, size_bytes=size)
         if append is None:
             return None
-        self._last[subscription] = _Joint(append, parts, items)
-        return append.ack
+        joint: _Joint[P] = _Joint(append, parts, items)
+        self._last[subscription] = joint
+        return joint
 
 
 @define(eq=False)

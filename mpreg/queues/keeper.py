@@ -156,6 +156,7 @@ class Keeper:
             for core in self._queues:
                 core.inbox.empty()
                 if core.stored:
+                    core.forgive_ahead()
                     await write_released(core)
             # What was written now is beyond the snapshots of a moment ago.
             await self.save_snapshots()

@@ -29,7 +29,8 @@ class Receipt:
         self._lease = lease
         self.attempt = 1 if lease is None else lease.attempt - lease.delivery.forgiven
         """1 for the first delivery; counted on disk before the message is handed out. Deliveries
-        that were given back before anybody saw them do not count."""
+        that were given back before anybody saw them do not count, unless the process was killed
+        before that was noted."""
 
     async def ack(self, *, transaction: Transaction | None = None) -> None:
         """Acknowledge it: it will not be handed out again. Returns when that is durable.

@@ -13,6 +13,7 @@ import msgspec
 from mpreg.errors import CorruptDataError, InvalidArgumentError
 
 __all__ = [
+    "Attempt",
     "Configured",
     "DeadLetterRecord",
     "DeadLettersRemoved",
@@ -40,6 +41,10 @@ HEADERS_MAX: Final = 256
 
 Place: TypeAlias = tuple[int, int]
 """(lane, offset) of a message: where it is for as long as it is anywhere."""
+
+
+Attempt: TypeAlias = tuple[int, int, int, int, int]
+"""(lane, offset, attempt, attempts forgiven until then, size in bytes) of a message."""
 
 
 class MessageRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -73,8 +78,7 @@ class HandedOut(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """Delivery attempts, on disk before the messages are handed out."""
 
     subscription: str
-    deliveries: list[tuple[int, int, int, int, int]]
-    """(lane, offset, attempt, attempts forgiven until then, size in bytes) of each."""
+    deliveries: list[Attempt]
 
 
 class Settled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):

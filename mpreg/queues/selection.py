@@ -86,9 +86,11 @@ def choose(
     lanes = state.lanes
     for number in sorted(lanes, reverse=True) if len(lanes) > 1 else lanes:
         lane = state.lanes[number]
-        chooser = _Chooser(state, subscription, lane, subscription.cursor(number), look, wall, now)
+        cursor = subscription.cursor(number)
+        chooser = _Chooser(state, subscription, lane, cursor, look, wall, now)
         chooser.choose(choice, count, bytes_max)
-        if not choice.is_over or len(choice.deliveries) == count:
+        is_held_back = cursor.held_back_from is not None
+        if is_held_back or not choice.is_over or len(choice.deliveries) == count:
             break
     return choice
 
@@ -109,7 +111,7 @@ class _Chooser:
                 choice.is_full = True
                 return
             offset = self.cursor.candidate(self.lane.end)
-            if offset is None:
+            if offset is None or self.cursor.holds_back(offset):
                 return
             if choice.steps >= count + PASSED_AT_ONCE_MAX:
                 choice.is_cut_short = True
@@ -132,10 +134,12 @@ class _Chooser:
                 self._pass_over(offset, 0, choice)
 
     def _consider(self, offset: int, record: MessageRecord, size: int, choice: Choice) -> None:
-        is_new = offset not in self.cursor.open
+        delivery = self.cursor.open.get(offset)
+        is_new = delivery is None or delivery.is_counted
         if is_new and record.is_plain and self.subscription.pattern is None:
-            # As most are. Nothing else is to be asked, and it has no attempt behind it.
-            delivery = self.cursor.open[offset] = Delivery(self.lane.number, offset, size)
+            # As most are. Nothing else is to be asked: nobody has seen it.
+            if delivery is None:
+                delivery = self.cursor.open[offset] = Delivery(self.lane.number, offset, size)
             choice.take(delivery, record, size)
         elif record.is_expired(self.wall):
             self.state.expire(self.subscription, (self.lane.number, offset), size)

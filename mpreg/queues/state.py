@@ -248,7 +248,8 @@ class QueueState:
         return self.subscriptions.get(subscription.name) is subscription
 
     def is_exhausted(self, delivery: Delivery) -> bool:
-        return delivery.attempt - delivery.forgiven >= self.configuration.max_deliveries
+        used = delivery.attempt - delivery.forgiven - delivery.is_counted
+        return used >= self.configuration.max_deliveries
 
     # --- what was written ---
 
@@ -513,6 +514,8 @@ class Lease(msgspec.Struct, frozen=True, eq=False, gc=False):
     subscription: SubscriptionState
     delivery: Delivery
     attempt: int
+    ahead: int = 0
+    """How many messages its holder may ask for once this one is acknowledged."""
 
     @property
     def is_held(self) -> bool:

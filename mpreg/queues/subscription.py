@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 import anyio
 import anyio.lowlevel
 from attrs import define, field
 
-from mpreg.errors import InvalidArgumentError, QueueNotFoundError
+from mpreg.errors import InvalidArgumentError, MpregError, QueueNotFoundError
 from mpreg.queues.consumer import Consumer
 from mpreg.queues.core import HandOut, QueueCore
 from mpreg.queues.cursor import Delivery
@@ -176,9 +177,15 @@ class Subscription:
             others = min(line.wanted, SERVED_MAX, places_max - count) if core.stored else 0
             wanted = count + others
             choice = core.choose(state, wanted, bytes_max)
-            if choice.deliveries or choice.is_over:
+            if choice.deliveries:
                 break
-            if choice.unread is None:
+            if (counting := core.counting_ahead.ack(state)) is not None:
+                # What comes next is nobody's, and will be known in a moment.
+                with suppress(MpregError):
+                    await counting.wait()
+            elif choice.is_over:
+                break
+            elif choice.unread is None:
                 await anyio.lowlevel.checkpoint()
             else:
                 await core.read(choice.unread)
@@ -233,10 +240,17 @@ class Subscription:
                 Message(core, record, None, delivery.lane, self.name)
                 for delivery, record in hand_out.deliveries
             ]
-        state, name = hand_out.subscription, self.name
+        state, name, count = hand_out.subscription, self.name, len(hand_out.deliveries)
+        # Who has done with the last one comes for as many again.
         return [
-            Message(core, record, Lease(state, one, one.attempt), one.lane, name)
-            for one, record in hand_out.deliveries
+            Message(
+                core,
+                record,
+                Lease(state, one, one.attempt, ahead=count if number == count else 0),
+                one.lane,
+                name,
+            )
+            for number, (one, record) in enumerate(hand_out.deliveries, 1)
         ]
 
     def __repr__(self) -> str:

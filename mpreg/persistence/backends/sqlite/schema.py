@@ -11,7 +11,9 @@
 
 Names and keys are blobs, as `mpreg.codec` makes them: SQLite compares blobs byte by byte, so a
 range of keys is exact, whatever characters are in them. The two large tables are WITHOUT ROWID:
-a put under a random key then touches one page and not two. The index has only what expires in it,
+a put under a random key then touches one page and not two. Of records it would be no better with
+rowids: most logs end somewhere in the middle of the table, where a page is split just as often, so
+a commit writes as many pages. The index has only what expires in it,
 so that it costs other entries nothing.
 """
 

@@ -1,0 +1,121 @@
+"""Attempts that are counted before anybody asks for the messages.
+
+Who acknowledges what it took will ask for as much again. So the attempts of the messages that come
+next go to disk together with the acknowledgment, and the next `receive` returns at once: a consumer
+waits for the disk once for a message, and not twice.
+
+A message that is counted ahead is nobody's: no lease has begun, and whoever asks next gets what is
+next, whether it was counted or not. Its attempt is as one that was given back unseen: where the
+process ends in good order it does not count, and after a crash it does. So the last attempt of a
+message is never counted ahead, and nothing dies that nobody has seen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from attrs import define, field
+
+from mpreg.queues.cursor import Delivery, DeliveryState
+
+if TYPE_CHECKING:
+    from mpreg.actors import Ack
+    from mpreg.queues.core import HandOut
+    from mpreg.queues.records import MessageRecord, Place
+    from mpreg.queues.selection import Look
+    from mpreg.queues.state import QueueState, SubscriptionState
+
+__all__ = ["UNASKED_MAX", "Counting", "bounded", "choose_ahead", "find_next"]
+
+#: Messages that are ready and that nobody has asked for, beyond which none are counted for one who
+#: takes fewer: who takes what was given back asks for none of those that were counted.
+UNASKED_MAX: Final = 64
+
+
+@define(eq=False)
+class Counting:
+    """What of one queue is being counted ahead.
+
+    Nothing behind it is handed out until it is settled: who acknowledges in one task and receives
+    in another gets its messages in their order all the same.
+    """
+
+    _under_way: dict[SubscriptionState, deque[tuple[HandOut, Ack[int]]]] = field(factory=dict)
+    """In the order in which it will be on disk."""
+
+    def begin(self, hand_out: HandOut, ack: Ack[int]) -> None:
+        """The writer has taken it."""
+        under_way = self._under_way.setdefault(hand_out.subscription, deque())
+        under_way.append((hand_out, ack))
+        if len(under_way) == 1:
+            _hold_back(hand_out)
+
+    def settled(self, hand_out: HandOut) -> None:
+        """It is on disk, or will not come there."""
+        subscription = hand_out.subscription
+        if not (under_way := self._under_way.get(subscription)):
+            return
+        for index, (one, _) in enumerate(under_way):
+            if one is hand_out:
+                # The first, but where the writer has ended for good.
+                del under_way[index]
+                break
+        if under_way:
+            _hold_back(under_way[0][0])
+        else:
+            del self._under_way[subscription]
+            delivery, _ = hand_out.deliveries[0]
+            subscription.cursor(delivery.lane).held_back_from = None
+
+    def ack(self, subscription: SubscriptionState) -> Ack[int] | None:
+        """Answered when the first of it is settled; None where nothing is under way."""
+        under_way = self._under_way.get(subscription)
+        return under_way[0][1] if under_way else None
+
+
+def _hold_back(hand_out: HandOut) -> None:
+    delivery, _ = hand_out.deliveries[0]
+    hand_out.subscription.cursor(delivery.lane).held_back_from = delivery.offset
+
+
+def find_next(
+    state: QueueState, subscription: SubscriptionState, look: Look
+) -> tuple[Place, MessageRecord, int] | None:
+    """The message that comes next, and its size, if it was never handed out and may be counted.
+
+    None where it is not in memory, and where another one may come before it: as in a queue with
+    priorities.
+    """
+    if len(state.lanes) != 1 or state.configuration.max_deliveries < 2:
+        return None
+    (lane,) = state.lanes.values()
+    offset = subscription.cursor(lane.number).fresh(lane.end)
+    if offset is None or offset in lane.finished:
+        return None
+    place = (lane.number, offset)
+    found = look(place)
+    if not isinstance(found, tuple):
+        return None
+    record, _ = found
+    return (place, *found) if record.is_plain and subscription.matches(record.topic) else None
+
+
+def bounded(subscription: SubscriptionState, count: int) -> int:
+    """How many of so many are to be counted: fewer, or none, where many are ready already."""
+    ready = sum([cursor.ready_most() for cursor in subscription.cursors.values()])
+    return min(count, max(count, UNASKED_MAX) - ready)
+
+
+def choose_ahead(
+    state: QueueState, subscription: SubscriptionState, count: int, look: Look
+) -> list[tuple[Delivery, MessageRecord]]:
+    """Up to so many messages for which `find_next` holds, in their order: RESERVED."""
+    chosen: list[tuple[Delivery, MessageRecord]] = []
+    count = bounded(subscription, count)
+    while len(chosen) < count and (found := find_next(state, subscription, look)) is not None:
+        (number, offset), record, size = found
+        delivery = subscription.cursor(number).open[offset] = Delivery(number, offset, size)
+        delivery.state = DeliveryState.RESERVED
+        chosen.append((delivery, record))
+    return chosen
