@@ -58,6 +58,8 @@ __all__ = [
 MIB: Final = 1 << 20
 LOOPS: Final = ("asyncio", "trio")
 ROLES: Final = ("read", "write", "admin")
+#: What a token is, for whoever gave something else.
+A_TOKEN: Final = "16 to 512 printable ASCII characters without spaces"  # noqa: S105
 LOG_FORMATS: Final = ("console", "json")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -85,15 +87,17 @@ def _is_url(value: str) -> bool:
     return is_whole and port_is_right and parts.scheme in ("http", "https")
 
 
+def is_token(value: str) -> bool:
+    """What could be guessed, or cannot stand in a header, is none."""
+    return re.fullmatch(r"[!-~]{16,512}", value) is not None
+
+
 def _token(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is None:
         return
-    # What could be guessed, or cannot stand in a header, is no token. It is never shown.
-    if not isinstance(value, str) or not re.fullmatch(r"[!-~]{16,512}", value):
-        raise ConfigurationError(
-            f"{attribute.name}: 16 to 512 printable ASCII characters without spaces are expected",
-            attribute.name,
-        )
+    # It is never shown.
+    if not isinstance(value, str) or not is_token(value):
+        raise ConfigurationError(f"{attribute.name}: {A_TOKEN} are expected", attribute.name)
 
 
 def _secret() -> Any:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 __all__ = ["main"]
 
 
 def main() -> None:
     """The ``mpreg`` command."""
-    from mpreg.cli.app import mpreg
+    try:
+        from mpreg.cli.app import mpreg
 
-    mpreg(prog_name="mpreg")
+        mpreg(prog_name="mpreg")
+    except KeyboardInterrupt:
+        # Still being imported. What is run tells of it by itself, in the same way.
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)

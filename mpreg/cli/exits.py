@@ -19,6 +19,7 @@ from mpreg.errors import (
     DataDirectoryLockedError,
     InvalidArgumentError,
     MpregError,
+    ParticipantFailedError,
     QueueNotFoundError,
     ReaderStoppedError,
     StorageFullError,
@@ -160,7 +161,15 @@ def _cause(error: MpregError) -> MpregError:
     return error
 
 
+def _behind(error: MpregError) -> MpregError:
+    """What decides how it ends: of a part that could not be restored, what kept it from that."""
+    if isinstance(error, ParticipantFailedError) and isinstance(error.__cause__, MpregError):
+        return error.__cause__
+    return error
+
+
 def _ending(error: MpregError, instead: str | None) -> _Ending:
+    behind = _behind(error)
     is_usage = isinstance(error, InvalidArgumentError | ConfigurationError)
     more: dict[str, Any] = {}
     if isinstance(error, DataDirectoryLockedError):
@@ -170,9 +179,9 @@ def _ending(error: MpregError, instead: str | None) -> _Ending:
     return _Ending(
         type(error).__name__,
         str(error),
-        None if is_usage else error.data_state,
-        list(_advice(error, instead)),
-        _code(error),
+        None if is_usage else behind.data_state,
+        list(_advice(behind, instead)),
+        _code(behind),
         more,
     )
 
@@ -190,6 +199,12 @@ def _advice(error: MpregError, instead: str | None) -> Iterator[str]:
         )
     elif isinstance(error, QueueNotFoundError):
         yield "`mpreg queue list` lists the queues, `mpreg queue show` the subscriptions of one."
+    elif isinstance(error, AckedDataLostError):
+        yield (
+            "To go on without what is missing, for one start: "
+            f"MPREG__PERSISTENCE__ACCEPT_ACKED_DATA_LOSS={error.acceptance}, or "
+            f'accept_acked_data_loss = "{error.acceptance}" in [mpreg.persistence].'
+        )
     elif isinstance(error, CorruptDataError):
         yield (
             "What is damaged was not changed. Copy the directory away before anything else; "

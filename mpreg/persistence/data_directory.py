@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -210,6 +211,8 @@ os.register_at_fork(after_in_child=_close_locks_in_child)
 def _make(path: Path) -> None:
     """Make a directory and those above it, so that they survive a power cut."""
     missing = [parent for parent in (path, *path.parents) if not parent.exists()]
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     for made in missing:
         sync_directory(made.parent)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from attrs import field, frozen
 
 from mpreg.errors import ConfigurationError, ForbiddenError, RequestRefusedError, UnauthorizedError
-from mpreg.settings import ServerSettings
+from mpreg.settings import A_TOKEN, ServerSettings, is_token
 
 __all__ = ["Access", "Role", "is_loopback", "is_secret", "lowered", "read_token"]
 
@@ -165,11 +165,13 @@ def read_token(setting: str, path: Path) -> str:
         raise ConfigurationError(f"{setting}: {path} cannot be read: {why}", setting) from error
     if not is_secret(found):
         raise ConfigurationError(
-            f"{setting}: others may read {path}; make it yours alone: chmod 600", setting
+            f"{setting}: others may read {path}; make it yours alone: chmod 600 {path}", setting
         )
     if not first:
         raise ConfigurationError(f"{setting}: {path} is empty", setting)
     token = first[0].strip()
-    # The setting that would hold it itself says what a token is.
-    ServerSettings(read_token=token)
+    if not is_token(token):
+        raise ConfigurationError(
+            f"{setting}: the first line of {path} is no token: {A_TOKEN} are expected", setting
+        )
     return token

@@ -33,6 +33,7 @@ from starlette.types import ASGIApp
 
 from mpreg.errors import ConfigurationError
 from mpreg.server.answers import BODY_FOLLOWS
+from mpreg.server.tls import tls_context
 from mpreg.settings import ServerSettings
 
 __all__ = ["Connections", "listening_socket", "make_connections", "url_of"]
@@ -76,10 +77,27 @@ def listening_socket(settings: ServerSettings) -> socket.socket:
             found.close()
             raise
     except OSError as error:
+        setting, advice = _to_change(error)
         raise ConfigurationError(
-            f"port: nothing can listen on {host} port {port}: {error.strerror or error}", "port"
+            f"{setting}: nothing can listen on {host} port {port}: {error.strerror or error}"
+            f"{advice}",
+            setting,
         ) from error
     return found
+
+
+def _to_change(error: OSError) -> tuple[str, str]:
+    """The setting to blame, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return (
+            "port",
+            "; another program has it (`ss -ltnp` tells which): stop that, or take another",
+        )
+    if error.errno == errno.EACCES:
+        return "port", "; this user may not: take one above 1023"
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return "host", "; give a name or an address of this machine, or 0.0.0.0 for all of them"
+    return "port", ""
 
 
 def url_of(listening: socket.socket, settings: ServerSettings) -> str:
@@ -103,16 +121,6 @@ def _config(settings: ServerSettings) -> Config:
     return config
 
 
-def _tls(config: Config) -> ssl.SSLContext | None:
-    try:
-        return config.create_ssl_context()
-    except OSError as error:
-        raise ConfigurationError(
-            f"tls_certificate_file: the certificate or its key cannot be used: {error}",
-            "tls_certificate_file",
-        ) from error
-
-
 @define(eq=False)
 class Connections(ABC):
     """The connections of one listening socket."""
@@ -129,7 +137,7 @@ class Connections(ABC):
 
     def __attrs_post_init__(self) -> None:
         self._config = _config(self._settings)
-        self._tls = _tls(self._config)
+        self._tls = tls_context(self._config)
         self._room = anyio.Semaphore(self._settings.connections_max)
         self._empty.set()
 

@@ -65,6 +65,8 @@ async def run_node(
             finally:
                 connections.cut()
                 task_group.cancel_scope.cancel()
+    # Not said of a node that was killed, or failed, on its way.
+    log.info("stopped")
 
 
 async def _run(

@@ -37,6 +37,8 @@ class Program:
             *(sys.executable, "-m", f"tests.e2e.programs.{name}"),
             *map(str, arguments),
         ]
+        self.environment: dict[str, str] = {}
+        """Set for it beside those of the test."""
         self._guard = threading.Timer(guard_seconds, self._hung)
         self._guard.daemon = True
         self.guard_hit = False
@@ -45,6 +47,7 @@ class Program:
         self._process = subprocess.Popen(
             self.command,
             cwd=REPOSITORY,
+            env=os.environ | self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

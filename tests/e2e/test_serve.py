@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -83,6 +84,7 @@ def test_sigterm_ends_a_long_poll_and_the_node_in_order(tmp_path: Path, loop: st
         anyio.run(story, node)
         assert node.wait() == 0
         assert "Traceback" not in node.errors
+        assert "stopped" in node.errors.splitlines()[-1]
 
 
 @on_both_loops
@@ -124,6 +126,39 @@ def test_a_directory_that_is_held_is_told(tmp_path: Path) -> None:
             assert second.wait() == 1
             [told] = [line for line in second.errors.splitlines() if line.startswith("{")]
             assert json.loads(told)["error"] == "DataDirectoryLockedError"
+
+
+@on_both_loops
+def test_a_damaged_database_that_opens_is_told_as_what_it_is(tmp_path: Path, loop: str) -> None:
+    with Served(tmp_path, loop) as node:
+        node.url()
+        node.send(signal.SIGTERM)
+        assert node.wait() == 0
+    # Its first pages are left, and what they point to is gone.
+    os.truncate(tmp_path / "data" / "mpreg.db", 8192)
+    with Served(tmp_path, loop) as node:
+        assert node.wait() == 3
+        [told] = [json.loads(line) for line in node.errors.splitlines() if line.startswith("{")]
+        assert "mpreg.db" in told["message"]
+        assert "verify" in told["advice"][0]
+        assert "Traceback" not in node.errors
+
+
+def test_what_is_missing_is_told_with_the_setting_that_goes_on_without_it(tmp_path: Path) -> None:
+    with Served(tmp_path, "asyncio") as node:
+        node.url()
+        node.send(signal.SIGTERM)
+        assert node.wait() == 0
+    (tmp_path / "data" / "mpreg.db").unlink()
+    with Served(tmp_path, "asyncio") as node:
+        assert node.wait() == 3
+        [told] = [json.loads(line) for line in node.errors.splitlines() if line.startswith("{")]
+    assert told["state"] == "acked data is missing"
+    [(name, value)] = re.findall(r"(MPREG__\w+)=(\S+),", told["advice"][0])
+    accepting = Served(tmp_path, "asyncio")
+    accepting.environment[name] = value
+    with accepting as node:
+        assert node.url()
 
 
 @define(eq=False)

@@ -12,6 +12,7 @@ from mpreg.settings import MPREGSettings
 from tests.integration.test_cli_settings import run
 
 TOKEN: Final = "a-token-that-nobody-guesses"
+TLS: Final = Path(__file__).parents[1] / "data" / "tls"
 
 
 @pytest.fixture
@@ -75,6 +76,47 @@ def test_check_says_which_files_cannot_be_read(config: Path) -> None:
         "Is a directory\n"
         f"{config}: 2 mistakes\n"
     )
+
+
+def test_check_says_what_a_node_would_refuse_to_start_with(config: Path) -> None:
+    for name, text, mode in (
+        ("open", TOKEN, 0o644),
+        ("short", "abc", 0o600),
+        ("empty", "", 0o600),
+    ):
+        (config.parent / name).write_text(text)
+        (config.parent / name).chmod(mode)
+    with config.open("a") as file:
+        file.write(
+            "[mpreg.server]\nread_token_file = 'open'\nwrite_token_file = 'short'\n"
+            "admin_token_file = 'empty'\n"
+            f"tls_certificate_file = '{TLS / 'certificate.pem'}'\n"
+            f"tls_key_file = '{TLS / 'another-key.pem'}'\n"
+            "[[mpreg.peers]]\nurl = 'http://two'\ntoken_file = 'open'\n"
+        )
+    result = run("config", "check", "--config", config)
+    assert result.exit_code == 2
+    lines = result.stdout.splitlines()
+    for number, name, what in (
+        (6, "server.read_token_file", "others may read"),
+        (7, "server.write_token_file", "16 to 512"),
+        (8, "server.admin_token_file", "empty"),
+        (10, "server.tls_key_file", "is not the key of the certificate"),
+        (13, "peers[0].token_file", "others may read"),
+    ):
+        [line] = [line for line in lines if line.startswith(f"{config}, line {number}: ")]
+        assert f": mpreg.{name}: " in line
+        assert what in line
+    assert TOKEN not in result.stdout
+    assert "abc" not in result.stdout
+    assert lines[-1] == f"{config}: 5 mistakes"
+
+
+def test_check_says_that_two_roles_have_one_token(config: Path) -> None:
+    secret = {"MPREG__SERVER__READ_TOKEN": TOKEN, "MPREG__SERVER__WRITE_TOKEN": TOKEN}
+    result = run("config", "check", "--config", config, **secret)
+    assert result.exit_code == 2
+    assert "mpreg.server: two roles have the same token" in result.stdout
 
 
 def test_show_says_where_each_setting_comes_from(config: Path) -> None:

@@ -23,7 +23,8 @@ def config() -> None:
 def check(common: Common) -> None:
     """Say all that is wrong with the settings, each with its line or variable.
 
-    Also which files that they name cannot be read. The exit code is 2 where anything is wrong.
+    Also with the files of tokens, certificates and keys that they name: what a node would refuse
+    to start with. The exit code is 2 where anything is wrong.
     """
     execute(common, "config:check", needs_store=False)
 

@@ -12,6 +12,8 @@ from mpreg.cli.options import Common
 from mpreg.cli.output import Output
 from mpreg.cli.settings import source_of
 from mpreg.errors import ConfigurationError
+from mpreg.server.auth import Access, read_token
+from mpreg.server.tls import check_certificate
 from mpreg.settings import MPREGSettings
 from mpreg.settings_reading import SettingsReader
 from mpreg.settings_source import SettingsSource, dotted
@@ -42,17 +44,42 @@ def _problems(common: Common) -> Iterator[ConfigurationError]:
     settings = reader.read(MPREGSettings, source.settings)
     yield from reader.problems
     if settings is not None:
-        yield from _unreadable(settings, source)
+        yield from _unusable(settings, source)
 
 
-def _unreadable(settings: MPREGSettings, source: SettingsSource) -> Iterator[ConfigurationError]:
-    """Files of tokens, certificates and keys."""
+def _unusable(settings: MPREGSettings, source: SettingsSource) -> Iterator[ConfigurationError]:
+    """Files of tokens, the certificate and its key: what a node would refuse to start with."""
+    problems = list(_unusable_tokens(settings, source))
+    yield from problems
+    if not problems:
+        try:
+            Access.of(settings.server)
+        except ConfigurationError as error:
+            yield source.error(str(error), "server")
+    certificate, key = settings.server.tls_certificate_file, settings.server.tls_key_file
+    if certificate is not None and key is not None:
+        try:
+            check_certificate(certificate, key)
+        except ConfigurationError as error:
+            yield _placed(error, source, "server", error.setting or "")
+
+
+def _unusable_tokens(
+    settings: MPREGSettings, source: SettingsSource
+) -> Iterator[ConfigurationError]:
     for one in _all(settings):
-        if isinstance(one.value, Path) and one.attribute.name.endswith("_file"):
+        if isinstance(one.value, Path) and one.attribute.name.endswith("token_file"):
             try:
-                one.value.open("rb").close()
-            except OSError as error:
-                yield source.error(f"{one.value} cannot be read: {error.strerror}", *one.keys)
+                read_token(one.attribute.name, one.value)
+            except ConfigurationError as error:
+                yield _placed(error, source, *one.keys)
+
+
+def _placed(
+    error: ConfigurationError, source: SettingsSource, *keys: str | int
+) -> ConfigurationError:
+    """The same with the place where the setting stands."""
+    return source.error(str(error).removeprefix(f"{keys[-1]}: "), *keys)
 
 
 async def show(common: Common, output: Output) -> None:

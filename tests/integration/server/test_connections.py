@@ -417,8 +417,28 @@ async def test_a_queue_that_cannot_become_what_the_settings_say_is_named(data_di
 
 async def test_a_place_that_is_taken_is_told(data_dir: Path) -> None:
     async with serving(data_dir / "one") as node:
-        with pytest.raises(ConfigurationError, match=f"port {node.port}"):
+        with pytest.raises(ConfigurationError, match=f"^port: .* port {node.port}: .*another"):
             await run(settings_of(data_dir / "two", port=node.port), anyio.Event())
+
+
+async def test_an_address_of_another_machine_is_told_as_the_host_that_it_is(
+    data_dir: Path,
+) -> None:
+    # Of the range for documentation: no machine has it.
+    elsewhere = {"host": "192.0.2.1", "write_token": "w" * 16}
+    with pytest.raises(ConfigurationError, match=r"^host: .*192\.0\.2\.1.*of this machine"):
+        await run(settings_of(data_dir, **elsewhere), anyio.Event())
+    assert not data_dir.exists()
+
+
+async def test_a_key_that_is_torn_is_told_with_its_certificate(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    torn = tmp_path / "torn.pem"
+    torn.write_text((TLS / "key.pem").read_text().replace("M", "!"))
+    files: dict[str, Any] = {"tls_certificate_file": TLS / "certificate.pem", "tls_key_file": torn}
+    with pytest.raises(ConfigurationError, match=r"^tls_certificate_file: .*certificate\.pem and"):
+        await run(settings_of(data_dir, **files), anyio.Event())
 
 
 async def test_a_certificate_encrypts_what_is_sent(data_dir: Path) -> None:
@@ -437,13 +457,28 @@ async def test_a_certificate_encrypts_what_is_sent(data_dir: Path) -> None:
             assert ALIVE not in await read_all(plain)
 
 
-async def test_a_certificate_that_is_none_is_told_before_anything_is_opened(
-    data_dir: Path,
+@pytest.mark.parametrize(
+    ("certificate", "key", "problem"),
+    [
+        ("key.pem", "key.pem", r"^tls_certificate_file: .*key\.pem has no certificate"),
+        ("certificate.pem", "certificate.pem", r"^tls_key_file: .*certificate\.pem has no private"),
+        ("none.pem", "key.pem", r"^tls_certificate_file: .*none\.pem cannot be read: No such"),
+        ("certificate.pem", "none.pem", r"^tls_key_file: .*none\.pem cannot be read: No such"),
+        (
+            "certificate.pem",
+            "another-key.pem",
+            r"^tls_key_file: .* is not the key of .*certificate\.pem",
+        ),
+        ("certificate.pem", "locked-key.pem", r"^tls_key_file: .* asks for a pass phrase"),
+    ],
+)
+async def test_a_certificate_that_cannot_be_used_is_told_before_anything_is_opened(
+    data_dir: Path, certificate: str, key: str, problem: str
 ) -> None:
-    wrong: dict[str, Any] = {
-        "tls_certificate_file": TLS / "key.pem",
-        "tls_key_file": TLS / "key.pem",
+    files: dict[str, Any] = {
+        "tls_certificate_file": TLS / certificate,
+        "tls_key_file": TLS / key,
     }
-    with pytest.raises(ConfigurationError, match="tls_certificate_file"):
-        await run(settings_of(data_dir, **wrong), anyio.Event())
+    with pytest.raises(ConfigurationError, match=problem):
+        await run(settings_of(data_dir, **files), anyio.Event())
     assert not data_dir.exists()

@@ -13,12 +13,32 @@ import pytest
 from click.testing import CliRunner
 
 from mpreg import __version__
+from mpreg.cli import main
 from mpreg.cli.app import mpreg
 
 
 def test_version() -> None:
     result = CliRunner().invoke(mpreg, ["--version"])
     assert (result.exit_code, result.output) == (0, f"mpreg, version {__version__}\n")
+
+
+class _Interrupting:
+    """Ctrl-C while a module is looked for."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "mpreg.cli.app":
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_before_the_command_is_loaded_is_told_like_a_later_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "mpreg.cli.app")
+    monkeypatch.setattr(sys, "meta_path", [_Interrupting, *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "interrupted\n")
 
 
 def test_every_option_of_every_command_has_help() -> None:

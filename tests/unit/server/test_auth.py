@@ -102,8 +102,11 @@ def test_a_file_that_is_no_secret_is_refused(
     tmp_path: Path, text: str, mode: int, problem: str
 ) -> None:
     path = token_file(tmp_path / "token", text, mode)
-    with pytest.raises(ConfigurationError, match=problem):
-        Access.of(ServerSettings(read_token_file=path))
+    with pytest.raises(ConfigurationError, match=problem) as caught:
+        Access.of(ServerSettings(write_token_file=path))
+    assert str(caught.value).startswith("write_token_file: ")
+    assert str(path) in str(caught.value)
+    assert "short" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
