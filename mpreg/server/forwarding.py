@@ -45,6 +45,8 @@ PASSED: Final = "x-mpreg-forwarded"
 TO: Final = "x-mpreg-to"
 ROLE: Final = "x-mpreg-role"
 ANSWERED_BY: Final = "x-mpreg-node"
+#: Of all answers of a node: what stands before it has its own.
+API_HEADER: Final = "x-mpreg-api"
 
 #: All else is between two neighbours, or about who asks.
 REQUEST_HEADERS: Final = frozenset(
@@ -232,7 +234,12 @@ class Forward:
         raise NotReadyError("the node is stopping")
 
     def _check(self, answer: httpx.Response) -> None:
-        """What the peer says of this node is not what it says of the caller."""
+        """What the peer says of this node is not what it says of the caller; and what it has not
+        said itself is not told as the answer of a node."""
+        if API_HEADER not in answer.headers and answer.status_code not in (401, 403):
+            raise self._unreachable(
+                f"something else answers there ({answer.status_code}), and not as a node does", True
+            )
         if answer.status_code == 401:
             raise self._unreachable(
                 "it does not take the token of this node (token_file of the peer)", False

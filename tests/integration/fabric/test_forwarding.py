@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from mpreg.server.forwarding import PASSED, ROLE, TO
+from mpreg.server.idempotency import IdempotencyKeys
 from mpreg.server.routes import ENDPOINTS
 from tests.integration.fabric.support import (
     LOST_ANSWER,
@@ -475,16 +476,51 @@ async def test_what_became_of_requests_is_counted(data_dir: Path) -> None:
         assert a.state.peers.forwarded == {"answered": 2, "unreachable": 1, "loop": 1}
 
 
-async def test_a_peer_behind_something_that_answers_for_it_is_heard_as_it_is(
-    data_dir: Path,
+@pytest.mark.parametrize("status", [200, 302, 404, 503])
+async def test_what_answers_in_the_place_of_a_peer_is_not_told_as_the_answer_of_a_node(
+    data_dir: Path, status: int
 ) -> None:
+    async with open_nodes(data_dir, a=(), b=("jobs",)) as (network, nodes):
+
+        async def other(_: httpx.Request) -> httpx.Response:
+            return httpx.Response(status, content=b"all is well")
+
+        network.apps["b.localhost"] = other
+        answer = await nodes["a"].post(MESSAGES, {"payload": 1})
+        assert error_of(answer) == (502, "PeerUnreachableError")
+        assert answer.json()["data_state"] == "unknown"
+        assert str(status) in answer.json()["detail"]
+
+
+async def test_headers_that_are_between_neighbours_do_not_go_on(data_dir: Path) -> None:
     async with open_nodes(data_dir, a=(), b=("jobs",)) as (network, nodes):
 
         async def moved(_: httpx.Request) -> httpx.Response:
             headers = {"location": "http://elsewhere", "set-cookie": "a=b", "server": "x"}
+            headers["x-mpreg-api"] = "1"
             return httpx.Response(302, headers=headers, content=b"moved")
 
         network.apps["b.localhost"] = moved
         answer = await nodes["a"].post(MESSAGES, {"payload": 1})
         assert (answer.status_code, answer.content) == (302, b"moved")
         assert not {"location", "set-cookie", "server"} & answer.headers.keys()
+
+
+async def test_a_key_is_read_once_where_the_queue_is_here(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_nodes(data_dir, a=("mails",), b=("jobs",)) as (_, nodes):
+        asked: list[str] = []
+        knows = IdempotencyKeys.knows
+
+        async def note(self: IdempotencyKeys, owner: str, key: str) -> bool:
+            asked.append(key)
+            return await knows(self, owner, key)
+
+        monkeypatch.setattr(IdempotencyKeys, "knows", note)
+        for queue in ("mails", "jobs"):
+            headers = {"idempotency-key": queue}
+            path = f"/v1/queues/{queue}/messages"
+            answer = await nodes["a"].client.post(path, json={"payload": 1}, headers=headers)
+            assert answer.status_code == 201
+        assert asked == ["jobs"]
