@@ -201,6 +201,7 @@ class Story:
         node.send(number)
         code = await anyio.to_thread.run_sync(node.wait)
         assert code == (0 if number is signal.SIGTERM else -number), node.errors
+        assert "Traceback" not in node.errors, node.errors
 
 
 @define(eq=False)
@@ -245,15 +246,16 @@ class Work:
             name, number = message.payload
             assert name == self.name, f"a message of {name} is in the queue {self.name}"
             # One that was taken ahead before its node was killed may be looked at after another
-            # consumer had it again: what was handed out after the ack has a higher attempt.
-            last = self.acked.get(number, message.attempt)
-            assert message.attempt <= last, f"{number} was acknowledged and comes again"
+            # consumer had it again; what was handed out after the ack is no earlier attempt.
+            last = self.acked.get(number, message.attempt + 1)
+            assert message.attempt < last, f"{number} was acknowledged and comes again"
             self._check(number, message.id)
             try:
                 await message.ack()
             except LeaseLostError:
                 # Its node was started again, or its lease was over: it comes again.
                 continue
+            assert number not in self.acked, f"{number} was acknowledged twice"
             self.acked[number] = message.attempt
 
     def _check(self, number: int, id: str) -> None:
