@@ -320,8 +320,11 @@ class _Ending:
         except OSError:
             # There are more ways to break than those that hypercorn knows.
             await self.protocol.handle(Closed())  # type: ignore[attr-defined]
-        if isinstance(event, Closed):
-            self._reading.cancel()
+        finally:
+            if isinstance(event, Closed):
+                # Also where whoever answers is cancelled by this, since its client has gone now:
+                # the reader closes what was not closed.
+                self._reading.cancel()
 
     def _expect_body(self) -> None:
         self._body_follows = True

@@ -178,6 +178,8 @@ class Forward:
                     await self._relay(scope, body, send)
                     result = "answered"
                     task_group.cancel_scope.cancel()
+                # When nobody watches any more: its end may be that of the connection.
+                await send({"type": "http.response.body", "body": b""})
         except PeerUnreachableError:
             result = "unreachable"
             raise
@@ -191,6 +193,7 @@ class Forward:
             self.state.peers.forwarded[result] += 1
 
     async def _relay(self, scope: Scope, body: _Body | None, send: Send) -> None:
+        """All of the answer but its end."""
         answer = await self._ask(scope["method"], body)
         try:
             self._check(answer)
@@ -213,7 +216,6 @@ class Forward:
         finally:
             with anyio.CancelScope(shield=True):
                 await answer.aclose()
-        await send({"type": "http.response.body", "body": b""})
 
     async def _ask(self, method: str, body: _Body | None) -> httpx.Response:
         seconds, headers = ANSWER_SECONDS_MAX, self.headers

@@ -23,7 +23,7 @@ from mpreg.errors import ConfigurationError, ParticipantFailedError, PeerUnreach
 from mpreg.persistence import ReportProgress
 from mpreg.queues import MessageQueueManager, QueueConfiguration
 from mpreg.server import run_node
-from mpreg.server.state import NodeState
+from mpreg.server.state import NodeState, Phase
 from mpreg.settings import MPREGSettings, ServerSettings
 from tests.integration.server.support import PATIENCE_SECONDS
 from tests.integration.support import config
@@ -145,6 +145,37 @@ async def test_an_answer_that_breaks_off_has_no_end_and_one_line_in_the_log(
     told = [one for one in caplog.records if one.levelname in ("WARNING", "ERROR")]
     assert ["cut short" in one.getMessage() for one in told] == [True, True]
     assert not any(one.exc_info for one in caplog.records)
+
+
+async def test_a_node_that_stops_does_not_wait_for_an_answer_that_its_own_end_has_cancelled(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = anyio.Event()
+
+    async def cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    async def answer_at_last(_: Scope, receive: Receive, send: Send) -> None:
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(cancel_when_gone, receive, task_group.cancel_scope)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            began.set()
+            while node.state.phase is not Phase.STOPPING:
+                await anyio.sleep(0.001)
+            await send({"type": "http.response.body", "body": b"at last"})
+            task_group.cancel_scope.cancel()
+
+    async def answer(*_: object) -> ASGIApp:
+        return answer_at_last
+
+    monkeypatch.setattr("mpreg.server.app.App._answer", answer)
+    async with serving(data_dir, grace_seconds=86_400.0) as node, await node.connect() as stream:
+        await stream.send(LIVE)
+        await began.wait()
+        node.stop.set()
+        assert b"at last" in await read_all(stream)
 
 
 async def test_what_is_no_http_gets_an_end_and_nobody_notices(data_dir: Path) -> None:
