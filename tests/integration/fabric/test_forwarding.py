@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import httpx
 import msgspec
 import pytest
 
+from mpreg.errors import PeerUnreachableError
 from mpreg.server.forwarding import PASSED, ROLE, TO
 from mpreg.server.idempotency import IdempotencyKeys
 from mpreg.server.routes import ENDPOINTS
@@ -464,6 +467,31 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_has_sent_nothing(
             await who.ended.wait()
         assert await nodes["b"].receive() == []
         assert nodes["a"].state.peers.forwarded == {"left": 1}
+
+
+async def test_no_time_runs_against_a_peer_while_a_client_sends_its_body(data_dir: Path) -> None:
+    deadlines: list[float] = []
+
+    class Body(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for piece in (b"1", b"2"):
+                deadlines.append(anyio.current_effective_deadline())
+                yield piece
+
+    class Reading(Network):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            assert isinstance(request.stream, httpx.AsyncByteStream)
+            deadlines.extend([anyio.current_effective_deadline() async for _ in request.stream])
+            return await super().handle_async_request(request)
+
+    network = Reading()
+    async with open_node(network, "a", data_dir, peers={url_of("b"): None}) as a:
+        [peer] = a.state.peers.all.values()
+        now = anyio.current_time()
+        with pytest.raises(PeerUnreachableError):
+            await a.state.peers.ask(peer, "POST", peer.target("/"), [], Body(), 3600.0)
+    assert [deadline < math.inf for deadline in deadlines] == [False, True, False, True]
+    assert min(deadlines) >= now + 3600.0
 
 
 async def test_what_became_of_requests_is_counted(data_dir: Path) -> None:
