@@ -220,7 +220,9 @@ class Peers:
             asked_at, pause = anyio.current_time(), PACE_SECONDS
             try:
                 news = await self._news(peer, revision, every)
-                heard = self.fabric.hear(news.nodes[: NODES_MAX + 1], peer.url)
+                # Who is away there is told to people.
+                told = [one for one in news.nodes if one.get("state") != "away"]
+                heard = self.fabric.hear(told[: NODES_MAX + 1], peer.url)
                 every = _wait_seconds(self._note(peer, heard))
                 await self._keep()
                 seconds_left = asked_at + every - anyio.current_time()
