@@ -178,8 +178,9 @@ class Forward:
                     await self._relay(scope, body, send)
                     result = "answered"
                     task_group.cancel_scope.cancel()
-                # When nobody watches any more: its end may be that of the connection.
-                await send({"type": "http.response.body", "body": b""})
+                if result == "answered":
+                    # When nobody watches any more: its end may be that of the connection.
+                    await send({"type": "http.response.body", "body": b""})
         except PeerUnreachableError:
             result = "unreachable"
             raise
