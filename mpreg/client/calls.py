@@ -151,7 +151,8 @@ class Calls:
     _patience_seconds: float | None
     _attempt_seconds: float
     failures: int = 0
-    """Counts the attempts without an answer: where it has changed, the node may be a new one."""
+    """Counts the attempts without an answer of the node that is meant, or with one that it starts
+    or stops: where it has changed, the node may be a new one."""
 
     def new_pauses(self) -> Iterator[float]:
         return pauses(self._chance)
@@ -232,6 +233,9 @@ class Calls:
                 if answer.is_success and is_of_a_node(answer):
                     return answer
                 failure = error_of(answer)
+                if isinstance(failure, NodeUnreachableError | errors.NotReadyError):
+                    # Who answered is there; the node that it stands before may have been away.
+                    self.failures += 1
             if not isinstance(failure, AWAY):
                 if not fate.may_have_been_made:
                     raise failure

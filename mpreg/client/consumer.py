@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
+import anyio
 from attrs import define, field
 
 from mpreg.actors.parking import is_being_cancelled
@@ -50,9 +51,13 @@ class RemoteConsumer:
             self._keeper.let_run(message)
 
     async def _is_ours(self, message: RemoteMessage) -> bool:
-        """Leases end with the node that gave them: where it was away since, it is asked."""
-        if message._is_lost or message._failures == self._calls.failures:
-            return not message._is_lost
+        """Leases end with the node that gave them, or when they were not made longer in time: where
+        either may have happened, the node is asked."""
+        if message._is_lost:
+            return False
+        is_known = message._failures == self._calls.failures
+        if is_known and anyio.current_time() < message._holds_until:
+            return True
         try:
             await message.extend()
         except LeaseLostError:

@@ -38,6 +38,8 @@ class RemoteMessage:
     _path: str
     _settled: Callable[[RemoteMessage], None]
     _extend_at: float = 0.0
+    _holds_until: float = 0.0
+    """By this clock. From then on only the node can tell."""
     _failures: int = 0
     """Of the client, when it was last known that the lease holds."""
     _is_lost: bool = False
@@ -54,6 +56,8 @@ class RemoteMessage:
             token=token,
             lease_seconds=seconds,
             extend_at=taken_at + seconds * EXTEND_AFTER,
+            # From when it came: it may have been waited for much longer than a lease lasts.
+            holds_until=anyio.current_time() + seconds,
         )
 
     async def ack(self) -> None:
@@ -89,6 +93,7 @@ class RemoteMessage:
         body = {"token": self._token, "lease_seconds": seconds}
         await self._calls.ask("POST", f"{self._path}/extend", body=body)
         self._extend_at = began + seconds * EXTEND_AFTER
+        self._holds_until = began + seconds
         self._failures = failures
 
     def __repr__(self) -> str:

@@ -348,8 +348,9 @@ class RemoteSubscription:
 
         It takes up to ``prefetch`` messages at a time. The client makes the leases longer of the
         one that is worked on and of those taken ahead, for as long as that takes. It goes on after
-        a restart of the node: what was taken ahead before is dropped, for it comes again; and the
-        ack of the one that was worked on raises `LeaseLostError`.
+        a restart of the node: what was taken ahead before is dropped as soon as the restart is
+        noticed, at the latest when its lease is made longer, for it comes again; and the ack of
+        the one that was worked on raises `LeaseLostError`.
 
         Left by ``break`` or an error: those not yet handed out are given back, uncounted; the last
         one keeps its lease. Cancelled: that one is given back, too.

@@ -142,8 +142,10 @@ class App:
 
     async def _was_made_here(self, call: Call, key: str | None) -> bool:
         """Also where it was the deletion of the queue, which may be elsewhere now."""
-        is_alone = not len(self.state.fabric.catalog)
-        if key is None or is_alone or TO in call.request.headers:
+        if key is None or TO in call.request.headers:
+            return False
+        if self.state.fabric.holder(call.name("queue")) is None:
+            # It goes nowhere else, and who makes it looks: a disk need not be read twice.
             return False
         return await self._keys.knows(call.role.name, key)
 
@@ -169,12 +171,13 @@ class App:
             return answer
 
     async def _tell(self, error: MpregError, exchange: _Exchange) -> None:
+        if exchange.has_begun:
+            # The connection is cut, so that nobody takes what was sent for all of it.
+            log.error("an answer was cut short: %s: %s", type(error).__name__, error)
+            raise error
         answer = problem_of(error)
         if answer.status >= 500 and answer.status != 503:
             log.error("%s: %s", type(error).__name__, error)
-        if exchange.has_begun:
-            # The connection is cut, so that nobody takes what was sent for all of it.
-            raise error
         await exchange.answer(answer, JSON)
 
     async def _tell_unexpected(self, error: Exception, scope: Scope, exchange: _Exchange) -> None:

@@ -14,13 +14,14 @@ import socket
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
 import sniffio
 import trio
 from anyio.abc import TaskStatus
-from attrs import define, field
+from attrs import define, field, frozen
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer as AsyncioConnection
 from hypercorn.asyncio.worker_context import WorkerContext as AsyncioContext
@@ -29,9 +30,9 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.trio.tcp_server import TCPServer as TrioConnection
 from hypercorn.trio.worker_context import WorkerContext as TrioContext
 from hypercorn.typing import ConnectionState
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mpreg.errors import ConfigurationError
+from mpreg.errors import ConfigurationError, MpregError
 from mpreg.server.answers import BODY_FOLLOWS
 from mpreg.server.tls import tls_context
 from mpreg.settings import ServerSettings
@@ -319,8 +320,11 @@ class _Ending:
         except OSError:
             # There are more ways to break than those that hypercorn knows.
             await self.protocol.handle(Closed())  # type: ignore[attr-defined]
-        if isinstance(event, Closed):
-            self._reading.cancel()
+        finally:
+            if isinstance(event, Closed):
+                # Also where whoever answers is cancelled by this, since its client has gone now:
+                # the reader closes what was not closed.
+                self._reading.cancel()
 
     def _expect_body(self) -> None:
         self._body_follows = True
@@ -328,6 +332,18 @@ class _Ending:
 
 async def _stay(_: object) -> None:
     """Whatever the head of a request asks for."""
+
+
+@frozen
+class _Quiet:
+    """An application that has told itself why it cuts an answer short: hypercorn would tell it once
+    more, with a traceback. It closes the connection of an answer that has no end."""
+
+    _app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(MpregError):
+            await self._app(scope, receive, send)
 
 
 class _AsyncioConnection(_Ending, AsyncioConnection):
@@ -365,7 +381,7 @@ class _Asyncio(Connections):
             raise
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         await _AsyncioConnection(
-            ASGIWrapper(self._app),  # type: ignore[arg-type]
+            ASGIWrapper(_Quiet(self._app)),  # type: ignore[arg-type]
             loop,
             self._config,
             self._context,
@@ -395,7 +411,7 @@ class _Trio(Connections):
         if self._tls is not None:
             stream = trio.SSLStream(connection, self._tls, server_side=True, https_compatible=True)
         await _TrioConnection(
-            ASGIWrapper(self._app),  # type: ignore[arg-type]
+            ASGIWrapper(_Quiet(self._app)),  # type: ignore[arg-type]
             self._config,
             self._context,
             ConnectionState({}),

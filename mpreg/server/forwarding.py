@@ -45,6 +45,8 @@ PASSED: Final = "x-mpreg-forwarded"
 TO: Final = "x-mpreg-to"
 ROLE: Final = "x-mpreg-role"
 ANSWERED_BY: Final = "x-mpreg-node"
+#: Of all answers of a node: what stands before it has its own.
+API_HEADER: Final = "x-mpreg-api"
 
 #: All else is between two neighbours, or about who asks.
 REQUEST_HEADERS: Final = frozenset(
@@ -176,6 +178,9 @@ class Forward:
                     await self._relay(scope, body, send)
                     result = "answered"
                     task_group.cancel_scope.cancel()
+                if result == "answered":
+                    # When nobody watches any more: its end may be that of the connection.
+                    await send({"type": "http.response.body", "body": b""})
         except PeerUnreachableError:
             result = "unreachable"
             raise
@@ -189,6 +194,7 @@ class Forward:
             self.state.peers.forwarded[result] += 1
 
     async def _relay(self, scope: Scope, body: _Body | None, send: Send) -> None:
+        """All of the answer but its end."""
         answer = await self._ask(scope["method"], body)
         try:
             self._check(answer)
@@ -211,7 +217,6 @@ class Forward:
         finally:
             with anyio.CancelScope(shield=True):
                 await answer.aclose()
-        await send({"type": "http.response.body", "body": b""})
 
     async def _ask(self, method: str, body: _Body | None) -> httpx.Response:
         seconds, headers = ANSWER_SECONDS_MAX, self.headers
@@ -232,7 +237,12 @@ class Forward:
         raise NotReadyError("the node is stopping")
 
     def _check(self, answer: httpx.Response) -> None:
-        """What the peer says of this node is not what it says of the caller."""
+        """What the peer says of this node is not what it says of the caller; and what it has not
+        said itself is not told as the answer of a node."""
+        if API_HEADER not in answer.headers and answer.status_code not in (401, 403):
+            raise self._unreachable(
+                f"something else answers there ({answer.status_code}), and not as a node does", True
+            )
         if answer.status_code == 401:
             raise self._unreachable(
                 "it does not take the token of this node (token_file of the peer)", False

@@ -7,6 +7,7 @@ each with that one's own token, and no other: where somebody announces to be is 
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -164,19 +165,23 @@ class Peers:
     ) -> httpx.Response:
         """The head of its answer, whatever that is; who gets it closes it.
 
+        ``seconds`` count from the end of the body, or of what has come of it; how long that takes
+        to come is not its fault.
+
         Raises:
             PeerUnreachableError: there is none in time.
         """
         assert self.transport is not None, "the peers are not run"
+        scope = anyio.CancelScope(deadline=anyio.current_time() + seconds)
         request = httpx.Request(
             method,
             target,
             headers=[(b"host", target.netloc), *headers, *peer.authorization],
-            stream=body,
+            stream=_Sending(aiter(body), scope, seconds),
             extensions={"timeout": httpx.Timeout(None, connect=CONNECT_SECONDS_MAX).as_dict()},
         )
         may_have_been_made = method not in ("GET", "HEAD")
-        with anyio.move_on_after(seconds):
+        with scope:
             try:
                 return await self.transport.handle_async_request(request)
             except httpx.TransportError as error:
@@ -215,7 +220,9 @@ class Peers:
             asked_at, pause = anyio.current_time(), PACE_SECONDS
             try:
                 news = await self._news(peer, revision, every)
-                heard = self.fabric.hear(news.nodes[: NODES_MAX + 1], peer.url)
+                # Who is away there is told to people.
+                told = [one for one in news.nodes if one.get("state") != "away"]
+                heard = self.fabric.hear(told[: NODES_MAX + 1], peer.url)
                 every = _wait_seconds(self._note(peer, heard))
                 await self._keep()
                 seconds_left = asked_at + every - anyio.current_time()
@@ -326,6 +333,25 @@ async def pieces_of(answer: httpx.Response) -> AsyncGenerator[AsyncIterator[byte
             with suppress(httpx.StreamError, httpx.TransportError):
                 async for _ in pieces:
                     pass
+
+
+@define(eq=False)
+class _Sending(httpx.AsyncByteStream):
+    """A body on its way to a peer, which has time for each piece, and none runs meanwhile."""
+
+    _pieces: AsyncIterator[bytes]
+    _scope: anyio.CancelScope
+    _seconds: float
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._scope.deadline = math.inf
+        try:
+            return await anext(self._pieces)
+        finally:
+            self._scope.deadline = anyio.current_time() + self._seconds
 
 
 class _NoBody(httpx.AsyncByteStream):

@@ -14,7 +14,9 @@ import httpx
 from attrs import define, field
 
 from mpreg.client import MPREGClient
+from mpreg.errors import MpregError
 from mpreg.server.app import App
+from mpreg.server.problems import problem_of
 from tests.integration.server.support import PATIENCE_SECONDS, Node, open_node
 
 __all__ = [
@@ -36,8 +38,8 @@ class Way(httpx.AsyncBaseTransport):
     """To the application of a node, which may be another one later, or none."""
 
     app: App | None = None
-    troubles: deque[str] = field(factory=deque)
-    """Of the requests to come, one after the other."""
+    troubles: deque[str | MpregError] = field(factory=deque)
+    """Of the requests to come, one after the other; an error is what the node answers."""
     asked: list[tuple[str, str]] = field(factory=list)
     keys: list[str | None] = field(factory=list)
     before: Callable[[httpx.Request], None] = lambda _: None
@@ -49,6 +51,9 @@ class Way(httpx.AsyncBaseTransport):
         trouble = self.troubles.popleft() if self.troubles else ""
         if self.app is None or trouble == NOBODY:
             raise httpx.ConnectError(NOBODY)
+        if isinstance(trouble, MpregError):
+            told = problem_of(trouble)
+            return httpx.Response(told.status, headers={"x-mpreg-api": "1"}, json=told.value)
         answer = await httpx.ASGITransport(self.app).handle_async_request(request)
         if trouble == LOST_ANSWER:
             raise httpx.ReadError(LOST_ANSWER)

@@ -12,13 +12,17 @@ import pytest
 from mpreg.client import MPREGClient, RemoteQueue
 from mpreg.errors import (
     LeaseLostError,
+    MpregError,
     NodeUnreachableError,
+    NotReadyError,
+    PeerUnreachableError,
     QueueDeletedError,
     QueueNotFoundError,
     WatchLaggedError,
 )
 from mpreg.persistence import KeyChange
 from mpreg.queues import MessageQueue, QueueConfiguration
+from mpreg.queues.message import release_all
 from tests.integration.client.support import NOBODY, Way, client_at, client_of, open_client
 from tests.integration.server.support import Node, open_node
 from tests.integration.server.test_connections import serving
@@ -143,6 +147,69 @@ async def test_a_message_whose_lease_was_lost_is_not_handed_out_before_it_comes_
             with pytest.raises(LeaseLostError, match=r"is not yours any more\. token"):
                 await message.ack()
     assert seen == [(1, 1), (1, 2)]
+
+
+def take_all_back(server: Node) -> None:
+    """As a restart does, or the end of the leases: all that is out comes again."""
+    held = dict(server.state.leases._held)
+    release_all([one.receipt for one in held.values()], unseen=False)
+    server.state.leases.forget(held)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        PeerUnreachableError("its node is away", False),
+        PeerUnreachableError("its answer broke off", True),
+        NotReadyError("the node is stopping"),
+    ],
+)
+async def test_what_was_taken_ahead_is_not_handed_out_after_the_node_behind_another_was_away(
+    data_dir: Path, told: MpregError
+) -> None:
+    async with open_client(data_dir) as (node, way, server):
+        jobs, _ = await queues_of(node, server)
+        seen = []
+        async for message in jobs.consume(prefetch=2):
+            seen.append((message.payload, message.attempt))
+            if len(seen) == 1:
+                take_all_back(server)
+                way.troubles.append(told)
+                await jobs.statistics()
+            if len(seen) == 3:
+                break
+        assert seen == [(1, 1), (1, 2), (2, 2)]
+
+
+async def test_what_was_taken_ahead_is_asked_for_where_its_lease_may_be_over(
+    data_dir: Path,
+) -> None:
+    async with open_client(data_dir) as (node, way, server):
+        jobs, _ = await queues_of(node, server)
+        async with jobs.consume(prefetch=4) as messages:
+            assert (await anext(messages)).attempt == 1
+            for is_over in (False, True):
+                for one in messages._ahead:
+                    one._holds_until = 0.0
+                if is_over:
+                    take_all_back(server)
+                asked = way.count("/extend")
+                message = await anext(messages)
+                assert way.count("/extend") - asked == (2 if is_over else 1)
+                expected = (1, 2) if is_over else (2, 1)
+                assert (message.payload, message.attempt) == expected
+
+
+async def test_a_lease_that_was_made_longer_is_known_to_last(data_dir: Path) -> None:
+    async with open_client(data_dir) as (node, way, server):
+        jobs, _ = await queues_of(node, server)
+        async with jobs.consume(prefetch=2) as messages:
+            await anext(messages)
+            message = messages._ahead[0]
+            message._holds_until = 0.0
+            await message.extend()
+            assert await anext(messages) is message
+            assert way.count("/extend") == 1
 
 
 async def test_a_loop_goes_on_when_its_node_was_started_again(data_dir: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import httpx
 import msgspec
 import pytest
 
+from mpreg.errors import PeerUnreachableError
 from mpreg.server.forwarding import PASSED, ROLE, TO
+from mpreg.server.idempotency import IdempotencyKeys
 from mpreg.server.routes import ENDPOINTS
 from tests.integration.fabric.support import (
     LOST_ANSWER,
@@ -465,6 +469,32 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_has_sent_nothing(
         assert nodes["a"].state.peers.forwarded == {"left": 1}
 
 
+async def test_no_time_runs_against_a_peer_while_a_client_sends_its_body(data_dir: Path) -> None:
+    waiting_for_it: list[float] = []
+    passing_it_on: list[float] = []
+
+    class Body(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for piece in (b"1", b"2"):
+                waiting_for_it.append(anyio.current_effective_deadline())
+                yield piece
+
+    class Reading(Network):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            assert isinstance(request.stream, httpx.AsyncByteStream)
+            passing_it_on.extend([anyio.current_effective_deadline() async for _ in request.stream])
+            return await super().handle_async_request(request)
+
+    network = Reading()
+    async with open_node(network, "a", data_dir, peers={url_of("b"): None}) as a:
+        [peer] = a.state.peers.all.values()
+        now = anyio.current_time()
+        with pytest.raises(PeerUnreachableError):
+            await a.state.peers.ask(peer, "POST", peer.target("/"), [], Body(), 3600.0)
+    assert waiting_for_it == [math.inf, math.inf]
+    assert [now + 3600.0 <= one < math.inf for one in passing_it_on] == [True, True]
+
+
 async def test_what_became_of_requests_is_counted(data_dir: Path) -> None:
     async with open_nodes(data_dir, a=(), b=("jobs",)) as (network, nodes):
         a = nodes["a"]
@@ -475,16 +505,51 @@ async def test_what_became_of_requests_is_counted(data_dir: Path) -> None:
         assert a.state.peers.forwarded == {"answered": 2, "unreachable": 1, "loop": 1}
 
 
-async def test_a_peer_behind_something_that_answers_for_it_is_heard_as_it_is(
-    data_dir: Path,
+@pytest.mark.parametrize("status", [200, 302, 404, 503])
+async def test_what_answers_in_the_place_of_a_peer_is_not_told_as_the_answer_of_a_node(
+    data_dir: Path, status: int
 ) -> None:
+    async with open_nodes(data_dir, a=(), b=("jobs",)) as (network, nodes):
+
+        async def other(_: httpx.Request) -> httpx.Response:
+            return httpx.Response(status, content=b"all is well")
+
+        network.apps["b.localhost"] = other
+        answer = await nodes["a"].post(MESSAGES, {"payload": 1})
+        assert error_of(answer) == (502, "PeerUnreachableError")
+        assert answer.json()["data_state"] == "unknown"
+        assert str(status) in answer.json()["detail"]
+
+
+async def test_headers_that_are_between_neighbours_do_not_go_on(data_dir: Path) -> None:
     async with open_nodes(data_dir, a=(), b=("jobs",)) as (network, nodes):
 
         async def moved(_: httpx.Request) -> httpx.Response:
             headers = {"location": "http://elsewhere", "set-cookie": "a=b", "server": "x"}
+            headers["x-mpreg-api"] = "1"
             return httpx.Response(302, headers=headers, content=b"moved")
 
         network.apps["b.localhost"] = moved
         answer = await nodes["a"].post(MESSAGES, {"payload": 1})
         assert (answer.status_code, answer.content) == (302, b"moved")
         assert not {"location", "set-cookie", "server"} & answer.headers.keys()
+
+
+async def test_a_key_is_read_once_where_the_queue_is_here(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_nodes(data_dir, a=("mails",), b=("jobs",)) as (_, nodes):
+        asked: list[str] = []
+        knows = IdempotencyKeys.knows
+
+        async def note(self: IdempotencyKeys, owner: str, key: str) -> bool:
+            asked.append(key)
+            return await knows(self, owner, key)
+
+        monkeypatch.setattr(IdempotencyKeys, "knows", note)
+        for queue in ("mails", "jobs"):
+            headers = {"idempotency-key": queue}
+            path = f"/v1/queues/{queue}/messages"
+            answer = await nodes["a"].client.post(path, json={"payload": 1}, headers=headers)
+            assert answer.status_code == 201
+        assert asked == ["jobs"]

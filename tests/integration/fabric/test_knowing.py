@@ -162,6 +162,24 @@ async def test_a_name_that_cannot_be_told_is_no_function(data_dir: Path) -> None
         assert (await told(nodes["a"]))["nodes"][0]["functions"] == []
 
 
+async def test_who_is_away_is_told_to_people_and_is_no_fault_of_the_peer_that_tells_it(
+    data_dir: Path,
+) -> None:
+    network = Network()
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async with open_node(network, "b", data_dir, peers={url_of("c"): None}) as b:
+            ttl: dict[str, Any] = {"announcement_ttl_seconds": 0.3}
+            async with open_node(network, "c", data_dir, peers={}, queues=["jobs"], **ttl):
+                await until_known(b.state, "c")
+            await until(lambda: not known_to(b.state))
+            assert [one["state"] for one in (await told(b))["nodes"]] == ["self", "away"]
+            async with open_node(network, "a", data_dir, peers={url_of("b"): None}) as a:
+                await until_known(a.state, "b")
+                [peer] = a.state.peers.all.values()
+                assert (peer.state, peer.error) == (PeerState.ALIVE, "")
+                assert a.state.peers.counts["refused"] == 0
+
+
 async def test_a_node_that_nobody_asks_directly_is_known_through_others(data_dir: Path) -> None:
     network = Network()
     with anyio.fail_after(PATIENCE_SECONDS):

@@ -73,7 +73,7 @@ async def test_a_wait_through_another_node_ends_with_the_message_that_comes(
         assert found[1].json() == {"messages": []}
 
 
-async def test_who_leaves_waits_nowhere(data_dir: Path) -> None:
+async def test_who_leaves_waits_nowhere(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with on_sockets(data_dir, {"a": (), "b": ("jobs",)}) as sockets:
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(receive_through, sockets, "a", [])
@@ -84,6 +84,7 @@ async def test_who_leaves_waits_nowhere(data_dir: Path) -> None:
         jobs = await sockets["b"].node.queues.get_queue("jobs")
         await jobs.send("x")
         assert await jobs.receive(0.0) is not None
+    assert not [one for one in caplog.records if one.levelname == "ERROR"]
 
 
 async def test_a_wait_ends_where_its_node_stops_and_where_that_of_the_queue_does(

@@ -16,13 +16,14 @@ import httpx
 import pytest
 from anyio.abc import SocketStream, TaskStatus
 from attrs import frozen
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mpreg.clock import SystemClock
-from mpreg.errors import ConfigurationError, ParticipantFailedError
+from mpreg.errors import ConfigurationError, ParticipantFailedError, PeerUnreachableError
 from mpreg.persistence import ReportProgress
 from mpreg.queues import MessageQueueManager, QueueConfiguration
 from mpreg.server import run_node
-from mpreg.server.state import NodeState
+from mpreg.server.state import NodeState, Phase
 from mpreg.settings import MPREGSettings, ServerSettings
 from tests.integration.server.support import PATIENCE_SECONDS
 from tests.integration.support import config
@@ -120,6 +121,61 @@ async def test_requests_that_come_together_are_answered_in_their_order(data_dir:
         while found.count(ALIVE) < 2:
             found += await stream.receive()
         assert found.index(ALIVE) < found.index(b'{"ready"') < found.rindex(ALIVE)
+
+
+async def test_an_answer_that_breaks_off_has_no_end_and_one_line_in_the_log(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def break_off(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"some", "more_body": True})
+        raise PeerUnreachableError("its answer broke off", True)
+
+    async def answer(*_: object) -> ASGIApp:
+        return break_off
+
+    monkeypatch.setattr("mpreg.server.app.App._answer", answer)
+    async with serving(data_dir) as node:
+        for _ in range(2):
+            async with await node.connect() as stream:
+                await stream.send(LIVE)
+                found = await read_all(stream)
+            assert b"some" in found
+            assert not found.endswith(b"0\r\n\r\n")
+    told = [one for one in caplog.records if one.levelname in ("WARNING", "ERROR")]
+    assert ["cut short" in one.getMessage() for one in told] == [True, True]
+    assert not any(one.exc_info for one in caplog.records)
+
+
+async def test_a_node_that_stops_does_not_wait_for_an_answer_that_its_own_end_has_cancelled(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = anyio.Event()
+
+    async def cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    async def answer_at_last(_: Scope, receive: Receive, send: Send) -> None:
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(cancel_when_gone, receive, task_group.cancel_scope)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            began.set()
+            while node.state.phase is not Phase.STOPPING:
+                await anyio.sleep(0.001)
+            await send({"type": "http.response.body", "body": b"at last"})
+            task_group.cancel_scope.cancel()
+
+    async def answer(*_: object) -> ASGIApp:
+        return answer_at_last
+
+    monkeypatch.setattr("mpreg.server.app.App._answer", answer)
+    async with serving(data_dir, grace_seconds=86_400.0) as node, await node.connect() as stream:
+        await stream.send(LIVE)
+        await began.wait()
+        node.stop.set()
+        assert b"at last" in await read_all(stream)
 
 
 async def test_what_is_no_http_gets_an_end_and_nobody_notices(data_dir: Path) -> None:
