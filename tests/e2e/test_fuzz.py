@@ -120,7 +120,7 @@ def client_of(url: str) -> httpx.Client:
 def fuzz(url: str, place: Path, loop: str) -> str:
     """What schemathesis told, which found nothing: it is a program of its own, so that its warnings
     and its settings are not those of these tests."""
-    campaign = ["--phases", PARTS[loop], "--max-examples", "5", "--generation-deterministic"]
+    campaign = ["--phases", PARTS[loop], "--max-examples", "2", "--generation-deterministic"]
     if CASES:
         campaign = ["--phases", ALL_PARTS, "--max-examples", str(CASES), "--seed", SEED]
         campaign += ["--generation-database", "none"]
