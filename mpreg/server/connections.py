@@ -317,8 +317,9 @@ class _Ending:
             return
         try:
             await super().protocol_send(event)  # type: ignore[misc]
-        except OSError:
-            # There are more ways to break than those that hypercorn knows.
+        except (OSError, trio.BusyResourceError):
+            # There are more ways to break than those that hypercorn knows: on trio it may be that
+            # the reader has just begun to close, since what came next is no request.
             await self.protocol.handle(Closed())  # type: ignore[attr-defined]
         finally:
             if isinstance(event, Closed):
