@@ -19,8 +19,9 @@ lint: $(STAMP)
 typecheck: $(STAMP)
 	$(BIN)/mypy
 
+# One worker more than a small machine has CPUs: many tests wait for a process or a disk.
 unit: $(STAMP) browser
-	$(BIN)/pytest -n 2 $(ARGS)
+	$(BIN)/pytest -n 3 $(ARGS)
 
 # For the tests of the status page; it says why where there can be none.
 browser:
