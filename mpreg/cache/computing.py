@@ -21,7 +21,7 @@ from mpreg.codec import encode_value
 from mpreg.errors import InvalidArgumentError, MpregError, WriterStoppedError
 from mpreg.persistence import Ack, Durability
 
-__all__ = ["Computation", "Computations", "Compute", "Recipe"]
+__all__ = ["Computation", "Computations", "Compute", "Recipe", "checked_awaitable", "copied"]
 
 Compute: TypeAlias = Callable[[], Awaitable[object]]
 
@@ -181,7 +181,7 @@ class Computations:
     async def _compute(self, recipe: Recipe) -> tuple[object, float]:
         began = anyio.current_time()
         try:
-            value = await _awaitable(recipe.compute())
+            value = await checked_awaitable(recipe.compute())
         finally:
             seconds = anyio.current_time() - began
             self._core.counters.computing_seconds += seconds
@@ -237,7 +237,8 @@ class Computations:
                 del self._by_link[link]
 
 
-def _awaitable(result: Awaitable[object]) -> Awaitable[object]:
+def checked_awaitable(result: Awaitable[object]) -> Awaitable[object]:
+    """What a call of ``compute`` gave. Raises `InvalidArgumentError`."""
     if not isinstance(result, Awaitable):
         raise InvalidArgumentError(
             f"compute is an async function that takes nothing; its call gave {result!r:.80}"

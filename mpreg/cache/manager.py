@@ -13,15 +13,17 @@ from mpreg.cache.computing import Computation, Compute, Recipe
 from mpreg.cache.configuration import CacheConfiguration, WriteMode
 from mpreg.cache.counting import Increment
 from mpreg.cache.entry import CachedEntry, Found
-from mpreg.cache.invalidation import Prefix, Target
-from mpreg.cache.keys import GlobalCacheKey, KeyPart, encode_key, encode_prefix
+from mpreg.cache.keys import GlobalCacheKey, KeyPart, encode_key
 from mpreg.cache.physical import is_as_it_was, physical
 from mpreg.cache.requests import (
     Details,
     check_choices,
+    check_compute,
+    check_increment,
     check_together,
+    checked_beginning,
     checked_seconds,
-    checked_tag,
+    checked_target,
     checked_version,
     durability_of,
     is_behind,
@@ -31,7 +33,7 @@ from mpreg.cache.shared import SharedCache
 from mpreg.cache.statistics import CacheStatistics
 from mpreg.cache.watching import Watch
 from mpreg.cache.writes import Change, OvertakenError, Write
-from mpreg.errors import InvalidArgumentError, VersionConflictError
+from mpreg.errors import VersionConflictError
 from mpreg.persistence import Ack, Durability, PersistenceRegistry
 from mpreg.persistence.operations import Operation
 
@@ -290,11 +292,7 @@ class GlobalCacheManager:
             InvalidArgumentError: what is there is no `int`, or the sum has more than 64 bits.
             CommitUnknownError: also where the registry closed while it was being written.
         """
-        for name, number in (("by", by), ("initial", initial)):
-            if type(number) is not int:
-                raise InvalidArgumentError(f"{name} is an int, not {number!r:.80}")
-        if ttl_seconds is not None:
-            checked_seconds("ttl_seconds", ttl_seconds)
+        check_increment(by, initial, ttl_seconds)
         encode_key(key)
         await self._shared.open()
         increment = Increment(by, initial, ttl_seconds)
@@ -321,7 +319,7 @@ class GlobalCacheManager:
         Raises:
             InvalidArgumentError: not exactly one of ``namespace``, ``tag`` and ``dependency``.
         """
-        target = _target(namespace, prefix, tag, dependency)
+        target = checked_target(namespace, prefix, tag, dependency)
         check_choices(None, durability)
         await self._shared.open()
         write = Write(targets=[target])
@@ -362,10 +360,7 @@ class GlobalCacheManager:
             WriterStoppedError: the registry has closed meanwhile.
         """
         check_choices(mode, durability)
-        if not callable(compute):
-            raise InvalidArgumentError(
-                f"compute is an async function that takes nothing, not {compute!r:.80}"
-            )
+        check_compute(compute)
         recipe = Recipe(
             compute=compute,
             details=Details(
@@ -428,11 +423,7 @@ class GlobalCacheManager:
         Raises:
             InvalidArgumentError: ``prefix`` without ``namespace``.
         """
-        if namespace is None:
-            if prefix is not None:
-                raise InvalidArgumentError("prefix is one within a namespace: give that, too")
-            return self._core.watchers.watch(b"")
-        return self._core.watchers.watch(encode_prefix(namespace, prefix))
+        return self._core.watchers.watch(checked_beginning(namespace, prefix))
 
     def statistics(self) -> CacheStatistics:
         return self._shared.statistics()
@@ -469,23 +460,3 @@ class GlobalCacheManager:
             durability_of(self.configuration, mode, durability),
             is_behind=is_behind(self.configuration, mode),
         )
-
-
-def _target(
-    namespace: str | None,
-    prefix: KeyPart | tuple[KeyPart, ...] | None,
-    tag: str | None,
-    dependency: GlobalCacheKey | None,
-) -> Target:
-    if sum(one is not None for one in (namespace, tag, dependency)) != 1:
-        raise InvalidArgumentError(
-            "give one of namespace (with or without prefix), tag, dependency"
-        )
-    if namespace is not None:
-        return Prefix.of(namespace, prefix)
-    if prefix is not None:
-        raise InvalidArgumentError("prefix is one within a namespace: give that, too")
-    if tag is not None:
-        return checked_tag(tag)
-    assert dependency is not None
-    return encode_key(dependency)

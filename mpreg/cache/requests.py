@@ -14,7 +14,8 @@ from mpreg.cache.configuration import CacheConfiguration, WriteMode
 from mpreg.cache.core import CacheCore
 from mpreg.cache.entry import CachedEntry, make_entry
 from mpreg.cache.index import ENTRY_OVERHEAD_BYTES
-from mpreg.cache.keys import GlobalCacheKey, encode_key
+from mpreg.cache.invalidation import Prefix, Target
+from mpreg.cache.keys import GlobalCacheKey, KeyPart, encode_key, encode_prefix
 from mpreg.cache.records import FORMAT, CachedRecord, encode_record
 from mpreg.cache.writes import Change
 from mpreg.codec import KEY_BYTES_MAX, encode_value
@@ -27,8 +28,12 @@ __all__ = [
     "Details",
     "check_together",
     "check_choices",
+    "check_compute",
+    "check_increment",
+    "checked_beginning",
     "checked_seconds",
     "checked_tag",
+    "checked_target",
     "checked_version",
     "durability_of",
     "is_behind",
@@ -124,6 +129,57 @@ def checked_tag(tag: object) -> str:
     if size > TAG_BYTES_MAX:
         raise ValueTooLargeError(f"a tag of {size} bytes; at most {TAG_BYTES_MAX}")
     return tag
+
+
+def checked_beginning(namespace: str | None, prefix: KeyPart | tuple[KeyPart, ...] | None) -> bytes:
+    """Of encoded keys: of all, of those of a namespace, or of those of it that begin with
+    ``prefix``. Raises `InvalidArgumentError`."""
+    if namespace is not None:
+        return encode_prefix(namespace, prefix)
+    _check_no_prefix(prefix)
+    return b""
+
+
+def _check_no_prefix(prefix: object) -> None:
+    if prefix is not None:
+        raise InvalidArgumentError("prefix is one within a namespace: give that, too")
+
+
+def checked_target(
+    namespace: str | None,
+    prefix: KeyPart | tuple[KeyPart, ...] | None,
+    tag: str | None,
+    dependency: GlobalCacheKey | None,
+) -> Target:
+    """What an invalidation concerns. Raises `InvalidArgumentError`, `ValueTooLargeError`."""
+    if sum(one is not None for one in (namespace, tag, dependency)) != 1:
+        raise InvalidArgumentError(
+            "give one of namespace (with or without prefix), tag, dependency"
+        )
+    if namespace is not None:
+        return Prefix.of(namespace, prefix)
+    _check_no_prefix(prefix)
+    if tag is not None:
+        return checked_tag(tag)
+    assert dependency is not None
+    return encode_key(dependency)
+
+
+def check_increment(by: object, initial: object, ttl_seconds: object) -> None:
+    """Raises `InvalidArgumentError`."""
+    for name, number in (("by", by), ("initial", initial)):
+        if type(number) is not int:
+            raise InvalidArgumentError(f"{name} is an int, not {number!r:.80}")
+    if ttl_seconds is not None:
+        checked_seconds("ttl_seconds", ttl_seconds)
+
+
+def check_compute(compute: object) -> None:
+    """Raises `InvalidArgumentError`."""
+    if not callable(compute):
+        raise InvalidArgumentError(
+            f"compute is an async function that takes nothing, not {compute!r:.80}"
+        )
 
 
 def prepare_put(

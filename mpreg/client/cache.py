@@ -22,10 +22,18 @@ from mpreg.cache import (
     KeyPart,
 )
 from mpreg.cache.computing import Compute
-from mpreg.cache.keys import encode_key, encode_prefix
-from mpreg.cache.requests import Details, checked_seconds, checked_tag, checked_version
+from mpreg.cache.keys import encode_key
+from mpreg.cache.requests import (
+    Details,
+    check_compute,
+    check_increment,
+    checked_beginning,
+    checked_seconds,
+    checked_target,
+    checked_version,
+)
 from mpreg.client.cache_shapes import as_parts, change_in, details_in_body, details_in_query
-from mpreg.client.calls import MESSAGEPACK, Calls
+from mpreg.client.calls import MESSAGEPACK, SIZE_BYTES_MAX, Calls, value_of
 from mpreg.client.computing import Change, Computations, Recipe
 from mpreg.client.names import as_name
 from mpreg.client.watching import RemoteWatch
@@ -37,9 +45,6 @@ from mpreg.errors import (
 )
 
 __all__ = ["RemoteCacheManager", "RemoteCacheWatch"]
-
-#: What a node takes is its own matter.
-VALUE_BYTES_MAX: Final = 2**31 - 1
 
 #: Kept for who does not take them.
 WATCHED_CHANGES_MAX: Final = 10_000
@@ -79,7 +84,7 @@ class RemoteCacheManager:
         while wanted:
             body = {"keys": [list(key) for key in wanted]}
             answer = await self._calls.ask("POST", "/v1/cache/get-many", body=body, is_read=True)
-            page = _value(answer)
+            page = value_of(answer)
             found |= {GlobalCacheKey(*one.pop("key")): Found(**one) for one in page["found"]}
             # What has no room in one answer comes with the next.
             wanted = wanted[page["next"] :] if page.get("next") else []
@@ -116,7 +121,7 @@ class RemoteCacheManager:
         details = Details(ttl_seconds=ttl_seconds, tags=tags, dependencies=dependencies, cost=cost)
         encoded = [encode_key(key) for key in values]
         entries = [
-            {"key": list(key), "value": msgspec.Raw(encode_value(value, VALUE_BYTES_MAX))}
+            {"key": list(key), "value": msgspec.Raw(encode_value(value, SIZE_BYTES_MAX))}
             for key, value in values.items()
         ]
         if not entries:
@@ -124,7 +129,7 @@ class RemoteCacheManager:
         body = {"entries": entries, **details_in_body(details)}
         async with self._computations.changing(Change(keys=frozenset(encoded))):
             answer = await self._calls.write("POST", "/v1/cache/put-many", body=body)
-        return _answered(_value(answer)["version"])
+        return _answered(value_of(answer)["version"])
 
     async def delete(self, key: GlobalCacheKey) -> bool:
         """Remove a key. True if it was there when that began; where it was tried again over a kill
@@ -132,7 +137,7 @@ class RemoteCacheManager:
         async with self._changing(key):
             path, params = _where(key)
             answer = await self._calls.write("DELETE", path, params=params)
-        was_there: bool = _value(answer)["deleted"]
+        was_there: bool = value_of(answer)["deleted"]
         return was_there
 
     async def compare_and_set(
@@ -178,7 +183,7 @@ class RemoteCacheManager:
             answer = await self._calls.write(
                 "PUT",
                 path,
-                content=encode_value(value, VALUE_BYTES_MAX),
+                content=encode_value(value, SIZE_BYTES_MAX),
                 params=[*params.items(), *details_in_query(details)],
                 headers=headers,
                 perhaps_if=VersionConflictError,
@@ -187,7 +192,7 @@ class RemoteCacheManager:
             assert expected_version is not None
             found = conflict.found_version
             raise VersionConflictError(key.namespace, repr(key), expected_version, found) from None
-        version: int = _value(answer)["version"]
+        version: int = value_of(answer)["version"]
         return version
 
     async def increment(
@@ -206,18 +211,14 @@ class RemoteCacheManager:
             NodeUnreachableError: an answer was lost. It is not tried again then, as every other
                 write is: it could be counted twice.
         """
-        for name, number in (("by", by), ("initial", initial)):
-            if type(number) is not int:
-                raise InvalidArgumentError(f"{name} is an int, not {number!r:.80}")
-        if ttl_seconds is not None:
-            checked_seconds("ttl_seconds", ttl_seconds)
+        check_increment(by, initial, ttl_seconds)
         path, params = _where(key)
         body = {"by": by, "initial": initial, "ttl_seconds": ttl_seconds}
         async with self._changing(key):
             answer = await self._calls.ask(
                 "POST", f"{path}/increment", body=body, params=params, is_made_once=False
             )
-        sum: int = _value(answer)["value"]
+        sum: int = value_of(answer)["value"]
         return sum
 
     async def invalidate(
@@ -234,17 +235,7 @@ class RemoteCacheManager:
         Raises:
             InvalidArgumentError: not exactly one of ``namespace``, ``tag`` and ``dependency``.
         """
-        if sum(one is not None for one in (namespace, tag, dependency)) != 1:
-            raise InvalidArgumentError(
-                "give one of namespace (with or without prefix), tag, dependency"
-            )
-        if namespace is None and prefix is not None:
-            raise InvalidArgumentError("prefix is one within a namespace: give that, too")
-        change = Change(
-            beginning=None if namespace is None else encode_prefix(namespace, prefix),
-            tag=None if tag is None else checked_tag(tag),
-            dependency=None if dependency is None else encode_key(dependency),
-        )
+        change = Change(target=checked_target(namespace, prefix, tag, dependency))
         body = {
             "namespace": namespace,
             "prefix": list(prefix) if isinstance(prefix, tuple) else prefix,
@@ -253,7 +244,7 @@ class RemoteCacheManager:
         }
         async with self._computations.changing(change):
             answer = await self._calls.write("POST", "/v1/cache/invalidate", body=body)
-        version: int = _value(answer)["version"]
+        version: int = value_of(answer)["version"]
         return version
 
     # --- computing ---
@@ -279,10 +270,7 @@ class RemoteCacheManager:
 
         All else as `mpreg.cache.GlobalCacheManager.get_or_compute`, without ``stale_seconds``.
         """
-        if not callable(compute):
-            raise InvalidArgumentError(
-                f"compute is an async function that takes nothing, not {compute!r:.80}"
-            )
+        check_compute(compute)
         given = {"tags": tags, "dependencies": dependencies, "cost": 0.0 if cost is None else cost}
         details = Details(ttl_seconds=ttl_seconds, **given)  # type: ignore[arg-type]
         if negative_ttl_seconds is not None:
@@ -337,11 +325,9 @@ class RemoteCacheManager:
             InvalidArgumentError: ``prefix`` without ``namespace``; or it is bytes, alone.
         """
         path, params = "/v1/cache", {"watch": ""}
+        checked_beginning(namespace, prefix)
         if namespace is not None:
-            encode_prefix(namespace, prefix)
             path = f"{path}/{as_name('namespace', namespace)}"
-        elif prefix is not None:
-            raise InvalidArgumentError("prefix is one within a namespace: give that, too")
         if isinstance(prefix, bytes):
             raise InvalidArgumentError(f"over HTTP a prefix of one part is text: {prefix!r:.80}")
         if isinstance(prefix, str):
@@ -352,7 +338,7 @@ class RemoteCacheManager:
 
     async def statistics(self) -> CacheStatistics:
         """Counts as they are now. It asks the node, so it is awaited here."""
-        return msgspec.convert(_value(await self._calls.read("/v1/cache")), CacheStatistics)
+        return msgspec.convert(value_of(await self._calls.read("/v1/cache")), CacheStatistics)
 
     def __repr__(self) -> str:
         return "<RemoteCacheManager>"
@@ -393,7 +379,3 @@ def _answered(version: int) -> Ack[int]:
     ack: Ack[int] = Ack()
     ack.resolve(version)
     return ack
-
-
-def _value(answer: httpx.Response) -> dict[str, Any]:
-    return msgspec.msgpack.decode(answer.content, type=dict[str, Any])

@@ -19,12 +19,16 @@ from mpreg.client.streams import Stream
 from mpreg.client.uploads import Upload
 from mpreg.errors import InvalidArgumentError, MpregError, NodeUnreachableError
 
-__all__ = ["Calls", "Tries", "pauses"]
+__all__ = ["MESSAGEPACK", "SIZE_BYTES_MAX", "Calls", "Tries", "pauses", "value_of"]
 
 PAUSE_SECONDS: Final = 0.05
 PAUSE_SECONDS_MAX: Final = 2.0
 
 MESSAGEPACK: Final = "application/msgpack"
+
+#: Of one value or record. What a node takes is its own matter; this only keeps lengths within 32
+#: bits.
+SIZE_BYTES_MAX: Final = 2**31 - 1
 
 Params: TypeAlias = Mapping[str, str] | list[tuple[str, str | int | float | bool | None]]
 
@@ -301,3 +305,8 @@ def _pause(seconds: float, failure: MpregError, answer: httpx.Response | None) -
         return seconds
     asked = answer.headers.get("retry-after", "")
     return max(seconds, float(asked)) if asked.isdecimal() else seconds
+
+
+def value_of(answer: httpx.Response) -> dict[str, Any]:
+    """What a node tells in its answer."""
+    return msgspec.msgpack.decode(answer.content, type=dict[str, Any])

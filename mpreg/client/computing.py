@@ -14,7 +14,8 @@ from attrs import define, field, frozen
 
 from mpreg.actors import Ack
 from mpreg.cache import GlobalCacheKey
-from mpreg.cache.computing import Compute, copied
+from mpreg.cache.computing import Compute, checked_awaitable, copied
+from mpreg.cache.invalidation import Prefix, Target
 from mpreg.errors import (
     InvalidArgumentError,
     MpregError,
@@ -34,10 +35,8 @@ class Change:
     """What is about to become of cached values, by this client."""
 
     keys: frozenset[bytes] = frozenset()
-    beginning: bytes | None = None
-    """Of the keys that are invalidated."""
-    tag: str | None = None
-    dependency: bytes | None = None
+    target: Target | None = None
+    """What is invalidated."""
 
 
 @frozen(kw_only=True)
@@ -66,16 +65,12 @@ class Computation:
     stored: anyio.Event = field(factory=anyio.Event)
 
     def is_concerned_by(self, change: Change) -> bool:
-        keys = self.recipe.keys
-        return (
-            not change.keys.isdisjoint(keys)
-            or change.tag in self.recipe.tags
-            or change.dependency in keys[1:]
-            or (
-                change.beginning is not None
-                and any(one.startswith(change.beginning) for one in keys)
-            )
-        )
+        keys, target = self.recipe.keys, change.target
+        if isinstance(target, Prefix):
+            return any(one.startswith(target.encoded) for one in keys)
+        if isinstance(target, str):
+            return target in self.recipe.tags
+        return target in keys[1:] or not change.keys.isdisjoint(keys)
 
 
 @define(eq=False)
@@ -152,12 +147,7 @@ class Computations:
         if is_there:
             return value
         began = anyio.current_time()
-        result = recipe.compute()
-        if not isinstance(result, Awaitable):
-            raise InvalidArgumentError(
-                f"compute is an async function that takes nothing; its call gave {result!r:.80}"
-            )
-        value = await result
+        value = await checked_awaitable(recipe.compute())
         if not (computation.is_outdated or any(map(computation.is_concerned_by, self._changes))):
             await self._store(computation, value, anyio.current_time() - began)
         return value

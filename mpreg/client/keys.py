@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, Self
 
 import httpx
-import msgspec
 from attrs import define, field
 
-from mpreg.client.calls import Calls
+from mpreg.client.calls import SIZE_BYTES_MAX, Calls, value_of
 from mpreg.client.names import as_key, as_name
 from mpreg.client.watching import RemoteWatch
 from mpreg.codec import encode_bytes
@@ -24,9 +23,6 @@ from mpreg.persistence import Entry, KeyChange
 from mpreg.persistence.kv_store import WATCHED_CHANGES_MAX
 
 __all__ = ["RemoteKeyValueStore", "RemoteKeyWatch"]
-
-#: What a node takes is its own matter.
-VALUE_BYTES_MAX: Final = 2**31 - 1
 
 SCAN_ENTRIES: Final = 1_000
 
@@ -61,10 +57,10 @@ class RemoteKeyValueStore:
         Raises:
             VersionConflictError: it has another one; not written.
         """
-        content = encode_bytes(value, VALUE_BYTES_MAX)
+        content = encode_bytes(value, SIZE_BYTES_MAX)
         params = {} if ttl_seconds is None else {"ttl_seconds": _number(ttl_seconds)}
         answer = await self._write("PUT", key, expected_version, content=content, params=params)
-        version: int = _value(answer)["version"]
+        version: int = value_of(answer)["version"]
         return version
 
     async def delete(self, key: str | bytes, *, expected_version: int | None = None) -> bool:
@@ -74,7 +70,7 @@ class RemoteKeyValueStore:
             VersionConflictError: it has another version; not written.
         """
         answer = await self._write("DELETE", key, expected_version)
-        was_there: bool = _value(answer)["deleted"]
+        was_there: bool = value_of(answer)["deleted"]
         return was_there
 
     async def _write(
@@ -151,7 +147,7 @@ class _Scan:
         while not self._page:
             if not self._has_more:
                 raise StopAsyncIteration
-            found = _value(await self._calls.read(self._path, params=self._params))
+            found = value_of(await self._calls.read(self._path, params=self._params))
             self._page.extend(Entry(**entry) for entry in found["entries"])
             self._has_more = found["next"] is not None
             if self._has_more:
@@ -197,7 +193,3 @@ def _number(seconds: object) -> str:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise InvalidArgumentError(f"ttl_seconds is a number of seconds, not {seconds!r}")
     return repr(float(seconds))
-
-
-def _value(answer: httpx.Response) -> dict[str, Any]:
-    return msgspec.msgpack.decode(answer.content, type=dict[str, Any])

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, Final, Self
+from typing import Final, Self
 
-import httpx
-import msgspec
 from attrs import define, field
 
-from mpreg.client.calls import Calls
+from mpreg.client.calls import SIZE_BYTES_MAX, Calls, value_of
 from mpreg.client.following import RemoteLogFollow, corrupt
 from mpreg.client.names import as_name
 from mpreg.codec import encode_bytes
@@ -24,9 +22,6 @@ from mpreg.persistence import LogRecord
 from mpreg.persistence.log_store import checked_offset
 
 __all__ = ["RemoteLogStore"]
-
-#: What a node takes is its own matter.
-RECORD_BYTES_MAX: Final = 2**31 - 1
 
 READ_RECORDS: Final = 1_000
 
@@ -64,12 +59,12 @@ class RemoteLogStore:
                 but the node was killed before it had noted their offset, and it cannot be found
                 since others like them were appended.
         """
-        encoded = [encode_bytes(record, RECORD_BYTES_MAX) for record in records]
+        encoded = [encode_bytes(record, SIZE_BYTES_MAX) for record in records]
         if not encoded:
             raise InvalidArgumentError("there is no record to append")
         end = self._end
         body = {"records": encoded}
-        answer = _value(await self._calls.write("POST", f"{self._path}/records", body=body))
+        answer = value_of(await self._calls.write("POST", f"{self._path}/records", body=body))
         first: int | None = answer["first_offset"]
         if first is None:
             return await self._find(encoded, end)
@@ -87,13 +82,13 @@ class RemoteLogStore:
             answer = await self._calls.write("POST", f"{self._path}/truncate", body=body)
         except OffsetOutOfRangeError as error:
             raise OffsetOutOfRangeError(self.name, offset, error.next_offset) from None
-        first: int = _value(answer)["first_offset"]
+        first: int = value_of(answer)["first_offset"]
         return first
 
     async def delete(self) -> int:
         """Remove the log as if it had never been written; return how many records it held.
         `mpreg.persistence.LogStore.delete`."""
-        held: int = _value(await self._calls.write("DELETE", self._path))["deleted"]
+        held: int = value_of(await self._calls.write("DELETE", self._path))["deleted"]
         self._end = 0
         return held
 
@@ -132,14 +127,14 @@ class RemoteLogStore:
 
     async def bounds(self) -> tuple[int, int]:
         """``first_offset`` and ``next_offset``, both at one moment."""
-        found = _value(await self._calls.read(self._path))
+        found = value_of(await self._calls.read(self._path))
         self._end = found["next_offset"]
         return found["first_offset"], found["next_offset"]
 
     async def _read_page(self, start: int, stop: int) -> tuple[list[LogRecord], int | None]:
         params = {"start": str(start), "stop": str(stop), "limit": str(READ_RECORDS)}
         try:
-            page = _value(await self._calls.read(f"{self._path}/records", params=params))
+            page = value_of(await self._calls.read(f"{self._path}/records", params=params))
         except CorruptDataError as error:
             raise corrupt(self.name, start, error) from error
         return [LogRecord(**record) for record in page["records"]], page["next"]
@@ -183,7 +178,3 @@ class _Range:
             records, self._next = await self._log._read_page(self._next, self._stop)
             self._page.extend(records)
         return self._page.popleft()
-
-
-def _value(answer: httpx.Response) -> dict[str, Any]:
-    return msgspec.msgpack.decode(answer.content, type=dict[str, Any])

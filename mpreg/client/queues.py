@@ -12,7 +12,7 @@ import httpx
 import msgspec
 from attrs import define, field, frozen
 
-from mpreg.client.calls import Calls
+from mpreg.client.calls import SIZE_BYTES_MAX, Calls, value_of
 from mpreg.client.consumer import RemoteConsumer
 from mpreg.client.keeper import Keeper
 from mpreg.client.message import RemoteDeadLetter, RemoteMessage
@@ -32,9 +32,6 @@ __all__ = ["RemoteQueue", "RemoteQueueManager", "RemoteSubscription"]
 
 #: One wait; a longer one is several.
 POLL_SECONDS: Final = 30.0
-
-#: What a node takes is its own matter; this only keeps lengths within 32 bits.
-PAYLOAD_BYTES_MAX: Final = 2**31 - 1
 
 DEAD_LETTERS_MAX: Final = 1_000
 
@@ -86,10 +83,11 @@ class RemoteQueueManager:
 
     async def queue_names(self) -> list[str]:
         """The names of all queues, in order."""
-        return [one["name"] for one in _value(await self._parts.calls.read("/v1/queues"))["queues"]]
+        found = value_of(await self._parts.calls.read("/v1/queues"))
+        return [one["name"] for one in found["queues"]]
 
     def _queue(self, answer: httpx.Response) -> RemoteQueue:
-        found = _value(answer)
+        found = value_of(answer)
         configuration = QueueConfiguration.from_mapping(found["configuration"])
         return RemoteQueue(self._parts, found["name"], configuration)
 
@@ -171,7 +169,7 @@ class RemoteQueue:
                 if "deduplication_id" not in body:
                     raise
             else:
-                ids: list[str] = _value(answer)["ids"]
+                ids: list[str] = value_of(answer)["ids"]
                 return ids
         raise AssertionError("pauses have no end")
 
@@ -250,7 +248,7 @@ class RemoteQueue:
             wanted = DEAD_LETTERS_MAX if limit is None else limit - len(letters)
             params = {"limit": str(wanted), **page}
             answer = await self._parts.calls.read(f"{self._path}/dead-letters", params=params)
-            found = _value(answer)
+            found = value_of(answer)
             letters += map(RemoteDeadLetter.of, found["dead_letters"])
             if (after := found.get("next")) is None:
                 break
@@ -285,14 +283,14 @@ class RemoteQueue:
 
     async def _count(self, route: str, body: dict[str, Any], name: str) -> int:
         answer = await self._parts.calls.write("POST", f"{self._path}/{route}", body=body)
-        count: int = _value(answer)[name]
+        count: int = value_of(answer)[name]
         return count
 
     # --- watching ---
 
     async def statistics(self) -> QueueStatistics:
         """Counts as they are now. It asks the node, so it is awaited here."""
-        found = _value(await self._parts.calls.read(self._path))["statistics"]
+        found = value_of(await self._parts.calls.read(self._path))["statistics"]
         return msgspec.convert(found, QueueStatistics)
 
     def __repr__(self) -> str:
@@ -379,7 +377,7 @@ class RemoteSubscription:
                 settled=self._queue._parts.keeper.let_run,
                 failures=calls.failures,
             )
-            for one in _value(answer)["messages"]
+            for one in value_of(answer)["messages"]
         ]
 
     def __repr__(self) -> str:
@@ -388,10 +386,6 @@ class RemoteSubscription:
 
 def _path_of(name: str) -> str:
     return f"/v1/queues/{as_name('queue', name)}"
-
-
-def _value(answer: httpx.Response) -> dict[str, Any]:
-    return msgspec.msgpack.decode(answer.content, type=dict[str, Any])
 
 
 def _deadline(wait_seconds: float | None) -> float:
@@ -407,7 +401,7 @@ def _message(
     headers: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     return {
-        "payload": msgspec.Raw(encode_value(payload, PAYLOAD_BYTES_MAX)),
+        "payload": msgspec.Raw(encode_value(payload, SIZE_BYTES_MAX)),
         "topic": topic,
         "priority": priority,
         "delay_seconds": delay_seconds,

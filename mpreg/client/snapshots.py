@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
-import httpx
-import msgspec
 from attrs import define, field
 
-from mpreg.client.calls import Calls
+from mpreg.client.calls import Calls, value_of
 from mpreg.client.names import as_name
 from mpreg.client.snapshot_reader import RemoteSnapshotReader, corrupt
 from mpreg.client.uploads import Upload
@@ -82,7 +80,7 @@ class RemoteSnapshotStore:
             answer = await self._calls.write(
                 "PUT", self._path, params=self._kept(), headers=upload.headers, upload=upload
             )
-        version: int = _value(answer)["version"]
+        version: int = value_of(answer)["version"]
         return version
 
     def _kept(self) -> dict[str, str]:
@@ -131,20 +129,16 @@ class RemoteSnapshotStore:
 
     async def versions(self) -> list[SnapshotVersion]:
         """The versions that are kept, from the oldest to the newest."""
-        found = _value(await self._calls.read(f"{self._path}/versions"))
+        found = value_of(await self._calls.read(f"{self._path}/versions"))
         return [SnapshotVersion(**one) for one in found["versions"]]
 
     async def delete(self, version: int | None = None) -> bool:
         """Remove one version, or without ``version`` all of them; whether there was any. Durable
         when it returns. Cancelled: it may still happen."""
         params = {} if version is None else {"version": str(checked_version(version))}
-        found = _value(await self._calls.write("DELETE", self._path, params=params))
+        found = value_of(await self._calls.write("DELETE", self._path, params=params))
         was_there: bool = found["deleted"]
         return was_there
 
     def __repr__(self) -> str:
         return f"<RemoteSnapshotStore {self.name!r}>"
-
-
-def _value(answer: httpx.Response) -> dict[str, Any]:
-    return msgspec.msgpack.decode(answer.content, type=dict[str, Any])
