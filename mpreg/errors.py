@@ -11,6 +11,7 @@
     ├── WatchLaggedError              changes came faster than they were taken
     ├── NodeError                     of a node that is asked over HTTP         nothing was done
     │   ├── NotReadyError             it is starting or stopping
+    │   │   └── PeersUnheardError     another node may have the queue, and was not heard of
     │   ├── UnauthorizedError         no token, or one that it does not know
     │   ├── ForbiddenError            a token that may not do this
     │   ├── TooManyRequestsError      faster, or more at once, than it allows
@@ -94,6 +95,7 @@ __all__ = [
     "OffsetOutOfRangeError",
     "ParticipantFailedError",
     "PeerUnreachableError",
+    "PeersUnheardError",
     "PersistenceError",
     "QueueDeletedError",
     "QueueError",
@@ -203,6 +205,15 @@ class NotReadyError(NodeError):
     """The node is still restoring what it knows, or is stopping. Ask again in a moment."""
 
     passes = True
+
+
+class PeersUnheardError(NotReadyError):
+    """The queue is not at this node, and a peer that may have it was not heard of: for a moment it
+    cannot be told whether there is such a queue. Ask again.
+
+    It lasts at most ``peer_patience_seconds`` from the start of the node, or from when the peer was
+    lost. Then it is given up, and the node answers by what it knows.
+    """
 
 
 class UnauthorizedError(NodeError):

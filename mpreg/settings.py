@@ -272,6 +272,10 @@ class MPREGSettings:
     """Under which its peers reach it; None: where it listens."""
     announcement_ttl_seconds: float = field(default=15.0, validator=seconds(zero=False))
     """For how long its peers believe what it announces; they ask three times as often."""
+    peer_patience_seconds: float | None = field(
+        default=30.0, validator=seconds(zero=True, none=True)
+    )
+    """How long a peer that is not heard of may keep new queues from being made; None: for ever."""
     persistence: PersistenceConfig = field(validator=instance(PersistenceConfig))
     cache: CacheConfiguration = field(
         factory=CacheConfiguration, validator=instance(CacheConfiguration)

@@ -14,6 +14,7 @@ from mpreg.cli.commands.demo import demo, demo_worker
 from mpreg.cli.commands.export import export
 from mpreg.cli.commands.import_ import import_
 from mpreg.cli.commands.inspect import inspect
+from mpreg.cli.commands.nodes import nodes
 from mpreg.cli.commands.queue import queue
 from mpreg.cli.commands.restore import restore
 from mpreg.cli.commands.serve import serve
@@ -80,6 +81,7 @@ for command in (
     import_,
     config,
     serve,
+    nodes,
     demo,
     demo_worker,
 ):

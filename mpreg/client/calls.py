@@ -18,6 +18,7 @@ from mpreg.client.problems import error_of, is_of_a_node
 from mpreg.client.streams import Stream
 from mpreg.client.uploads import Upload
 from mpreg.errors import InvalidArgumentError, MpregError, NodeUnreachableError
+from mpreg.reasons import reason
 
 __all__ = ["MESSAGEPACK", "SIZE_BYTES_MAX", "Calls", "Tries", "pauses", "value_of"]
 
@@ -291,8 +292,7 @@ class Calls:
                     raise upload.failure from None
                 self.failures += 1
                 was_heard = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-                said = f"{type(error).__name__} {error}".strip()
-                raise NodeUnreachableError(f"{where}: {said}", was_heard) from error
+                raise NodeUnreachableError(f"{where}: {reason(error)}", was_heard) from error
         self.failures += 1
         raise NodeUnreachableError(f"{where}: no answer in {seconds:.1f} s", True)
 

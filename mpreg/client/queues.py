@@ -59,14 +59,27 @@ class RemoteQueueManager:
         return cls(_Parts(calls, keeper))
 
     async def create_queue(
-        self, name: str, configuration: QueueConfiguration | None = None
+        self,
+        name: str,
+        configuration: QueueConfiguration | None = None,
+        *,
+        here: bool = False,
     ) -> RemoteQueue:
         """The queue of this name; made where there is none. Where there is one, ``configuration``
-        becomes its own from now on; None leaves it."""
+        becomes its own from now on; None leaves it.
+
+        ``here``: the one of the node that is asked, whatever others have. Without it, none is made
+        while a peer of the node may have it.
+
+        Raises:
+            PeersUnheardError: that could not be told in time; nothing was made.
+            PeerUnreachableError: another node has it, and is away.
+        """
         if configuration is not None and not isinstance(configuration, QueueConfiguration):
             raise InvalidArgumentError(f"not a QueueConfiguration: {configuration!r:.80}")
         body = None if configuration is None else configuration.encode()
-        answer = await self._parts.calls.write("PUT", _path_of(name), body=body)
+        params = {"here": ""} if here else None
+        answer = await self._parts.calls.write("PUT", _path_of(name), body=body, params=params)
         return self._queue(answer)
 
     async def get_queue(self, name: str) -> RemoteQueue:

@@ -47,6 +47,9 @@ log = logging.getLogger("mpreg.fabric")
 
 _IDENTITY: Final = "identity"
 
+#: Of queues that several nodes have, those told of in the log at one time.
+SHARED_LINES_MAX: Final = 10
+
 
 @frozen(kw_only=True)
 class Heard:
@@ -84,6 +87,8 @@ class Fabric:
     _contents: Contents = NOTHING
     _functions: set[str] = field(factory=set)
     _changed: anyio.Event = field(factory=anyio.Event)
+    _shared: frozenset[str] = frozenset()
+    """Those of `shared_queues` that the log has."""
     _kept_until: dict[str, float] = field(factory=dict)
     """By node, when what is on disk of it expires; of all that have something there."""
     _self: KeyValueStore = field(init=False)
@@ -117,6 +122,11 @@ class Fabric:
     @property
     def ttl_seconds(self) -> float:
         return self._ttl_seconds
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what was known of others was read back."""
+        return self._catalog is not None
 
     @property
     def catalog(self) -> Catalog:
@@ -212,18 +222,31 @@ class Fabric:
             is_news |= outcomes[-1] is Outcome.NEWS
         if is_news:
             self._tell_of_news()
+        self._tell_of_shared()
         return Heard(teller=teller, outcomes=tuple(outcomes), refused=tuple(refused))
 
     def holder(self, queue: str) -> Belief | None:
         """The other node that has a queue, alive or away: `Catalog.holder`."""
         return self.catalog.holder(queue, anyio.current_time())
 
+    def shared_queues(self) -> dict[str, list[str]]:
+        """Queues that several nodes have, of which each serves its own: by name, with the names of
+        the nodes, this one first."""
+        own = set(self._names()[0])
+        return {
+            queue: [self.name] * (queue in own)
+            + [one.announcement.name for one in self.catalog.holders(queue)]
+            for queue in self.catalog.shared(own)
+        }
+
+    def count_queues(self) -> int:
+        """Those that are here."""
+        return len(list(self._names()[0]))
+
     def count_nodes(self) -> dict[str, int]:
         """Others, by whether they are alive or away."""
-        if self._catalog is None:
-            return {}
-        alive = len(self._catalog.alive(anyio.current_time()))
-        return {"alive": alive, "away": len(self._catalog) - alive}
+        alive = len(self.catalog.alive(anyio.current_time()))
+        return {"alive": alive, "away": len(self.catalog) - alive}
 
     def is_alive(self, belief: Belief) -> bool:
         return is_alive(belief, anyio.current_time())
@@ -288,6 +311,24 @@ class Fabric:
         identity = self._make_identity()
         await self._self.put(_IDENTITY, identity.encode())
         return identity
+
+    def _tell_of_shared(self) -> None:
+        """In the log, once each: there is nothing that a node could do about it."""
+        shared = self.shared_queues()
+        if shared.keys() == self._shared:
+            return
+        for queue in sorted(shared.keys() - self._shared)[:SHARED_LINES_MAX]:
+            log.warning(
+                "queue %r is at several nodes, %s: each has messages of its own; empty it at all "
+                "of them but one, and delete it there",
+                queue,
+                ", ".join(map(repr, shared[queue])),
+            )
+        for queue in sorted(self._shared - shared.keys())[:SHARED_LINES_MAX]:
+            log.info("queue %r is not at several nodes any more", queue)
+        if len(shared) > SHARED_LINES_MAX:
+            log.warning("%d queues are at several nodes: see /v1/fabric", len(shared))
+        self._shared = frozenset(shared)
 
     def _tell_of_news(self) -> None:
         self.revision += 1

@@ -3,7 +3,7 @@
 Nothing here knows a web framework: `NodeMonitor` answers with bytes and with what becomes JSON.
 """
 
-from mpreg.monitoring.fabric import FabricObserved
+from mpreg.monitoring.fabric import FabricObserved, NodeSeen
 from mpreg.monitoring.http import HTTPRecorder
 from mpreg.monitoring.logs import configure_logs, get_logger, request_context
 from mpreg.monitoring.monitor import NodeMonitor
@@ -19,6 +19,7 @@ __all__ = [
     "HTTPRecorder",
     "NodeInfo",
     "NodeMonitor",
+    "NodeSeen",
     "Tracing",
     "configure_logs",
     "get_logger",

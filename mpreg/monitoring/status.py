@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from attrs import asdict
@@ -21,6 +22,7 @@ __all__ = ["EVENTS_MAX", "QUEUES_SHOWN_MAX", "build_status", "count_depths"]
 #: Those with the most in them. A page with all of many thousands would be of no use to anybody.
 QUEUES_SHOWN_MAX: Final = 200
 EVENTS_MAX: Final = 50
+SHARED_SHOWN_MAX: Final = 20
 
 
 def build_status(
@@ -49,6 +51,12 @@ def build_status(
         "queues_in_all": len(snapshot.queues),
         "depths": asdict(count_depths(snapshot)),
         "caches": [_cache(name, one) for name, one in snapshot.caches.items()],
+        "nodes": [asdict(one) for one in snapshot.fabric.seen],
+        "shared_queues": [
+            {"queue": queue, "nodes": list(nodes)}
+            for queue, nodes in islice(snapshot.fabric.shared_queues.items(), SHARED_SHOWN_MAX)
+        ],
+        "shared_queues_in_all": len(snapshot.fabric.shared_queues),
         "events": _events(snapshot, openings),
     }
 

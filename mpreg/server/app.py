@@ -19,7 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mpreg.errors import (
     CommitUnknownError,
+    ForwardingLoopError,
     MpregError,
+    NodeUnreachableError,
     RequestRefusedError,
     UnexpectedError,
 )
@@ -144,7 +146,8 @@ class App:
         """Also where it was the deletion of the queue, which may be elsewhere now."""
         if key is None or TO in call.request.headers:
             return False
-        if self.state.fabric.holder(call.name("queue")) is None:
+        state = self.state
+        if state.fabric.holder(call.name("queue")) is None and state.peers.unheard() is None:
             # It goes nowhere else, and who makes it looks: a disk need not be read twice.
             return False
         return await self._keys.knows(call.role.name, key)
@@ -176,7 +179,9 @@ class App:
             log.error("an answer was cut short: %s: %s", type(error).__name__, error)
             raise error
         answer = problem_of(error)
-        if answer.status >= 500 and answer.status != 503:
+        # Of other nodes, what forwards to them has told it, once.
+        is_of_other = isinstance(error, NodeUnreachableError | ForwardingLoopError)
+        if answer.status >= 500 and answer.status != 503 and not is_of_other:
             log.error("%s: %s", type(error).__name__, error)
         await exchange.answer(answer, JSON)
 

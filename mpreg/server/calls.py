@@ -208,6 +208,8 @@ class Endpoint:
     it streams."""
     streams_body: bool = False
     """Its body may be larger than memory."""
+    makes_queue: bool = False
+    """It makes the queue of its path where there is none."""
     waits: bool = False
     """It may wait for something to happen. Forwarded, it ends when the node begins to stop."""
 

@@ -8,6 +8,7 @@ catalogs on it know, each time through a peer of the settings.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
@@ -23,6 +24,7 @@ from mpreg.errors import (
     ForwardingLoopError,
     MpregError,
     NotReadyError,
+    PeersUnheardError,
     PeerUnreachableError,
     QueueNotFoundError,
     ValueTooLargeError,
@@ -31,10 +33,14 @@ from mpreg.fabric import HOPS_MAX, Belief
 from mpreg.persistence.engine import collapsed_groups
 from mpreg.server.calls import Call, Endpoint, pace_of, receive_body
 from mpreg.server.limits import Pace
-from mpreg.server.peers import NO_BODY, Peer, pieces_of
+from mpreg.server.peer import Peer
+from mpreg.server.peers import NO_BODY, pieces_of
+from mpreg.server.seen import long
 from mpreg.server.state import NodeState
 
 __all__ = ["Forward", "elsewhere"]
+
+log = logging.getLogger("mpreg.server.forwarding")
 
 #: From when a request was sent to when its answer begins, beside what it asked to wait.
 ANSWER_SECONDS_MAX: Final = 30.0
@@ -69,6 +75,8 @@ async def elsewhere(call: Call, endpoint: Endpoint) -> Forward | None:
     Raises:
         InvalidArgumentError: the name is impossible.
         CorruptDataError: it is here, and damaged.
+        PeersUnheardError: it is not here, and a peer that may have it was not heard of yet.
+        QueueNotFoundError: the same, and that peer was given up.
         PeerUnreachableError: its node is away.
         ForwardingLoopError: the request was here before, or has come too far.
     """
@@ -85,19 +93,27 @@ async def elsewhere(call: Call, endpoint: Endpoint) -> Forward | None:
             raise PeerUnreachableError(
                 f"queue {queue!r} is at node {to!r:.80}, of which nothing is known here", False
             )
-    elif found is None or await _is_here(state, queue):
+    elif endpoint.makes_queue and call.query("here") is not None:
+        return None
+    elif found is None:
+        await _check_heard(state, endpoint, queue)
+        return None
+    elif await _is_here(state, queue):
         return None
     passed = [one for one in call.request.headers.get(PASSED, "").split(",") if one]
     if state.fabric.identity in passed or len(passed) >= HOPS_MAX:
         forwarded["loop"] += 1
-        raise ForwardingLoopError(
+        why = (
             f"queue {queue!r} is at node {found.announcement.name!r}, and the request has come "
             f"through {len(passed)} nodes already"
         )
+        state.peers.failed(found, why)
+        raise ForwardingLoopError(why)
     route = found.route(anyio.current_time())
     if route is None or not state.fabric.is_alive(found):
         forwarded["away"] += 1
-        raise PeerUnreachableError(_away(queue, found), False)
+        state.peers.failed(found, why := _away(endpoint, queue, found))
+        raise PeerUnreachableError(why, False)
     headers = [
         (name, value) for name, value in call.request.scope["headers"] if name in REQUEST_HEADERS
     ]
@@ -112,6 +128,25 @@ async def elsewhere(call: Call, endpoint: Endpoint) -> Forward | None:
     return Forward(state, peer, endpoint, found, queue, target, headers)
 
 
+async def _check_heard(state: NodeState, endpoint: Endpoint, queue: str) -> None:
+    """Of a queue that nobody is known to have: whether all were heard who may have it.
+
+    Raises what `elsewhere` raises.
+    """
+    if (unheard := state.peers.unheard()) is None or await _is_here(state, queue):
+        return
+    if not unheard.is_given_up:
+        state.peers.forwarded["unheard"] += 1
+        raise PeersUnheardError(f"queue {queue!r} is not at this node, and {unheard.told}")
+    if not endpoint.makes_queue:
+        raise QueueNotFoundError(f"there is no queue {queue!r} here, and {unheard.told}")
+    log.warning(
+        "queue %r is made here, though %s: one of them may have a queue of that name as well",
+        queue,
+        unheard.told,
+    )
+
+
 async def _is_here(state: NodeState, queue: str) -> bool:
     try:
         await state.queues.get_queue(queue)
@@ -120,12 +155,13 @@ async def _is_here(state: NodeState, queue: str) -> bool:
     return True
 
 
-def _away(queue: str, found: Belief) -> str:
+def _away(endpoint: Endpoint, queue: str, found: Belief) -> str:
     seconds = max(0.0, anyio.current_time() - found.expires_at)
     name = found.announcement.name
+    instead = "; with ?here one is made at this node" if endpoint.makes_queue else ""
     return (
         f"queue {queue!r} is at node {name!r}, which is away: what it said last ran out "
-        f"{seconds:.1f} s ago"
+        f"{long(seconds)} ago{instead}"
     )
 
 
@@ -181,8 +217,9 @@ class Forward:
                 if result == "answered":
                     # When nobody watches any more: its end may be that of the connection.
                     await send({"type": "http.response.body", "body": b""})
-        except PeerUnreachableError:
+        except PeerUnreachableError as error:
             result = "unreachable"
+            self.state.peers.failed(self.holder, str(error.args[0]))
             raise
         except NotReadyError:
             result = "stopped"
@@ -195,9 +232,11 @@ class Forward:
 
     async def _relay(self, scope: Scope, body: _Body | None, send: Send) -> None:
         """All of the answer but its end."""
+        pace = pace_of(self.state)
         answer = await self._ask(scope["method"], body)
         try:
             self._check(answer)
+            self.state.peers.worked(self.holder)
             headers = [
                 (name.lower(), value)
                 for name, value in answer.headers.raw
@@ -208,7 +247,7 @@ class Forward:
             head: dict[str, Any] = {"type": "http.response.start", "status": answer.status_code}
             await send({**head, "headers": headers})
             async with pieces_of(answer) as pieces:
-                async for piece in pieces:
+                while piece := await self._next(pieces, pace):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
         except httpx.TransportError as error:
             raise self._unreachable(
@@ -217,6 +256,21 @@ class Forward:
         finally:
             with anyio.CancelScope(shield=True):
                 await answer.aclose()
+
+    async def _next(self, pieces: AsyncIterator[bytes], pace: Pace) -> bytes:
+        """The next piece of the answer; none at its end. Only the wait for the peer counts, not
+        that for who takes it."""
+        began, piece = anyio.current_time(), b""
+        with anyio.move_on_after(pace.seconds_left) as scope:
+            async for piece in pieces:
+                if piece:
+                    break
+            else:
+                return b""
+        if scope.cancelled_caught:
+            raise self._unreachable("its answer does not come on, or too slowly", True)
+        pace.came(len(piece), anyio.current_time() - began)
+        return piece
 
     async def _ask(self, method: str, body: _Body | None) -> httpx.Response:
         seconds, headers = ANSWER_SECONDS_MAX, self.headers

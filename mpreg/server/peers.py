@@ -21,14 +21,17 @@ import msgspec
 from attrs import define, field
 
 from mpreg.errors import MpregError, PeerUnreachableError, PersistenceError
-from mpreg.fabric import NODES_MAX, Fabric, Heard
+from mpreg.fabric import NODES_MAX, Belief, Fabric, Heard
 from mpreg.monitoring import FabricObserved
+from mpreg.reasons import reason
 from mpreg.server.auth import read_token
 from mpreg.server.limits import read_body
 from mpreg.server.negotiation import MESSAGEPACK
+from mpreg.server.peer import Peer, PeerState, Troubles, Unheard, unheard
+from mpreg.server.seen import nodes_seen
 from mpreg.settings import PeerSettings
 
-__all__ = ["NO_BODY", "Peer", "PeerState", "Peers", "pieces_of"]
+__all__ = ["NO_BODY", "Peers", "pieces_of"]
 
 log = logging.getLogger("mpreg.server.peers")
 
@@ -56,47 +59,6 @@ _REFUSALS: Final[Mapping[int, str]] = {
 }
 
 
-class PeerState:
-    """In the words of metrics and answers."""
-
-    UNKNOWN: Final = "unknown"
-    """It was not asked yet."""
-    ALIVE: Final = "alive"
-    AWAY: Final = "away"
-    ALL: Final = (UNKNOWN, ALIVE, AWAY)
-
-
-@define(eq=False)
-class Peer:
-    """One of the settings, and what became of asking it."""
-
-    settings: PeerSettings
-    _token: str | None = field(repr=False)
-    state: str = PeerState.UNKNOWN
-    since: float | None = None
-    """Wall clock, of the last change of its state."""
-    name: str | None = None
-    """As it calls itself."""
-    error: str = ""
-    """Why it is away, or what it tells that cannot be."""
-
-    @property
-    def url(self) -> str:
-        """Names it among the peers."""
-        return self.settings.url
-
-    @property
-    def authorization(self) -> list[tuple[bytes, bytes]]:
-        """The header for its token, if it has one."""
-        if self._token is None:
-            return []
-        return [(b"authorization", f"Bearer {self._token}".encode())]
-
-    def target(self, path: str, query: str = "") -> httpx.URL:
-        url = self.settings.url.rstrip("/") + path
-        return httpx.URL(f"{url}?{query}" if query else url)
-
-
 class _News(msgspec.Struct):
     """What is read of the answer of ``/v1/fabric``; the rest is for people."""
 
@@ -116,9 +78,11 @@ class Peers:
     """Announcements by what became of them: `mpreg.fabric.Outcome`, or "refused"."""
     forwarded: Counter[str] = field(factory=Counter)
     """Requests by what became of them."""
+    troubles: Troubles = field(factory=Troubles)
     transport: httpx.AsyncBaseTransport | None = None
     """The network; whoever takes another one closes it."""
     _wall: Callable[[], float] = field(kw_only=True)
+    _patience_seconds: float = field(kw_only=True, default=0.0)
 
     @classmethod
     def of(
@@ -128,8 +92,9 @@ class Peers:
         *,
         wall: Callable[[], float],
         chance: Callable[[], float],
+        patience_seconds: float | None,
     ) -> Peers:
-        """Reads the files of tokens.
+        """Reads the files of tokens. ``patience_seconds``: None is for ever.
 
         Raises:
             ConfigurationError: a file cannot be read, others may read it, or it holds no token.
@@ -139,18 +104,40 @@ class Peers:
             name = f"mpreg.peers[{number}].token_file"
             token = None if one.token_file is None else read_token(name, one.token_file)
             found[one.url] = Peer(one, token)
-        return cls(fabric, chance, found, wall=wall)
+        patience = math.inf if patience_seconds is None else patience_seconds
+        return cls(fabric, chance, found, wall=wall, patience_seconds=patience)
 
     def observed(self) -> FabricObserved:
-        """Counts, for metrics."""
-        peers = Counter(dict.fromkeys(PeerState.ALL, 0) if self.all else {})
+        """For metrics, and for people."""
+        if not self.all or not self.fabric.is_open:
+            return FabricObserved()
+        peers = Counter(dict.fromkeys(PeerState.ALL, 0))
         peers.update(peer.state for peer in self.all.values())
         return FabricObserved(
             peers=peers,
-            nodes=self.fabric.count_nodes() if self.all else {},
+            nodes=self.fabric.count_nodes(),
             announcements=dict(self.counts),
             forwarded=dict(self.forwarded),
+            shared_queues=self.fabric.shared_queues(),
+            seen=nodes_seen(self.fabric, self.all, anyio.current_time(), self._wall()),
         )
+
+    def unheard(self) -> Unheard | None:
+        """Those that perhaps have queues that are not known here; None where there is none."""
+        return unheard(self.all.values(), self._patience_seconds, anyio.current_time())
+
+    # --- requests for what they have ---
+
+    def failed(self, holder: Belief, why: str) -> None:
+        """A request for a queue of this node has not come to it: told where it is the first one."""
+        if self.troubles.failed(holder.announcement.node):
+            log.warning("node %r: a request cannot be forwarded: %s", holder.announcement.name, why)
+
+    def worked(self, holder: Belief) -> None:
+        """One has come to it."""
+        if failed := self.troubles.ended(holder.announcement.node):
+            name = holder.announcement.name
+            log.info("node %r: requests are forwarded again, after %s that were not", name, failed)
 
     # --- asking one ---
 
@@ -187,8 +174,7 @@ class Peers:
             except httpx.TransportError as error:
                 if isinstance(error, _NOT_SENT):
                     may_have_been_made = False
-                said = f"{type(error).__name__} {error}".strip()
-                raise PeerUnreachableError(said, may_have_been_made) from error
+                raise PeerUnreachableError(reason(error), may_have_been_made) from error
         raise PeerUnreachableError(f"no answer in {seconds:.1f} s", may_have_been_made)
 
     # --- following all ---
@@ -216,6 +202,7 @@ class Peers:
 
     async def _follow(self, peer: Peer) -> None:
         revision, failures, every = "", 0, _wait_seconds(self.fabric.ttl_seconds)
+        peer.quiet_since, peer.error = anyio.current_time(), "it was asked, and has not answered"
         while True:
             asked_at, pause = anyio.current_time(), PACE_SECONDS
             try:
@@ -251,7 +238,8 @@ class Peers:
         query = f"revision={quote(revision, safe='')}&wait_seconds={every:.3f}"
         target = peer.target("/v1/fabric", query)
         headers = [(b"accept", MESSAGEPACK.encode())]
-        seconds = every + ANSWER_SECONDS_MAX
+        # Who is asked for the first time has no reason to wait.
+        seconds = (every if revision else 0.0) + ANSWER_SECONDS_MAX
         with anyio.move_on_after(seconds):
             answer = await self.ask(peer, "GET", target, headers, NO_BODY, seconds)
             try:
@@ -284,7 +272,8 @@ class Peers:
         if teller is None:
             why = str(heard.refused[0]) if heard.refused else "it does not tell of itself"
             raise PeerUnreachableError(why, False)
-        if teller.node == self.fabric.identity:
+        peer.is_self = teller.node == self.fabric.identity
+        if peer.is_self:
             raise PeerUnreachableError(
                 "this is the node itself, or one whose directory is a copy of its own", False
             )
@@ -307,6 +296,8 @@ class Peers:
     def _become(self, peer: Peer, state: str, error: str) -> None:
         if peer.state != state:
             peer.since = self._wall()
+        if peer.state == PeerState.ALIVE != state:
+            peer.quiet_since = anyio.current_time()
         peer.state, peer.error = state, error
 
     async def _keep(self) -> None:

@@ -60,6 +60,13 @@ PROBLEMS: Final[Mapping[type[MpregError], Problem]] = {
     # a node
     errors.NodeError: _BUG,
     errors.NotReadyError: Problem(503, "The node is not ready.", _AGAIN, 1.0),
+    errors.PeersUnheardError: Problem(
+        503,
+        "It is not known yet whether another node has the queue.",
+        "Ask again in a moment. PUT …?here makes it at this node all the same.",
+        1.0,
+        is_public=True,
+    ),
     errors.UnauthorizedError: Problem(401, "Who are you?", "Send Authorization: Bearer …"),
     errors.ForbiddenError: Problem(403, "This may not be done with this token."),
     errors.TooManyRequestsError: Problem(429, "Too many requests.", _AGAIN, 1.0),

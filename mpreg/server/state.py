@@ -75,7 +75,13 @@ class NodeState:
             self._names,
         )
         clock = self.registry.clock
-        self.peers = Peers.of(self.settings.peers, self.fabric, wall=clock.wall, chance=self.chance)
+        self.peers = Peers.of(
+            self.settings.peers,
+            self.fabric,
+            wall=clock.wall,
+            chance=self.chance,
+            patience_seconds=self.settings.peer_patience_seconds,
+        )
         # After all that takes part in the restore: it tells what that took.
         info = NodeInfo(name=self.settings.name, version=__version__, loop=server.loop)
         caches = {self.settings.cache.name: self.cache}

@@ -11,6 +11,7 @@ import pytest
 from mpreg.cli import exits
 from mpreg.cli.app import mpreg
 from tests.docs.pages import PAGES
+from tests.e2e.test_nodes_command import NODE
 from tests.integration.test_inspection import ROWS
 from tests.unit.cli.test_maintenance import REPORTS
 
@@ -88,6 +89,7 @@ def test_the_fields_of_json_are_those_that_are_tested() -> None:
         "damaged item": "damaged",
         "redrive": "queue to redriven dead",
         "purge": "queue removed",
+        "node": NODE,
         "config check": "path right problems",
         "setting": "setting value origin secret",
         "template": "template",

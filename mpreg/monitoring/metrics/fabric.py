@@ -23,7 +23,7 @@ def _counts(read: Callable[[FabricObserved], Mapping[str, int]]) -> Read:
 FABRIC: Final = (
     gauge(
         "mpreg_fabric_peers",
-        'Peers of the settings, by state: "alive", "away", or "unknown" while not asked yet.',
+        'Peers of the settings, by state: "alive", "away", or "unknown" until it has answered.',
         _counts(lambda f: f.peers),
         "state",
     ),
@@ -32,6 +32,11 @@ FABRIC: Final = (
         'Other nodes that are known, by state: "alive", or "away" and not forgotten yet.',
         _counts(lambda f: f.nodes),
         "state",
+    ),
+    gauge(
+        "mpreg_fabric_shared_queues",
+        "Names of queues that several nodes have: each serves its own.",
+        lambda snapshot: [((), len(snapshot.fabric.shared_queues))] * bool(snapshot.fabric.peers),
     ),
     counter(
         "mpreg_fabric_announcements_total",
@@ -43,7 +48,8 @@ FABRIC: Final = (
     counter(
         "mpreg_fabric_forwarded_total",
         'Requests for queues of other nodes, by result: "answered", "unreachable", "away", '
-        '"refused", "loop", "stopped" with this node, or "left" by the client.',
+        '"refused", "loop", "stopped" with this node, "left" by the client, or "unheard" where a '
+        "peer that may have the queue was waited for.",
         _counts(lambda f: f.forwarded),
         "result",
     ),

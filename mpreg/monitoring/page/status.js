@@ -138,6 +138,25 @@ function showCaches(caches) {
   ]));
 }
 
+function orDash(value) {
+  return value === null ? "–" : whole.format(value);
+}
+
+function showNodes(status) {
+  const { nodes } = status;
+  $("nodes").hidden = nodes.length === 0;
+  fill($("node-table"), nodes.map((node) => [
+    [node.name ?? "not heard of yet", ""],
+    [node.state === "self" ? "this one" : node.state, node.state === "away" ? "bad" : ""],
+    [node.url, ""], [orDash(node.queues), "number"], [orDash(node.incarnation), "number"],
+    [node.heard_at === null ? "–" : when(node.heard_at, status.at), "number"], [node.why, ""],
+  ]));
+  const shared = status.shared_queues.map((one) => `${one.queue} (${one.nodes.join(", ")})`);
+  const left = status.shared_queues_in_all - shared.length;
+  $("shared-queues").hidden = shared.length === 0;
+  set($("shared-queues"), `At several nodes, each with messages of its own: ${shared.join("; ")}${left > 0 ? `; and ${count(left)} more` : ""}`, "warning");
+}
+
 const KINDS = { start: "started", restart: "restarted", restore: "restored" };
 
 function showEvents(status) {
@@ -213,6 +232,7 @@ function show(status) {
   for (const chart of charts) chart.show(history);
   showQueues(status);
   showCaches(status.caches);
+  showNodes(status);
   showFacts(status);
   showEvents(status);
   set($("updated"), `As of ${clock(status.at)}, asked every ${EVERY_MS / 1000} s while you look`);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 import anyio
@@ -14,9 +15,13 @@ from mpreg.fabric.telling import tell
 from mpreg.server.answers import Answer
 from mpreg.server.auth import Role
 from mpreg.server.calls import Call, Endpoint
+from mpreg.server.seen import nodes_seen
 from mpreg.server.state import NodeState
 
 __all__ = ["ENDPOINTS"]
+
+#: Further ones are counted in the metrics.
+SHARED_QUEUES_MAX: Final = 100
 
 
 async def fabric(call: Call) -> Answer:
@@ -51,11 +56,14 @@ async def _wait(call: Call, wait_seconds: float) -> None:
 def _described(state: NodeState) -> dict[str, Any]:
     known, now, wall = state.fabric, anyio.current_time(), state.registry.clock.wall()
     told = known.told()
+    seen = {one.node: one for one in nodes_seen(known, state.peers.all, now, wall)}
     nodes = [
         {
             **msgspec.to_builtins(one),
             **_state(known.catalog.get(one.node), now),
             "expires_at": wall + one.remaining_seconds,
+            "heard_at": seen[one.node].heard_at,
+            "why": seen[one.node].why,
         }
         for one in told
     ]
@@ -64,24 +72,36 @@ def _described(state: NodeState) -> dict[str, Any]:
         if belief.announcement.node not in named:
             away = tell(belief.announcement, remaining_seconds=0.0, hops=belief.last_route.hops)
             expires_at = wall + belief.expires_at - now
-            found = {**_state(belief, now), "expires_at": expires_at}
-            nodes.append({**msgspec.to_builtins(away), **found})
+            row = seen[belief.announcement.node]
+            found = {"expires_at": expires_at, "heard_at": row.heard_at, "why": row.why}
+            nodes.append({**msgspec.to_builtins(away), **_state(belief, now), **found})
     return {
         "node": known.identity,
         "name": known.name,
         "revision": _revision(known),
         "nodes": nodes,
+        "shared_queues": [
+            {"queue": queue, "nodes": names}
+            for queue, names in islice(known.shared_queues().items(), SHARED_QUEUES_MAX)
+        ],
         "peers": [
             {
                 "url": peer.url,
+                "node": None
+                if (of := known.catalog.node_of(url)) is None
+                else of.announcement.node,
                 "name": peer.name,
                 "state": peer.state,
                 "since": peer.since,
                 "error": peer.error,
             }
-            for peer in state.peers.all.values()
+            for url, peer in state.peers.all.items()
         ],
     }
+
+
+def _identity(belief: Belief | None) -> str | None:
+    return None if belief is None else belief.announcement.node
 
 
 def _state(belief: Belief | None, now: float) -> dict[str, Any]:

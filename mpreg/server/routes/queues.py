@@ -131,7 +131,8 @@ async def list_queues(call: Call) -> Answer:
 
 async def put_queue(call: Call) -> Answer:
     """Make a queue, or give the one that is there this configuration: settings that are left out
-    have their defaults. Without a body, one that is there stays as it is."""
+    have their defaults. Without a body, one that is there stays as it is. With ``here`` it is the
+    one of this node, whatever others have."""
     configuration = None
     if await call.body():
         configuration = QueueConfiguration.from_mapping(await call.read(dict[str, Any]))
@@ -396,6 +397,7 @@ def _of_queue(
     summary: str,
     *,
     takes_key: bool = False,
+    makes_queue: bool = False,
     waits: bool = False,
 ) -> Endpoint:
     return Endpoint(
@@ -405,6 +407,7 @@ def _of_queue(
         role=role,
         summary=summary,
         takes_key=takes_key,
+        makes_queue=makes_queue,
         waits=waits,
     )
 
@@ -413,7 +416,13 @@ ENDPOINTS: Final = (
     _of_queue("GET", "", list_queues, Role.READ, "All queues"),
     _of_queue("GET", "/{queue}", get_queue, Role.READ, "Configuration and counts of a queue"),
     _of_queue(
-        "PUT", "/{queue}", put_queue, Role.ADMIN, "Make or configure a queue", takes_key=True
+        "PUT",
+        "/{queue}",
+        put_queue,
+        Role.ADMIN,
+        "Make or configure a queue",
+        takes_key=True,
+        makes_queue=True,
     ),
     _of_queue("DELETE", "/{queue}", delete_queue, Role.ADMIN, "Delete a queue", takes_key=True),
     _of_queue("POST", "/{queue}/purge", purge, Role.ADMIN, "Empty a queue", takes_key=True),

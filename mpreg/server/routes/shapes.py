@@ -58,6 +58,7 @@ _WATCH: Final = Parameter("watch", _TEXT, "The changes from now on, as server-se
 _START: Final = Parameter("start", _OFFSET, "From this offset on.")
 _VERSION: Final = Parameter("version", _NUMBER, "This one.")
 _PARTS: Final = Parameter("parts", _TEXT, "A list in JSON: the parts of the key.")
+_HERE: Final = Parameter("here", _TEXT, "At this node, whatever others have.")
 _SAME: Final = {304: "It still has this version."}
 
 _PENDING: Final = {"pending": 1, "in_flight": 0, "delayed": 0, "dead": 0}
@@ -107,9 +108,12 @@ _NODE_TOLD: Final[dict[str, Any]] = {
     "state": "alive",
     "via": "http://node-2:8765",
     "expires_at": 1_767_225_612.5,
+    "heard_at": 1_767_225_597.5,
+    "why": "",
 }
 _PEER: Final[dict[str, Any]] = {
     "url": "http://node-2:8765",
+    "node": "77ac…",
     "name": "node-2",
     "state": "alive",
     "since": 1_767_225_600.0,
@@ -132,6 +136,7 @@ _NODE: Final = {
             "name": "node-1",
             "revision": "3-17",
             "nodes": [_NODE_TOLD],
+            "shared_queues": [{"queue": "mails", "nodes": ["node-1", "node-2"]}],
             "peers": [_PEER],
         },
     ),
@@ -141,7 +146,10 @@ _QUEUES: Final = {
     "list_queues": Shape(example={"queues": [{"name": "jobs", "statistics": _PENDING}]}),
     "get_queue": Shape(example=_DESCRIBED),
     "put_queue": Shape(
-        body=Content.SETTINGS, body_example={"lease_seconds": 60.0}, example=_DESCRIBED
+        parameters=(_HERE,),
+        body=Content.SETTINGS,
+        body_example={"lease_seconds": 60.0},
+        example=_DESCRIBED,
     ),
     "delete_queue": Shape(example={"deleted": True}),
     "purge": Shape(body=PurgeRequest, body_example={"dead_letters": False}, example={"removed": 3}),

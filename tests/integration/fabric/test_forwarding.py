@@ -241,10 +241,13 @@ async def test_a_queue_whose_node_is_away_is_not_called_unknown(data_dir: Path) 
                 assert answer.json()["data_state"] == "not written"
             [_, told] = (await a.client.get("/v1/fabric")).json()["nodes"]
             assert (told["name"], told["state"], told["queues"]) == ("b", "away", ["jobs"])
-            # After twenty TTLs it is forgotten.
-            await until(lambda: a.state.fabric.holder("jobs") is None)
-            answer = await a.post(MESSAGES, {"payload": 1})
-            assert error_of(answer) == (404, "QueueNotFoundError")
+            assert NOBODY in told["why"]
+            # However long it is away, it is not made a second time by itself.
+            past = found.expires_at + 1e6
+            assert a.state.fabric.catalog.forget(past) == []
+            assert a.state.fabric.catalog.holder("jobs", past) == found
+            assert (await a.client.put("/v1/queues/jobs?here")).status_code == 200
+            assert await a.state.queues.queue_names() == ["jobs"]
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "file"])

@@ -14,7 +14,7 @@ import pytest
 
 from mpreg.errors import InvalidArgumentError
 from mpreg.fabric import NODES_MAX
-from mpreg.server.peers import PeerState
+from mpreg.server.peer import PeerState
 from tests.integration.fabric.support import (
     Network,
     known_to,

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.anyio
 PEER = "http://b"
 
 
-def told(number: int = 0, *, ttl_seconds: float = 10.0, incarnation: int = 1) -> Told:
+def told(
+    number: int = 0, *, ttl_seconds: float = 10.0, incarnation: int = 1, hops: int = 0
+) -> Told:
     return Told(
         node=f"node-{number}",
         name=f"node-{number}",
@@ -30,7 +32,7 @@ def told(number: int = 0, *, ttl_seconds: float = 10.0, incarnation: int = 1) ->
         number=1,
         ttl_seconds=ttl_seconds,
         remaining_seconds=ttl_seconds,
-        hops=0,
+        hops=hops,
         queues=[f"queue-{number}"],
     )
 
@@ -66,17 +68,22 @@ async def test_a_node_is_itself_over_restarts_and_each_life_is_a_later_one(
 async def test_what_was_known_has_aged_by_the_time_that_nobody_ran(data_dir: Path) -> None:
     clock = TurnedClock()
     async with opened(data_dir, clock) as (_, fabric):
-        fabric.hear([told()], PEER)
+        fabric.hear([told(0), told(1, hops=1)], PEER)
     for passed, is_alive, is_known in (
         (4.0, True, True),
         (7.0, False, True),
         (300.0, False, False),
+        (1e6, False, False),
     ):
         clock.now += passed
         async with opened(data_dir, clock) as (_, fabric):
-            found = fabric.holder("queue-0")
-            assert (found is not None) is is_known
-            assert found is None or fabric.is_alive(found) is is_alive
+            await fabric.keep()
+            # What is at a peer itself is not forgotten.
+            peer, other = fabric.holder("queue-0"), fabric.holder("queue-1")
+            assert peer is not None
+            assert fabric.is_alive(peer) is is_alive
+            assert (other is not None) is is_known
+            assert other is None or fabric.is_alive(other) is is_alive
 
 
 async def test_what_is_over_or_of_no_peer_any_more_is_removed_from_the_disk(

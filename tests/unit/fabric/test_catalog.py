@@ -8,7 +8,7 @@ from tests.unit.fabric.stories import OWN, PEERS, announcement, belief
 
 def test_a_node_is_alive_then_away_then_forgotten() -> None:
     catalog = Catalog(OWN)
-    catalog.learn(belief(announcement(queues=("jobs",))), 0.0)
+    catalog.learn(belief(announcement(queues=("jobs",)), hops=2), 0.0)
     assert len(catalog.alive(9.9)) == 1
     assert catalog.alive(10.0) == []
     assert catalog.forget(10.0) == []
@@ -18,6 +18,36 @@ def test_a_node_is_alive_then_away_then_forgotten() -> None:
     assert catalog.forget(end) == ["n1"]
     assert len(catalog) == 0
     assert catalog.holder("jobs", 0.0) is None
+
+
+def test_what_a_peer_has_is_not_forgotten_as_long_as_the_peer_is_that_node() -> None:
+    said = belief(announcement(queues=("jobs",)))
+    of_before = belief(announcement("n2", queues=("mails",)), 5.0)
+    heard, recalled = Catalog(OWN), Catalog(OWN)
+    heard.learn(said, 0.0)
+    recalled.recall(said)
+    # Of two that were one peer, one after the other, it is the later one.
+    recalled.recall(of_before)
+    for catalog in (heard, recalled):
+        assert catalog.forget(1e9) == ([] if catalog is heard else ["n2"])
+        found = catalog.holder("jobs", 1e9)
+        assert found is not None
+        assert found == catalog.node_of(PEERS[0])
+        catalog.learn(belief(announcement("n3"), 2e9), 1e9)
+        assert catalog.holder("jobs", 1e9) is None
+        assert catalog.forget(1e9) == ["n1"]
+
+
+def test_queues_of_several_nodes_are_known_as_long_as_they_are() -> None:
+    catalog = Catalog(OWN)
+    catalog.learn(belief(announcement("n1", queues=("jobs", "mails"))), 0.0)
+    catalog.learn(belief(announcement("n2", queues=("jobs",)), 11.0, PEERS[1]), 0.0)
+    assert catalog.shared(()) == ["jobs"]
+    assert catalog.shared(["mails", "mine"]) == ["jobs", "mails"]
+    assert [one.announcement.node for one in catalog.holders("jobs")] == ["n1", "n2"]
+    catalog.learn(belief(announcement("n2", number=2), via=PEERS[1]), 0.0)
+    assert catalog.shared(()) == []
+    assert catalog.shared(["jobs"]) == ["jobs"]
 
 
 def test_a_node_that_comes_back_is_news_and_one_that_goes_on_is_not() -> None:

@@ -45,7 +45,11 @@ def test_what_the_disk_says_is_not_told() -> None:
     path = Path("/secret/place/mpreg.db")
     for kind, problem in PROBLEMS.items():
         # What is told of another node has been made for that.
-        of_others = (errors.PeerUnreachableError, errors.ForwardingLoopError)
+        of_others = (
+            errors.PeerUnreachableError,
+            errors.PeersUnheardError,
+            errors.ForwardingLoopError,
+        )
         assert problem.shows_message is (problem.status < 500 or kind in of_others), kind
     for error in (errors.StorageIOError("it failed", path), errors.CorruptDataError("x", path)):
         assert "secret" not in str(problem_of(error).value)
