@@ -247,13 +247,15 @@ class NotANodeError(RequestRefusedError):
     """What has answered is no node: another program on that port, or something on the way.
 
     A client tells it, by a header that all answers of a node have. ``data_state`` is "unknown"
-    where it was told a success: a proxy that drops the header may have passed the request on.
+    where it was told a success, or that something failed on the way: a proxy that drops the header
+    may have passed the request on.
     """
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message, status)
         self.args = (message, status)
-        if status < 300:
+        # 501: whoever said so knows no such request, and has passed on none.
+        if status < 300 or (status >= 500 and status != 501):
             vars(self)["data_state"] = "unknown"
 
 

@@ -31,6 +31,12 @@ MESSAGEPACK: Final = "application/msgpack"
 #: bits.
 SIZE_BYTES_MAX: Final = 2**31 - 1
 
+#: Of the answers of a node: its identity, and which of its processes it is.
+INCARNATION: Final = "x-mpreg-incarnation"
+
+#: Whose processes are told apart; it is a guard against what is no node.
+NODES_MAX: Final = 1_000
+
 Params: TypeAlias = Mapping[str, str] | list[tuple[str, str | int | float | bool | None]]
 
 #: It passes by itself, and nothing was made of it, or the same key tells.
@@ -157,7 +163,10 @@ class Calls:
     _attempt_seconds: float
     failures: int = 0
     """Counts the attempts without an answer of the node that is meant, or with one that it starts
-    or stops: where it has changed, the node may be a new one."""
+    or stops, and those in which a node was found to be another process: where it has changed, the
+    node may be a new one."""
+    _lives: dict[str, str] = field(factory=dict)
+    """By the identities of nodes, the processes whose answers were the last."""
 
     def new_pauses(self) -> Iterator[float]:
         return pauses(self._chance)
@@ -277,6 +286,7 @@ class Calls:
                 request.stream = upload.attempt(scope, self._attempt_seconds)
             try:
                 answer = await self._http.send(request, stream=is_stream)
+                self._note_life(answer)
                 if is_stream and not answer.is_success:
                     try:
                         await answer.aread()
@@ -295,6 +305,17 @@ class Calls:
                 raise NodeUnreachableError(f"{where}: {reason(error)}", was_heard) from error
         self.failures += 1
         raise NodeUnreachableError(f"{where}: no answer in {seconds:.1f} s", True)
+
+    def _note_life(self, answer: httpx.Response) -> None:
+        """A node may have been started again without that a request failed."""
+        node, _, life = answer.headers.get(INCARNATION, "").rpartition("-")
+        if not node:
+            return
+        if len(self._lives) >= NODES_MAX:
+            self._lives.clear()
+        if self._lives.setdefault(node, life) != life:
+            self._lives[node] = life
+            self.failures += 1
 
     def _new_key(self) -> str:
         return f"{self._chance.getrandbits(128):032x}"

@@ -101,7 +101,5 @@ def _of_no_node(answer: httpx.Response) -> MpregError:
         return NodeUnreachableError(message, True)
     if status in UNREADABLE_STATUSES:
         return errors.RequestRefusedError(message, status)
-    if status < 500:
-        hint = f"; is the url right? What stands between must pass on the header {API_HEADER}"
-        return errors.NotANodeError(message + hint, status)
-    return errors.UnexpectedError(message)
+    hint = f"; is the url right? What stands between must pass on the header {API_HEADER}"
+    return errors.NotANodeError(message + hint, status)

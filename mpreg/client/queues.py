@@ -23,6 +23,7 @@ from mpreg.errors import (
     QueueFullError,
     QueueNotFoundError,
     VersionConflictError,
+    WriteInterruptedError,
 )
 from mpreg.queues import QueueConfiguration, QueueStatistics
 from mpreg.queues.message import checked_seconds
@@ -91,8 +92,21 @@ class RemoteQueueManager:
 
         Raises:
             QueueNotFoundError: there is none.
+            WriteInterruptedError: the node ended in its midst, and there is one now: that one, or
+                another that was made since.
         """
-        await self._parts.calls.write("DELETE", _path_of(name), made_if=QueueNotFoundError)
+        try:
+            await self._parts.calls.write("DELETE", _path_of(name), made_if=QueueNotFoundError)
+        except WriteInterruptedError:
+            if not await self._is_gone(name):
+                raise
+
+    async def _is_gone(self, name: str) -> bool:
+        try:
+            await self.get_queue(name)
+        except QueueNotFoundError:
+            return True
+        return False
 
     async def queue_names(self) -> list[str]:
         """The names of all queues, in order."""
@@ -240,9 +254,15 @@ class RemoteQueue:
 
         Raises:
             QueueNotFoundError: there is none of this name.
+            WriteInterruptedError: the node ended in its midst, and there is one now: that one, or
+                another that was made since.
         """
         path = self._subscription_path(name)
-        await self._parts.calls.write("DELETE", path, made_if=QueueNotFoundError)
+        try:
+            await self._parts.calls.write("DELETE", path, made_if=QueueNotFoundError)
+        except WriteInterruptedError:
+            if name in (await self.statistics()).subscriptions:
+                raise
 
     def _subscription_path(self, name: str) -> str:
         return f"{self._path}/subscriptions/{as_name('subscription', name)}"

@@ -134,7 +134,12 @@ class RemoteSnapshotStore:
 
     async def delete(self, version: int | None = None) -> bool:
         """Remove one version, or without ``version`` all of them; whether there was any. Durable
-        when it returns. Cancelled: it may still happen."""
+        when it returns. Cancelled: it may still happen.
+
+        Raises:
+            WriteInterruptedError: the node ended while it removed all: some are left, or none, and
+                those that were saved since.
+        """
         params = {} if version is None else {"version": str(checked_version(version))}
         found = value_of(await self._calls.write("DELETE", self._path, params=params))
         was_there: bool = found["deleted"]

@@ -28,7 +28,7 @@ from mpreg.errors import (
 from mpreg.server.answers import BODY_FOLLOWS, Answer
 from mpreg.server.auth import Role, check, lowered
 from mpreg.server.calls import Call, Endpoint
-from mpreg.server.forwarding import ROLE, TO, elsewhere
+from mpreg.server.forwarding import INCARNATION, ROLE, TO, elsewhere
 from mpreg.server.idempotency import IdempotencyKeys, fingerprint
 from mpreg.server.names import check_query, checked_path
 from mpreg.server.negotiation import JSON, accepted, encode
@@ -62,6 +62,8 @@ _GIVEN_TO_ALL: Final = [
     (name.encode(), value.encode()) for name, value in (API_HEADER, *SECURITY_HEADERS.items())
 ]
 
+_INCARNATION: Final = INCARNATION.encode()
+
 #: A client that goes on sending a body that was refused is listened to for so long, so that it can
 #: read why.
 LINGER_SECONDS: Final = 2.0
@@ -74,6 +76,8 @@ class App:
     state: NodeState
     endpoints: tuple[Endpoint, ...] = ENDPOINTS
     _router: Router = field(init=False)
+    _given: list[tuple[bytes, bytes]] = field(factory=lambda: list(_GIVEN_TO_ALL))
+    """The headers of all answers."""
     _keys: IdempotencyKeys = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -85,7 +89,8 @@ class App:
         if scope["type"] != "http":
             await _refuse_other(scope, receive, send)
             return
-        exchange = _Exchange(receive, send, scope.get("state", {}).get(BODY_FOLLOWS))
+        self._learn_incarnation()
+        exchange = _Exchange(receive, send, scope.get("state", {}).get(BODY_FOLLOWS), self._given)
         with observed(self.state, scope, exchange), self.state.request() as under_way:
             try:
                 answer = await self._answer(scope, exchange)
@@ -106,6 +111,13 @@ class App:
             cut_short = CommitUnknownError("the node has stopped while this was under way")
             with anyio.move_on_after(LINGER_SECONDS):
                 await exchange.answer(problem_of(cut_short), JSON)
+
+    def _learn_incarnation(self) -> None:
+        """It is known when the node has restored what it knows of others."""
+        fabric = self.state.fabric
+        if len(self._given) == len(_GIVEN_TO_ALL) and fabric.is_open:
+            value = f"{fabric.identity}-{fabric.incarnation}"
+            self._given.append((_INCARNATION, value.encode()))
 
     async def _answer(self, scope: Scope, exchange: _Exchange) -> Answer | ASGIApp:
         state = self.state
@@ -202,6 +214,8 @@ class _Exchange:
     _send: Send
     _say_body_follows: Callable[[], None] | None
     """To the connection, where it can make use of it."""
+    _given: list[tuple[bytes, bytes]]
+    """Headers that are not the answer's own."""
     lingers: bool = True
     """Whether a client that still sends is given time to."""
     is_last: bool = False
@@ -224,7 +238,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.has_begun = True
             self.status = message["status"]
-            message = {**message, "headers": _with_security(message["headers"])}
+            message = {**message, "headers": self._with_given(message["headers"])}
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
         if is_last and not self._read.is_set():
             await self._send_while_listening(message)
@@ -247,6 +261,10 @@ class _Exchange:
         await self.send({"type": "http.response.start", "status": answer.status, "headers": raw})
         await self.send({"type": "http.response.body", "body": body})
 
+    def _with_given(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        own = {name.lower() for name, _ in headers}
+        return [*headers, *(pair for pair in self._given if pair[0] not in own)]
+
     async def _send_while_listening(self, message: Message) -> None:
         """The end of an answer, where the request has not ended: it has a moment to, since a server
         that hangs up on a client that still sends has its answer lost on the way. What comes
@@ -261,11 +279,6 @@ class _Exchange:
     async def _listen(self) -> None:
         while not self._read.is_set():
             await self.receive()
-
-
-def _with_security(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    given = {name.lower() for name, _ in headers}
-    return [*headers, *(pair for pair in _GIVEN_TO_ALL if pair[0] not in given)]
 
 
 async def _refuse_other(scope: Scope, receive: Receive, send: Send) -> None:

@@ -51,7 +51,9 @@ PASSED: Final = "x-mpreg-forwarded"
 TO: Final = "x-mpreg-to"
 ROLE: Final = "x-mpreg-role"
 ANSWERED_BY: Final = "x-mpreg-node"
-#: Of all answers of a node: what stands before it has its own.
+#: Of all answers of a node: its identity, and which of its processes has answered.
+INCARNATION: Final = "x-mpreg-incarnation"
+#: The same: what stands before it has its own.
 API_HEADER: Final = "x-mpreg-api"
 
 #: All else is between two neighbours, or about who asks.
@@ -65,6 +67,7 @@ ANSWER_HEADERS: Final = frozenset(
     {
         *(b"content-type", b"content-length", b"etag", b"retry-after", b"allow"),
         *(b"idempotency-replayed", b"x-mpreg-version", ANSWERED_BY.encode()),
+        INCARNATION.encode(),
     }
 )
 

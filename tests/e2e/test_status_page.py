@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.e2e.browser import CHROMIUM, Browser, browse
+from tests.integration.fabric.support import free_port
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="needs chromium: scripts/install-browser installs it, as root"
@@ -121,6 +122,50 @@ def test_it_says_when_the_node_cannot_be_reached_and_finds_it_again(
         browser.until("document.querySelector('#state')?.dataset.state === 'ready'")
         assert browser.run("document.querySelector('#unreachable').hidden")
         assert "generation 2, after one that was cut short" in browser.text("#event-table")
+
+
+PEERS: Final = """
+[mpreg]
+name = "{name}"
+[mpreg.queues.jobs]
+{peers}
+"""
+
+
+def peer(url: str) -> str:
+    return f'[[mpreg.peers]]\nurl = "{url}"\n'
+
+
+def test_a_person_sees_the_other_nodes_and_why_one_is_away(
+    tmp_path: Path, browser: Browser
+) -> None:
+    (tmp_path / "b.toml").write_text(PEERS.format(name="b", peers=""))
+    with node(tmp_path / "b", "--config", str(tmp_path / "b.toml")) as (other, _):
+        peers = peer(other) + peer(f"http://127.0.0.1:{free_port()}")
+        (tmp_path / "a.toml").write_text(PEERS.format(name="a", peers=peers))
+        with node(tmp_path / "a", "--config", str(tmp_path / "a.toml")) as (url, _):
+            browser.open(url)
+            browser.until(
+                "document.querySelector('#node-table tr:nth-child(3)')?.innerText.includes('away')"
+            )
+            browser.until("document.querySelector('#shared-queues').innerText.includes('jobs')")
+            rows = browser.run(
+                "[...document.querySelectorAll('#node-table tbody tr')].map(r => r.innerText)"
+            )
+            own, known, missing = (row.split("\t") for row in rows)
+            assert own[:5] == ["a", "this one", url, "1", "1"]
+            assert known[:5] == ["b", "alive", other, "1", "1"]
+            assert missing[0] == "not heard of yet"
+            assert "ConnectError" in missing[6]
+            assert "jobs (a, b)" in browser.text("#shared-queues")
+            assert browser.errors == []
+
+
+def test_a_node_without_peers_shows_no_others(tmp_path: Path, browser: Browser) -> None:
+    with node(tmp_path / "data") as (url, _):
+        browser.open(url)
+        browser.until("document.querySelector('#state')?.dataset.state === 'ready'")
+        assert browser.run("document.querySelector('#nodes').hidden")
 
 
 #: A node that never comes to the end of its restore.

@@ -151,10 +151,14 @@ async def delete_queue(call: Call) -> Answer:
     name, leases = call.name("queue"), call.state.leases
     # Those of before: meanwhile another one may have its name, and deliveries of its own.
     tokens = leases.tokens_of(name)
-    await call.state.queues.delete_queue(name)
-    call.state.fabric.look_again()
-    leases.forget(tokens)
-    return Answer(value={"deleted": True})
+
+    async def effect() -> Answer:
+        await call.state.queues.delete_queue(name)
+        call.state.fabric.look_again()
+        leases.forget(tokens)
+        return Answer(value={"deleted": True})
+
+    return await call.write_once(effect)
 
 
 async def purge(call: Call) -> Answer:
@@ -307,9 +311,13 @@ async def put_subscription(call: Call) -> Answer:
 
 async def delete_subscription(call: Call) -> Answer:
     """Delete a subscription: what only it had not finished is finished."""
-    queue = await _queue(call)
-    await queue.delete_subscription(call.name("subscription"))
-    return Answer(value={"deleted": True})
+    queue, name = await _queue(call), call.name("subscription")
+
+    async def effect() -> Answer:
+        await queue.delete_subscription(name)
+        return Answer(value={"deleted": True})
+
+    return await call.write_once(effect)
 
 
 # --- dead letters ---

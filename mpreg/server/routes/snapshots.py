@@ -112,7 +112,13 @@ async def list_versions(call: Call) -> Answer:
 async def delete_snapshot(call: Call) -> Answer:
     """Remove the version ``version``, or without it all of them; ``deleted``: whether there was
     any. Who is reading one reads it to its end."""
-    return Answer(value={"deleted": await _store(call).delete(_version(call))})
+    store, version = _store(call), _version(call)
+
+    async def effect() -> Answer:
+        return Answer(value={"deleted": await store.delete(version)})
+
+    # One version is never another one, and may be removed again.
+    return await (call.write_once(effect) if version is None else effect())
 
 
 def _store(call: Call, retention: SnapshotRetention | None = None) -> SnapshotStore:

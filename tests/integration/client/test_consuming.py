@@ -156,6 +156,33 @@ def take_all_back(server: Node) -> None:
     server.state.leases.forget(held)
 
 
+async def test_what_was_taken_ahead_is_not_handed_out_after_a_restart_that_no_request_has_met(
+    data_dir: Path,
+) -> None:
+    way = Way()
+    async with client_of(way) as node:
+        async with open_node(data_dir, backend="sqlite") as server:
+            way.app = server.app
+            jobs, _ = await queues_of(node, server)
+            messages = jobs.consume(prefetch=3)
+            first = await anext(messages)
+            assert (first.payload, first.attempt) == (1, 1)
+        async with open_node(data_dir, backend="sqlite") as server:
+            way.app = server.app
+            failures = node._calls.failures
+            # Any answer tells that it is another process.
+            assert await node.message_queues.queue_names() == ["jobs"]
+            assert node._calls.failures == failures + 1
+            again = [await anext(messages) for _ in range(4)]
+            assert [(one.payload, one.attempt) for one in again] == [(1, 2), (2, 2), (3, 2), (4, 1)]
+            for message in again:
+                await message.ack()
+            with pytest.raises(LeaseLostError):
+                await first.ack()
+            # And of each answer of one process it is the same one.
+            assert node._calls.failures == failures + 1
+
+
 @pytest.mark.parametrize(
     "told",
     [

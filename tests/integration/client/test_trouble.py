@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import pytest
 from mpreg.cache import GlobalCacheKey
 from mpreg.client import MPREGClient, RemoteQueue
 from mpreg.client.calls import PAUSE_SECONDS_MAX, pauses
+from mpreg.client.connections import Connections
 from mpreg.errors import (
     ConfigurationError,
+    NodeError,
     NodeUnreachableError,
     NotANodeError,
     NotReadyError,
@@ -25,12 +28,14 @@ from mpreg.errors import (
     QueueNotFoundError,
     RequestRefusedError,
     UnauthorizedError,
-    UnexpectedError,
+    WriteInterruptedError,
 )
 from mpreg.queues import QueueConfiguration
+from mpreg.reasons import reason
 from mpreg.server.state import Phase
 from tests.integration.client.support import LOST_ANSWER, NOBODY, Way, client_of, open_client
 from tests.integration.server.support import open_node
+from tests.integration.server.test_connections import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -86,6 +91,28 @@ async def test_a_deletion_that_was_made_is_no_error_where_its_answer_was_not_kep
             await queues.delete_queue("jobs")
             with pytest.raises(QueueNotFoundError):
                 await queues.delete_queue("jobs")
+
+
+async def test_a_deletion_that_was_cut_short_is_one_where_there_is_nothing_of_that_name(
+    data_dir: Path,
+) -> None:
+    cut_short = WriteInterruptedError("it was begun")
+    async with open_client(data_dir) as (node, way, _):
+        queues = node.message_queues
+        jobs = await queues.get_queue("jobs")
+        await jobs.subscription("s")
+        way.troubles.append(cut_short)
+        with pytest.raises(WriteInterruptedError):
+            await jobs.delete_subscription("s")
+        await jobs.delete_subscription("s")
+        way.troubles.append(cut_short)
+        await jobs.delete_subscription("s")
+        way.troubles.append(cut_short)
+        with pytest.raises(WriteInterruptedError):
+            await queues.delete_queue("jobs")
+        await queues.delete_queue("jobs")
+        way.troubles.append(cut_short)
+        await queues.delete_queue("jobs")
 
 
 async def test_each_write_has_a_key_of_its_own_and_each_attempt_that_of_its_write(
@@ -219,21 +246,37 @@ def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: str) -> Non
         (301, RequestRefusedError),
         (307, RequestRefusedError),
         (404, RequestRefusedError),
-        (500, UnexpectedError),
+        (500, NotANodeError),
+        (501, NotANodeError),
         (502, NodeUnreachableError),
+        (505, NotANodeError),
     ],
 )
 async def test_what_no_node_has_said_is_told_as_such(status: int, kind: type[Exception]) -> None:
     answers = httpx.MockTransport(lambda _: httpx.Response(status, text="<html>"))
     async with MPREGClient("http://x", transport=answers, patience_seconds=0.01) as node:
-        with pytest.raises(kind):
+        with pytest.raises(kind) as raised:
             await node.message_queues.delete_queue("jobs")
+        assert isinstance(raised.value, NodeError)
+        # Who fails on the way may have passed it on.
+        may_have_been_made = status in (500, 502, 505)
+        assert raised.value.data_state == ("unknown" if may_have_been_made else "not written")
 
 
 async def test_an_error_in_its_block_comes_out_of_it_as_it_is() -> None:
     with pytest.raises(LookupError, match="mine"):
         async with client_of(Way()):
             raise LookupError("mine")
+
+
+async def test_encryption_where_there_is_none_is_told_with_the_reason(data_dir: Path) -> None:
+    connections = Connections.of(ssl.create_default_context())
+    async with serving(data_dir) as served, connections:
+        url = served.state.url.replace("http://", "https://")
+        with pytest.raises(httpx.ConnectError) as raised:
+            await connections.handle_async_request(httpx.Request("GET", url))
+    # What OpenSSL says of it, in whichever words; on trio it is told by what is behind the error.
+    assert "ssl" in reason(raised.value).lower()
 
 
 def test_pauses_grow_up_to_a_bound() -> None:

@@ -498,6 +498,70 @@ async def test_no_time_runs_against_a_peer_while_a_client_sends_its_body(data_di
     assert [now + 3600.0 <= one < math.inf for one in passing_it_on] == [True, True]
 
 
+class Stuck(httpx.AsyncByteStream):
+    """The beginning of an answer, and then nothing, or a byte now and then for ever."""
+
+    def __init__(self, pause_seconds: float) -> None:
+        self.pause_seconds = pause_seconds
+        self.closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b'{"messages": '
+        while True:
+            await anyio.sleep(self.pause_seconds)
+            yield b" "
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("pause_seconds", [math.inf, 0.005])
+async def test_an_answer_that_does_not_come_on_is_given_up(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, pause_seconds: float
+) -> None:
+    monkeypatch.setattr("mpreg.server.calls.BODY_SECONDS_MAX", 0.1)
+    async with open_nodes(data_dir, a=(), b=("jobs",)) as (network, nodes):
+        stuck = Stuck(pause_seconds)
+
+        async def answer(request: httpx.Request) -> httpx.Response:
+            if request.url.path.startswith("/v1/fabric"):
+                await anyio.sleep_forever()
+            return httpx.Response(200, headers={"x-mpreg-api": "1"}, stream=stuck)
+
+        network.apps["b.localhost"] = answer
+        a = nodes["a"]
+        # It is cut, so that nobody takes what has come for the whole.
+        with pytest.raises(PeerUnreachableError, match="does not come on"):
+            await a.post("/v1/queues/jobs/receive")
+        assert stuck.closed
+        assert a.state.peers.forwarded == {"unreachable": 1}
+
+
+async def test_who_takes_an_answer_slowly_is_not_the_fault_of_the_peer(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the waits for the peer count."""
+    deadlines: list[float] = []
+
+    class Answer(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for _ in range(3):
+                deadlines.append(anyio.current_effective_deadline() - anyio.current_time())
+                yield b"x" * 100_000
+
+    async with open_nodes(data_dir, a=(), b=("jobs",)) as (network, nodes):
+
+        async def answer(request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, headers={"x-mpreg-api": "1"}, stream=Answer())
+
+        network.apps["b.localhost"] = answer
+        got = await nodes["a"].client.get("/v1/queues/jobs")
+        assert len(got.content) == 300_000
+    # At a rate of 500 bytes a second each of them makes up for what it took.
+    assert all(29.0 < one <= 30.0 for one in deadlines)
+    assert len(deadlines) == 3
+
+
 async def test_what_became_of_requests_is_counted(data_dir: Path) -> None:
     async with open_nodes(data_dir, a=(), b=("jobs",)) as (network, nodes):
         a = nodes["a"]

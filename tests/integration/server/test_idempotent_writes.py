@@ -137,9 +137,9 @@ async def test_a_write_that_was_made_is_not_denied_where_its_answer_cannot_be_ke
             raise StorageFullError("no room for the answer")
 
         monkeypatch.setattr(KeyValueStore, "put", fail)
-        deleted = await node.client.delete(JOBS, headers=KEY)
-        assert (deleted.status_code, deleted.json()) == (200, {"deleted": True})
-        assert await node.state.queues.queue_names() == []
+        made = await node.client.put("/v1/queues/new", headers=KEY)
+        assert (made.status_code, made.json()["name"]) == (200, "new")
+        assert await node.state.queues.queue_names() == ["jobs", "new"]
 
 
 async def test_what_was_refused_may_be_sent_again_with_its_key(data_dir: Path) -> None:
@@ -178,9 +178,11 @@ async def test_a_write_and_its_answer_are_one_or_neither_is(
         assert (await node.post(f"{JOBS}/messages", {"payload": 1}, headers=KEY)).status_code == 201
 
 
-async def cut_short(node: Node, path: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The node ends while ``what`` of a queue is under way, or before it is noted that it is done:
-    nobody can tell these from outside."""
+async def cut_short(
+    node: Node, method: str, path: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node ends while ``what`` is under way, or before it is noted that it is done: nobody can
+    tell these from outside."""
 
     async def cut(*_: object, **__: object) -> int:
         node.state.end_requests()
@@ -189,7 +191,7 @@ async def cut_short(node: Node, path: str, what: str, monkeypatch: pytest.Monkey
 
     with monkeypatch.context() as patched:
         patched.setattr(what, cut)
-        answer = await node.post(f"{JOBS}/{path}", {}, headers=KEY)
+        answer = await node.client.request(method, path, headers=KEY)
         assert error_of(answer) == (500, "CommitUnknownError")
 
 
@@ -206,10 +208,10 @@ async def test_what_meets_all_that_is_there_is_begun_once_also_after_a_restart(
 ) -> None:
     """Made again, it would meet what has come since."""
     async with open_node(data_dir, backend="sqlite") as node:
-        await cut_short(node, path, BULK[path], monkeypatch)
+        await cut_short(node, "POST", f"{JOBS}/{path}", BULK[path], monkeypatch)
     async with open_node(data_dir, backend="sqlite") as node:
         await node.send("came later")
-        again = await node.post(f"{JOBS}/{path}", {}, headers=KEY)
+        again = await node.client.post(f"{JOBS}/{path}", headers=KEY)
         assert error_of(again) == (409, "WriteInterruptedError")
         assert again.json()["data_state"] == "unknown"
         assert await depth(node) == 1
@@ -222,12 +224,73 @@ async def test_a_purge_whose_answer_was_not_kept_any_more_is_not_made_again(
 ) -> None:
     async with open_node(data_dir, backend="sqlite") as node:
         await node.send(1, 2)
-        await cut_short(node, "purge", "mpreg.server.idempotency.Claim.keep_alone", monkeypatch)
+        kept = "mpreg.server.idempotency.Claim.keep_alone"
+        await cut_short(node, "POST", f"{JOBS}/purge", kept, monkeypatch)
         assert await depth(node) == 0
         await node.send("came later")
-        again = await node.post(f"{JOBS}/purge", {}, headers=KEY)
+        again = await node.client.post(f"{JOBS}/purge", headers=KEY)
         assert error_of(again) == (409, "WriteInterruptedError")
         assert await depth(node) == 1
+
+
+#: What is deleted, and how it is made.
+DELETED = {
+    JOBS: ("PUT", JOBS),
+    f"{JOBS}/subscriptions/audit": ("PUT", f"{JOBS}/subscriptions/audit"),
+    "/v1/snapshots/state": ("PUT", "/v1/snapshots/state?versions_max=9"),
+}
+
+
+async def make(node: Node, path: str) -> None:
+    answer = await node.client.request(*DELETED[path], json={})
+    assert answer.is_success, answer.text
+
+
+@pytest.mark.parametrize("path", DELETED)
+async def test_a_deletion_that_was_cut_short_does_not_meet_what_was_made_since(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    async with open_node(data_dir, backend="sqlite") as node:
+        await make(node, path)
+        kept = "mpreg.server.idempotency.Claim.keep_alone"
+        await cut_short(node, "DELETE", path, kept, monkeypatch)
+    async with open_node(data_dir, backend="sqlite") as node:
+        await make(node, path)
+        again = await node.client.delete(path, headers=KEY)
+        assert error_of(again) == (409, "WriteInterruptedError")
+        # It is there: with another key it can be deleted.
+        other = await node.client.delete(path, headers={"idempotency-key": "two"})
+        assert (other.status_code, other.json()) == (200, {"deleted": True})
+
+
+@pytest.mark.parametrize("path", DELETED)
+async def test_a_deletion_is_answered_as_before_and_a_refused_one_may_be_sent_again(
+    data_dir: Path, path: str
+) -> None:
+    async with open_node(data_dir) as node:
+        if path.endswith("audit"):
+            refused = await node.client.delete(path, headers=KEY)
+            assert error_of(refused) == (404, "QueueNotFoundError")
+        await make(node, path)
+        first = await node.client.delete(path, headers=KEY)
+        assert first.json() == {"deleted": True}
+        await make(node, path)
+        check_replayed(first, await node.client.delete(path, headers=KEY))
+        assert (await node.client.delete(path)).json() == {"deleted": True}
+
+
+async def test_a_version_that_was_deleted_may_be_deleted_again(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a number that no other one gets."""
+    path = "/v1/snapshots/state"
+    async with open_node(data_dir, backend="sqlite") as node:
+        version = (await node.client.put(path, content=b"1")).json()["version"]
+        one = f"{path}?version={version}"
+        kept = "mpreg.server.idempotency.Claim.keep_alone"
+        await cut_short(node, "DELETE", one, kept, monkeypatch)
+        again = await node.client.delete(one, headers=KEY)
+        assert (again.status_code, again.json()) == (200, {"deleted": False})
 
 
 async def test_a_purge_is_answered_as_before(data_dir: Path) -> None:
