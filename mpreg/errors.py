@@ -625,8 +625,9 @@ class ForeignDatabaseError(DataDirectoryError):
 class ParticipantFailedError(PersistenceError):
     """A hook of a registered subsystem failed; ``__cause__`` is what it raised.
 
-    ``step`` is ``"restore"``: the subsystem is required, and the registry was not opened; or
-    ``"snapshot"``: it could not save its state when that was asked for, and is as it was.
+    ``step`` is ``"restore"``: the subsystem is required, as all of mpreg's own are that matter, and
+    the registry was not opened; or ``"snapshot"``: it could not save its state when that was asked
+    for, and is as it was.
     ``participants`` names it; of snapshots, all that failed.
     """
 
@@ -642,8 +643,8 @@ class ParticipantFailedError(PersistenceError):
         names = ", ".join(map(repr, self.participants))
         if self.step == "restore":
             return (
-                f"{names} could not be restored: {self.reason}; the registry was not opened: mend "
-                "the cause, or register it with required=False to start without it"
+                f"{names} could not be restored: {self.reason}; the store was not opened: mend the "
+                "cause, or put back a backup, and open it again"
             )
         return f"no snapshot of {names}: {self.reason}; what was saved before is still there"
 

@@ -34,16 +34,24 @@ class Output:
     width: int
     damaged: int = 0
     """How many damaged items were shown."""
+    _heading: str | None = None
 
     def row(self, fields: dict[str, Any], text: str) -> None:
+        self._end_heading()
         self._write(as_json(fields) if self.is_json else safe(text))
 
     def heading(self, text: str) -> None:
-        if not self.is_json:
-            self._write(self._style(text, bold=True))
+        """Above what comes next; where nothing comes, it is not shown."""
+        self._heading = text
+
+    def _end_heading(self) -> None:
+        heading, self._heading = self._heading, None
+        if heading is not None and not self.is_json:
+            self._write(self._style(heading, bold=True))
 
     def damage(self, message: str, where: str = "") -> None:
         """A damaged item, in its place among the others."""
+        self._end_heading()
         self.damaged += 1
         fields = {"damaged": {"where": where, "message": message}}
         if self.is_json:

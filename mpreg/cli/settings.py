@@ -3,6 +3,7 @@ for them."""
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ import click
 from attrs import frozen
 
 from mpreg.cli.options import Common
+from mpreg.cli.variables import near_misses
 from mpreg.errors import ConfigurationError
 from mpreg.persistence import PersistenceConfig
 from mpreg.persistence.config import TABLE
@@ -19,6 +21,8 @@ from mpreg.persistence.read_only import FoundDirectory
 from mpreg.settings_source import SettingsSource
 
 __all__ = ["DATA_DIR", "NONE_NAMED", "Settings", "data_dir_of", "source_of"]
+
+log = logging.getLogger("mpreg.cli")
 
 DATA_DIR: Final = (TABLE, "data_dir")
 
@@ -39,6 +43,8 @@ def source_of(common: Common) -> SettingsSource:
     if common.config_file is not None:
         source = SettingsSource.read(common.config_file)
     source = source.with_environment(os.environ)
+    for miss in near_misses(os.environ):
+        log.warning("%s", miss)
     if common.data_dir is None:
         return source
     if common.is_from_environment:

@@ -9,7 +9,9 @@ import random
 import re
 import signal
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
@@ -85,6 +87,33 @@ def test_sigterm_ends_a_long_poll_and_the_node_in_order(tmp_path: Path, loop: st
         assert node.wait() == 0
         assert "Traceback" not in node.errors
         assert "stopped" in node.errors.splitlines()[-1]
+
+
+def test_sigterm_before_the_settings_are_read_ends_it_as_signals_do(tmp_path: Path) -> None:
+    """Nothing was opened, and nothing has to be closed."""
+    settings = tmp_path / "settings.toml"
+    os.mkfifo(settings)
+    command = [sys.executable, "-m", "mpreg.cli", "serve", "--config", str(settings)]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        try:
+            while (written := _opened_by_a_reader(settings)) is None:
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(GUARD_SECONDS) == -signal.SIGTERM
+            os.close(written)
+            assert process.stderr is not None
+            assert process.stderr.read() == b""
+        finally:
+            process.kill()
+    assert list(tmp_path.iterdir()) == [settings]
+
+
+def _opened_by_a_reader(fifo: Path) -> int | None:
+    try:
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
 
 
 @on_both_loops

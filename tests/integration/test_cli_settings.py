@@ -143,6 +143,30 @@ def test_a_directory_that_is_misspelt_is_no_missing_option(config: Path) -> None
     assert "--data-dir" not in result.stderr
 
 
+def test_a_variable_with_one_underscore_too_few_is_told_with_the_right_name(
+    config: Path,
+) -> None:
+    wrong = {
+        "MPREG_SERVER_PORT": "MPREG__SERVER__PORT",
+        "MPREG_SERVER__PORT": "MPREG__SERVER__PORT",
+        "MPREG_PERSISTENCE_DATA_DIR": "MPREG__PERSISTENCE__DATA_DIR",
+        "MPREG_NAME": "MPREG__NAME",
+        "MPREG_PEERS": "MPREG__PEERS",
+        "MPREG_QUEUES_TWO_WORDS_MAX_SIZE": "MPREG__QUEUES__TWO_WORDS__MAX_SIZE",
+    }
+    # As a cluster makes them, and others.
+    others = {"MPREG_SERVER_PORT_8765_TCP": "tcp://10.0.0.1:8765", "MPREG_OTHER": 1, "MPREG_": 1}
+    for command in (("stats", "--json"), ("config", "check")):
+        result = run(*command, "--config", config, **dict.fromkeys(wrong, "tcp://x"), **others)
+        assert result.exit_code == 0
+        said = [line for line in result.stderr.splitlines() if "was not read" in line]
+        assert len(said) == len(wrong)
+        for name, right in wrong.items():
+            assert any(f"variable {name} was" in line and f" {right}," in line for line in said)
+    result = run("stats", "--json", "--config", config, MPREG__SERVER__PORT="1")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
 def test_the_environment_can_say_everything(config: Path, stores: tuple[Path, Path]) -> None:
     one, two = stores
     of_two = {"MPREG__PERSISTENCE__DATA_DIR": two}

@@ -103,6 +103,7 @@ def test_stats_tell_of_everything(filled: Path, loop: str) -> None:
     assert "held by          nobody" in result.stdout
     assert "sessions                         6 keys" in result.stdout
     assert "audit                            3 records, offsets 0 to 2" in result.stdout
+    assert "jobs                             9 pending, 0 delayed, 2 dead" in result.stdout
     assert "<" not in result.stdout
     assert "<queues/configurations>" in run(filled, "stats", "--all", loop=loop).stdout
 
@@ -111,7 +112,7 @@ def test_the_fields_of_json_are_stable(filled: Path) -> None:
     first, *rest = rows(filled, "stats")
     assert list(first) == ROWS["directory"].split()
     assert {row["kind"]: " ".join(row) for row in rest} == {
-        kind: f"kind {ROWS[kind]}" for kind in ("namespace", "log")
+        kind: f"kind {ROWS[kind]}" for kind in ("namespace", "log", "queue")
     }
     rows(filled, "inspect", "namespaces", "--all", kind="namespace")
     rows(filled, "inspect", "logs", "--all", kind="log")
@@ -247,6 +248,17 @@ def test_a_missing_directory_is_told_and_not_made(data_dir: Path, command: Any) 
     assert result.exit_code == 1
     assert "no such directory" in result.stderr
     assert not data_dir.exists()
+
+
+def test_stats_of_queues_alone_have_no_empty_parts(data_dir: Path) -> None:
+    async def queues(opened: PersistenceRegistry) -> None:
+        await (await MessageQueueManager(opened).create_queue("jobs")).send(1)
+
+    fill(data_dir, queues)
+    lines = run(data_dir, "stats").stdout.splitlines()
+    assert not {"namespaces", "logs"} & set(lines)
+    assert lines[-2] == "queues"
+    assert lines[-1].split(" ", 1) == ["jobs", f"{'':<27} 1 pending, 0 delayed, 0 dead"]
 
 
 def test_a_newer_store_is_told(filled: Path) -> None:

@@ -21,6 +21,7 @@ from attrs import frozen
 from mpreg.cli.decoding import as_json
 from mpreg.cli.service_manager import ServiceManager
 from mpreg.cli.settings import DATA_DIR, NONE_NAMED
+from mpreg.cli.variables import near_misses
 from mpreg.clock import SystemClock
 from mpreg.monitoring import configure_logs
 from mpreg.persistence.engine import collapsed_groups
@@ -56,6 +57,8 @@ def serve(
         level=settings.monitoring.log_level,
         colors=sys.stderr.isatty(),
     )
+    for miss in near_misses(os.environ):
+        logging.getLogger("mpreg.cli").warning("%s", miss)
     _allow_files(settings.server.connections_max + FILES_BESIDE_CONNECTIONS)
     manager = ServiceManager.of(os.environ)
     anyio.run(partial(_serve, settings, manager, is_json=is_json), backend=settings.server.loop)

@@ -6,11 +6,13 @@ from mpreg.cli.decoding import printable, size
 from mpreg.cli.output import Output
 from mpreg.cli.runs.inspect.names import log_row, namespace_row
 from mpreg.cli.runs.inspect.selection import COUNTED_MAX, Selection, telling
+from mpreg.cli.runs.queue.looking import show_one
 from mpreg.cli.settings import Settings
 from mpreg.cli.times import moment
 from mpreg.errors import CorruptDataError
 from mpreg.persistence import DirectoryStatistics, Holder, open_read_only
 from mpreg.persistence.data_directory import ACKED_NAME
+from mpreg.queues.view import queue_names
 
 __all__ = ["show_stats"]
 
@@ -31,6 +33,12 @@ async def show_stats(settings: Settings, output: Output, *, is_exact: bool, is_a
         async for log in registry.logs(on_damaged=telling(output)):
             if selection.shows(log.name):
                 output.row(*log_row(log, "log"))
+        output.heading("queues")
+        try:
+            for queue in await queue_names(registry):
+                await show_one(registry, output, queue, "queue")
+        except CorruptDataError as damage:
+            output.damage(damage.message, damage.where)
 
 
 def _directory(stats: DirectoryStatistics, output: Output) -> None:

@@ -41,6 +41,9 @@ def test_a_part_that_fails_for_a_reason_of_its_own_is_refused(
         assert code == REFUSED
         assert "not today" in said
         assert "verify" not in said
+        # What an operator can do, and not what a programmer could.
+        assert "put back a backup" in said
+        assert "required" not in said
 
 
 def test_a_file_in_the_place_of_the_data_directory_is_told_as_one(

@@ -10,33 +10,44 @@ from mpreg.cli.output import Output
 from mpreg.cli.settings import Settings
 from mpreg.cli.times import moment
 from mpreg.codec import decode_value
-from mpreg.errors import CorruptDataError
+from mpreg.errors import CorruptDataError, QueueNotFoundError
 from mpreg.persistence import ReadOnlyRegistry, open_read_only
 from mpreg.queues import DeadLetter, QueueStatistics
 from mpreg.queues.records import MessageRecord
 from mpreg.queues.state import DEFAULT_SUBSCRIPTION
 from mpreg.queues.view import PendingMessage, QueueView, queue_names
 
-__all__ = ["list_queues", "peek", "show_dead_letters", "show_queue"]
+__all__ = ["list_queues", "peek", "show_dead_letters", "show_one", "show_queue"]
 
 
 async def list_queues(settings: Settings, output: Output) -> None:
     async with open_read_only(settings.data_dir) as registry:
         for name in await queue_names(registry):
-            try:
-                view = await QueueView.open(registry, name)
-            except CorruptDataError as damage:
-                output.damage(damage.message, damage.where or f"queue {name!r}")
-                continue
-            _tell_damage(view, output)
-            counts = view.statistics()
-            fields = {"name": name, **_kind(view), **_counts(counts)}
-            text = (
-                f"{printable(name):<32} {counts.pending} pending, {counts.delayed} delayed, "
-                f"{counts.dead} dead"
-            )
-            output.row(fields, text)
+            await show_one(registry, output, name)
         await _tell_leases(registry, output)
+
+
+async def show_one(
+    registry: ReadOnlyRegistry, output: Output, name: str, kind: str | None = None
+) -> None:
+    """A line with the counts of a queue."""
+    try:
+        view = await QueueView.open(registry, name)
+    except QueueNotFoundError:
+        # Deleted since its name was read.
+        return
+    except CorruptDataError as damage:
+        output.damage(damage.message, damage.where or f"queue {name!r}")
+        return
+    _tell_damage(view, output)
+    counts = view.statistics()
+    fields: dict[str, Any] = {} if kind is None else {"kind": kind}
+    fields |= {"name": name, **_kind(view), **_counts(counts)}
+    text = (
+        f"{printable(name):<32} {counts.pending} pending, {counts.delayed} delayed, "
+        f"{counts.dead} dead"
+    )
+    output.row(fields, text)
 
 
 async def show_queue(settings: Settings, output: Output, *, name: str) -> None:
