@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from contextlib import aclosing
 from typing import Any, Final
 
 import anyio
@@ -489,9 +489,10 @@ class MessageQueue:
         """Send dead letters again, with fresh attempts; return how many. A message that is named
         by several, because it died in several subscriptions, is sent once.
 
-        ``letters``: these (or their keys, or the ids of their messages); None: all. ``to`` another
-        queue, or this one. Each is sent and removed in one transaction; a message keeps its id.
-        One whose message was damaged stays.
+        ``letters``: these (or their keys, or the ids of their messages); None: all that there are
+        when it begins. ``to`` another queue, or this one. Each is sent and removed in one
+        transaction; a message keeps its id. One whose message was damaged stays. However many there
+        are, some are read at a time, and moved together, all or none of them, before the next.
 
         Raises:
             QueueFullError: the target has no room; those sent until then stay sent.
@@ -500,12 +501,34 @@ class MessageQueue:
         self._core.check_open()
         target._core.check_open()
         names = None if letters is None else {_letter_name(one) for one in letters}
-        found = await list_dead_letters(self._core, names=names)
-        moved = 0
-        whole = [letter for letter in found if letter.record.message is not None]
-        # One message, in however many subscriptions it died.
-        dead = [list(letters) for _, letters in itertools.groupby(whole, _place)]
-        limits = self._core.storage.limits
+        bytes_max, moved, size = self._core.storage.limits.batch, 0, 0
+        some: list[list[DeadLetter]] = []
+        async with aclosing(self._whole_letters(names)) as found:
+            async for letter in found:
+                if some and _place(some[-1][0]) == _place(letter):
+                    # The same message: it died in several subscriptions.
+                    some[-1].append(letter)
+                    continue
+                if some and (len(some) == MOVED_PER_BATCH or size > bytes_max):
+                    moved += await self._redrive_some(some, target)
+                    some, size = [], 0
+                some.append([letter])
+                size += letter.size_bytes
+        return moved + await self._redrive_some(some, target)
+
+    async def _whole_letters(
+        self, names: Collection[str] | None
+    ) -> AsyncGenerator[DeadLetter, None]:
+        """Those that are there now: what dies while others are moved is not met."""
+        at_first = set(self._core.state.dead)
+        async with aclosing(scan_dead_letters(self._core)) as found:
+            async for letter in found:
+                is_meant = names is None or letter.key in names or letter.id in names
+                if is_meant and letter.key in at_first and letter.record.message is not None:
+                    yield letter
+
+    async def _redrive_some(self, dead: list[list[DeadLetter]], target: MessageQueue) -> int:
+        moved, limits = 0, self._core.storage.limits
         for some in batches(dead, _dead_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.batch):
             for batch in batches(
                 some, _keys_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.keys

@@ -28,7 +28,7 @@ from mpreg.errors import (
 from mpreg.server.answers import BODY_FOLLOWS, Answer
 from mpreg.server.auth import Role, check, lowered
 from mpreg.server.calls import Call, Endpoint
-from mpreg.server.forwarding import INCARNATION, ROLE, TO, elsewhere
+from mpreg.server.forwarding import INCARNATION, ROLE, TO, elsewhere, is_here
 from mpreg.server.idempotency import IdempotencyKeys, fingerprint
 from mpreg.server.names import check_query, checked_path
 from mpreg.server.negotiation import JSON, accepted, encode
@@ -158,8 +158,9 @@ class App:
         """Also where it was the deletion of the queue, which may be elsewhere now."""
         if key is None or TO in call.request.headers:
             return False
-        state = self.state
-        if state.fabric.holder(call.name("queue")) is None and state.peers.unheard() is None:
+        state, queue = self.state, call.name("queue")
+        is_known_elsewhere = state.fabric.holder(queue) is not None
+        if not is_known_elsewhere and (not state.peers.unheard() or await is_here(state, queue)):
             # It goes nowhere else, and who makes it looks: a disk need not be read twice.
             return False
         return await self._keys.knows(call.role.name, key)

@@ -38,7 +38,7 @@ from mpreg.server.peers import NO_BODY, pieces_of
 from mpreg.server.seen import long
 from mpreg.server.state import NodeState
 
-__all__ = ["Forward", "elsewhere"]
+__all__ = ["Forward", "elsewhere", "is_here"]
 
 log = logging.getLogger("mpreg.server.forwarding")
 
@@ -101,7 +101,7 @@ async def elsewhere(call: Call, endpoint: Endpoint) -> Forward | None:
     elif found is None:
         await _check_heard(state, endpoint, queue)
         return None
-    elif await _is_here(state, queue):
+    elif await is_here(state, queue):
         return None
     passed = [one for one in call.request.headers.get(PASSED, "").split(",") if one]
     if state.fabric.identity in passed or len(passed) >= HOPS_MAX:
@@ -136,7 +136,7 @@ async def _check_heard(state: NodeState, endpoint: Endpoint, queue: str) -> None
 
     Raises what `elsewhere` raises.
     """
-    if (unheard := state.peers.unheard()) is None or await _is_here(state, queue):
+    if (unheard := state.peers.unheard()) is None or await is_here(state, queue):
         return
     if not unheard.is_given_up:
         state.peers.forwarded["unheard"] += 1
@@ -150,7 +150,8 @@ async def _check_heard(state: NodeState, endpoint: Endpoint, queue: str) -> None
     )
 
 
-async def _is_here(state: NodeState, queue: str) -> bool:
+async def is_here(state: NodeState, queue: str) -> bool:
+    """Whether this node has the queue. Raises `CorruptDataError` where it is damaged."""
     try:
         await state.queues.get_queue(queue)
     except QueueNotFoundError:

@@ -16,6 +16,7 @@ import pytest
 from mpreg.errors import PeerUnreachableError
 from mpreg.server.forwarding import PASSED, ROLE, TO
 from mpreg.server.idempotency import IdempotencyKeys
+from mpreg.server.peer import PeerState
 from mpreg.server.routes import ENDPOINTS
 from tests.integration.fabric.support import (
     LOST_ANSWER,
@@ -614,9 +615,16 @@ async def test_a_key_is_read_once_where_the_queue_is_here(
             return await knows(self, owner, key)
 
         monkeypatch.setattr(IdempotencyKeys, "knows", note)
-        for queue in ("mails", "jobs"):
-            headers = {"idempotency-key": queue}
-            path = f"/v1/queues/{queue}/messages"
+
+        async def send(queue: str, key: str) -> None:
+            path, headers = f"/v1/queues/{queue}/messages", {"idempotency-key": key}
             answer = await nodes["a"].client.post(path, json={"payload": 1}, headers=headers)
             assert answer.status_code == 201
-        assert asked == ["jobs"]
+
+        await send("mails", "here")
+        await send("jobs", "there")
+        # Also where it cannot be told what else a peer has.
+        [peer] = nodes["a"].state.peers.all.values()
+        peer.state = PeerState.AWAY
+        await send("mails", "here again")
+        assert asked == ["there"]

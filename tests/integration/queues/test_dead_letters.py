@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -16,6 +19,8 @@ from mpreg.queues import (
     QueueFullError,
     QueueType,
 )
+from mpreg.queues.dead_letters import MOVED_PER_BATCH
+from mpreg.queues.storage import QueueStorage
 from mpreg.testing import Simulation
 from tests.integration.queues.support import (
     TurnedClock,
@@ -289,6 +294,54 @@ async def test_redriven_by_several_at_once_none_is_sent_twice(data_dir: Path) ->
         came = payloads(await jobs.receive_many(1_000, wait_seconds=0))
         assert len(set(came)) == len(came) == jobs.statistics().size
         assert await jobs.dead_letters() == []
+
+
+async def test_however_many_are_redriven_only_some_are_held(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, read, held = 5 * MOVED_PER_BATCH, 0, 0
+    scan = QueueStorage.dead_letters
+    async with open_queue(data_dir, ONCE) as jobs:
+
+        async def counted(
+            self: QueueStorage, after: str | None = None
+        ) -> AsyncGenerator[tuple[str, Any], None]:
+            nonlocal read, held
+            async with aclosing(scan(self, after)) as found:
+                async for one in found:
+                    read += 1
+                    held = max(held, read - (count - jobs.statistics().dead))
+                    yield one
+
+        await jobs.send_many(range(count))
+        for message in await jobs.receive_many(count):
+            await message.nack()
+        monkeypatch.setattr(QueueStorage, "dead_letters", counted)
+        assert await jobs.redrive() == count
+        assert read == count
+        assert held == MOVED_PER_BATCH + 1
+        assert payloads(await jobs.receive_many(count)) == list(range(count))
+
+
+async def test_those_that_die_again_while_others_are_redriven_are_not_met(data_dir: Path) -> None:
+    count = 2 * MOVED_PER_BATCH
+    async with open_queue(data_dir, ONCE) as jobs:
+        ids = await jobs.send_many(range(count))
+        for message in await jobs.receive_many(count):
+            await message.nack()
+
+        async def kill_again() -> None:
+            async for message in jobs.consume():
+                await message.nack()
+
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(kill_again)
+            assert await jobs.redrive() == count
+            while jobs.statistics().dead < count:
+                await anyio.sleep(0.005)
+            # They keep their ids, and are named by them.
+            assert await jobs.redrive(ids) == count
+            task_group.cancel_scope.cancel()
 
 
 async def test_they_can_be_redriven_to_another_queue(data_dir: Path) -> None:
