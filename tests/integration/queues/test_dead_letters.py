@@ -323,23 +323,40 @@ async def test_however_many_are_redriven_only_some_are_held(
         assert payloads(await jobs.receive_many(count)) == list(range(count))
 
 
-async def test_those_that_die_again_while_others_are_redriven_are_not_met(data_dir: Path) -> None:
-    count = 2 * MOVED_PER_BATCH
+async def test_those_that_die_again_while_others_are_redriven_are_not_met(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = 256
+    count, read, scan = 2 * page + 1, 0, QueueStorage.dead_letters
     async with open_queue(data_dir, ONCE) as jobs:
         ids = await jobs.send_many(range(count))
         for message in await jobs.receive_many(count):
             await message.nack()
 
+        async def waiting(
+            self: QueueStorage, after: str | None = None
+        ) -> AsyncGenerator[tuple[str, Any], None]:
+            """Before its last page is read, some have died again that will stand there."""
+            nonlocal read
+            first = set(jobs._core.state.dead)
+            async with aclosing(scan(self, after)) as found:
+                async for one in found:
+                    yield one
+                    read += 1
+                    while read == 2 * page and jobs._core.state.dead.keys() <= first:
+                        await anyio.sleep(0.005)
+
         async def kill_again() -> None:
             async for message in jobs.consume():
                 await message.nack()
 
+        monkeypatch.setattr(QueueStorage, "dead_letters", waiting)
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(kill_again)
             assert await jobs.redrive() == count
-            while jobs.statistics().dead < count:
-                await anyio.sleep(0.005)
+            await until(lambda: jobs.statistics().dead == count)
             # They keep their ids, and are named by them.
+            read = 0
             assert await jobs.redrive(ids) == count
             task_group.cancel_scope.cancel()
 
