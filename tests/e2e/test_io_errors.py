@@ -22,7 +22,7 @@ from mpreg.persistence import (
 from tests.e2e.programs.migrating import main as migrate
 from tests.e2e.support import Program, on_both_backends, on_both_loops
 from tests.integration.life import Life
-from tests.integration.newer_schema import NEW, version
+from tests.integration.newer_schema import NEW, OLD, version
 from tests.integration.test_refused_calls import STRIDE
 
 MIB = 1 << 20
@@ -201,7 +201,7 @@ def test_a_disk_that_is_full_anywhere_in_a_migration_is_waited_out(small_disk: P
         ballast.unlink()
         anyio.run(migrate, there, never)
         names = {path.name for path in there.iterdir()}
-        assert names == {"ACKED", "LOCK", "mpreg.db", "mpreg.db.schema-1"}
+        assert names == {"ACKED", "LOCK", "mpreg.db", f"mpreg.db.schema-{OLD}"}
         assert version(there / "mpreg.db") == NEW
         shutil.rmtree(there)
         if done:

@@ -13,7 +13,8 @@ __all__ = ["fill", "filled", "read_all"]
 
 
 async def fill(registry: PersistenceRegistry, *, entries: int = 60, seed: int = 0) -> None:
-    """Entries of both kinds of keys, logs (one truncated, one emptied), snapshots, a queue."""
+    """Entries of both kinds of keys, logs (one truncated, one emptied), snapshots, a queue, and a
+    large value."""
     rng = random.Random(seed)
     shelf = registry.key_value_store("shelf")
     for number in range(entries):
@@ -32,6 +33,7 @@ async def fill(registry: PersistenceRegistry, *, entries: int = 60, seed: int = 
     await image.save(rng.randbytes(600_000))
     await registry.snapshot_store("empty").save(b"")
     await fill_queue(registry)
+    await shelf.put("large", random.Random(seed).randbytes(3_000))
 
 
 async def fill_queue(registry: PersistenceRegistry) -> None:

@@ -211,8 +211,9 @@ def _translated(error: Any) -> sqlite3.Error:
 
 
 class _Rows:
-    def __init__(self, rows: list[Any]) -> None:
+    def __init__(self, rows: list[Any], rowcount: int) -> None:
         self._rows = rows
+        self.rowcount = rowcount
 
     def fetchone(self) -> Any:
         return self._rows.pop(0) if self._rows else None
@@ -238,16 +239,20 @@ class Connection:
             raise _translated(error) from error
 
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> _Rows:
+        before = self._connection.total_changes()
         try:
-            return _Rows(list(self._connection.execute(statement, tuple(parameters))))
+            rows = list(self._connection.execute(statement, tuple(parameters)))
         except apsw.Error as error:
             raise _translated(error) from error
+        return _Rows(rows, self._connection.total_changes() - before)
 
     def executemany(self, statement: str, rows: Iterable[Sequence[Any]]) -> _Rows:
+        before = self._connection.total_changes()
         try:
-            return _Rows(list(self._connection.executemany(statement, list(rows))))
+            found = list(self._connection.executemany(statement, list(rows)))
         except apsw.Error as error:
             raise _translated(error) from error
+        return _Rows(found, self._connection.total_changes() - before)
 
     @property
     def in_transaction(self) -> bool:

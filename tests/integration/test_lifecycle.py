@@ -30,6 +30,7 @@ from mpreg.persistence import (
     StorageIOError,
     WriterStoppedError,
 )
+from mpreg.persistence.backends.sqlite.schema import SCHEMA_VERSION
 from tests.integration.support import database, listed, registry, threads_that_stay
 from tests.loops import on_all_loops
 
@@ -403,7 +404,7 @@ def newer_schema(path: Path) -> None:
     sqlite_file(
         path,
         f"PRAGMA application_id = {0x6D707267}",
-        "PRAGMA user_version = 2",
+        f"PRAGMA user_version = {SCHEMA_VERSION + 1}",
         "CREATE TABLE t(x)",
     )
 

@@ -54,9 +54,40 @@ async def test_damaged_items_are_set_aside_and_a_second_repair_finds_nothing(
         }
 
 
+async def test_a_large_value_and_an_entry_that_lost_each_other_are_both_set_aside(
+    data_dir: Path,
+) -> None:
+    await filled(data_dir)
+    before = await read_all(data_dir)
+    lost = "UPDATE large_values SET key = ? WHERE key = ?"
+    tamper(data_dir, lost, (encode_key("nobody's"), encode_key("large")))
+    assert len((await verify(data_dir)).findings) == 2
+    assert (await repair(data_dir)).sound
+    entry, value = quarantined(data_dir)
+    assert (entry["kind"], entry["key"]) == ("entry", shown(encode_key("large")))
+    assert (value["kind"], value["key"]) == ("large value", shown(encode_key("nobody's")))
+    kept = before.pop("shelf 'large'")
+    assert isinstance(kept, tuple)
+    assert value["value"] == shown(kept[0])
+    assert value["namespace_name"] == shown(b"shelf")
+    assert await read_all(data_dir) == before
+
+
+async def test_a_damaged_large_value_is_set_aside_with_its_entry(data_dir: Path) -> None:
+    await filled(data_dir)
+    tamper(data_dir, "UPDATE large_values SET value = x'01' WHERE key = ?", (encode_key("large"),))
+    assert (await repair(data_dir)).sound
+    (entry,) = quarantined(data_dir)
+    assert (entry["kind"], entry["value"]) == ("entry", shown(b"\x01"))
+
+
+def shown(data: bytes) -> dict[str, str]:
+    return {"base64": base64.b64encode(data).decode()}
+
+
 async def test_a_snapshot_with_a_lost_chunk_goes_as_a_whole(data_dir: Path) -> None:
     await filled(data_dir)
-    tamper(data_dir, "DELETE FROM entries WHERE length(value) > 200000 AND hex(key) LIKE '%1'")
+    tamper(data_dir, "DELETE FROM entries WHERE length(key) = 17 AND hex(key) LIKE '%1'")
     assert not (await verify(data_dir)).sound
     assert (await repair(data_dir)).sound
     async with registry(data_dir) as opened:

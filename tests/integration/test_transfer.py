@@ -161,7 +161,9 @@ async def test_a_cancelled_import_leaves_nothing(data_dir: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE entries SET value = x'00' WHERE length(value) > 100000",
+        "UPDATE large_values SET value = x'00' WHERE length(value) > 100000",
+        "DELETE FROM large_values WHERE length(value) > 100000",
+        "DELETE FROM large_values WHERE length(value) < 100000",
         "UPDATE entries SET value = x'00' WHERE length(key) = 6",
         "UPDATE records SET data = x'00' WHERE offset = 9",
         "DELETE FROM records WHERE offset = 9",

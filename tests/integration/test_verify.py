@@ -95,10 +95,31 @@ async def test_a_store_that_is_open_can_be_verified_and_goes_on(data_dir: Path) 
             (FindingKind.RECORD, "records of log number 77"),
         ),
         (
-            "DELETE FROM entries WHERE length(value) > 100000",
+            "DELETE FROM entries WHERE length(key) = 17",
             (),
             (FindingKind.SNAPSHOT, "snapshot '<snapshot/image>', version 65"),
         ),
+        (
+            "DELETE FROM large_values WHERE key = ?",
+            (encode_key("large"),),
+            (FindingKind.ENTRY, "namespace 'shelf', key 'large'"),
+        ),
+        (
+            "DELETE FROM entries WHERE key = ?",
+            (encode_key("large"),),
+            (FindingKind.ENTRY, "namespace 'shelf', key 'large', large value 6"),
+        ),
+        (
+            "UPDATE large_values SET namespace_id = 999 WHERE key = ?",
+            (encode_key("large"),),
+            (FindingKind.ENTRY, "namespace number 999, key 'large', large value 6"),
+        ),
+        (
+            "UPDATE large_values SET value = x'00' WHERE key = ?",
+            (encode_key("large"),),
+            (FindingKind.ENTRY, "namespace 'shelf', key 'large'"),
+        ),
+        ("DROP TABLE large_values", (), (FindingKind.STRUCTURE, "schema: large_values")),
         ("UPDATE meta SET last_version = 3", (), (FindingKind.META, "meta, last_version")),
         ("UPDATE meta SET commit_sequence = 0", (), (FindingKind.META, "meta, commit_sequence")),
         ("UPDATE meta SET generation = 'x'", (), (FindingKind.META, "meta")),

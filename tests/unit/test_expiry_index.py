@@ -95,8 +95,9 @@ def test_a_sweep_reads_the_index_in_its_order(tmp_path: Path) -> None:
         steps = store.session.connection.execute(
             f"EXPLAIN QUERY PLAN {schema.EXPIRED_ENTRIES}", (1, NOW)
         ).fetchall()
-    (step,) = (detail for *_, detail in steps)
-    assert "INDEX entries_expiry (namespace_id=? AND expires_at<?)" in step
+    expired, large = (detail for *_, detail in steps)
+    assert "INDEX entries_expiry (namespace_id=? AND expires_at<?)" in expired
+    assert "SEARCH large_values USING INTEGER PRIMARY KEY" in large
 
 
 def test_a_sweep_does_not_keep_the_wal_in_use(tmp_path: Path) -> None:

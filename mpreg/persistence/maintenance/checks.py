@@ -11,11 +11,12 @@ from attrs import define, field
 from mpreg.codec import checksum_record, decode_key, decode_name
 from mpreg.persistence.backends.sqlite.tables import is_intact
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
-from mpreg.persistence.maintenance.rows import EntryRow, RecordRow
+from mpreg.persistence.maintenance.rows import EntryRow, LargeValueRow, RecordRow
 
 __all__ = [
     "OffsetCheck",
     "check_entry",
+    "check_large_value",
     "check_meta",
     "check_name",
     "check_record",
@@ -58,7 +59,9 @@ def check_entry(namespace: Any, row: EntryRow) -> Finding | None:
     if not isinstance(namespace, bytes):
         lost = f"entry of namespace number {row.namespace_id!r}, key {shown_key(row.key)}"
         return Finding(FindingKind.ENTRY, lost, "no namespace has this number")
-    if not is_intact(
+    if type(row.value) is int:
+        message = "its large value is missing"
+    elif not is_intact(
         zlib.crc32(namespace), row.key, row.version, row.expires_at, row.value, row.checksum
     ):
         message = "the stored entry does not match its checksum"
@@ -68,6 +71,14 @@ def check_entry(namespace: Any, row: EntryRow) -> Finding | None:
         return None
     where = f"namespace {shown_name(namespace)}, key {shown_key(row.key)}"
     return Finding(FindingKind.ENTRY, where, message)
+
+
+def check_large_value(namespace: Any, row: LargeValueRow) -> Finding:
+    """A large value that no entry names, given the name of its namespace; None: of nobody."""
+    is_known = isinstance(namespace, bytes)
+    of = shown_name(namespace) if is_known else f"number {row.namespace_id!r}"
+    where = f"namespace {of}, key {shown_key(row.key)}, large value {row.id!r}"
+    return Finding(FindingKind.ENTRY, where, "no entry names it")
 
 
 def _is_key(key: bytes) -> bool:

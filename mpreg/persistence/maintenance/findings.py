@@ -22,7 +22,8 @@ class FindingKind(enum.Enum):
     META = "meta"
     """The store's own numbers contradict what is stored, or each other."""
     ENTRY = "entry"
-    """An entry does not match its checksum, or belongs to no namespace."""
+    """An entry does not match its checksum, or belongs to no namespace; its large value is missing,
+    or a large value is no entry's."""
     NAMESPACE = "namespace"
     """A namespace's name is none, or it cannot be found by it."""
     LOG = "log"

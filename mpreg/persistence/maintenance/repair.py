@@ -36,6 +36,7 @@ from mpreg.persistence.maintenance.quarantine import (
 from mpreg.persistence.maintenance.restore import held_place
 from mpreg.persistence.maintenance.rows import (
     EntryRow,
+    LargeValueRow,
     LogRow,
     NewEntryRow,
     RecordRow,
@@ -57,6 +58,12 @@ __all__ = ["repair"]
 #: Of a damaged file `ACKED`: more than it ever has.
 ACKED_BYTES: Final = 64 << 10
 
+# Of an entry that is still there.
+_DELETE_ITS_LARGE_VALUE: Final = (
+    "DELETE FROM large_values WHERE namespace_id IS ?1 AND key IS ?2 "
+    "AND id = (SELECT value FROM entries WHERE namespace_id IS ?1 AND key IS ?2)"
+)
+_DELETE_LOST_VALUE: Final = "DELETE FROM large_values WHERE id IS ? AND namespace_id IS ?"
 _DELETE_ENTRY: Final = "DELETE FROM entries WHERE namespace_id IS ? AND key IS ?"
 _INSERT_ENTRY: Final = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)"
 _NEXT_VERSION: Final = (
@@ -137,6 +144,9 @@ def _repair(data_dir: Path, control: Control) -> VerificationReport:
             for row in _damaged_rows(source):
                 control.step("setting aside", len(quarantine.rows))
                 quarantine.add(row, source)
+            for lost in source.lost_values():
+                control.step("setting aside", len(quarantine.rows))
+                quarantine.add_lost_value(lost, source)
             written = list(_lists_anew(source))
         quarantine.sync()
         _change(path, quarantine.rows, written)
@@ -253,6 +263,10 @@ class _Quarantine:
             self.rows.append((_DELETE_RECORD, row.log_id, row.offset))
         self.write(item)
 
+    def add_lost_value(self, row: LargeValueRow, source: SqliteSource) -> None:
+        self.rows.append((_DELETE_LOST_VALUE, row.id, row.namespace_id))
+        self.write(_lost_value_item(row, source))
+
     def write(self, item: dict[str, Any]) -> None:
         if self._file is None:
             self._file = self._new_file()
@@ -292,6 +306,17 @@ def _entry_item(row: EntryRow, source: SqliteSource) -> dict[str, Any]:
     }
 
 
+def _lost_value_item(row: LargeValueRow, source: SqliteSource) -> dict[str, Any]:
+    return {
+        "kind": "large value",
+        "id": row.id,
+        "namespace_id": row.namespace_id,
+        "namespace_name": source.name_of_namespace(row.namespace_id),
+        "key": row.key,
+        "value": source.large_value(row.id),
+    }
+
+
 def _record_item(row: RecordRow, source: SqliteSource) -> dict[str, Any]:
     return {
         "kind": "record",
@@ -311,6 +336,8 @@ def _change(path: Path, rows: list[tuple[str, Any, Any]], written: list[NewEntry
             connection.execute("PRAGMA fullfsync = ON")
             connection.execute("BEGIN IMMEDIATE")
             for statement, first, second in rows:
+                if statement is _DELETE_ENTRY:
+                    connection.execute(_DELETE_ITS_LARGE_VALUE, (first, second))
                 if connection.execute(statement, (first, second)).rowcount != 1:
                     connection.execute("ROLLBACK")
                     raise DataDirectoryError(path, "it was changed meanwhile; nothing was removed")

@@ -15,7 +15,12 @@ from typing import Final
 
 from attrs import define
 
-from mpreg.errors import CorruptDataError, DataDirectoryError, InvalidArgumentError
+from mpreg.errors import (
+    CorruptDataError,
+    DataDirectoryError,
+    InvalidArgumentError,
+    SchemaVersionError,
+)
 from mpreg.persistence.data_directory import DATABASE_NAME, LOCK_NAME, STORES, DataDirectory
 from mpreg.persistence.maintenance.acked import write_acked
 from mpreg.persistence.maintenance.findings import VerificationReport
@@ -73,7 +78,8 @@ async def restore(
         DataDirectoryLockedError: a process holds ``data_dir``.
         InvalidArgumentError: the backup does not hold the state after ``to_commit``.
         CorruptDataError: the backup is damaged.
-        SchemaVersionError: made by a newer mpreg.
+        SchemaVersionError: made by a newer mpreg. One of an older mpreg is restored as it is, and
+            migrated when it is opened.
         StorageFullError, StorageIOError: not restored.
     """
     work = _Restore(Path(source), Path(data_dir), overwrite, allow_damaged, to_commit)
@@ -141,7 +147,19 @@ class _Restore:
                 raise CorruptDataError(
                     f"the file is not what the backup wrote; {hint}", path=database
                 )
-        report = self._examined(control)
+        try:
+            report = self._examined(control)
+        except SchemaVersionError as error:
+            if error.found_version > error.supported_version:
+                raise
+            # It is what was written, and the mpreg that wrote it has counted what was damaged.
+            if manifest.damaged and not self.allow_damaged:
+                raise CorruptDataError(
+                    f"the backup was made of a damaged store; {hint}, or take it with "
+                    "--allow-damaged",
+                    path=database,
+                ) from error
+            return
         if not report.sound and not self.allow_damaged:
             raise damage_in(report, database, f"{hint}, or take it with --allow-damaged")
 

@@ -10,7 +10,15 @@ from attrs import frozen
 
 from mpreg.persistence.maintenance.findings import Finding
 
-__all__ = ["DamagedRowsError", "EntryRow", "LogRow", "NewEntryRow", "RecordRow", "Source"]
+__all__ = [
+    "DamagedRowsError",
+    "EntryRow",
+    "LargeValueRow",
+    "LogRow",
+    "NewEntryRow",
+    "RecordRow",
+    "Source",
+]
 
 
 @frozen
@@ -23,6 +31,16 @@ class EntryRow:
     expires_at: Any
     checksum: Any
     value: Any
+    """A number where it is the id of a large value that is missing."""
+
+
+@frozen
+class LargeValueRow:
+    """A row of ``large_values`` without its value."""
+
+    id: Any
+    namespace_id: Any
+    key: Any
 
 
 @frozen
@@ -68,6 +86,8 @@ class Source(Protocol):
     def entries(self, namespace_id: Any) -> Iterator[EntryRow]: ...
     def entries_with(self, namespace_id: Any, prefix: bytes) -> Iterator[EntryRow]: ...
     def entry(self, namespace_id: Any, key: bytes) -> EntryRow | None: ...
+    def lost_values(self) -> Iterator[LargeValueRow]: ...
+    def name_of_namespace(self, id: Any) -> Any: ...
     def logs(self) -> Iterator[LogRow]: ...
     def log_row(self, name: bytes) -> tuple[Any, Any] | None: ...
     def has_log(self, id: Any) -> bool: ...

@@ -28,7 +28,13 @@ from mpreg.persistence.data_directory import STORES
 from mpreg.persistence.found_directory import FoundDirectory
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
 from mpreg.persistence.maintenance.manifest import MANIFEST_NAME
-from mpreg.persistence.maintenance.rows import DamagedRowsError, EntryRow, LogRow, RecordRow
+from mpreg.persistence.maintenance.rows import (
+    DamagedRowsError,
+    EntryRow,
+    LargeValueRow,
+    LogRow,
+    RecordRow,
+)
 from mpreg.persistence.maintenance.worker import Control
 
 __all__ = ["FoundStore", "SqliteSource", "open_source", "store_in"]
@@ -42,10 +48,14 @@ _NEXT_NAMESPACE: Final = "SELECT min(namespace_id) FROM entries WHERE namespace_
 _FIRST_NAMESPACE: Final = "SELECT min(namespace_id) FROM entries"
 _NAMESPACE_NAME: Final = "SELECT name FROM namespaces WHERE id = ?"
 _NAMESPACES: Final = "SELECT id, name FROM namespaces ORDER BY id"
-_ENTRIES: Final = (
-    "SELECT key, version, expires_at, checksum, value FROM entries "
-    "WHERE namespace_id = ? ORDER BY key"
+# By their names, of which both tables have a tree or a row: no value is read for it.
+_LOST_VALUES: Final = (
+    "SELECT large_values.id, large_values.namespace_id, large_values.key FROM large_values "
+    "LEFT JOIN entries ON entries.namespace_id = large_values.namespace_id "
+    "AND entries.key = large_values.key AND entries.value = large_values.id "
+    "WHERE entries.key IS NULL ORDER BY large_values.id"
 )
+_LARGE_VALUE: Final = "SELECT value FROM large_values WHERE id = ?"
 _LOGS: Final = "SELECT id, name, first_offset FROM logs ORDER BY id"
 _LOG_NAME: Final = "SELECT name FROM logs WHERE id = ?"
 _LOG_ID: Final = "SELECT id FROM logs WHERE id = ?"
@@ -116,7 +126,7 @@ class SqliteSource:
             DamagedRowsError: when it gets to a row that cannot be read, or is out of order.
         """
         last: Any = _MARKER
-        for row in self._rows(_ENTRIES, (namespace_id,)):
+        for row in self._rows(schema.ALL_ENTRIES, (namespace_id,)):
             if last is not _MARKER and not _sorts_before(last, row[0]):
                 raise DamagedRowsError("the rows are not in the order of their keys")
             last = row[0]
@@ -133,6 +143,14 @@ class SqliteSource:
         for row in self._rows(schema.GET_ENTRY, (namespace_id, key)):
             return EntryRow(namespace_id, *row)
         return None
+
+    def lost_values(self) -> Iterator[LargeValueRow]:
+        """Large values that are no entry's."""
+        for row in self._rows(_LOST_VALUES):
+            yield LargeValueRow(*row)
+
+    def large_value(self, id: Any) -> Any:
+        return self._one(_LARGE_VALUE, (id,))
 
     def logs(self) -> Iterator[LogRow]:
         for row in self._rows(_LOGS):

@@ -14,6 +14,7 @@ from mpreg.persistence.maintenance.acked import read_acked, unaccounted
 from mpreg.persistence.maintenance.checks import (
     OffsetCheck,
     check_entry,
+    check_large_value,
     check_meta,
     check_name,
     check_record,
@@ -173,6 +174,7 @@ class Examination:
         yield from self._guarded("the file", self._structure(full=full))
         yield from self._guarded("table namespaces", self._namespaces())
         yield from self._guarded("table entries", self._all_entries())
+        yield from self._guarded("table large_values", self._lost_values())
         yield from self._guarded("table logs", self._all_logs())
         yield from self._guarded("table records", self._lost_records())
         yield from self._guarded("table meta", self._numbers())
@@ -244,6 +246,10 @@ class Examination:
                 yield finding
             yield from check.follow(row.key, row.value, intact=finding is None)
         yield from check.finish()
+
+    def _lost_values(self) -> Iterator[Finding]:
+        for row in self.source.lost_values():
+            yield check_large_value(self.source.name_of_namespace(row.namespace_id), row)
 
     # --- logs ---
 

@@ -31,8 +31,11 @@ _LOGS: Final = (
 )
 #: The length of a blob is known without reading it.
 _COUNT: Final = (
-    "SELECT count(*), total(length(key) + length(value)), max(key) FROM "
-    "(SELECT key, value FROM entries WHERE namespace_id = ? AND key > ? ORDER BY key LIMIT ?)"
+    "SELECT count(*), total(bytes), max(key) FROM "  # noqa: S608
+    "(SELECT entries.key, length(entries.key) + "
+    "CASE WHEN large_values.id IS NULL THEN length(entries.value) "
+    f"ELSE length(large_values.value) END AS bytes FROM entries {schema.JOIN_LARGE} "
+    "WHERE entries.namespace_id = ? AND entries.key > ? ORDER BY entries.key LIMIT ?)"
 )
 
 

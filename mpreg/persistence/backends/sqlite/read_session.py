@@ -160,7 +160,11 @@ class ReadSession:
         namespace_id = self._namespace_id(query.namespace)
         if namespace_id is None:
             return None
-        row = self.connection.execute(schema.GET_ENTRY, (namespace_id, query.key)).fetchone()
+        place = (namespace_id, query.key)
+        row = self.connection.execute(schema.GET_SMALL_ENTRY, place).fetchone()
+        if row is not None and type(row[-1]) is int:
+            # All of it anew: what was found may have been overwritten since.
+            row = self.connection.execute(schema.GET_ENTRY, place).fetchone()
         if row is None:
             return None
         entry = self._verified_entry(query.namespace, row)

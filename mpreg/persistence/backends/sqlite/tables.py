@@ -15,10 +15,13 @@ from attrs import define, field, frozen
 from mpreg.codec import checksum_entry, checksum_record, shown_name
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.backends.sqlite import schema
+from mpreg.persistence.backends.sqlite.schema import LARGE_VALUE_BYTES
 from mpreg.persistence.commit_group import CommitPlan, Expired, LogBounds, NewEntry
 from mpreg.persistence.operations import EntryKey
 
 __all__ = ["Added", "Tables", "checked_bounds", "is_intact"]
+
+_PUT_COLUMNS: Final = 6
 
 DAMAGED_VERSION: Final = -1
 """That of an entry whose stored one is no number: it is there, and matches no expected version."""
@@ -78,6 +81,7 @@ class Tables:
     def _write_entries(self, entries: dict[EntryKey, NewEntry | None], added: Added) -> None:
         known = self._namespaces
         puts: list[Any] = []
+        large: list[Any] = []
         deletes = []
         for (namespace, key), entry in entries.items():
             name = known.get(namespace) or added.namespaces.get(namespace)
@@ -88,10 +92,56 @@ class Tables:
             else:
                 version, expires_at, value = entry
                 checksum = checksum_entry(name.seed, key, version, expires_at, value)
-                puts += (name.id, key, version, expires_at, checksum, value)
-        schema.PUT_ENTRIES.execute(self._connection, puts)
+                row = (name.id, key, version, expires_at, checksum, value)
+                if len(value) > LARGE_VALUE_BYTES:
+                    large.append(row)
+                else:
+                    puts += row
+        self._put_small(puts)
+        if large:
+            self._put_large(large)
         if deletes:
-            self._connection.executemany(schema.DELETE_ENTRY, deletes)
+            self._delete(deletes)
+
+    def _put_small(self, puts: list[Any]) -> None:
+        written = schema.PUT_SMALL_ENTRIES.execute(self._connection, puts)
+        if _PUT_COLUMNS * written < len(puts):
+            self._drop_large(list(zip(puts[::_PUT_COLUMNS], puts[1::_PUT_COLUMNS], strict=True)))
+            schema.PUT_ENTRIES.execute(self._connection, puts)
+
+    def _put_large(self, rows: list[tuple[Any, ...]]) -> None:
+        """What has a large value already keeps its row, which is mostly written over in place."""
+        found = self._find_large([row[:2] for row in rows])
+        (last,) = self._connection.execute(schema.LAST_LARGE_VALUE).fetchone()
+        values: list[Any] = []
+        puts: list[Any] = []
+        for *row, value in rows:
+            namespace_id, key, *_ = row
+            id = found.get((namespace_id, key))
+            if id is None:
+                id = last = last + 1
+            values += (id, namespace_id, key, value)
+            puts += (*row, id)
+        schema.PUT_LARGE_VALUES.execute(self._connection, values)
+        schema.PUT_ENTRIES.execute(self._connection, puts)
+
+    def _delete(self, keys: list[tuple[int, bytes]]) -> None:
+        deleted = self._connection.executemany(schema.DELETE_SMALL_ENTRY, keys).rowcount
+        if deleted < len(keys) and (left := self._drop_large(keys)):
+            self._connection.executemany(schema.DELETE_ENTRY, left)
+
+    def _drop_large(self, keys: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """Remove the large values that some of the entries have. Which of the entries there are."""
+        found = self._find_large(keys)
+        ids = [(id,) for id in found.values() if id is not None]
+        self._connection.executemany(schema.DELETE_LARGE_VALUE, ids)
+        return list(found)
+
+    def _find_large(self, keys: list[tuple[int, bytes]]) -> dict[tuple[int, bytes], int | None]:
+        """Of those entries that there are: the ids of their large values, if they have one."""
+        wanted = [part for key in keys for part in key]
+        rows = schema.FIND_LARGE_VALUES.fetch(self._connection, wanted)
+        return {(namespace_id, key): id for namespace_id, key, id in rows}
 
     def _namespace(self, name: bytes) -> _Name:
         found = self._connection.execute(schema.FIND_NAMESPACE, (name,)).fetchone()

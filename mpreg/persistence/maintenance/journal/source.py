@@ -15,7 +15,7 @@ from mpreg.persistence.backends.state import MemoryState
 from mpreg.persistence.data_directory import JOURNAL_NAME
 from mpreg.persistence.maintenance.findings import Finding
 from mpreg.persistence.maintenance.journal.salvage import salvage
-from mpreg.persistence.maintenance.rows import EntryRow, LogRow, RecordRow
+from mpreg.persistence.maintenance.rows import EntryRow, LargeValueRow, LogRow, RecordRow
 from mpreg.persistence.maintenance.worker import Control
 
 __all__ = ["JournalSource", "WatchedFiles", "open_damaged_journal", "open_journal_source"]
@@ -82,6 +82,13 @@ class JournalSource:
     def entry(self, namespace_id: Any, key: bytes) -> EntryRow | None:
         row = next(self._from_key(namespace_id, key), None)
         return row if row is not None and row.key == key else None
+
+    def lost_values(self) -> Iterator[LargeValueRow]:
+        """A journal keeps a value where its entry is."""
+        return iter(())
+
+    def name_of_namespace(self, id: Any) -> Any:
+        return id
 
     def _from_key(self, namespace: bytes, start: bytes) -> Iterator[EntryRow]:
         seed = zlib.crc32(namespace)
