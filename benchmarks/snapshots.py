@@ -154,7 +154,9 @@ def save_bare(home: Path) -> None:
     with (home / "source").open("rb") as source:
         for number, chunk in enumerate(iter(lambda: source.read(CHUNK_BYTES), b"")):
             connection.execute("BEGIN IMMEDIATE")
-            row = (1, number.to_bytes(16, "big"), number, None, zlib.crc32(chunk), chunk)
+            key = number.to_bytes(16, "big")
+            connection.execute("INSERT INTO large_values VALUES (?, 1, ?, ?)", (number, key, chunk))
+            row = (1, key, number, None, zlib.crc32(chunk), number)
             connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", row)
             connection.execute("COMMIT")
             pages += CHUNK_BYTES // 4096
