@@ -130,6 +130,45 @@ async def test_an_export_that_is_not_whole_is_refused_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+ENTRY = '{"type":"entry","store":%s,"key":{"str":"a"},"value":{"text":"1"},"expires_at":%s}'
+LOG = '{"type":"log","store":{"name":"audit"},"first_offset":7,"next_offset":9}'
+SNAPSHOT = (
+    '{"type":"snapshot","store":{"kind":"snapshot","name":"a"},"chunks":0,'
+    '"versions_max":%s,"seconds_max":%s}'
+)
+USERS = '{"name":"sessions"}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, id=name)
+        for name, line in {
+            "huge": ENTRY % (USERS, "9" * 400),
+            "too long to be shown": ENTRY % (USERS, "9" * 5_000),
+            "NaN": ENTRY % (USERS, "NaN"),
+            "infinite": ENTRY % (USERS, "1e999"),
+            "a flag": ENTRY % (USERS, "true"),
+            "a text": ENTRY % (USERS, '"1.0"'),
+            "half a pair": ENTRY % ('{"kind":"\\ud800","name":"a"}', "null"),
+            "two kinds": ENTRY % ('{"kind":"a/b","name":"a"}', "null"),
+            "into a snapshot": ENTRY % ('{"kind":"snapshot","name":"a"}', "null"),
+            "records are missing": LOG,
+            "versions": SNAPSHOT % (10**28, "null"),
+            "seconds": SNAPSHOT % ("1", "1e999"),
+        }.items()
+    ],
+)
+async def test_a_line_that_was_changed_to_what_no_store_can_hold_is_refused(
+    data_dir: Path, tmp_path: Path, line: str
+) -> None:
+    first = b'{"type":"mpreg-export","format_version":1,"commit_sequence":1}\n'
+    lines = [first, f"{line}\n".encode(), b'{"type":"end","lines":2}\n']
+    with pytest.raises(InvalidArgumentError, match=r"line [23]: "):
+        await import_lines(each(lines), config(tmp_path / "other"))
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_nothing_is_imported_over_a_store(data_dir: Path) -> None:
     await filled(data_dir, entries=1)
     lines = await exported(data_dir)

@@ -22,9 +22,11 @@ from mpreg.persistence.maintenance.lines import (
     load_line,
     number_of,
     parts_of_name,
+    seconds_of,
     store_name_of,
 )
 from mpreg.persistence.maintenance.restore import held_place
+from mpreg.persistence.maintenance.snapshots import is_snapshot_namespace
 from mpreg.persistence.maintenance.staging import Staging, file_errors, staged
 from mpreg.persistence.operations import Append, Operation, Put, TruncateBefore
 from mpreg.persistence.registry import PersistenceRegistry
@@ -131,6 +133,9 @@ class _Import:
     _records: int = 0
     _snapshots: int = 0
     _next_offsets: dict[bytes, int] = field(factory=dict)
+    """Of the log that is being read."""
+    _end_offset: int = 0
+    """Where its line says that it ends."""
 
     async def run(self) -> ImportReport:
         try:
@@ -157,6 +162,7 @@ class _Import:
             )
         if await self.lines.following() is not None:
             raise InvalidArgumentError("there is more after the last line")
+        self._check_log_ended()
         await self._flush()
         return ImportReport(
             entries=self._entries,
@@ -183,10 +189,19 @@ class _Import:
     # --- entries and logs ---
 
     async def _begin_log(self, item: dict[str, Any]) -> None:
+        self._check_log_ended()
         log, first = store_name_of(item), number_of(item, "first_offset")
-        self._next_offsets = {log: first}
+        self._next_offsets, self._end_offset = {log: first}, number_of(item, "next_offset")
         if first:
             await self._add(TruncateBefore(log, first, beyond_end=True))
+
+    def _check_log_ended(self) -> None:
+        for offset in self._next_offsets.values():
+            if offset != self._end_offset:
+                raise InvalidArgumentError(
+                    f"the log before this line was to end at offset {self._end_offset}, but its "
+                    f"records end at {offset}"
+                )
 
     async def _record(self, item: dict[str, Any]) -> None:
         log, offset = store_name_of(item), number_of(item, "offset")
@@ -235,22 +250,17 @@ class _Import:
 def _retention(item: dict[str, Any]) -> SnapshotRetention:
     try:
         return SnapshotRetention(
-            versions_max=item.get("versions_max", 1), seconds_max=item.get("seconds_max")
+            versions_max=item.get("versions_max", 1), seconds_max=seconds_of(item, "seconds_max")
         )
     except ConfigurationError as error:
         raise InvalidArgumentError(str(error)) from error
 
 
 def _put(item: dict[str, Any]) -> Put:
-    expires_at = item.get("expires_at")
-    if expires_at is not None and not isinstance(expires_at, int | float):
-        raise InvalidArgumentError(f"expires_at: seconds or null expected, not {expires_at!r:.80}")
-    return Put(
-        store_name_of(item),
-        key_of(item),
-        data_of(item, "value"),
-        None if expires_at is None else float(expires_at),
-    )
+    store = store_name_of(item)
+    if is_snapshot_namespace(store):
+        raise InvalidArgumentError("an entry cannot be put into a snapshot")
+    return Put(store, key_of(item), data_of(item, "value"), seconds_of(item, "expires_at"))
 
 
 def _check_first(item: dict[str, Any] | None) -> None:

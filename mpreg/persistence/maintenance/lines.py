@@ -23,6 +23,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
+import re
 from typing import Any, Final
 
 from mpreg.codec import decode_key, encode_key, encode_name, encode_reserved_name
@@ -40,10 +42,14 @@ __all__ = [
     "load_line",
     "number_of",
     "parts_of_name",
+    "seconds_of",
     "store_name_of",
 ]
 
 FORMAT_VERSION: Final = 1
+
+#: Of the names that mpreg keeps for itself: what `PersistenceRegistry.reserved` is given.
+_KIND: Final = re.compile(r"[a-z][a-z0-9_.-]*", re.ASCII)
 
 
 def dump_line(item: dict[str, Any]) -> bytes:
@@ -53,12 +59,16 @@ def dump_line(item: dict[str, Any]) -> bytes:
 def load_line(line: bytes) -> dict[str, Any]:
     """Raises `InvalidArgumentError` where it is no line of an export."""
     try:
-        item = json.loads(line)
+        item = json.loads(line, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"not JSON: {error}") from error
     if not isinstance(item, dict) or not isinstance(item.get("type"), str):
         raise InvalidArgumentError("not an object with a type")
     return item
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 # --- names ---
@@ -88,7 +98,10 @@ def store_name_of(item: dict[str, Any]) -> bytes:
     name = _field(store, "name", str)
     if "kind" not in store:
         return encode_name(name)
-    return encode_reserved_name(_field(store, "kind", str), name)
+    kind: str = _field(store, "kind", str)
+    if _KIND.fullmatch(kind) is None:
+        raise InvalidArgumentError(f"kind: {kind!r:.80} is none of mpreg's own stores")
+    return encode_reserved_name(kind, name)
 
 
 # --- keys and values ---
@@ -135,6 +148,28 @@ def number_of(item: dict[str, Any], name: str) -> int:
     return number
 
 
+def seconds_of(item: dict[str, Any], name: str) -> float | None:
+    """A finite number of seconds; None where the line has null, or nothing, for it."""
+    found = item.get(name)
+    if found is None:
+        return None
+    if isinstance(found, int | float) and not isinstance(found, bool):
+        try:
+            seconds = float(found)
+        except OverflowError:
+            seconds = math.inf
+        if math.isfinite(seconds):
+            return seconds
+    raise InvalidArgumentError(f"{name}: finite seconds or null expected, not {_shown(found)}")
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.80}"
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} that is too long to be shown"
+
+
 def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
@@ -145,5 +180,5 @@ def _decoded(text: str) -> bytes:
 def _field(item: dict[str, Any], name: str, kind: type[Any]) -> Any:
     found = item.get(name)
     if not isinstance(found, kind):
-        raise InvalidArgumentError(f"{name}: {kind.__name__} expected, not {found!r:.80}")
+        raise InvalidArgumentError(f"{name}: {kind.__name__} expected, not {_shown(found)}")
     return found

@@ -24,7 +24,7 @@ class SnapshotRetention:
         ConfigurationError: a limit has the wrong type or is out of range.
     """
 
-    versions_max: int | None = field(default=1, validator=whole_number(1, none=True))
+    versions_max: int | None = field(default=1, validator=whole_number(1, 2**63 - 1, none=True))
     """The newest so many stay; None: any number."""
     seconds_max: float | None = field(default=None, validator=seconds(zero=False, none=True))
     """By the wall clock, from when the version was saved; None: for any time."""
