@@ -10,6 +10,9 @@ __all__ = ["main"]
 def main() -> None:
     """The ``mpreg`` command."""
     try:
+        from mpreg.cli.streams import open_standard_streams
+
+        open_standard_streams()
         from mpreg.cli.app import mpreg
 
         mpreg(prog_name="mpreg")

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import click
 
+from mpreg.cli.streams import naming_standard_output
 from mpreg.errors import (
     AckedDataLostError,
     ConfigurationError,
@@ -92,7 +93,8 @@ def told(*, is_json: bool, instead: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-        sys.stdout.flush()
+        with naming_standard_output():
+            sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read has had enough. Nothing may be flushed to the pipe at the exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -17,6 +17,7 @@ from attrs import define
 from mpreg.cli.decoding import as_json
 from mpreg.cli.exits import note_text, safe
 from mpreg.cli.progress import OnProgress, progress_bar
+from mpreg.cli.streams import naming_standard_output
 
 __all__ = ["Output", "opened_output"]
 
@@ -76,7 +77,8 @@ class Output:
         return click.style(safe(text), **style) if self.is_terminal else safe(text)
 
     def _write(self, line: str) -> None:
-        self._stream.write(f"{line}\n")
+        with naming_standard_output():
+            self._stream.write(f"{line}\n")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ __all__ = ["backup"]
 @click.argument("destination", type=any_path)
 @click.option(
     "--bytes-per-second",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(1, 2**53),
     default=None,
     help="Copy no faster than this.  [default: as fast as it goes]",
 )

@@ -16,6 +16,7 @@ __all__ = ["import_"]
 @click.argument("file", type=any_path, default="-")
 @click.option(
     "--backend",
+    type=click.Choice(["sqlite", "file"]),
     default=None,
     help="The backend of the new store.  [default: that of the --config file, or sqlite]",
 )

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from mpreg.cli.exits import NotFoundError
 from mpreg.cli.output import Output
 from mpreg.cli.settings import Settings
+from mpreg.cli.streams import standard_output_is_closed
 from mpreg.persistence.maintenance import export_lines
 from mpreg.persistence.maintenance.staged_file import staged_file
 from mpreg.persistence.maintenance.staging import refuse_nested
@@ -18,7 +20,10 @@ __all__ = ["run_export"]
 
 
 async def run_export(settings: Settings, output: Output, *, file: Path) -> None:
-    if str(file) != "-":
+    if str(file) == "-":
+        if standard_output_is_closed():
+            raise NotFoundError("the standard output is closed; nothing was exported: name a FILE")
+    else:
         refuse_nested(file, settings.data_dir, "the data directory")
     with output.progress("exporting") as on_progress, _written(file) as stream:
         report = await export_lines(settings.data_dir, stream.write, on_progress=on_progress)

@@ -9,6 +9,7 @@ Without that transaction SQLite would begin anew at every commit of the writer, 
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -89,8 +90,10 @@ async def backup(
             copy it at all. The backup that was there is still there.
         StorageFullError, StorageIOError: not made.
     """
-    if bytes_per_second is not None and not bytes_per_second > 0:
-        raise InvalidArgumentError(f"bytes_per_second must be above 0, not {bytes_per_second!r}")
+    if bytes_per_second is not None and not 1 <= bytes_per_second < math.inf:
+        raise InvalidArgumentError(
+            f"bytes_per_second must be finite and at least 1, not {bytes_per_second!r}"
+        )
     work = _Backup(
         Path(data_dir),
         Path(destination),
