@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -23,9 +23,16 @@ from mpreg.errors import CorruptDataError, StorageIOError
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, is_transient, translate
 from mpreg.persistence.backends.sqlite.files import check_readable
-from mpreg.persistence.backends.sqlite.opening_read_only import look_at
+from mpreg.persistence.backends.sqlite.opening_read_only import (
+    Still,
+    Way,
+    choose_way,
+    copied,
+    look_at,
+    read_wal_header,
+)
 from mpreg.persistence.data_directory import STORES
-from mpreg.persistence.found_directory import FoundDirectory
+from mpreg.persistence.found_directory import FoundDirectory, find_holder
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
 from mpreg.persistence.maintenance.manifest import MANIFEST_NAME
 from mpreg.persistence.maintenance.rows import (
@@ -41,6 +48,18 @@ __all__ = ["FoundStore", "SqliteSource", "open_source", "store_in"]
 
 #: SQLite's virtual machine looks whether it is still wanted after this many of its steps.
 _STEPS_BETWEEN_LOOKS: Final = 50_000
+
+#: What SQLite says where it can neither find nor make the index of a WAL.
+_NO_INDEX: Final = {
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR_SHMLOCK,
+    sqlite3.SQLITE_IOERR_SHMMAP,
+    sqlite3.SQLITE_IOERR_SHMOPEN,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+    sqlite3.SQLITE_READONLY_CANTINIT,
+    sqlite3.SQLITE_READONLY_CANTLOCK,
+    sqlite3.SQLITE_READONLY_DIRECTORY,
+}
 
 _MARKER: Final = object()
 
@@ -291,38 +310,71 @@ def open_source(path: Path, control: Control, *, immutable: bool = False) -> Ite
         CorruptDataError: not even its header can be read.
         StorageIOError: it cannot be opened.
     """
-    still = look_at(path) if immutable or _is_to_be_left_alone(path) else None
-    mode = "mode=ro" if still is None else "mode=ro&immutable=1"
+    with ExitStack() as stack:
+        with _opening(path):
+            connection, still = _connect(path, stack, immutable=immutable)
+        try:
+            connection.set_progress_handler(lambda: control.stopped, _STEPS_BETWEEN_LOOKS)
+            yield SqliteSource(connection, path)
+        except sqlite3.OperationalError:
+            # Interrupted by the handler above, at a statement that did not expect it.
+            control.step("stopping", 0)
+            raise
+        finally:
+            connection.close()
+            # No lock was taken that would have kept a writer away, or told of it.
+            if still is not None and look_at(path) != still:
+                raise StorageIOError("it was changed while it was read; run it again", path)
+
+
+def _connect(
+    path: Path, stack: ExitStack, *, immutable: bool
+) -> tuple[sqlite3.Connection, Still | None]:
+    """A connection in its transaction; and what tells afterwards that the files stayed as they
+    are, where SQLite has taken no locks.
+
+    Beside a writer SQLite needs an index of the WAL, and makes one where there is none: not on a
+    disk that is full, and not where nothing may be written. To read is still possible then.
+    """
+    if immutable or _is_to_be_left_alone(path):
+        still = look_at(path)
+        return _begin(path, Way.IMMUTABLE.value, path), still
     try:
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?{mode}",
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+        return _begin(path, Way.SHARED.value, path), None
     except sqlite3.Error as error:
-        raise translate(error, path) from error
+        if (
+            getattr(error, "sqlite_errorcode", None) not in _NO_INDEX
+            or find_holder(path.parent) is not None
+        ):
+            raise
+    still = look_at(path)
+    way = choose_way(still, read_wal_header(path), held=False)
+    if way is not Way.COPY:
+        return _begin(path, way.value, path), still
+    copy = Path(stack.enter_context(copied(path)), path.name)
+    return _begin(copy, Way.SHARED.value, path), still
+
+
+def _begin(file: Path, mode: str, path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{file.absolute().as_uri()}?{mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+    )
     try:
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
-        with _opening(path):
-            check_readable(connection, path)
-            for pragma in schema.READER_PRAGMAS:
-                connection.execute(pragma)
-            connection.execute("PRAGMA busy_timeout = 5000")
-            connection.execute("BEGIN")
-            # The transaction begins with the first page that is read.
-            connection.execute("PRAGMA schema_version").fetchone()
-        connection.set_progress_handler(lambda: control.stopped, _STEPS_BETWEEN_LOOKS)
-        yield SqliteSource(connection, path)
-    except sqlite3.OperationalError:
-        # Interrupted by the handler above, at a statement that did not expect it.
-        control.step("stopping", 0)
-        raise
-    finally:
+        check_readable(connection, path)
+        for pragma in schema.READER_PRAGMAS:
+            connection.execute(pragma)
+        connection.execute("PRAGMA busy_timeout = 5000")
+        connection.execute("BEGIN")
+        # The transaction begins with the first page that is read.
+        connection.execute("PRAGMA schema_version").fetchone()
+    except BaseException:
         connection.close()
-        # No lock was taken that would have kept a writer away, or told of it.
-        if still is not None and look_at(path) != still:
-            raise StorageIOError("it was changed while it was read; run it again", path)
+        raise
+    return connection
 
 
 def _is_to_be_left_alone(path: Path) -> bool:
