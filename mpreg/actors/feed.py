@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 from attrs import define, field
 
-from mpreg.errors import WatchLaggedError
+from mpreg.errors import InvalidArgumentError, WatchLaggedError
 
 __all__ = ["Feed"]
 
@@ -23,12 +23,17 @@ class Feed(Generic[T]):
 
     Cancelled while it waits, nothing was missed, and it may be gone on with.
 
+    It is iterated inside its ``async with`` block: before and after it nobody tells it anything.
+
     Raises, while iterating, after all that was told before:
+        InvalidArgumentError: it is not in its block, and would wait for ever.
         WatchLaggedError: it ended since too much had not been taken.
         Exception: what `end` was given.
     """
 
     items_max: int
+    is_told: bool = field(default=False, init=False)
+    """From the beginning of its block to the end of it."""
     _items: deque[T] = field(factory=deque)
     _failure: Exception | None = None
     _arrived: anyio.Event = field(factory=anyio.Event)
@@ -63,6 +68,10 @@ class Feed(Generic[T]):
         while not self._items:
             if self._failure is not None:
                 raise self._failure.with_traceback(None)
+            if not self.is_told:
+                raise InvalidArgumentError(
+                    "nothing is told to this watch: use it inside `async with … as changes`"
+                )
             self._arrived = anyio.Event()
             await self._arrived.wait()
         return self._items.popleft()

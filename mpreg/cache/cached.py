@@ -11,6 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from mpreg.cache.configuration import WriteMode
 from mpreg.cache.keys import GlobalCacheKey, KeyPart, check_namespace
 from mpreg.cache.manager import GlobalCacheManager
+from mpreg.cache.requests import Details, check_choices, checked_seconds
 from mpreg.codec import KEY_BYTES_MAX, encode_value
 from mpreg.errors import ConfigurationError, InvalidArgumentError
 
@@ -77,13 +78,17 @@ class CachedFunction(Generic[P, R]):
             return GlobalCacheKey(self._namespace, encode_value(arguments, KEY_BYTES_MAX))
         except InvalidArgumentError as error:
             raise InvalidArgumentError(
-                f"the arguments of {self._function.__qualname__} make no key: {error}; "
+                f"the arguments of {_name_of(self._function)} make no key: {error}; "
                 "say with key= what they are to be told apart by"
             ) from error
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Forget the result of a call with these arguments. True if there was one."""
         return await self.cache.delete(self.key(*args, **kwargs))
+
+
+def _name_of(function: Callable[..., object]) -> str:
+    return getattr(function, "__qualname__", None) or repr(function)
 
 
 def _plain(value: object) -> object:
@@ -116,13 +121,21 @@ def cached(
 
     Raises:
         ConfigurationError: the function is not async.
+        InvalidArgumentError, ValueTooLargeError: as `GlobalCacheManager.get_or_compute`, but at
+            once.
     """
     check_namespace(namespace)
+    details = Details(
+        ttl_seconds=ttl_seconds, stale_seconds=stale_seconds, tags=tags, cost=cost or 0.0
+    )
+    if negative_ttl_seconds is not None:
+        checked_seconds("negative_ttl_seconds", negative_ttl_seconds, zero=True)
+    check_choices(mode, None)
     options = {
         "ttl_seconds": ttl_seconds,
         "stale_seconds": stale_seconds,
         "negative_ttl_seconds": negative_ttl_seconds,
-        "tags": tuple(tags),
+        "tags": details.checked_tags,
         "cost": cost,
         "mode": mode,
     }

@@ -87,13 +87,13 @@ class Counting:
                 )
             assert value is None or isinstance(value, int)
             results = _sums(value, increments)
-            number = next((one for _, one in reversed(results) if one is not None), None)
-            if number is None:
+            counted = [(increment, one) for increment, one in results if one is not None]
+            if not counted:
                 break
+            # Who began the number says how long it lives; the last sum is what it is.
+            ttl_seconds, number = counted[0][0].ttl_seconds, counted[-1][1]
             try:
-                await self._write(
-                    key, number, version or damaged_version, entry, increments[0].ttl_seconds
-                )
+                await self._write(key, number, version or damaged_version, entry, ttl_seconds)
             except OvertakenError:
                 continue
             except VersionConflictError as conflict:

@@ -33,7 +33,7 @@ from mpreg.cache.shared import SharedCache
 from mpreg.cache.statistics import CacheStatistics
 from mpreg.cache.watching import Watch
 from mpreg.cache.writes import Change, OvertakenError, Write
-from mpreg.errors import VersionConflictError
+from mpreg.errors import InvalidArgumentError, VersionConflictError
 from mpreg.persistence import Ack, Durability, PersistenceRegistry
 from mpreg.persistence.operations import Operation
 
@@ -320,7 +320,8 @@ class GlobalCacheManager:
             InvalidArgumentError: not exactly one of ``namespace``, ``tag`` and ``dependency``.
         """
         target = checked_target(namespace, prefix, tag, dependency)
-        check_choices(None, durability)
+        if not isinstance(durability, Durability):
+            raise InvalidArgumentError(f"durability is a Durability, not {durability!r:.80}")
         await self._shared.open()
         write = Write(targets=[target])
         await self._core.send(write, durability)

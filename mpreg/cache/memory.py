@@ -53,7 +53,7 @@ class MemoryCache(Generic[E]):
     gone. It must neither raise nor change this cache.
 
     Raises:
-        ConfigurationError: a bound is below 1, or there is no such policy.
+        ConfigurationError: a bound is no whole number or below 1, or there is no such policy.
     """
 
     __slots__ = (
@@ -70,7 +70,7 @@ class MemoryCache(Generic[E]):
         on_evicted: Callable[[E, EvictionCause], None] | None = None,
     ) -> None:
         for name, bound in (("entries_max", entries_max), ("bytes_max", bytes_max)):
-            if bound < 1:
+            if type(bound) is not int or bound < 1:
                 raise found(name, "a whole number, at least 1,", bound)
         self.entries_max = entries_max
         self.bytes_max = bytes_max

@@ -13,6 +13,7 @@ from mpreg.cache.core import CacheCore
 from mpreg.cache.counting import Counting
 from mpreg.cache.entry import CachedEntry
 from mpreg.cache.keys import GlobalCacheKey, encode_key
+from mpreg.cache.memory import EvictionCause
 from mpreg.cache.physical import is_as_it_was, physical
 from mpreg.cache.requests import Details, durability_of, is_behind, prepare_put
 from mpreg.cache.restoring import restore_invalidations
@@ -149,7 +150,9 @@ class SharedCache:
             deletions=counters.deletions,
             invalidations=counters.invalidations,
             barriers=len(core.barriers.standing()),
-            evicted_from_memory=dict(counters.evicted_from_memory),
+            evicted_from_memory={
+                cause: counters.evicted_from_memory[cause] for cause in EvictionCause
+            },
             evicted_from_disk=counters.evicted_from_disk,
             damaged=counters.damaged,
             failed_behind=counters.failed_behind,

@@ -69,9 +69,11 @@ class Watch(Feed[CacheChange]):
     async def __aenter__(self) -> Self:
         await anyio.lowlevel.checkpoint()
         self._watchers.add(self)
+        self.is_told = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.is_told = False
         self._watchers.remove(self)
 
 

@@ -44,6 +44,7 @@ class RemoteWatch(Feed[T]):
             task_group = await stack.enter_async_context(anyio.create_task_group())
             await task_group.start(self._read)
             self._task_group, self._stack = task_group, stack.pop_all()
+        self.is_told = True
         return self
 
     async def __aexit__(
@@ -53,6 +54,7 @@ class RemoteWatch(Feed[T]):
         traceback: TracebackType | None,
     ) -> None:
         assert self._task_group is not None
+        self.is_told = False
         self._task_group.cancel_scope.cancel()
         await self._stack.__aexit__(exc_type, exc, traceback)
 

@@ -66,6 +66,7 @@ class KeyWatch(Feed[KeyChange]):
     One task iterates; cancelled while it waits, it has missed nothing and may go on.
 
     Raises, while iterating:
+        InvalidArgumentError: it is not inside its block.
         WatchLaggedError: more changes came than were taken: some are missing from here on.
         WriterStoppedError: the registry has closed; there will be no more.
     """
@@ -94,9 +95,11 @@ class KeyWatch(Feed[KeyChange]):
     async def __aenter__(self) -> Self:
         await anyio.lowlevel.checkpoint()
         self._followers.setdefault(self._namespace, {})[self] = None
+        self.is_told = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.is_told = False
         found = self._followers[self._namespace]
         del found[self]
         if not found:

@@ -17,6 +17,7 @@ from mpreg.cache import (
     WriteMode,
 )
 from mpreg.cache.index import DiskIndex
+from mpreg.errors import InvalidArgumentError
 from mpreg.persistence import StorageFullError, WriterStoppedError
 from mpreg.persistence.backend import GetEntries
 from tests.integration.cache.support import (
@@ -503,3 +504,15 @@ async def test_what_depends_on_a_key_that_is_gone_is_invalidated_with_what_that_
         else:
             await cache.invalidate(tag="t")
         assert await get_value(cache, c) is None
+
+
+async def test_a_watch_outside_its_block_is_refused_and_does_not_wait(data_dir: Path) -> None:
+    async with open_cache(data_dir) as cache:
+        watch = cache.watch()
+        with pytest.raises(InvalidArgumentError, match="async with"):
+            await anext(watch)
+        async with watch:
+            await cache.put(user(1), 1)
+            assert (await anext(watch)).key == user(1)
+        with pytest.raises(InvalidArgumentError, match="async with"):
+            await anext(watch)

@@ -8,9 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
-from mpreg.cache import CacheConfiguration, GlobalCacheKey, GlobalCacheManager, WriteMode
+from mpreg.cache import (
+    CacheConfiguration,
+    EvictionCause,
+    GlobalCacheKey,
+    GlobalCacheManager,
+    WriteMode,
+)
 from mpreg.errors import ConfigurationError, InvalidArgumentError, ValueTooLargeError
 from mpreg.persistence import Durability, VersionConflictError
 from tests.integration.cache.support import both, count_stored, get_value, open_cache, user
@@ -348,3 +355,31 @@ async def test_how_long_a_put_takes_is_chosen_by_call_and_by_default(data_dir: P
             ack = await cache.put(GlobalCacheKey("k", 1), 1, **given)
             assert ack.done
             assert (await registry.stats()).fsyncs - before == fsyncs, given
+
+
+async def test_a_number_lives_as_long_as_the_first_call_that_counted_says(data_dir: Path) -> None:
+    clock = TurnedClock(1_000.0)
+    async with open_cache(data_dir, clock=clock) as cache:
+
+        async def overflow() -> None:
+            with pytest.raises(InvalidArgumentError, match="64 bits"):
+                await cache.increment(user(1), 2**63 - 1, initial=5, ttl_seconds=30.0)
+
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(overflow)
+            task_group.start_soon(partial(cache.increment, user(1), 1, ttl_seconds=60.0))
+            task_group.start_soon(cache.increment, user(1), 1)
+        found = await cache.get(user(1))
+        assert found is not None
+        assert (found.value, found.expires_at) == (2, 1_060.0)
+
+
+async def test_every_cause_of_an_eviction_has_its_number(data_dir: Path) -> None:
+    async with open_cache(data_dir) as cache:
+        assert cache.statistics().evicted_from_memory == dict.fromkeys(EvictionCause, 0)
+
+
+async def test_an_invalidation_has_a_durability(data_dir: Path) -> None:
+    async with open_cache(data_dir) as cache:
+        with pytest.raises(InvalidArgumentError, match="durability"):
+            await cache.invalidate(namespace="users", durability=None)  # type: ignore[arg-type]

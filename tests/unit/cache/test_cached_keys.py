@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -26,6 +27,25 @@ def test_the_same_arguments_are_one_key_however_they_are_given() -> None:
     assert f.key(1, 2, x=1, y=2) == f.key(1, 2, y=2, x=1)
     assert f.key({"x": 1, "y": [{"a": 1, "b": 2}]}) == f.key({"y": [{"b": 2, "a": 1}], "x": 1})
     assert f.key(1).namespace == "f"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"tags": "eu"}, {"tags": [""]}, {"ttl_seconds": -1}, {"stale_seconds": -1},
+     {"negative_ttl_seconds": "1"}, {"mode": "relaxed"}, {"cost": -1}],
+)  # fmt: skip
+def test_what_cannot_be_is_told_where_the_function_is_defined(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError):
+        cached(CACHE, namespace="f", **options)
+
+
+async def plain(a: Any, b: Any) -> str:
+    return "result"
+
+
+def test_a_function_without_a_name_is_told_as_what_it_is() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"functools\.partial.* make no key"):
+        cached(CACHE, namespace="f")(functools.partial(plain, 1)).key(b=object())
 
 
 scalars = st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.0, 1.0, "1", b"1"])

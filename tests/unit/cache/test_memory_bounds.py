@@ -147,3 +147,11 @@ def test_bounds_and_policies_that_cannot_be_are_refused() -> None:
     for entries_max, bytes_max, policy in ((0, 1, "lru"), (1, 0, "lru"), (1, 1, "mru")):
         with pytest.raises(ConfigurationError):
             MemoryCache(entries_max=entries_max, bytes_max=bytes_max, policy=policy)
+
+
+@pytest.mark.parametrize("bound", [0, -1, math.nan, 1.5, True, "3", None])
+@pytest.mark.parametrize("name", ["entries_max", "bytes_max"])
+def test_a_bound_is_a_whole_number(name: str, bound: object) -> None:
+    bounds: dict[str, object] = {"entries_max": 10, "bytes_max": 10, name: bound}
+    with pytest.raises(ConfigurationError, match=name):
+        MemoryCache(**bounds)  # type: ignore[arg-type]
