@@ -26,13 +26,12 @@ def pages_at_most(group: CommitGroup) -> int:
     An expiry is a row in the index besides, and moves there from one page to another.
     What is removed without being named is not among them: see `CommitPlan.rows_removed`.
     """
-    size = sum(batch.size_bytes for batch in group.batches)
-    expiries = sum(
-        type(operation) is Put and operation.expires_at is not None
-        for batch in group.batches
-        for operation in batch.operations
-    )
-    return group.operations + 2 * expiries + size // PAGE_BYTES + 1
+    size = rows = 0
+    for batch in group.batches:
+        size += batch.size_bytes
+        for operation in batch.operations:
+            rows += 3 if type(operation) is Put and operation.expires_at is not None else 1
+    return rows + size // PAGE_BYTES + 1
 
 
 class WalRoom:
