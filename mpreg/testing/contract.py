@@ -690,6 +690,26 @@ class StorageBackendContract:
             same = await again.records() == [(0, value)]
             assert same
 
+    async def test_entries_with_and_without_expiry_change_places_in_one_batch(
+        self, tmp_path: Path
+    ) -> None:
+        values = [bytes([size % 251]) * size for size in (0, 1, 100, 4_095, 4_096, 4_097, 20_000)]
+        async with self.opened(tmp_path) as store:
+            for turn in (0, 1):
+                puts = [
+                    Put(b"n", b"%d" % number, value, 5_000.5 if number % 2 == turn else None)
+                    for number, value in enumerate(values)
+                ]
+                await store.do(*puts, Append(b"log", values))
+            for number, value in enumerate(values):
+                expires_at = 5_000.5 if number % 2 else None
+                version = len(values) + number + 1
+                found = StoredEntry(b"%d" % number, version, expires_at, value)
+                assert await store.get(b"%d" % number) == found
+            assert await store.records() == list(enumerate(values * 2))
+            store.now = 6_000.0
+            assert await store.do(SweepExpired(b"n", 10)) == (3,)
+
     async def test_namespaces_and_logs_do_not_meet(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             names = (b"n", b"N", b"n\x00", b"\xff", "é".encode())

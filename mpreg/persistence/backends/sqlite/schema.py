@@ -80,7 +80,9 @@ __all__ = [
     "NEW_GENERATION",
     "PUT_ENTRIES",
     "PUT_LARGE_VALUES",
+    "PUT_LASTING_ENTRIES",
     "PUT_SMALL_ENTRIES",
+    "PUT_SMALL_LASTING_ENTRIES",
     "READER_PRAGMAS",
     "READ_META",
     "READ_RECORDS",
@@ -103,28 +105,27 @@ class MultiRow:
 
     ROWS_MAX: Final = 32
 
-    def __init__(self, head: str, tail: str = "", *, columns: int) -> None:
-        row = f"({', '.join('?' * columns)})"
-        self._columns = columns
+    def __init__(self, head: str, tail: str = "", *, row: str) -> None:
+        self.columns = row.count("?")
         self._by_rows = [head + ", ".join([row] * rows) + tail for rows in range(self.ROWS_MAX + 1)]
 
     def execute(self, connection: sqlite3.Connection, parameters: list[Any]) -> int:
         """Write all rows; ``parameters`` has their columns one after the other. How many of them
         were written: not those that a condition of the statement has left out."""
-        step = self.ROWS_MAX * self._columns
+        step = self.ROWS_MAX * self.columns
         written = 0
         for start in range(0, len(parameters), step):
             rows = parameters[start : start + step]
-            written += connection.execute(self._by_rows[len(rows) // self._columns], rows).rowcount
+            written += connection.execute(self._by_rows[len(rows) // self.columns], rows).rowcount
         return written
 
     def fetch(self, connection: sqlite3.Connection, parameters: list[Any]) -> list[Any]:
         """The same for a statement that answers with rows."""
-        step = self.ROWS_MAX * self._columns
+        step = self.ROWS_MAX * self.columns
         found: list[Any] = []
         for start in range(0, len(parameters), step):
             rows = parameters[start : start + step]
-            found += connection.execute(self._by_rows[len(rows) // self._columns], rows).fetchall()
+            found += connection.execute(self._by_rows[len(rows) // self.columns], rows).fetchall()
         return found
 
 
@@ -241,13 +242,18 @@ _PUT: Final = (
     " ON CONFLICT (namespace_id, key) DO UPDATE SET version = excluded.version, "
     "expires_at = excluded.expires_at, checksum = excluded.checksum, value = excluded.value"
 )
-PUT_ENTRIES: Final = MultiRow("INSERT INTO entries VALUES ", _PUT, columns=6)
 # Numbers sort before blobs. So it costs a comparison to see that there is no large value that would
 # be left behind, and where there is one, the row is left as it is, and is missing in the count.
 _IS_SMALL: Final = "entries.value >= x''"
-PUT_SMALL_ENTRIES: Final = MultiRow(
-    "INSERT INTO entries VALUES ", f"{_PUT} WHERE {_IS_SMALL}", columns=6
-)
+_PUT_SMALL: Final = f"{_PUT} WHERE {_IS_SMALL}"
+_INTO_ENTRIES: Final = "INSERT INTO entries VALUES "
+_ROW: Final = "(?, ?, ?, ?, ?, ?)"
+_LASTING_ROW: Final = "(?, ?, ?, NULL, ?, ?)"
+"""Without an expiry: to bind None is not free, see `tables`."""
+PUT_ENTRIES: Final = MultiRow(_INTO_ENTRIES, _PUT, row=_ROW)
+PUT_LASTING_ENTRIES: Final = MultiRow(_INTO_ENTRIES, _PUT, row=_LASTING_ROW)
+PUT_SMALL_ENTRIES: Final = MultiRow(_INTO_ENTRIES, _PUT_SMALL, row=_ROW)
+PUT_SMALL_LASTING_ENTRIES: Final = MultiRow(_INTO_ENTRIES, _PUT_SMALL, row=_LASTING_ROW)
 DELETE_ENTRY: Final = "DELETE FROM entries WHERE namespace_id = ? AND key = ?"
 DELETE_SMALL_ENTRY: Final = f"{DELETE_ENTRY} AND {_IS_SMALL}"
 
@@ -262,7 +268,7 @@ VALUE: Final = "ifnull(large_values.value, entries.value)"
 PUT_LARGE_VALUES: Final = MultiRow(
     "INSERT INTO large_values VALUES ",
     " ON CONFLICT (id) DO UPDATE SET value = excluded.value",
-    columns=4,
+    row="(?, ?, ?, ?)",
 )
 # A damaged id can be as large as any number. None that was given ever is.
 LAST_LARGE_VALUE: Final = f"SELECT ifnull(max(id), 0) FROM large_values WHERE id < {1 << 62}"  # noqa: S608
@@ -270,7 +276,7 @@ FIND_LARGE_VALUES: Final = MultiRow(
     "SELECT entries.namespace_id, entries.key, large_values.id FROM (VALUES ",
     ") AS wanted JOIN entries "
     "ON entries.namespace_id = wanted.column1 AND entries.key = wanted.column2 " + JOIN_LARGE,
-    columns=2,
+    row="(?, ?)",
 )
 """Those entries that there are, with the ids of their large values, or NULL."""
 DELETE_LARGE_VALUE: Final = "DELETE FROM large_values WHERE id = ?"
@@ -324,7 +330,7 @@ CREATE_LOG: Final = "INSERT INTO logs (name, first_offset) VALUES (?, 0) RETURNI
 DELETE_LOG: Final = "DELETE FROM logs WHERE name = ? RETURNING id"
 SET_FIRST_OFFSET: Final = "UPDATE logs SET first_offset = ? WHERE id = ?"
 LAST_OFFSET: Final = "SELECT max(offset) FROM records WHERE log_id = ?"
-APPEND_RECORDS: Final = MultiRow("INSERT INTO records VALUES ", columns=4)
+APPEND_RECORDS: Final = MultiRow("INSERT INTO records VALUES ", row="(?, ?, ?, ?)")
 DELETE_RECORDS: Final = "DELETE FROM records WHERE log_id = ? AND offset < ?"
 DELETE_LOG_RECORDS: Final = "DELETE FROM records WHERE log_id = ?"
 READ_RECORDS: Final = (

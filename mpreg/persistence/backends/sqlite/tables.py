@@ -15,13 +15,16 @@ from attrs import define, field, frozen
 from mpreg.codec import checksum_entry, checksum_record, shown_name
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.backends.sqlite import schema
-from mpreg.persistence.backends.sqlite.schema import LARGE_VALUE_BYTES
+from mpreg.persistence.backends.sqlite.schema import LARGE_VALUE_BYTES, MultiRow
 from mpreg.persistence.commit_group import CommitPlan, Expired, LogBounds, NewEntry
 from mpreg.persistence.operations import EntryKey
 
 __all__ = ["Added", "Tables", "checked_bounds", "is_intact"]
 
-_PUT_COLUMNS: Final = 6
+BOUND_BYTES_MAX: Final = 4096
+"""Up to here what is bound to a statement is given as a bytearray. Python's sqlite3 takes one as it
+is; bytes, and None, it first offers to every adapter there could be, and that costs more than to
+copy them, for a row of 100 bytes as much as half of what SQLite takes to write it."""
 
 DAMAGED_VERSION: Final = -1
 """That of an entry whose stored one is no number: it is there, and matches no expected version."""
@@ -81,6 +84,7 @@ class Tables:
     def _write_entries(self, entries: dict[EntryKey, NewEntry | None], added: Added) -> None:
         known = self._namespaces
         puts: list[Any] = []
+        lasting: list[Any] = []
         large: list[Any] = []
         deletes = []
         for (namespace, key), entry in entries.items():
@@ -92,22 +96,28 @@ class Tables:
             else:
                 version, expires_at, value = entry
                 checksum = checksum_entry(name.seed, key, version, expires_at, value)
-                row = (name.id, key, version, expires_at, checksum, value)
                 if len(value) > LARGE_VALUE_BYTES:
-                    large.append(row)
+                    large.append((name.id, key, version, expires_at, checksum, value))
+                elif expires_at is None:
+                    lasting += (name.id, bytearray(key), version, checksum, bytearray(value))
                 else:
-                    puts += row
-        self._put_small(puts)
+                    puts += (
+                        *(name.id, bytearray(key), version),
+                        *(expires_at, checksum, bytearray(value)),
+                    )
+        self._put_small(puts, schema.PUT_SMALL_ENTRIES, schema.PUT_ENTRIES)
+        self._put_small(lasting, schema.PUT_SMALL_LASTING_ENTRIES, schema.PUT_LASTING_ENTRIES)
         if large:
             self._put_large(large)
         if deletes:
             self._delete(deletes)
 
-    def _put_small(self, puts: list[Any]) -> None:
-        written = schema.PUT_SMALL_ENTRIES.execute(self._connection, puts)
-        if _PUT_COLUMNS * written < len(puts):
-            self._drop_large(list(zip(puts[::_PUT_COLUMNS], puts[1::_PUT_COLUMNS], strict=True)))
-            schema.PUT_ENTRIES.execute(self._connection, puts)
+    def _put_small(self, puts: list[Any], put: MultiRow, put_all: MultiRow) -> None:
+        """``put`` leaves those as they are that have a large value, and ``put_all`` none."""
+        columns = put.columns
+        if columns * put.execute(self._connection, puts) < len(puts):
+            self._drop_large(list(zip(puts[::columns], puts[1::columns], strict=True)))
+            put_all.execute(self._connection, puts)
 
     def _put_large(self, rows: list[tuple[Any, ...]]) -> None:
         """What has a large value already keeps its row, which is mostly written over in place."""
@@ -162,7 +172,8 @@ class Tables:
             name, (first, _) = changed[log]
             if offset >= first:
                 checksum = checksum_record(name.seed, offset, data)
-                rows += (name.id, offset, checksum, data)
+                held = bytearray(data) if len(data) <= BOUND_BYTES_MAX else data
+                rows += (name.id, offset, checksum, held)
         for log, first in plan.truncated.items():
             id = changed[log][0].id
             self._connection.execute(schema.SET_FIRST_OFFSET, (first, id))

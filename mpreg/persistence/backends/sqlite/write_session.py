@@ -136,7 +136,7 @@ class WriteSession:
         except OSError as error:
             raise told_as(error, path, "cannot be opened") from error
         connection = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, cached_statements=128
+            path, isolation_level=None, check_same_thread=False, cached_statements=256
         )
         session = cls(connection, path)
         try:
