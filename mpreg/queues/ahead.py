@@ -13,6 +13,8 @@ message is never counted ahead, and nothing dies that nobody has seen.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from attrs import define, field
@@ -22,11 +24,11 @@ from mpreg.queues.cursor import Delivery, DeliveryState
 if TYPE_CHECKING:
     from mpreg.actors import Ack
     from mpreg.queues.core import HandOut
-    from mpreg.queues.records import MessageRecord, Place
+    from mpreg.queues.records import MessageRecord
     from mpreg.queues.selection import Look
     from mpreg.queues.state import QueueState, SubscriptionState
 
-__all__ = ["UNASKED_MAX", "Counting", "bounded", "choose_ahead", "find_next"]
+__all__ = ["UNASKED_MAX", "Counting", "bounded", "choose_ahead", "has_next"]
 
 #: Messages that are ready and that nobody has asked for, beyond which none are counted for one who
 #: takes fewer: who takes what was given back asks for none of those that were counted.
@@ -79,26 +81,32 @@ def _hold_back(hand_out: HandOut) -> None:
     hand_out.subscription.cursor(delivery.lane).held_back_from = delivery.offset
 
 
-def find_next(
-    state: QueueState, subscription: SubscriptionState, look: Look
-) -> tuple[Place, MessageRecord, int] | None:
-    """The message that comes next, and its size, if it was never handed out and may be counted.
+def has_next(state: QueueState, subscription: SubscriptionState, look: Look) -> bool:
+    """Whether the message that comes next may be counted."""
+    return next(_coming(state, subscription, look), None) is not None
 
-    None where it is not in memory, and where another one may come before it: as in a queue with
-    priorities.
+
+def _coming(
+    state: QueueState, subscription: SubscriptionState, look: Look
+) -> Iterator[tuple[int, int, MessageRecord, int]]:
+    """Lane, offset, message and size of what was never handed out and may be counted, in order.
+    Each is to be among the open ones before the next is asked for.
+
+    It ends at one that is not in memory. None where another one may come before it: as in a queue
+    with priorities.
     """
     if len(state.lanes) != 1 or state.configuration.max_deliveries < 2:
-        return None
+        return
     (lane,) = state.lanes.values()
-    offset = subscription.cursor(lane.number).fresh(lane.end)
-    if offset is None or offset in lane.finished:
-        return None
-    place = (lane.number, offset)
-    found = look(place)
-    if not isinstance(found, tuple):
-        return None
-    record, _ = found
-    return (place, *found) if record.is_plain and subscription.matches(record.topic) else None
+    number, cursor = lane.number, subscription.cursor(lane.number)
+    while (offset := cursor.fresh(lane.end)) is not None and offset not in lane.finished:
+        found = look((number, offset))
+        if not isinstance(found, tuple):
+            return
+        record, size = found
+        if not record.is_plain or not subscription.matches(record.topic):
+            return
+        yield number, offset, record, size
 
 
 def bounded(subscription: SubscriptionState, count: int) -> int:
@@ -110,12 +118,11 @@ def bounded(subscription: SubscriptionState, count: int) -> int:
 def choose_ahead(
     state: QueueState, subscription: SubscriptionState, count: int, look: Look
 ) -> list[tuple[Delivery, MessageRecord]]:
-    """Up to so many messages for which `find_next` holds, in their order: RESERVED."""
+    """Up to so many messages for which `has_next` held, in their order: RESERVED."""
     chosen: list[tuple[Delivery, MessageRecord]] = []
-    count = bounded(subscription, count)
-    while len(chosen) < count and (found := find_next(state, subscription, look)) is not None:
-        (number, offset), record, size = found
-        delivery = subscription.cursor(number).open[offset] = Delivery(number, offset, size)
-        delivery.state = DeliveryState.RESERVED
+    most = max(bounded(subscription, count), 0)
+    for number, offset, record, size in islice(_coming(state, subscription, look), most):
+        delivery = Delivery(number, offset, size, state=DeliveryState.RESERVED)
+        subscription.cursor(number).open[offset] = delivery
         chosen.append((delivery, record))
     return chosen

@@ -23,7 +23,7 @@ from mpreg.actors.parking import loop_clock
 from mpreg.errors import CorruptDataError, LeaseLostError, QueueDeletedError
 from mpreg.persistence import PersistenceRegistry, Transaction
 from mpreg.persistence.batch import Settled as SettledListener
-from mpreg.queues.ahead import Counting, bounded, choose_ahead, find_next
+from mpreg.queues.ahead import Counting, bounded, choose_ahead, has_next
 from mpreg.queues.bodies import Bodies
 from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.cursor import Delivery, DeliveryState
@@ -74,9 +74,8 @@ class Outgoing(msgspec.Struct, frozen=True, eq=False, gc=False):
     """In bytes."""
 
 
-@define(eq=False)
-class HandOut:
-    """Messages whose delivery attempt is being written, or is."""
+class HandOut(msgspec.Struct, eq=False):
+    """Messages whose delivery attempt is being written, or is. A msgspec struct, as `Delivery`."""
 
     subscription: SubscriptionState
     deliveries: list[tuple[Delivery, MessageRecord]]
@@ -338,32 +337,35 @@ class QueueCore:
 
     def _take_in(self, outgoings: Sequence[Outgoing], count: int, size: int) -> None:
         number = outgoings[0].lane
-        offset = self.state.lane(number).end
+        lane = self.state.lane(number)
+        first = offset = lane.end
+        # They come in one commit, and so at about the same time.
+        lane.send_times.note(first, outgoings[0].records[-1].sent_at)
         self.state.sent(number, count, size)
+        bodies: list[tuple[MessageRecord, int]] = []
         for outgoing in outgoings:
-            bodies = list(zip(outgoing.records, map(len, outgoing.encoded), strict=True))
-            self._note_times(outgoing, offset, bodies)
-            if self.stored:
-                self.bodies.put_all(self.storage.incarnation, number, offset, bodies)
-            else:
-                self._memory.update(((number, at), body) for at, body in enumerate(bodies, offset))
-            offset += len(bodies)
+            own = list(zip(outgoing.records, map(len, outgoing.encoded), strict=True))
+            # All of one send have the same times.
+            if not outgoing.records[-1].is_plain:
+                self._note_times(outgoing, offset, own)
+            bodies += own
+            offset += len(own)
+        if self.stored:
+            self.bodies.put_all(self.storage.incarnation, number, first, bodies)
+        else:
+            self._memory.update(((number, at), body) for at, body in enumerate(bodies, first))
         self.wake_all()
         self.changed(count)
 
     def _note_times(
         self, outgoing: Outgoing, first: int, bodies: Sequence[tuple[MessageRecord, int]]
     ) -> None:
-        """All of one send have the same."""
-        last = outgoing.records[-1]
-        self.state.lane(outgoing.lane).send_times.note(first, last.sent_at)
-        if last.delay_seconds or last.expires_at is not None:
-            now = self.now()
-            self.state.note_delays(outgoing.lane, first, bodies, wall=self.wall(), now=now)
-            if last.expires_at is not None:
-                self.expiring = True
-                self.sweep_due = min(self.sweep_due, now + last.expires_at - last.sent_at)
-            self.alarm(self)
+        last, now = outgoing.records[-1], self.now()
+        self.state.note_delays(outgoing.lane, first, bodies, wall=self.wall(), now=now)
+        if last.expires_at is not None:
+            self.expiring = True
+            self.sweep_due = min(self.sweep_due, now + last.expires_at - last.sent_at)
+        self.alarm(self)
 
     def forget_deduplicating(self, key: tuple[Transaction, bytes]) -> None:
         """What becomes of a transaction is known: from now on the stored ids tell."""
@@ -393,6 +395,9 @@ class QueueCore:
                 await self._read_kept(place)
                 return
             ahead = await self.storage.read_ahead(number, offset, lane.end)
+            for read, record, _ in ahead:
+                if isinstance(record, MessageRecord):
+                    lane.send_times.note(read, record.sent_at)
             # The one that is asked for comes last: so it is there, whatever has to make room.
             for read, record, size in reversed(ahead):
                 if isinstance(record, CorruptDataError):
@@ -410,6 +415,8 @@ class QueueCore:
             return
         if isinstance(found, CorruptDataError):
             log.error("%s", found)
+        else:
+            self.state.lane(place[0]).send_times.note(place[1], found[0].sent_at)
         self.bodies.put(self.storage.incarnation, place, found)
 
     def leases(self, hand_out: HandOut) -> list[Lease]:
@@ -444,9 +451,6 @@ class QueueCore:
             now=self.now(),
             bytes_max=bytes_max,
         )
-        if choice.deliveries:
-            delivery, record = choice.deliveries[0]
-            self.state.lane(delivery.lane).send_times.note(delivery.offset, record.sent_at)
         if choice.delayed:
             self.alarm(self)
         if choice.dying:
@@ -538,11 +542,12 @@ class QueueCore:
 
     def _handed_out(self, hand_out: HandOut, lease_ends: float, *, committed: bool) -> None:
         subscription = hand_out.subscription
-        deliveries = [one for one, _ in hand_out.deliveries if subscription.holds(one)]
+        # What was purged meanwhile is nobody's.
+        hand_out.deliveries = [one for one in hand_out.deliveries if subscription.holds(one[0])]
         if committed:
             hand_out.committed = True
             due = math.inf if hand_out.held else lease_ends
-            for delivery in deliveries:
+            for delivery, _ in hand_out.deliveries:
                 delivery.is_counted = False
                 delivery.state = DeliveryState.LEASED
                 subscription.set_due(delivery, due)
@@ -552,8 +557,6 @@ class QueueCore:
                 self.alarm(self)
         else:
             self.keep_back(hand_out)
-        # What was purged meanwhile is nobody's.
-        hand_out.deliveries = [one for one in hand_out.deliveries if subscription.holds(one[0])]
         if hand_out.told is not None:
             hand_out.told(committed)
 
@@ -563,10 +566,7 @@ class QueueCore:
         name, hand_outs = subscription.name, self._hand_outs
         if hand_outs.want(name, count) or not self.stored:
             return
-        if (
-            bounded(subscription, count) > 0
-            and find_next(self.state, subscription, self.look) is not None
-        ):
+        if bounded(subscription, count) > 0 and has_next(self.state, subscription, self.look):
             count = min(count, self.storage.limits.places // 2)
             hand_outs.reserve(name, count)
             hand_outs.want(name, count)
@@ -643,9 +643,12 @@ class QueueCore:
         """Acknowledge messages of one subscription, whose leases were checked. To be awaited at
         once."""
         name = leases[0].subscription.name
-        if ahead := sum([lease.ahead for lease in leases]):
+        places, ahead = [], 0
+        for lease in leases:
+            places.append((lease.delivery.lane, lease.delivery.offset))
+            ahead += lease.ahead
+        if ahead:
             self._want_ahead(leases[0].subscription, ahead)
-        places = [(lease.delivery.lane, lease.delivery.offset) for lease in leases]
         ack = self._acknowledgments.tell(name, places, leases)
         for lease in leases:
             lease.delivery.state = DeliveryState.SETTLING

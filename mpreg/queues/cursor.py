@@ -83,10 +83,13 @@ class Cursor:
 
     def candidate(self, end: int) -> int | None:
         """The lowest offset below ``end`` that may be handed out, as far as can be told here."""
-        fresh = self.fresh(end)
         if not self.ready_most():
-            return fresh
+            return self.fresh(end)
         offset = self._ready[0]
+        if offset < self._position:
+            # All that was not come to is above.
+            return offset
+        fresh = self.fresh(end)
         return offset if fresh is None else min(offset, fresh)
 
     def ready_most(self) -> int:

@@ -32,24 +32,24 @@ class IntervalSet:
         for start, stop in ranges:
             self.add_range(start, stop)
 
-    def add(self, offset: int) -> None:
-        """Raises `InvalidArgumentError` below 0."""
+    def add(self, offset: int) -> bool:
+        """Whether it was not there. Raises `InvalidArgumentError` below 0."""
         starts, stops = self._starts, self._stops
         if stops and offset == stops[-1]:
             stops[-1] = offset + 1
             self._count += 1
-            return
+            return True
         if offset < 0:
             raise _negative(offset)
         if not stops or offset > stops[-1]:
             starts.append(offset)
             stops.append(offset + 1)
             self._count += 1
-            return
+            return True
         # Where all but a few come in order, it is most often the first gap that closes.
         after = 1 if offset == stops[0] else bisect_right(starts, offset)
         if after and offset < stops[after - 1]:
-            return
+            return False
         follows = after > 0 and offset == stops[after - 1]
         precedes = after < len(starts) and offset + 1 == starts[after]
         if follows and precedes:
@@ -62,6 +62,7 @@ class IntervalSet:
             starts.insert(after, offset)
             stops.insert(after, offset + 1)
         self._count += 1
+        return True
 
     def add_range(self, start: int, stop: int) -> None:
         """Add all from ``start`` up to but not ``stop``; nothing where they are equal.
@@ -101,10 +102,14 @@ class IntervalSet:
 
     def first_missing(self, start: int = 0) -> int:
         """The lowest offset from ``start`` on that is not in the set."""
+        stops = self._stops
+        if start >= 0 and (not stops or start >= stops[-1]):
+            # As in `__contains__`.
+            return start
         start = max(start, 0)
         after = bisect_right(self._starts, start)
         # No interval touches the next, so what follows an interval is missing.
-        return max(start, self._stops[after - 1]) if after else start
+        return max(start, stops[after - 1]) if after else start
 
     def missing(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """The gaps within ``start`` and ``stop``, cut at these two, from the lowest up.

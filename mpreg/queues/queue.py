@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -133,7 +133,7 @@ class MessageQueue:
         outgoing = self._outgoing([payload], topic, priority, delay_seconds, ttl_seconds, headers)
         record = outgoing.records[0]
         if encoded_id is None:
-            await self._send(outgoing, wait_seconds, transaction, None)
+            await self._send(outgoing, wait_seconds, transaction)
             return record.id
         # What was sent before needs no room: nobody waits for some before that is known.
         wait: float | None = 0.0
@@ -176,7 +176,7 @@ class MessageQueue:
             await anyio.lowlevel.checkpoint()
             return []
         outgoing = self._outgoing(payloads, topic, priority, delay_seconds, ttl_seconds, headers)
-        await self._send(outgoing, wait_seconds, transaction, None)
+        await self._send(outgoing, wait_seconds, transaction)
         return [record.id for record in outgoing.records]
 
     def _outgoing(
@@ -251,7 +251,27 @@ class MessageQueue:
             )
         return priority
 
-    async def _send(
+    def _send(
+        self,
+        outgoing: Outgoing,
+        wait_seconds: float | None,
+        transaction: Transaction | None,
+        deduplication_id: bytes | None = None,
+    ) -> Awaitable[object]:
+        """To be awaited at once. Not a coroutine itself, as `QueueCore.send`."""
+        core = self._core
+        if wait_seconds is not None and wait_seconds != 0:
+            checked_seconds("wait_seconds", wait_seconds)
+        if (
+            transaction is None
+            and deduplication_id is None
+            and core.stored
+            and core.room.take_nowait(len(outgoing.records), outgoing.size)
+        ):
+            return core.send(outgoing)
+        return self._send_in_line(outgoing, wait_seconds, transaction, deduplication_id)
+
+    async def _send_in_line(
         self,
         outgoing: Outgoing,
         wait_seconds: float | None,
@@ -259,8 +279,6 @@ class MessageQueue:
         deduplication_id: bytes | None,
     ) -> None:
         core = self._core
-        if wait_seconds is not None and wait_seconds != 0:
-            checked_seconds("wait_seconds", wait_seconds)
         if not core.stored:
             # Else nothing of it would be a checkpoint.
             await anyio.lowlevel.checkpoint()
@@ -453,16 +471,16 @@ class MessageQueue:
         raise InvalidArgumentError(f"start is 'earliest', 'latest' or an offset, not {start!r}")
 
     def _cursor(self, name: str) -> Subscription:
-        if name not in self._core.state.subscriptions:
+        state = self._core.state.subscriptions.get(name)
+        if state is None:
             known = ", ".join(map(repr, self._core.state.subscriptions)) or "none"
             raise QueueNotFoundError(
                 f"queue {self.name!r} has no subscription {name!r} (there is: {known}); "
                 f"make it with `await queue.subscription({name!r})`"
             )
-        if name not in self._subscriptions:
-            state = self._core.state.subscriptions[name]
-            self._subscriptions[name] = Subscription(self._core, name, state)
-        return self._subscriptions[name]
+        if (subscription := self._subscriptions.get(name)) is None:
+            subscription = self._subscriptions[name] = Subscription(self._core, name, state)
+        return subscription
 
     def _default(self) -> Subscription:
         return self.get_subscription(DEFAULT_SUBSCRIPTION)
@@ -550,7 +568,7 @@ class MessageQueue:
 
         async def send(transaction: Transaction) -> None:
             for lane, records in by_lane.items():
-                await target._send(_outgoing(lane, records), 0.0, transaction, None)
+                await target._send(_outgoing(lane, records), 0.0, transaction)
 
         await move_dead_letters(self._core, keys, send)
         return len(keys)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from attrs import define, field
+import msgspec
 
 from mpreg.errors import CorruptDataError
 from mpreg.queues.cursor import Cursor, Delivery, DeliveryState
@@ -34,15 +34,16 @@ Look: TypeAlias = Callable[[Place], Found]
 PASSED_AT_ONCE_MAX: Final = 1_024
 
 
-@define
-class Choice:
-    deliveries: list[tuple[Delivery, MessageRecord]] = field(factory=list)
+class Choice(msgspec.Struct, eq=False):
+    """A msgspec struct, as `_Chooser`, because one is made for every `receive`."""
+
+    deliveries: list[tuple[Delivery, MessageRecord]] = []
     """RESERVED, in the order in which they are to be handed out."""
-    dying: list[Delivery] = field(factory=list)
+    dying: list[Delivery] = []
     """DYING: damaged, or out of attempts."""
     unread: Place | None = None
     """What is to be read before more can be chosen."""
-    passed: list[Place] = field(factory=list)
+    passed: list[Place] = []
     """Passed over: the subscription has no use for them."""
     delayed: bool = False
     """Whether some were found that are not visible yet: there is a new time to wait for."""
@@ -89,14 +90,13 @@ def choose(
         cursor = subscription.cursor(number)
         chooser = _Chooser(state, subscription, lane, cursor, look, wall, now)
         chooser.choose(choice, count, bytes_max)
-        is_held_back = cursor.held_back_from is not None
-        if is_held_back or not choice.is_over or len(choice.deliveries) == count:
+        has_enough = len(choice.deliveries) == count
+        if has_enough or cursor.held_back_from is not None or not choice.is_over:
             break
     return choice
 
 
-@define
-class _Chooser:
+class _Chooser(msgspec.Struct, eq=False):
     state: QueueState
     subscription: SubscriptionState
     lane: Lane

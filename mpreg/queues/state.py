@@ -108,8 +108,7 @@ class Lane:
         self.end += count
 
     def finish(self, offset: int, size: int) -> None:
-        if offset not in self.finished:
-            self.finished.add(offset)
+        if self.finished.add(offset):
             self._bytes_most -= size
             if offset < self.measured_to:
                 self.measured -= size
