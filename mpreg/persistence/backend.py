@@ -118,6 +118,8 @@ class OpenedState:
     """Of the last group that is committed. Everything up to it is durable: see `open`."""
     generation: int
     """Of the writer that opened it now: above every earlier one, and on disk."""
+    has_left_log: bool = False
+    """Whether an earlier process has left a log that upkeep is to move into the store proper."""
 
 
 @frozen(kw_only=True)

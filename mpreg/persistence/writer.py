@@ -118,6 +118,8 @@ class Writer:
             self._fail(self._mailbox.drain(), error)
             raise
         self.counters.generation = opened.generation
+        if opened.has_left_log:
+            self._activity.note()
         try:
             self._settle(opened.commit_sequence)
             await self._accounting.opened(opened)

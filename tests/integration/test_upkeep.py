@@ -140,6 +140,19 @@ async def test_what_was_written_is_moved_some_time_after_it(data_dir: Path) -> N
         await until(lambda: b"value" in path.read_bytes())
 
 
+async def test_what_a_kill_has_left_in_the_log_is_moved_though_nobody_writes(
+    data_dir: Path,
+) -> None:
+    image = data_dir.with_name("image")
+    async with registry(data_dir, upkeep_interval_seconds=None) as opened:
+        # In no namespace: to look for what has expired is a write as well.
+        await opened.log_store("l").append(b"unheard-of")
+        _copy(data_dir, image)
+    path = database(image)
+    async with registry(image, upkeep_interval_seconds=0.01):
+        await until(lambda: b"unheard-of" in path.read_bytes())
+
+
 async def test_a_log_large_beside_the_rest_is_cut_when_nobody_writes_any_more(
     data_dir: Path,
 ) -> None:

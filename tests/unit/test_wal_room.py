@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from operator import sub
 from pathlib import Path
 
 import pytest
 
 from mpreg.actors import Ack
-from mpreg.persistence.backend import GetEntry, StoredEntry
+from mpreg.persistence.backend import Checkpoint, GetEntry, StoredEntry
 from mpreg.persistence.backends.sqlite import SqliteOptions
+from mpreg.persistence.backends.sqlite.files import looking_at
 from mpreg.persistence.backends.sqlite.read_session import ReadSession
 from mpreg.persistence.backends.sqlite.wal_room import (
     FIRST_STEP_BYTES,
@@ -57,15 +60,15 @@ def test_what_was_committed_is_found_in_a_file_that_ends_in_zeros(tmp_path: Path
     session = WriteSession.open(path, OPTIONS)
     for sequence in range(1, 51):
         session.commit(group(sequence))
-    after_a_kill = tmp_path / "copy"
-    after_a_kill.mkdir()
+    copy = tmp_path / "copy"
+    copy.mkdir()
     for file in (path, Path(f"{path}-wal")):
-        shutil.copy(file, after_a_kill)
+        shutil.copy(file, copy)
     session.close()
 
-    again = WriteSession.open(after_a_kill / "mpreg.db", OPTIONS)
+    again = WriteSession.open(copy / "mpreg.db", OPTIONS)
     assert again.opened.commit_sequence == 50
-    reader = ReadSession.open(after_a_kill / "mpreg.db", OPTIONS)
+    reader = ReadSession.open(copy / "mpreg.db", OPTIONS)
     for sequence in range(1, 51):
         key = b"%d" % sequence
         assert reader.read([GetEntry(b"namespace", key)]) == [
@@ -128,3 +131,71 @@ def test_its_steps_become_larger(tmp_path: Path) -> None:
     steps = [round(step / FIRST_STEP_BYTES) for step in map(sub, sorted(sizes)[1:], sorted(sizes))]
     assert steps[:6] == [1, 2, 4, 8, 16, 16]
     assert set(steps[6:]) == {STEP_BYTES_MAX // FIRST_STEP_BYTES}
+
+
+def test_room_is_made_behind_what_a_crash_has_left(tmp_path: Path) -> None:
+    wal = tmp_path / "mpreg.db-wal"
+    wal.write_bytes(b"frames" * 10_000)
+    WalRoom(tmp_path / "mpreg.db", pages_max=10_000).make_pages(2)
+    assert wal.read_bytes().rstrip(b"\0") == b"frames" * 10_000
+    assert wal.stat().st_size == 60_000 + 2 * FRAME_BYTES + FIRST_STEP_BYTES
+
+
+def test_the_first_commit_after_an_opening_does_not_make_the_file_grow(tmp_path: Path) -> None:
+    path = tmp_path / "mpreg.db"
+    with closing(WriteSession.open(path, OPTIONS)) as session:
+        before = wal_bytes(path)
+        session.commit(group(1))
+        assert wal_bytes(path) == before
+
+
+def after_a_kill(tmp_path: Path, commits: int) -> Path:
+    """A database with commits that are in its WAL only."""
+    path = tmp_path / "lived" / "mpreg.db"
+    path.parent.mkdir()
+    with closing(WriteSession.open(path, OPTIONS)) as session:
+        for sequence in range(1, commits + 1):
+            session.commit(group(sequence, bytes(4_000)))
+        return Path(shutil.copytree(path.parent, tmp_path / "killed")) / "mpreg.db"
+
+
+def test_what_a_crash_has_left_stays_in_the_wal_and_is_gone_on_behind(tmp_path: Path) -> None:
+    path = after_a_kill(tmp_path, 20)
+    database, left = path.read_bytes(), Path(f"{path}-wal").read_bytes().rstrip(b"\0")
+    with closing(WriteSession.open(path, OPTIONS)) as session:
+        assert session.opened.commit_sequence == 20
+        assert session.upkeep_due is None
+        session.commit(group(21))
+        assert path.read_bytes() == database, "nobody who opens it waits for that to be moved"
+        assert Path(f"{path}-wal").read_bytes().startswith(left)
+        assert session.fsyncs == 2
+    with closing(WriteSession.open(path, OPTIONS)) as session:
+        assert session.opened.commit_sequence == 21
+
+
+def test_a_wal_that_is_too_long_after_a_crash_is_moved_before_the_first_commit(
+    tmp_path: Path,
+) -> None:
+    """Else it would grow with every crash."""
+    path = after_a_kill(tmp_path, 20)
+    few = SqliteOptions(cache_bytes=1 << 20, wal_checkpoint_pages=10, busy_timeout_seconds=0.0)
+    with closing(WriteSession.open(path, few)) as session:
+        assert isinstance(session.upkeep_due, Checkpoint)
+
+
+def test_sqlite_reads_what_a_crash_has_left_once(tmp_path: Path) -> None:
+    """So the connection that looks at it stays until the writer has one."""
+    path = after_a_kill(tmp_path, 1)
+    with looking_at(path) as found, closing(sqlite3.connect(path)) as connection:
+        assert found is not None
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            connection.execute("PRAGMA journal_mode = DELETE")
+
+
+def test_who_looks_at_a_database_without_a_wal_lets_go_of_it_at_once(tmp_path: Path) -> None:
+    """That connection knows of no locks: when it is closed, it drops those of the others."""
+    path = tmp_path / "mpreg.db"
+    WriteSession.open(path, OPTIONS).close()
+    with looking_at(path) as found, closing(sqlite3.connect(path)) as connection:
+        assert found is not None
+        assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)

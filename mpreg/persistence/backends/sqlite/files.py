@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +23,8 @@ __all__ = [
     "create_database",
     "look_at",
     "look_into",
+    "looking_at",
+    "looking_into",
     "read_meta",
     "read_stamp",
     "rewrite_wal",
@@ -35,9 +39,18 @@ _APPLICATION_ID: Final = slice(68, 72)
 
 
 def look_at(path: Path, newest: int = CURRENT.version) -> FoundState | None:
+    """`looking_at`, for who needs no more than that."""
+    with looking_at(path, newest) as found:
+        return found
+
+
+@contextmanager
+def looking_at(path: Path, newest: int = CURRENT.version) -> Iterator[FoundState | None]:
     """See that the database is ours, and where it ends; None where there is none.
 
-    Nothing is written to. ``newest`` is the schema version up to which it can be read.
+    Nothing is written to. ``newest`` is the schema version up to which it can be read. Where a
+    crash left something in the WAL, SQLite has to read all of it: who connects within the block
+    finds that done.
 
     Raises:
         ForeignDatabaseError: not an SQLite database, or another program's.
@@ -48,11 +61,18 @@ def look_at(path: Path, newest: int = CURRENT.version) -> FoundState | None:
         with path.open("rb") as file:
             header = file.read(_HEADER_BYTES)
     except FileNotFoundError:
-        return None
+        header = None
+    if header is None:
+        yield None
+        return
     check_header(header, path, newest)
+    if any(_is_filled(Path(f"{path}{ending}")) for ending in ("-wal", "-journal")):
+        with looking_into(path, newest) as found:
+            yield found
+        return
     # All in one file, as a clean close leaves it. SQLite then makes none beside it, even to look.
-    alone = not any(_is_filled(Path(f"{path}{ending}")) for ending in ("-wal", "-journal"))
-    return look_into(path, newest, mode="mode=ro&immutable=1" if alone else "mode=ro")
+    # Closed before anybody else connects: it knows of no locks, and would drop theirs.
+    yield look_into(path, newest, mode="mode=ro&immutable=1")
 
 
 def _is_filled(path: Path) -> bool:
@@ -83,6 +103,15 @@ def check_header(header: bytes, path: Path, newest: int = CURRENT.version) -> No
 
 def look_into(path: Path, newest: int = CURRENT.version, *, mode: str = "mode=ro") -> FoundState:
     """Judge a database as it is with what a crash left in the WAL, and see where it ends."""
+    with looking_into(path, newest, mode=mode) as found:
+        return found
+
+
+@contextmanager
+def looking_into(
+    path: Path, newest: int = CURRENT.version, *, mode: str = "mode=ro"
+) -> Iterator[FoundState]:
+    """`look_into`, connected until the end of the block."""
     # Read-only, since the last connection to be closed would otherwise empty the WAL.
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
     try:
@@ -91,9 +120,9 @@ def look_into(path: Path, newest: int = CURRENT.version, *, mode: str = "mode=ro
         if version == CURRENT.version:
             check_schema(connection, path)
         generation, sequence, _ = read_meta(connection, path)
+        yield FoundState(sequence, generation)
     finally:
         connection.close()
-    return FoundState(sequence, generation)
 
 
 def read_stamp(connection: sqlite3.Connection) -> tuple[int, int]:
@@ -135,6 +164,8 @@ def rewrite_wal(path: Path) -> None:
             if wal.tell():
                 wal.flush()
                 os.fsync(wal.fileno())
+                # Whoever made it may have been killed before its name was on the disk.
+                sync_directory(path.parent)
     except FileNotFoundError:
         return
 

@@ -95,8 +95,12 @@ class Upgrade:
     free_bytes: Callable[[Path], int] = _free_bytes
     on_progress: Callable[[Progress], object] = _log_progress
 
+    def is_due(self, connection: sqlite3.Connection) -> bool:
+        """Whether the database has an older schema."""
+        return bool(self.schema.pending(read_stamp(connection)[1]))
+
     def run(self, connection: sqlite3.Connection, path: Path) -> None:
-        """Migrate a database to the newest schema; does nothing where it has that.
+        """Migrate a database to the newest schema, where that `is_due`.
 
         ``connection`` is in autocommit mode, with ``synchronous = FULL``, and the only one that
         writes.
@@ -111,8 +115,6 @@ class Upgrade:
         """
         _, version = read_stamp(connection)
         pending = self.schema.pending(version)
-        if not pending:
-            return
         began = self.clock.wall()
         _log.info("%s: schema version %d is migrated to %d", path, version, self.schema.version)
         copy = self._keep_copy(connection, path, version)

@@ -47,8 +47,8 @@ class WalRoom:
     def __init__(self, database: Path, *, pages_max: int) -> None:
         self._wal = Path(f"{database}-wal")
         self._bytes_max = pages_max * FRAME_BYTES
-        self._size = 0
-        self._used = 0
+        # All of one that a crash has left may be in use.
+        self._size = self._used = _bytes_of(self._wal)
         self._step = FIRST_STEP_BYTES
 
     def make(self, group: CommitGroup) -> None:
@@ -71,3 +71,10 @@ class WalRoom:
             wal.write(bytes(max(0, wanted - wal.seek(0, os.SEEK_END))))
         # Also where it failed: to be tried again only when there is more to write.
         self._size = wanted
+
+
+def _bytes_of(wal: Path) -> int:
+    try:
+        return wal.stat().st_size
+    except OSError:
+        return 0

@@ -32,8 +32,8 @@ from mpreg.persistence.backends.sqlite.failures import (
 )
 from mpreg.persistence.backends.sqlite.files import (
     create_database,
-    look_at,
-    look_into,
+    looking_at,
+    looking_into,
     read_meta,
     rewrite_wal,
 )
@@ -98,6 +98,7 @@ class WriteSession:
         """Up to where the WAL was moved, or tried to be, when the disk was found full."""
         self._generation = 0
         self._sequence = 0
+        self._has_left_log = False
         self._broken = False
         self._closed = False
 
@@ -123,27 +124,27 @@ class WriteSession:
         is not looked at then: to close it would drop the locks that they hold on it, and another
         program that came by could take itself for the only one, and remove the WAL.
         """
+        newest = upgrade.schema.version
         try:
             if again and not path.exists():
                 raise StorageIOError("the database is gone", path)
-            newest = upgrade.schema.version
-            found = look_into(path, newest) if again else look_at(path, newest)
-            generation_min = check(found)
-            if found is None:
-                create_database(path, upgrade.schema)
+            with (looking_into if again else looking_at)(path, newest) as found:
+                generation_min = check(found)
+                if found is None:
+                    create_database(path, upgrade.schema)
+                session = cls._connect(path, options)
         except sqlite3.Error as error:
             raise translate(error, path) from error
         except OSError as error:
             raise told_as(error, path, "cannot be opened") from error
-        connection = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, cached_statements=256
-        )
-        session = cls(connection, path)
         try:
-            session._configure(options)
+            session._has_left_log = session._wal_bytes() > 0
             session._make_durable()
-            upgrade.run(connection, path)
+            if upgrade.is_due(session.connection):
+                session._empty_wal()
+                upgrade.run(session.connection, path)
             session._take_over(generation_min)
+            session.upkeep_due = session._policy.decide(session._wal_bytes())
         except BaseException as error:
             session.let_go()
             if isinstance(error, sqlite3.Error):
@@ -153,9 +154,22 @@ class WriteSession:
             raise
         return session
 
+    @classmethod
+    def _connect(cls, path: Path, options: SqliteOptions) -> WriteSession:
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        session = cls(connection, path)
+        try:
+            session._configure(options)
+        except BaseException:
+            session.let_go()
+            raise
+        return session
+
     @property
     def opened(self) -> OpenedState:
-        return OpenedState(self._sequence, self._generation)
+        return OpenedState(self._sequence, self._generation, has_left_log=self._has_left_log)
 
     def _configure(self, options: SqliteOptions) -> None:
         execute = self.connection.execute
@@ -171,19 +185,19 @@ class WriteSession:
         execute(f"PRAGMA journal_size_limit = {self._policy.limit_bytes}")
 
     def _make_durable(self) -> None:
-        """Move what a crash left in the WAL into the database, and start an empty WAL.
+        """Have what a crash left in the WAL on the disk for certain, and go on behind it.
 
         After a failed fsync the WAL's pages may be in the system's cache and never reach the disk,
         while SQLite reads them as committed; a later, successful fsync would not write them again,
-        and everything after them would be lost with them. The checkpoint writes them anew, into
-        the database file, and syncs that.
-
-        Not before the WAL itself is whole on the disk: a power cut after the checkpoint would find
-        a new database, and an old WAL up to the first page that is missing, and apply that.
+        and everything after them would be lost with them. So the WAL is written anew and synced.
+        It is moved into the database when that is due, as in a run without a crash.
         """
         self.connection.execute("BEGIN IMMEDIATE")
         rewrite_wal(self._path)
         self.connection.execute("ROLLBACK")
+
+    def _empty_wal(self) -> None:
+        """Move what is in the WAL into the database."""
         busy, *_ = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise StorageIOError(
@@ -195,6 +209,8 @@ class WriteSession:
     def _take_over(self, generation_min: int) -> None:
         """Commit a new generation: proves that the store can be written, fences older writers."""
         execute = self.connection.execute
+        # A new WAL is synced with its length now, and so not again with the first group.
+        self._wal_room.make_pages(1)
         execute("BEGIN IMMEDIATE")
         found, self._sequence, last_version = read_meta(self.connection, self._path)
         self._tables.committed(Added(last_version))
