@@ -60,6 +60,9 @@ SNAPSHOT_AFTER_CHANGES: Final = 4_096
 #: Messages of which one event tells that count as one more.
 MESSAGES_PER_CHANGE: Final = 8
 
+#: After a start everybody wants the first message, and upkeep may have to read all there are.
+UPKEEP_AFTER_START_SECONDS: Final = 0.5
+
 log: Final = logging.getLogger("mpreg.queues")
 
 
@@ -123,8 +126,8 @@ class QueueCore:
     """Whether upkeep is to look for messages that have expired."""
     expiring: bool = False
     """Whether there are, or were, messages that expire."""
-    retry_due: float = math.inf
-    """When upkeep that failed is to be tried again (monotonic)."""
+    upkeep_due: float = math.inf
+    """When upkeep that was put off, or has failed, is to be done (monotonic)."""
     deduplicated: int = 0
     """Sends with a ``deduplication_id`` since ids that are out of their window were removed."""
     deduplicating: dict[tuple[Transaction, bytes], str] = field(factory=dict)
@@ -273,7 +276,11 @@ class QueueCore:
                     self.dying.append((subscription, delivery))
         # Whether messages have a time of their own nobody knows before the first was looked at.
         self.sweeping = True
-        self.ask_for_upkeep()
+        self.upkeep_due = self.now() + UPKEEP_AFTER_START_SECONDS
+        if self.dying:
+            self.ask_for_upkeep()
+        else:
+            self.alarm(self)
 
     def configure(self, configuration: QueueConfiguration) -> None:
         """From now on. What is finished with other settings is still to be measured."""
@@ -292,7 +299,11 @@ class QueueCore:
 
     def changed(self, count: int = 1) -> None:
         self.changes += count
-        if self.changes >= max(SNAPSHOT_AFTER_CHANGES, self.changes_min) and not self.dirty:
+        if (
+            self.changes >= max(SNAPSHOT_AFTER_CHANGES, self.changes_min)
+            and not self.dirty
+            and self.upkeep_due == math.inf
+        ):
             self.ask_for_upkeep()
 
     # --- sending ---
@@ -817,8 +828,8 @@ class QueueCore:
                 self.sweeping = self.sweeping or self.expiring
         if self.sweep_due <= now:
             self.sweep_due, self.sweeping = math.inf, True
-        if self.retry_due <= now:
-            self.retry_due = math.inf
+        if self.upkeep_due <= now:
+            self.upkeep_due = math.inf
         self.ask_for_upkeep()
 
     # --- writing ---

@@ -12,7 +12,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from functools import partial
 
 import anyio
 from attrs import define, field
@@ -135,14 +135,21 @@ class Keeper:
     async def save_snapshots(self) -> None:
         """Save the state of every queue of which enough has changed since it was last saved.
 
-        Cancelled: the snapshot under way is as if it had not been begun.
+        Cancelled: the snapshot under way is as if it had not been begun. One that fails keeps no
+        other from being saved; the first failure is raised when all were tried.
         """
         kept = [(core, kept.saved) for core, kept in self._queues.items() if _is_worth_it(core)]
+        failures: list[MpregError] = []
         for core, saved in sorted(kept, key=lambda one: -one[0].changes):
             async with self._working:
                 # Upkeep may have done so meanwhile.
                 if core in self._queues and _is_worth_it(core):
-                    await save(core, saved)
+                    try:
+                        await save(core, saved)
+                    except MpregError as failure:
+                        failures.append(failure)
+        if failures:
+            raise failures[0]
 
     async def before_close(self) -> None:
         """Stop the tasks, and write what was given back unseen, so that it does not count after the
@@ -152,14 +159,10 @@ class Keeper:
             return
         self._stop.set()
         await self._stopped.wait()
-        with suppress(MpregError):
-            for core in self._queues:
-                core.inbox.empty()
-                if core.stored:
-                    core.forgive_ahead()
-                    await write_released(core)
-            # What was written now is beyond the snapshots of a moment ago.
-            await self.save_snapshots()
+        for core in list(self._queues):
+            await _try_to_write(partial(_write_unseen, core))
+        # What was written now is beyond the snapshots of a moment ago.
+        await _try_to_write(self.save_snapshots)
 
     # --- the tasks ---
 
@@ -249,9 +252,31 @@ class Keeper:
                 seconds,
                 error,
             )
-        core.retry_due = anyio.current_time() + seconds
+        core.upkeep_due = anyio.current_time() + seconds
         kept.retry_seconds = min(2 * seconds, RETRY_SECONDS_MAX)
         self.alarm(core)
+
+
+async def _write_unseen(core: QueueCore) -> None:
+    core.inbox.empty()
+    if core.stored:
+        core.forgive_ahead()
+        await write_released(core)
+
+
+async def _try_to_write(write: Callable[[], Awaitable[None]]) -> None:
+    """The last notes of a queue: where that fails, the others are to be written all the same."""
+    try:
+        await write()
+    except ENDING:
+        # There is nothing more to be written.
+        return
+    except MpregError as error:
+        logger.warning(
+            "a queue's last notes could not be written, so what nobody has seen may count as "
+            "delivered after the next start: %s",
+            error,
+        )
 
 
 def _is_worth_it(core: QueueCore) -> bool:

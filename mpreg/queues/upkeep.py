@@ -128,7 +128,7 @@ async def keep_up(core: QueueCore, saved: Saved) -> list[MpregError]:
 def next_due(core: QueueCore) -> float:
     """When there is something to do that nobody will ask for (monotonic)."""
     due = [one.next_due() for one in core.state.subscriptions.values()]
-    due += [core.sweep_due, core.retry_due]
+    due += [core.sweep_due, core.upkeep_due]
     limit = core.configuration.dead_letter_ttl_seconds
     if limit is not None and core.state.dead:
         oldest = next(iter(core.state.dead.values()))

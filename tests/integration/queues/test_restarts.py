@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from copy import deepcopy
 from pathlib import Path
 
 import anyio
@@ -9,7 +11,9 @@ import pytest
 
 from mpreg.persistence import PersistenceRegistry
 from mpreg.persistence.backend import RecordsPage
-from mpreg.queues import MessageQueueManager, QueueConfiguration, QueueType
+from mpreg.queues import MessageQueue, MessageQueueManager, QueueConfiguration, QueueType
+from mpreg.queues.core import UPKEEP_AFTER_START_SECONDS
+from mpreg.testing import FaultInjector, SimulatedBackend, SimulatedDisk
 from tests.integration.queues.support import (
     GatedBackend,
     copied_while_open,
@@ -19,6 +23,7 @@ from tests.integration.queues.support import (
     payloads,
     take,
     until,
+    virtual,
 )
 from tests.integration.support import OpenBackend, config
 
@@ -135,9 +140,41 @@ async def test_many_pending_messages_are_ready_without_being_read(data_dir: Path
         message = await take(jobs)
         assert message.payload == 10
         read = sum(len(page.records) for page in backend.results if isinstance(page, RecordsPage))
-        # One page of them, and what the upkeep counts in the background.
+        # One page of them, and, where this takes longer, what the upkeep counts.
         await message.ack()
         assert read < 10_000
+
+
+def test_upkeep_lets_those_who_come_first_after_a_start_go_ahead() -> None:
+    """It may have to read all there is."""
+    disk, left = SimulatedDisk(), SimulatedDisk()
+
+    def live(on: SimulatedDisk, story: Callable[[MessageQueue], Awaitable[None]]) -> None:
+        async def told(_: PersistenceRegistry, queues: MessageQueueManager, __: object) -> None:
+            await story(await queues.create_queue("jobs"))
+
+        virtual(told, SimulatedBackend(on, FaultInjector()))
+
+    async def send_and_be_killed(jobs: MessageQueue) -> None:
+        nonlocal left
+        # More than the number of changes after which the state is saved.
+        await jobs.send_many(range(5_000))
+        left = deepcopy(disk)
+        left.kill_process()
+
+    async def receive(jobs: MessageQueue) -> None:
+        core, lane = jobs._core, jobs._core.state.lane(0)
+        for _ in range(100):
+            await (await take(jobs)).ack()
+        await anyio.sleep(0.9 * UPKEEP_AFTER_START_SECONDS)
+        assert not lane.is_measured
+        assert core.changes > 5_000
+        await anyio.sleep(0.2 * UPKEEP_AFTER_START_SECONDS)
+        assert lane.is_measured
+        assert core.changes == 0, "it was saved"
+
+    live(disk, send_and_be_killed)
+    live(left, receive)
 
 
 async def test_the_state_is_saved_from_time_to_time_and_the_events_dropped(

@@ -14,10 +14,12 @@ from mpreg.persistence import (
     ParticipantFailedError,
     ParticipantState,
     PersistenceRegistry,
+    StorageFullError,
 )
 from mpreg.persistence.backend import ReadRecords
-from mpreg.queues import MessageQueueManager
+from mpreg.queues import MessageQueueManager, keeper
 from mpreg.queues.configuration import StoredQueue
+from mpreg.queues.core import QueueCore
 from mpreg.queues.keeper import SAVED_AT_CLOSE_MIN
 from mpreg.queues.storage import SharedStores
 from tests.integration.queues.support import open_queues, take
@@ -171,3 +173,34 @@ async def test_the_state_of_queues_is_saved_on_demand_where_it_is_worth_it(data_
         await small.send(1)
         await registry.save_snapshots()
         assert (large._core.changes, small._core.changes) == (0, 1)
+
+
+@pytest.mark.parametrize("step", ["write_released", "save"])
+async def test_a_queue_whose_last_notes_fail_keeps_no_other_from_writing_its_own(
+    data_dir: Path, step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written: list[str] = []
+    writes = getattr(keeper, step)
+
+    async def fail_for_the_first(core: QueueCore, *rest: object) -> None:
+        if core.name == "first":
+            raise StorageFullError("no room for it")
+        written.append(core.name)
+        await writes(core, *rest)
+
+    async with open_queues(data_dir) as (_, queues):
+        for name in ("first", "second"):
+            queue = await queues.create_queue(name)
+            # The first one has changed more, and so is the first to be saved.
+            await queue.send_many(range(SAVED_AT_CLOSE_MIN + (name == "first")))
+            async with queue.consume(prefetch=2) as consumer:
+                await (await anext(consumer)).ack()
+        monkeypatch.setattr(keeper, step, fail_for_the_first)
+    assert "second" in written
+    assert "no room for it" in caplog.text
+    async with open_queues(data_dir) as (_, queues):
+        second = await queues.get_queue("second")
+        message = await take(second)
+        assert (message.payload, message.attempt) == (1, 1), "nobody has seen it"
+        if step == "save":
+            assert second._core.changes < SAVED_AT_CLOSE_MIN
