@@ -26,7 +26,7 @@ from mpreg.errors import (
     WriteInterruptedError,
 )
 from mpreg.queues import QueueConfiguration, QueueStatistics
-from mpreg.queues.message import checked_seconds
+from mpreg.queues.configuration import checked_seconds
 from mpreg.queues.subscription import check_count
 
 __all__ = ["RemoteQueue", "RemoteQueueManager", "RemoteSubscription"]

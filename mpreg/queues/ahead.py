@@ -23,10 +23,11 @@ from mpreg.queues.cursor import Delivery, DeliveryState
 
 if TYPE_CHECKING:
     from mpreg.actors import Ack
-    from mpreg.queues.core import HandOut
+    from mpreg.queues.hand_outs import HandOut
     from mpreg.queues.records import MessageRecord
     from mpreg.queues.selection import Look
-    from mpreg.queues.state import QueueState, SubscriptionState
+    from mpreg.queues.state import QueueState
+    from mpreg.queues.subscription_state import SubscriptionState
 
 __all__ = ["UNASKED_MAX", "Counting", "bounded", "choose_ahead", "has_next"]
 

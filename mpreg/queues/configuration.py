@@ -9,7 +9,7 @@ import attrs
 import msgspec
 from attrs import field, frozen
 
-from mpreg.errors import ConfigurationError, CorruptDataError
+from mpreg.errors import ConfigurationError, CorruptDataError, InvalidArgumentError
 from mpreg.validation import member, number, refuse_unknown, seconds, whole_number
 
 __all__ = [
@@ -181,3 +181,16 @@ class StoredQueue(msgspec.Struct, frozen=True):
             raise CorruptDataError(
                 f"not a configuration that can be used here: {error}", None, f"queue {name!r}"
             ) from error
+
+
+def checked_seconds(name: str, seconds: object, maximum: float = DELAY_SECONDS_MAX) -> float:
+    """Raises `InvalidArgumentError` unless it is a number from 0 up to the maximum."""
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, int | float)
+        or not 0 <= seconds <= maximum
+    ):
+        raise InvalidArgumentError(
+            f"{name} is a number of seconds from 0 to {maximum:.0f}, not {seconds!r}"
+        )
+    return float(seconds)

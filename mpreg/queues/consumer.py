@@ -14,8 +14,8 @@ from mpreg.queues.inbox import Dropped
 
 if TYPE_CHECKING:
     from mpreg.queues.message import Message
-    from mpreg.queues.state import Lease
     from mpreg.queues.subscription import Subscription
+    from mpreg.queues.subscription_state import Lease
 
 __all__ = ["Consumer"]
 

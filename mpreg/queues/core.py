@@ -16,26 +16,25 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.lowlevel
-import msgspec
 from attrs import define, field
 
 from mpreg.actors.parking import loop_clock
-from mpreg.errors import CorruptDataError, LeaseLostError, QueueDeletedError
+from mpreg.errors import LeaseLostError, QueueDeletedError
 from mpreg.persistence import PersistenceRegistry, Transaction
 from mpreg.persistence.batch import Settled as SettledListener
-from mpreg.queues.ahead import Counting, bounded, choose_ahead, has_next
 from mpreg.queues.bodies import Bodies
 from mpreg.queues.configuration import QueueConfiguration
+from mpreg.queues.contents import Contents
 from mpreg.queues.cursor import Delivery, DeliveryState
+from mpreg.queues.hand_outs import HandOuts
 from mpreg.queues.inbox import Dropped, Inbox
 from mpreg.queues.joint import JointAppends, JointEvents
+from mpreg.queues.outgoing import Outgoing
 from mpreg.queues.records import (
-    Attempt,
     DeadLetterRecord,
     DeadLettersRemoved,
     Died,
     Event,
-    HandedOut,
     LaneOpened,
     MessageRecord,
     Place,
@@ -44,15 +43,15 @@ from mpreg.queues.records import (
     encode,
 )
 from mpreg.queues.room import Room
-from mpreg.queues.selection import GONE, UNREAD, Choice, Found, choose
-from mpreg.queues.state import Lease, QueueState, SubscriptionState, dead_letter_key
+from mpreg.queues.selection import Choice, choose
+from mpreg.queues.state import QueueState, dead_letter_key
 from mpreg.queues.storage import QueueStorage, measure
+from mpreg.queues.subscription_state import Lease, SubscriptionState
 
 if TYPE_CHECKING:
-    from mpreg.actors import Ack
     from mpreg.queues.line import Line
 
-__all__ = ["HandOut", "Outgoing", "QueueCore"]
+__all__ = ["QueueCore"]
 
 #: Events and messages after which the state is saved: what a restart reads at most, beside it.
 SNAPSHOT_AFTER_CHANGES: Final = 4_096
@@ -64,33 +63,6 @@ MESSAGES_PER_CHANGE: Final = 8
 UPKEEP_AFTER_START_SECONDS: Final = 0.5
 
 log: Final = logging.getLogger("mpreg.queues")
-
-
-class Outgoing(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """Messages on their way into one lane."""
-
-    lane: int
-    records: Sequence[MessageRecord]
-    encoded: Sequence[bytes]
-
-    size: int
-    """In bytes."""
-
-
-class HandOut(msgspec.Struct, eq=False):
-    """Messages whose delivery attempt is being written, or is. A msgspec struct, as `Delivery`."""
-
-    subscription: SubscriptionState
-    deliveries: list[tuple[Delivery, MessageRecord]]
-    held: bool
-    """Whether the leases last until they are told to end."""
-    is_ahead: bool = False
-    """Whether nobody has asked for it."""
-    committed: bool = False
-    abandoned: bool = False
-    """Its receiver was cancelled: nobody will see these messages."""
-    told: Callable[[bool], None] | None = None
-    """Told whether the attempts are on disk."""
 
 
 @define(eq=False)
@@ -106,6 +78,7 @@ class QueueCore:
     """Monotonic seconds, as `anyio.current_time`."""
     stored: bool = field(init=False)
     """Whether messages are written at all."""
+    contents: Contents = field(init=False)
     armed: float = math.inf
     """When the keeper looks at the queue next."""
     room: Room = field(init=False)
@@ -140,28 +113,24 @@ class QueueCore:
     """The offset after the last event that the state knows."""
     lines: dict[str, Line] = field(factory=dict)
     """By subscription, those who wait for messages."""
-    _memory: dict[Place, tuple[MessageRecord, int]] = field(factory=dict)
-    """The messages of a queue that is not stored."""
     _moving: set[str] = field(factory=set)
     """Dead letters that are being sent again, or removed."""
     _sends: JointAppends[Outgoing] = field(init=False)
-    _hand_outs: JointEvents[HandedOut, tuple[HandOut, ...]] = field(init=False)
     _acknowledgments: JointEvents[Settled, list[Lease]] = field(init=False)
-    counting_ahead: Counting = field(factory=Counting)
-    reading: anyio.Lock = field(factory=anyio.Lock)
-    """Held while messages are read, and while a log is truncated: what is missing is damaged."""
+    hand_outs: HandOuts = field(init=False)
     counting: anyio.Lock = field(factory=anyio.Lock)
     """Held while bytes are counted, and while a log is truncated."""
 
     def __attrs_post_init__(self) -> None:
         self.room = Room(self.name, self.state, self._refusal)
         self.stored = self.configuration.is_stored
+        self.contents = Contents(
+            self.storage, self.state, self.bodies, self.stored, self.ask_for_upkeep
+        )
         self.inbox = Inbox(self._take_back)
         events, places_max = self.storage.events, self.storage.limits.places
         self._sends = JointAppends(self._sent)
-        self._hand_outs = JointEvents(
-            events, HandedOut, self._attempts_settled, places_max, self._count_ahead
-        )
+        self.hand_outs = HandOuts(self)
         self._acknowledgments = JointEvents(events, Settled, self._acknowledged, places_max)
 
     @property
@@ -211,7 +180,7 @@ class QueueCore:
         for line in self.lines.values():
             line.call_all()
         self.room.wake_all()
-        self.bodies.forget(self.storage.incarnation)
+        self.contents.forget_read()
 
     # --- waiting ---
 
@@ -250,9 +219,7 @@ class QueueCore:
         self.room.admit()
         # For what is now to be measured, dropped and truncated.
         self.ask_for_upkeep()
-        self.bodies.forget(self.storage.incarnation)
-        for place in list(self._memory):
-            self.forget(place)
+        self.contents.forget_finished()
 
     async def measure(self) -> None:
         """Count the bytes of what is left, after much was finished at once."""
@@ -261,10 +228,7 @@ class QueueCore:
                 for lane in list(self.state.lanes.values()):
                     await measure(self.storage, lane)
         else:
-            for (number, offset), (_, size) in sorted(self._memory.items()):
-                self.state.lane(number).measure(offset, size)
-            for lane in self.state.lanes.values():
-                lane.measured_to = lane.end
+            self.contents.measure()
         self.room.admit()
 
     def reconcile(self) -> None:
@@ -289,7 +253,7 @@ class QueueCore:
             self.sweeping = True
         if configuration.max_deliveries == 1:
             # What was counted would be the last attempt.
-            self.forgive_ahead()
+            self.hand_outs.forgive_ahead()
         self.room.admit()
         self.ask_for_upkeep()
 
@@ -361,10 +325,7 @@ class QueueCore:
                 self._note_times(outgoing, offset, own)
             bodies += own
             offset += len(own)
-        if self.stored:
-            self.bodies.put_all(self.storage.incarnation, number, first, bodies)
-        else:
-            self._memory.update(((number, at), body) for at, body in enumerate(bodies, first))
+        self.contents.put_all(number, first, bodies)
         self.wake_all()
         self.changed(count)
 
@@ -384,71 +345,6 @@ class QueueCore:
 
     # --- handing out ---
 
-    def look(self, place: Place) -> Found:
-        if not self.stored:
-            return self._memory.get(place, GONE)
-        if (body := self.bodies.get(self.storage.incarnation, place)) is not None:
-            return body
-        number, offset = place
-        lane = self.state.lane(number)
-        if offset < lane.first and offset not in lane.kept:
-            return GONE
-        return UNREAD
-
-    async def read(self, place: Place) -> None:
-        """Bring a message, and those after it, into memory."""
-        async with self.reading:
-            if self.look(place) is not UNREAD:
-                return
-            number, offset = place
-            lane = self.state.lane(number)
-            if offset < lane.first:
-                await self._read_kept(place)
-                return
-            ahead = await self.storage.read_ahead(number, offset, lane.end)
-            for read, record, _ in ahead:
-                if isinstance(record, MessageRecord):
-                    lane.send_times.note(read, record.sent_at)
-            # The one that is asked for comes last: so it is there, whatever has to make room.
-            for read, record, size in reversed(ahead):
-                if isinstance(record, CorruptDataError):
-                    log.error("%s: %s", self.storage.where(number, read), record)
-                    self.bodies.put(self.storage.incarnation, (number, read), record)
-                elif read == offset or read not in lane.finished:
-                    self.bodies.put(self.storage.incarnation, (number, read), (record, size))
-
-    async def _read_kept(self, place: Place) -> None:
-        found = await self.storage.read_kept(*place)
-        if found is None:
-            # It was finished, and dropped for that, by what is not written: it had expired, say.
-            self.state.lose_kept(place)
-            self.ask_for_upkeep()
-            return
-        if isinstance(found, CorruptDataError):
-            log.error("%s", found)
-        else:
-            self.state.lane(place[0]).send_times.note(place[1], found[0].sent_at)
-        self.bodies.put(self.storage.incarnation, place, found)
-
-    def leases(self, hand_out: HandOut) -> list[Lease]:
-        subscription = hand_out.subscription
-        return [Lease(subscription, one, one.attempt) for one, _ in hand_out.deliveries]
-
-    async def find(self, place: Place) -> MessageRecord | None:
-        """A message wherever it is; None where it is damaged, or gone."""
-        while (found := self.look(place)) is UNREAD:
-            await self.read(place)
-        return found[0] if isinstance(found, tuple) else None
-
-    def forget(self, place: Place) -> None:
-        """Drop a message from memory if nobody can ask for it any more."""
-        number, offset = place
-        if offset in self.state.lane(number).finished:
-            if self.stored:
-                self.bodies.pop(self.storage.incarnation, place)
-            else:
-                self._memory.pop(place, None)
-
     def choose(
         self, subscription: SubscriptionState, count: int, bytes_max: float = math.inf
     ) -> Choice:
@@ -457,7 +353,7 @@ class QueueCore:
             self.state,
             subscription,
             count,
-            self.look,
+            self.contents.look,
             wall=self.wall(),
             now=self.now(),
             bytes_max=bytes_max,
@@ -469,7 +365,7 @@ class QueueCore:
             self.ask_for_upkeep()
         if choice.passed:
             for place in choice.passed:
-                self.forget(place)
+                self.contents.forget(place)
             self.room.admit()
         return choice
 
@@ -477,156 +373,6 @@ class QueueCore:
         """Whether there may be another message to be handed out."""
         lanes = self.state.lanes.values()
         return any(subscription.cursor(one.number).candidate(one.end) is not None for one in lanes)
-
-    def hand_out(self, own: HandOut, others: Sequence[HandOut]) -> Awaitable[object]:
-        """Write the delivery attempts of what was chosen, of one subscription, in one event, but
-        for those that are on disk already. To be awaited at once.
-
-        Where that raises, or this does, one's own are to be abandoned. The others are told.
-        """
-        name, hand_outs = own.subscription.name, (own, *others)
-        attempts = [
-            (
-                delivery.lane,
-                delivery.offset,
-                delivery.attempt + 1,
-                delivery.forgiven,
-                delivery.size,
-            )
-            for hand_out in hand_outs
-            for delivery, _ in hand_out.deliveries
-            if not delivery.is_counted
-        ]
-        if not attempts:
-            return self._hand_out_counted(hand_outs)
-        ack = self._hand_outs.tell(name, attempts, hand_outs)
-        if ack is not None:
-            return ack.wait()
-        event = HandedOut(name, attempts)
-        return self._write_alone(event, partial(self._attempts_settled, event, [hand_outs]))
-
-    async def _hand_out_counted(self, hand_outs: Sequence[HandOut]) -> None:
-        """There is nothing to be waited for."""
-        committed = False
-        try:
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            committed = True
-        finally:
-            self._hand_all_out(hand_outs, committed=committed)
-
-    def _attempts_settled(
-        self,
-        event: HandedOut,
-        parts: Sequence[Sequence[HandOut]],
-        results: Sequence[object] | None,
-    ) -> None:
-        if results is not None:
-            self._written(event, results[0], len(event.deliveries))
-            if self.released:
-                for lane, offset, *_ in event.deliveries:
-                    self.released.pop((event.subscription, (lane, offset)), None)
-        for hand_outs in parts:
-            self._hand_all_out(hand_outs, committed=results is not None)
-
-    def _hand_all_out(self, hand_outs: Sequence[HandOut], *, committed: bool) -> None:
-        lease_ends = self.now() + self.configuration.lease_seconds
-        for hand_out in hand_outs:
-            if hand_out.is_ahead:
-                self._counted_ahead(hand_out, committed=committed)
-            else:
-                self._handed_out(hand_out, lease_ends, committed=committed)
-
-    def abandon(self, hand_out: HandOut) -> None:
-        """Nobody will see these messages: they are given back, at once or when a write that is
-        still on its way is done."""
-        hand_out.abandoned = True
-        if hand_out.committed:
-            self.release(self.leases(hand_out), unseen=True)
-
-    def keep_back(self, hand_out: HandOut) -> None:
-        """It was not handed out after all: as if it had not been chosen."""
-        subscription = hand_out.subscription
-        deliveries = [one for one, _ in hand_out.deliveries if subscription.holds(one)]
-        for delivery in deliveries:
-            subscription.cursor(delivery.lane).make_ready(delivery)
-        self.wake(subscription.name)
-
-    def _handed_out(self, hand_out: HandOut, lease_ends: float, *, committed: bool) -> None:
-        subscription = hand_out.subscription
-        # What was purged meanwhile is nobody's.
-        hand_out.deliveries = [one for one in hand_out.deliveries if subscription.holds(one[0])]
-        if committed:
-            hand_out.committed = True
-            due = math.inf if hand_out.held else lease_ends
-            for delivery, _ in hand_out.deliveries:
-                delivery.is_counted = False
-                delivery.state = DeliveryState.LEASED
-                subscription.set_due(delivery, due)
-            if hand_out.abandoned:
-                self.release(self.leases(hand_out), unseen=True)
-            elif due < self.armed:
-                self.alarm(self)
-        else:
-            self.keep_back(hand_out)
-        if hand_out.told is not None:
-            hand_out.told(committed)
-
-    def _want_ahead(self, subscription: SubscriptionState, count: int) -> None:
-        """Have the attempts of up to so many messages that come next be written, with what is
-        acknowledged now."""
-        name, hand_outs = subscription.name, self._hand_outs
-        if hand_outs.want(name, count) or not self.stored:
-            return
-        if bounded(subscription, count) > 0 and has_next(self.state, subscription, self.look):
-            count = min(count, self.storage.limits.places // 2)
-            hand_outs.reserve(name, count)
-            hand_outs.want(name, count)
-
-    def _count_ahead(
-        self, name: str, count: int, ack: Ack[int]
-    ) -> tuple[list[Attempt], tuple[HandOut, ...]] | None:
-        """When the writer takes the event: what comes next now."""
-        subscription, line = self.state.subscriptions.get(name), self.lines.get(name)
-        if subscription is None or subscription.deleting or self.deleting:
-            return None
-        if line is not None and line.wanted:
-            # They have been called, or will be: it is theirs.
-            return None
-        chosen = choose_ahead(self.state, subscription, count, self.look)
-        if not chosen:
-            return None
-        hand_out = HandOut(subscription, chosen, held=False, is_ahead=True)
-        self.counting_ahead.begin(hand_out, ack)
-        return [(one.lane, one.offset, 1, 0, one.size) for one, _ in chosen], (hand_out,)
-
-    def _counted_ahead(self, hand_out: HandOut, *, committed: bool) -> None:
-        self.counting_ahead.settled(hand_out)
-        if committed:
-            for delivery, _ in hand_out.deliveries:
-                delivery.is_counted = True
-        self.keep_back(hand_out)
-        if self.configuration.max_deliveries == 1:
-            self.forgive_ahead()
-            self.ask_for_upkeep()
-
-    def forgive_ahead(self) -> None:
-        """Nobody will ask for what was counted ahead: it is as if it was given back unseen."""
-        for subscription in self.state.subscriptions.values():
-            for delivery in subscription.deliveries():
-                # One that is RESERVED has found somebody.
-                if delivery.is_counted and delivery.state is DeliveryState.READY:
-                    delivery.is_counted = False
-                    delivery.forgiven += 1
-                    self.released[subscription.name, (delivery.lane, delivery.offset)] = None
-
-    def hand_out_from_memory(self, hand_out: HandOut) -> None:
-        """What is not stored is done with when it is handed out."""
-        for delivery, _ in hand_out.deliveries:
-            place = (delivery.lane, delivery.offset)
-            delivery.attempt = 1
-            self.state.apply(Settled(hand_out.subscription.name, [place]))
-            self.forget(place)
-        self.room.admit()
 
     # --- what becomes of a delivery ---
 
@@ -659,14 +405,14 @@ class QueueCore:
             places.append((lease.delivery.lane, lease.delivery.offset))
             ahead += lease.ahead
         if ahead:
-            self._want_ahead(leases[0].subscription, ahead)
+            self.hand_outs.want_ahead(leases[0].subscription, ahead)
         ack = self._acknowledgments.tell(name, places, leases)
         for lease in leases:
             lease.delivery.state = DeliveryState.SETTLING
         if ack is not None:
             return ack.wait()
         event = Settled(name, places)
-        return self._write_alone(event, partial(self._acknowledged, event, [leases]))
+        return self.write_alone(event, partial(self._acknowledged, event, [leases]))
 
     def _acknowledged(
         self, event: Settled, parts: Sequence[list[Lease]], results: Sequence[object] | None
@@ -674,9 +420,9 @@ class QueueCore:
         if results is None:
             self._settled([lease for leases in parts for lease in leases], committed=False)
             return
-        self._written(event, results[0], len(event.places))
+        self.written(event, results[0], len(event.places))
         for place in event.places:
-            self.forget(place)
+            self.contents.forget(place)
         self.room.admit()
 
     def settle(self, leases: Sequence[Lease], event: Event, transaction: Transaction) -> None:
@@ -703,7 +449,7 @@ class QueueCore:
         if lease.subscription.holds(delivery) and delivery.state is DeliveryState.WAITING:
             self._wait_for(lease.subscription, delivery)
         else:
-            self.forget((delivery.lane, delivery.offset))
+            self.contents.forget((delivery.lane, delivery.offset))
 
     def _wait_for(self, subscription: SubscriptionState, delivery: Delivery) -> None:
         if delivery.delay_seconds:
@@ -859,17 +605,17 @@ class QueueCore:
 
         def settled(committed: bool) -> None:
             if committed:
-                self._written(event, ack.value)
+                self.written(event, ack.value)
             if then is not None:
                 then(committed)
 
         transaction.on_settled(settled)
 
-    def _write_alone(self, event: Event, settled: SettledListener) -> Awaitable[object]:
+    def write_alone(self, event: Event, settled: SettledListener) -> Awaitable[object]:
         """`write` in a write of its own; it is told also where that cannot be sent."""
         return self.storage.events.append_followed((encode(event),), settled)
 
-    def _written(self, event: Event, offset: object, messages: int = 0) -> None:
+    def written(self, event: Event, offset: object, messages: int = 0) -> None:
         assert isinstance(offset, int)
         self.events_end = offset + 1
         self.state.apply(event)

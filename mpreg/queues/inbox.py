@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 from mpreg.actors.parking import CallSoon, call_soon_from_anywhere
 
 if TYPE_CHECKING:
-    from mpreg.queues.state import Lease
+    from mpreg.queues.subscription_state import Lease
 
 __all__ = ["Dropped", "Inbox"]
 

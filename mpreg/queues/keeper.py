@@ -260,7 +260,7 @@ class Keeper:
 async def _write_unseen(core: QueueCore) -> None:
     core.inbox.empty()
     if core.stored:
-        core.forgive_ahead()
+        core.hand_outs.forgive_ahead()
         await write_released(core)
 
 

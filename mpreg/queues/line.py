@@ -15,7 +15,7 @@ import anyio
 from attrs import define, field
 
 from mpreg.actors.parking import Place, new_place
-from mpreg.queues.core import HandOut
+from mpreg.queues.hand_outs import HandOut
 
 __all__ = ["Line", "Waiter"]
 

@@ -8,12 +8,12 @@ from typing import Any, Final
 from mpreg.codec import decode_value
 from mpreg.errors import InvalidArgumentError
 from mpreg.persistence import Transaction
-from mpreg.queues.configuration import DELAY_SECONDS_MAX
+from mpreg.queues.configuration import checked_seconds
 from mpreg.queues.core import QueueCore
 from mpreg.queues.records import Event, MessageRecord, Settled
-from mpreg.queues.state import Lease
+from mpreg.queues.subscription_state import Lease
 
-__all__ = ["Message", "Receipt", "checked_seconds", "release_all", "settle_all"]
+__all__ = ["Message", "Receipt", "release_all", "settle_all"]
 
 REASON_CHARACTERS_MAX: Final = 4_096
 
@@ -128,7 +128,7 @@ class Receipt:
 
     async def _find_record(self, lease: Lease) -> MessageRecord | None:
         """None where it is damaged."""
-        return await self._core.find((lease.delivery.lane, lease.delivery.offset))
+        return await self._core.contents.find((lease.delivery.lane, lease.delivery.offset))
 
 
 class Message(Receipt):
@@ -235,16 +235,3 @@ def release_all(messages: Iterable[Receipt], *, unseen: bool) -> None:
 def _acknowledged(leases: list[Lease]) -> Settled:
     places = [(lease.delivery.lane, lease.delivery.offset) for lease in leases]
     return Settled(leases[0].subscription.name, places)
-
-
-def checked_seconds(name: str, seconds: object, maximum: float = DELAY_SECONDS_MAX) -> float:
-    """Raises `InvalidArgumentError` unless it is a number from 0 up to the maximum."""
-    if (
-        isinstance(seconds, bool)
-        or not isinstance(seconds, int | float)
-        or not 0 <= seconds <= maximum
-    ):
-        raise InvalidArgumentError(
-            f"{name} is a number of seconds from 0 to {maximum:.0f}, not {seconds!r}"
-        )
-    return float(seconds)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
-import msgspec
 from attrs import define, field
 
-from mpreg.codec import encode_key, encode_value
+from mpreg.codec import encode_key
 from mpreg.errors import (
     InvalidArgumentError,
     QueueFullError,
@@ -21,37 +19,32 @@ from mpreg.errors import (
 )
 from mpreg.persistence import Transaction
 from mpreg.queues.configuration import (
-    PRIORITY_MAX,
     DeliveryGuarantee,
     QueueConfiguration,
     QueueType,
+    checked_seconds,
 )
 from mpreg.queues.consumer import Consumer
-from mpreg.queues.core import Outgoing, QueueCore
+from mpreg.queues.core import QueueCore
 from mpreg.queues.dead_letters import (
-    MOVED_PER_BATCH,
     DeadLetter,
     list_dead_letters,
-    move_dead_letters,
     remove_dead_letters,
     scan_dead_letters,
 )
-from mpreg.queues.message import Message, Receipt, checked_seconds, settle_all
+from mpreg.queues.message import Message, Receipt, settle_all
+from mpreg.queues.outgoing import Outgoing, begun_anew, make_outgoing
 from mpreg.queues.records import (
     Event,
-    MessageRecord,
-    Place,
     Purged,
     SubscriptionChanged,
     SubscriptionDeleted,
-    checked_headers,
-    encode,
 )
-from mpreg.queues.sizes import OPERATION_BYTES, batches
+from mpreg.queues.redriving import letter_name, redrive
 from mpreg.queues.state import DEFAULT_SUBSCRIPTION
 from mpreg.queues.statistics import QueueStatistics, count_queue
 from mpreg.queues.subscription import Subscription
-from mpreg.queues.topics import TopicPattern, checked_topic
+from mpreg.queues.topics import TopicPattern
 
 __all__ = ["MessageQueue"]
 
@@ -190,36 +183,18 @@ class MessageQueue:
     ) -> Outgoing:
         core = self._core
         core.check_open()
-        if topic != "":
-            checked_topic(topic)
-        checked = {} if headers is None else checked_headers(headers)
-        delay = 0.0 if delay_seconds == 0 else checked_seconds("delay_seconds", delay_seconds)
-        if ttl_seconds is None:
-            ttl_seconds = core.configuration.message_ttl_seconds
-        else:
-            ttl_seconds = checked_seconds("ttl_seconds", ttl_seconds)
-        sent_at = core.wall()
-        expires_at = None if ttl_seconds is None else sent_at + ttl_seconds
-        bytes_max = core.storage.limits.message
-        records = [
-            MessageRecord(
-                id=core.make_id(),
-                sent_at=sent_at,
-                topic=topic,
-                delay_seconds=delay,
-                expires_at=expires_at,
-                headers=checked,
-                payload=encode_value(payload, bytes_max),
-            )
-            for payload in payloads
-        ]
-        outgoing = _outgoing(self._checked_priority(priority), records)
-        if outgoing.size > bytes_max and (size := max(map(len, outgoing.encoded))) > bytes_max:
-            raise ValueTooLargeError(
-                f"a message of {size} bytes with its topic and headers; at most {bytes_max}, so "
-                "that value_bytes_max also holds it as a dead letter"
-            )
-        return outgoing
+        return make_outgoing(
+            payloads,
+            topic,
+            priority,
+            delay_seconds,
+            ttl_seconds,
+            headers,
+            configuration=core.configuration,
+            make_id=core.make_id,
+            sent_at=core.wall(),
+            bytes_max=core.storage.limits.message,
+        )
 
     def _checked_id(self, deduplication_id: str) -> bytes:
         if not isinstance(deduplication_id, str):
@@ -236,20 +211,6 @@ class MessageQueue:
                 f"a deduplication_id of {size} bytes; at most {DEDUPLICATION_ID_BYTES_MAX}"
             )
         return encoded
-
-    def _checked_priority(self, priority: int) -> int:
-        if type(priority) is int and priority == 0:
-            # The common case, in a queue of any type.
-            return 0
-        if isinstance(priority, bool) or not isinstance(priority, int):
-            raise InvalidArgumentError(f"priority is an int, not {priority!r}")
-        limit = PRIORITY_MAX if self.configuration.queue_type is QueueType.PRIORITY else 0
-        if not 0 <= priority <= limit:
-            raise InvalidArgumentError(
-                f"priority is from 0 to {limit} in a queue of type "
-                f"{self.configuration.queue_type.value!r}, not {priority}"
-            )
-        return priority
 
     def _send(
         self,
@@ -287,7 +248,7 @@ class MessageQueue:
         room = core.room
         if not room.take_nowait(len(outgoing.records), outgoing.size):
             await room.take(len(outgoing.records), outgoing.size, wait_seconds)
-            outgoing = _begun_anew(outgoing, core.wall())
+            outgoing = begun_anew(outgoing, core.wall())
         if transaction is not None:
             self._add(outgoing, transaction, deduplication_id)
         elif deduplication_id is None:
@@ -518,75 +479,11 @@ class MessageQueue:
         target = self if to is None else to
         self._core.check_open()
         target._core.check_open()
-        names = None if letters is None else {_letter_name(one) for one in letters}
-        bytes_max, moved, size = self._core.storage.limits.batch, 0, 0
-        some: list[list[DeadLetter]] = []
-        async with aclosing(self._whole_letters(names)) as found:
-            async for letter in found:
-                if some and _place(some[-1][0]) == _place(letter):
-                    # The same message: it died in several subscriptions.
-                    some[-1].append(letter)
-                    continue
-                if some and (len(some) == MOVED_PER_BATCH or size > bytes_max):
-                    moved += await self._redrive_some(some, target)
-                    some, size = [], 0
-                some.append([letter])
-                size += letter.size_bytes
-        return moved + await self._redrive_some(some, target)
 
-    async def _whole_letters(
-        self, names: Collection[str] | None
-    ) -> AsyncGenerator[DeadLetter, None]:
-        """Those that are there now: what dies while others are moved is not met."""
-        at_first = set(self._core.state.dead)
-        async with aclosing(scan_dead_letters(self._core)) as found:
-            async for letter in found:
-                is_meant = names is None or letter.key in names or letter.id in names
-                if is_meant and letter.key in at_first and letter.record.message is not None:
-                    yield letter
+        async def send(outgoing: Outgoing, transaction: Transaction) -> None:
+            await target._send(outgoing, 0.0, transaction)
 
-    async def _redrive_some(self, dead: list[list[DeadLetter]], target: MessageQueue) -> int:
-        moved, limits = 0, self._core.storage.limits
-        for some in batches(dead, _dead_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.batch):
-            for batch in batches(
-                some, _keys_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.keys
-            ):
-                moved += await self._redrive(batch, target)
-        return moved
-
-    async def _redrive(self, dead: list[list[DeadLetter]], target: MessageQueue) -> int:
-        # Those that somebody else is moving, or has moved meanwhile, are not sent twice.
-        keys = self._core.begin_moving(letter.key for letters in dead for letter in letters)
-        by_lane: dict[int, list[MessageRecord]] = {}
-        is_priority = target.configuration.queue_type is QueueType.PRIORITY
-        for letters in dead:
-            letter = next((letter for letter in letters if letter.key in keys), None)
-            if letter is None:
-                continue
-            lane = letter.priority if is_priority else 0
-            by_lane.setdefault(lane, []).append(target._renewed(letter))
-
-        async def send(transaction: Transaction) -> None:
-            for lane, records in by_lane.items():
-                await target._send(_outgoing(lane, records), 0.0, transaction)
-
-        await move_dead_letters(self._core, keys, send)
-        return len(keys)
-
-    def _renewed(self, letter: DeadLetter) -> MessageRecord:
-        """A dead letter's message as it is sent to this queue: its time begins anew."""
-        assert letter.record.message is not None
-        ttl_seconds = self.configuration.message_ttl_seconds
-        sent_at = self._core.wall()
-        return MessageRecord(
-            id=letter.record.message.id,
-            sent_at=sent_at,
-            topic=letter.topic,
-            delay_seconds=0.0,
-            expires_at=None if ttl_seconds is None else sent_at + ttl_seconds,
-            headers=letter.headers,
-            payload=letter.record.message.payload,
-        )
+        return await redrive(self._core, letters, target._core, send)
 
     async def purge_dead_letters(self, letters: Iterable[DeadLetter | str] | None = None) -> int:
         """Remove dead letters, all or these, for good; return how many."""
@@ -594,7 +491,7 @@ class MessageQueue:
         core.check_open()
         if letters is None:
             return await remove_dead_letters(core, list(core.state.dead))
-        names = {_letter_name(one) for one in letters}
+        names = {letter_name(one) for one in letters}
         found = await list_dead_letters(core, names=names)
         return await remove_dead_letters(core, [letter.key for letter in found])
 
@@ -634,49 +531,6 @@ class MessageQueue:
     def __repr__(self) -> str:
         guarantee: DeliveryGuarantee = self.configuration.delivery_guarantee
         return f"<MessageQueue {self.name!r}, {guarantee.value}, {self._core.state.size} messages>"
-
-
-def _outgoing(lane: int, records: list[MessageRecord]) -> Outgoing:
-    encoded = [encode(record) for record in records]
-    return Outgoing(lane, records, encoded, sum(map(len, encoded)))
-
-
-def _begun_anew(outgoing: Outgoing, wall: float) -> Outgoing:
-    """After a wait for room: its delay and its time to live count from now on."""
-    records = [
-        msgspec.structs.replace(
-            record,
-            sent_at=wall,
-            expires_at=None
-            if record.expires_at is None
-            else wall + (record.expires_at - record.sent_at),
-        )
-        for record in outgoing.records
-    ]
-    return _outgoing(outgoing.lane, records)
-
-
-def _place(letter: DeadLetter) -> Place:
-    return letter.priority, letter.offset
-
-
-def _dead_bytes(letters: list[DeadLetter]) -> int:
-    """What it takes to send a message again and remove all its letters."""
-    message = letters[0].record.message
-    return 2 * _keys_bytes(letters) + (0 if message is None else len(encode(message)))
-
-
-def _keys_bytes(letters: list[DeadLetter]) -> int:
-    """Of keys in one event, each with what an operation counts for beside it."""
-    return sum(OPERATION_BYTES + len(letter.key.encode()) for letter in letters)
-
-
-def _letter_name(letter: DeadLetter | str) -> str:
-    if isinstance(letter, DeadLetter):
-        return letter.key
-    if isinstance(letter, str):
-        return letter
-    raise InvalidArgumentError(f"a dead letter, its key or its message's id, not {letter!r:.80}")
 
 
 def _check_name(name: object, bytes_max: int) -> None:

@@ -11,8 +11,10 @@ import msgspec
 
 from mpreg.errors import CorruptDataError
 from mpreg.queues.cursor import Cursor, Delivery, DeliveryState
+from mpreg.queues.lane import Lane
 from mpreg.queues.records import MessageRecord, Place
-from mpreg.queues.state import Lane, QueueState, SubscriptionState
+from mpreg.queues.state import QueueState
+from mpreg.queues.subscription_state import SubscriptionState
 
 __all__ = ["GONE", "UNREAD", "Choice", "Found", "Look", "choose"]
 

@@ -8,7 +8,9 @@ from mpreg.errors import CorruptDataError
 from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.cursor import Cursor, Delivery, DeliveryState
 from mpreg.queues.intervals import IntervalSet
-from mpreg.queues.state import Lane, QueueState, SubscriptionState
+from mpreg.queues.lane import Lane
+from mpreg.queues.state import QueueState
+from mpreg.queues.subscription_state import SubscriptionState
 from mpreg.queues.topics import TopicPattern
 
 __all__ = ["decode_snapshot", "encode_snapshot"]

@@ -9,16 +9,14 @@ again).
 
 from __future__ import annotations
 
-import heapq
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import msgspec
 from attrs import define, field
 
 from mpreg.queues.configuration import DeliveryGuarantee, QueueConfiguration
-from mpreg.queues.cursor import Cursor, Delivery, DeliveryState
+from mpreg.queues.cursor import Delivery, DeliveryState
 from mpreg.queues.intervals import IntervalSet, covered_at_least
+from mpreg.queues.lane import Lane
 from mpreg.queues.records import (
     Configured,
     DeadLettersRemoved,
@@ -36,15 +34,12 @@ from mpreg.queues.records import (
     SubscriptionChanged,
     SubscriptionDeleted,
 )
-from mpreg.queues.send_times import SendTimes
+from mpreg.queues.subscription_state import SubscriptionState
 from mpreg.queues.topics import TopicPattern
 
 __all__ = [
     "DEFAULT_SUBSCRIPTION",
-    "Lane",
-    "Lease",
     "QueueState",
-    "SubscriptionState",
     "dead_letter_key",
 ]
 
@@ -52,153 +47,6 @@ DEFAULT_SUBSCRIPTION = "default"
 
 #: Deleted subscriptions that are remembered: more than can have something on its way.
 DELETED_SUBSCRIPTIONS_MAX = 1_024
-
-#: Up to here deadlines that do not count any more are just kept.
-CLEAR_DEADLINES_AT = 256
-
-
-@define(eq=False)
-class Lane:
-    """The messages of one priority: one log."""
-
-    number: int
-    first: int = 0
-    """The first offset that is still in the log."""
-    end: int = 0
-    """The offset that the next message will get."""
-    finished: IntervalSet = field(factory=IntervalSet)
-    """Messages that nobody can ask for any more."""
-    kept: set[int] = field(factory=set)
-    """Offsets below ``first`` whose messages were copied out of the log."""
-    send_times: SendTimes = field(factory=SendTimes)
-    measured: int = 0
-    """The bytes of the messages below ``measured_to`` that are not finished."""
-    measured_to: int = 0
-    _bytes_most: int = 0
-    """What all of them have at most, while they are measured again."""
-
-    @property
-    def size(self) -> int:
-        """Messages that are not finished."""
-        return self.end - self.finished.count()
-
-    @property
-    def oldest_sent_at(self) -> float | None:
-        """When the first message that is not finished was sent; None where there is none, and where
-        nothing is known of it yet."""
-        first = self.finished.first_missing()
-        return self.send_times.of(first) if first < self.end else None
-
-    @property
-    def is_measured(self) -> bool:
-        return self.measured_to >= self.end
-
-    @property
-    def bytes(self) -> int:
-        """Of the messages that are not finished: never less than they have."""
-        return self.measured if self.is_measured else max(self._bytes_most, self.measured)
-
-    def append(self, count: int, size: int) -> None:
-        """Messages were sent."""
-        if self.is_measured:
-            self.measured += size
-            self.measured_to += count
-        else:
-            self._bytes_most += size
-        self.end += count
-
-    def finish(self, offset: int, size: int) -> None:
-        if self.finished.add(offset):
-            self._bytes_most -= size
-            if offset < self.measured_to:
-                self.measured -= size
-
-    def measure(self, offset: int, size: int) -> None:
-        """Count one more message, in the order of the offsets; one that is counted is left."""
-        if offset < self.measured_to:
-            return
-        self.measured_to = offset + 1
-        if offset not in self.finished:
-            self.measured += size
-
-    def forget_bytes(self, measured_to: int = 0) -> None:
-        """What is above is to be measured again; what is below is finished."""
-        self._bytes_most = self.bytes
-        self.measured = 0
-        self.measured_to = measured_to
-
-
-@define(eq=False)
-class SubscriptionState:
-    name: str
-    pattern: TopicPattern | None = None
-    cursors: dict[int, Cursor] = field(factory=dict)
-    """By lane."""
-    deleting: bool = False
-    """Whether its deletion is being written: nothing more is written of its messages."""
-    _deadlines: list[tuple[float, int, Delivery]] = field(factory=list)
-    _clear_at: int = CLEAR_DEADLINES_AT
-    """How many deadlines there are when those that do not count any more are thrown out."""
-    _numbers: Iterator[int] = field(factory=itertools.count)
-
-    def cursor(self, lane: int) -> Cursor:
-        if (cursor := self.cursors.get(lane)) is None:
-            cursor = self.cursors[lane] = Cursor()
-        return cursor
-
-    def matches(self, topic: str) -> bool:
-        return self.pattern is None or self.pattern.matches(topic)
-
-    def deliveries(self) -> Iterator[Delivery]:
-        """The exceptional messages."""
-        for cursor in self.cursors.values():
-            yield from cursor.open.values()
-
-    def find(self, place: Place) -> Delivery | None:
-        cursor = self.cursors.get(place[0])
-        return None if cursor is None else cursor.open.get(place[1])
-
-    def holds(self, delivery: Delivery) -> bool:
-        """Whether this very object still stands for its message."""
-        cursor = self.cursors.get(delivery.lane)
-        return cursor is not None and cursor.open.get(delivery.offset) is delivery
-
-    # --- time ---
-
-    def set_due(self, delivery: Delivery, due: float) -> None:
-        """When its lease, or its wait, is over."""
-        delivery.due = due
-        if due == float("inf"):
-            return
-        heapq.heappush(self._deadlines, (due, next(self._numbers), delivery))
-        if len(self._deadlines) >= self._clear_at:
-            self._deadlines = [entry for entry in self._deadlines if self._counts(entry)]
-            heapq.heapify(self._deadlines)
-            self._clear_at = max(CLEAR_DEADLINES_AT, 2 * len(self._deadlines))
-
-    def next_due(self) -> float | None:
-        """When `tick` has something to do."""
-        deadlines = self._deadlines
-        while deadlines and not self._counts(deadlines[0]):
-            heapq.heappop(deadlines)
-        return deadlines[0][0] if deadlines else None
-
-    def tick(self, now: float) -> list[Delivery]:
-        """Leases and waits that are over: the messages are ready again, and returned."""
-        ended = []
-        while (due := self.next_due()) is not None and due <= now:
-            _, _, delivery = heapq.heappop(self._deadlines)
-            self.cursors[delivery.lane].make_ready(delivery)
-            ended.append(delivery)
-        return ended
-
-    def _counts(self, entry: tuple[float, int, Delivery]) -> bool:
-        due, _, delivery = entry
-        return (
-            delivery.due == due
-            and delivery.state in (DeliveryState.LEASED, DeliveryState.WAITING)
-            and self.holds(delivery)
-        )
 
 
 @define(eq=False)
@@ -505,26 +353,6 @@ class QueueState:
         lane.kept.discard(place[1])
         lane.finished.add(place[1])
         lane.forget_bytes()
-
-
-class Lease(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """A delivery as its holder has it: right for as long as nobody else has got the message."""
-
-    subscription: SubscriptionState
-    delivery: Delivery
-    attempt: int
-    ahead: int = 0
-    """How many messages its holder may ask for once this one is acknowledged."""
-
-    @property
-    def is_held(self) -> bool:
-        """Whether it is right, and nothing is being written of it."""
-        delivery = self.delivery
-        return (
-            delivery.state is DeliveryState.LEASED
-            and delivery.attempt == self.attempt
-            and self.subscription.holds(delivery)
-        )
 
 
 def dead_letter_key(place: Place, subscription: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from attrs import field, frozen
 
 from mpreg.queues.cursor import DeliveryState
-from mpreg.queues.state import QueueState, SubscriptionState
+from mpreg.queues.state import QueueState
+from mpreg.queues.subscription_state import SubscriptionState
 
 __all__ = ["QueueStatistics", "SubscriptionStatistics", "count_queue", "count_subscription"]
 

@@ -36,6 +36,7 @@ from mpreg.persistence import (
 )
 from mpreg.persistence.registry import ReservedStores
 from mpreg.queues.configuration import StoredQueue
+from mpreg.queues.lane import Lane
 from mpreg.queues.records import (
     DeadLetterRecord,
     Event,
@@ -46,7 +47,6 @@ from mpreg.queues.records import (
     encode_letter,
 )
 from mpreg.queues.sizes import SizeLimits, batches
-from mpreg.queues.state import Lane
 
 __all__ = ["QueueStorage", "SharedStores", "StoreSource", "checked_queue_name", "measure"]
 

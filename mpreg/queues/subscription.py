@@ -12,14 +12,16 @@ import anyio.lowlevel
 from attrs import define, field
 
 from mpreg.errors import InvalidArgumentError, MpregError, QueueNotFoundError
+from mpreg.queues.configuration import checked_seconds
 from mpreg.queues.consumer import Consumer
-from mpreg.queues.core import HandOut, QueueCore
+from mpreg.queues.core import QueueCore
 from mpreg.queues.cursor import Delivery
+from mpreg.queues.hand_outs import HandOut
 from mpreg.queues.line import Line
-from mpreg.queues.message import Message, checked_seconds
+from mpreg.queues.message import Message
 from mpreg.queues.records import MessageRecord
-from mpreg.queues.state import Lease, SubscriptionState
 from mpreg.queues.statistics import SubscriptionStatistics, count_subscription
+from mpreg.queues.subscription_state import Lease, SubscriptionState
 
 __all__ = ["RECEIVE_MESSAGES_MAX", "Subscription", "check_count"]
 
@@ -42,7 +44,7 @@ class Subscription:
     _line: Line = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._line = self._core.lines[self.name] = Line(self._core.abandon)
+        self._line = self._core.lines[self.name] = Line(self._core.hand_outs.abandon)
 
     async def receive(self, wait_seconds: float | None = None) -> Message | None:
         """The next message; None where there was none for ``wait_seconds``. None waits for ever.
@@ -179,7 +181,7 @@ class Subscription:
             choice = core.choose(state, wanted, bytes_max)
             if choice.deliveries:
                 break
-            if (counting := core.counting_ahead.ack(state)) is not None:
+            if (counting := core.hand_outs.counting.ack(state)) is not None:
                 # What comes next is nobody's, and will be known in a moment.
                 with suppress(MpregError):
                     await counting.wait()
@@ -188,13 +190,13 @@ class Subscription:
             elif choice.unread is None:
                 await anyio.lowlevel.checkpoint()
             else:
-                await core.read(choice.unread)
+                await core.contents.read(choice.unread)
             core.raise_failure()
         if not choice.deliveries:
             return []
         if not core.stored:
             own = HandOut(state, choice.deliveries, held)
-            core.hand_out_from_memory(own)
+            core.hand_outs.hand_out_from_memory(own)
             if core.has_more(state):
                 line.call_first()
             return self._messages(own)
@@ -210,9 +212,9 @@ class Subscription:
             if not is_all and core.has_more(state):
                 line.call_first()
         try:
-            await core.hand_out(own, served)
+            await core.hand_outs.hand_out(own, served)
         except BaseException:
-            core.abandon(own)
+            core.hand_outs.abandon(own)
             raise
         if choice.is_full and not own.deliveries and not is_first:
             # The others took what was within its bounds, and nobody will call it for the rest.
@@ -231,7 +233,7 @@ class Subscription:
             waiter.serve(hand_out)
             yield hand_out
         if deliveries:
-            self._core.keep_back(HandOut(state, deliveries, False))
+            self._core.hand_outs.keep_back(HandOut(state, deliveries, False))
 
     def _messages(self, hand_out: HandOut) -> list[Message]:
         core = self._core

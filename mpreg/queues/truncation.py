@@ -10,7 +10,7 @@ from typing import Final
 
 from attrs import frozen
 
-from mpreg.queues.state import Lane
+from mpreg.queues.lane import Lane
 
 __all__ = ["Truncation", "plan_truncation"]
 

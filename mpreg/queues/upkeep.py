@@ -28,6 +28,7 @@ from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.core import SNAPSHOT_AFTER_CHANGES, QueueCore
 from mpreg.queues.core import log as logger
 from mpreg.queues.cursor import Delivery, DeliveryState
+from mpreg.queues.lane import Lane
 from mpreg.queues.records import (
     DeadLettersRemoved,
     Kept,
@@ -39,7 +40,7 @@ from mpreg.queues.records import (
 from mpreg.queues.selection import UNREAD
 from mpreg.queues.sizes import batches
 from mpreg.queues.snapshot import encode_snapshot
-from mpreg.queues.state import Lane, SubscriptionState
+from mpreg.queues.subscription_state import SubscriptionState
 from mpreg.queues.truncation import Truncation, plan_truncation
 
 __all__ = ["ENDING", "Saved", "keep_up", "next_due", "save", "write_released"]
@@ -207,7 +208,7 @@ async def _bury_some(core: QueueCore, some: list[_Dying]) -> None:
     for subscription, delivery in some:
         if subscription.deleting or not _is_dying(subscription, delivery):
             continue
-        record = await core.find((delivery.lane, delivery.offset))
+        record = await core.contents.find((delivery.lane, delivery.offset))
         record_bytes = 0 if record is None else len(encode(record))
         if letters and size + record_bytes > min(COPIED_BYTES_MAX, core.storage.limits.batch):
             failure = await _bury_all_there_is(core, letters) or failure
@@ -334,9 +335,9 @@ async def _sweep_lane(core: QueueCore, subscription: SubscriptionState | None, l
         if subscription is not None and offset in lane.finished:
             subscription.cursor(lane.number).skip(offset, lane.finished.first_missing(offset))
             continue
-        found = core.look(place)
+        found = core.contents.look(place)
         if found is UNREAD:
-            await core.read(place)
+            await core.contents.read(place)
             continue
         if not isinstance(found, tuple):
             # Damaged or gone: whoever receives next deals with it.
@@ -350,7 +351,7 @@ async def _sweep_lane(core: QueueCore, subscription: SubscriptionState | None, l
                 core.sweep_due = min(core.sweep_due, anyio.current_time() + wait)
             return
         core.state.expire(subscription, place, size)
-        core.forget(place)
+        core.contents.forget(place)
 
 
 def _first_unfinished(subscription: SubscriptionState | None, lane: Lane) -> int | None:
@@ -428,7 +429,7 @@ async def _truncate(core: QueueCore, lane: Lane, truncation: Truncation) -> bool
     keep: dict[int, MessageRecord] = {}
     before, size = truncation.before, 0
     for offset in truncation.keep:
-        record = await core.find((lane.number, offset))
+        record = await core.contents.find((lane.number, offset))
         if record is None:
             if offset in lane.finished:
                 continue
@@ -444,7 +445,7 @@ async def _truncate(core: QueueCore, lane: Lane, truncation: Truncation) -> bool
         return False
     keep = {offset: keep[offset] for offset in keep if offset not in lane.finished}
     log = core.storage.lane(lane.number)
-    async with core.counting, core.reading, core.registry.transaction() as transaction:
+    async with core.counting, core.contents.reading, core.registry.transaction() as transaction:
         for offset, record in keep.items():
             core.storage.keep((lane.number, offset), record, transaction)
         core.write(Kept(lane.number, list(keep), before), transaction)

@@ -20,11 +20,13 @@ from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.core import log as logger
 from mpreg.queues.cursor_check import check_cursors
 from mpreg.queues.dead_letters import DeadLetter
+from mpreg.queues.lane import Lane
 from mpreg.queues.records import MessageRecord
 from mpreg.queues.restoring import restore
-from mpreg.queues.state import Lane, QueueState, SubscriptionState
+from mpreg.queues.state import QueueState
 from mpreg.queues.statistics import QueueStatistics, count_queue
 from mpreg.queues.storage import QueueStorage, SharedStores
+from mpreg.queues.subscription_state import SubscriptionState
 
 __all__ = ["PendingMessage", "QueueView", "queue_names"]
 

@@ -464,9 +464,9 @@ def test_what_is_not_stored_is_not_kept_in_memory_when_its_subscription_is_delet
             await other.subscription("audit")
             await other.send_many(range(10))
             await other.receive_many(10)
-            assert len(other._core._memory) == 10
+            assert len(other._core.contents._memory) == 10
             await other.delete_subscription("audit")
-            assert other._core._memory == {}
+            assert other._core.contents._memory == {}
         assert (other.statistics().size, other.statistics().bytes) == (0, 0)
 
     Lives().live(life)

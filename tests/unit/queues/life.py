@@ -34,7 +34,8 @@ from mpreg.queues.records import (
 )
 from mpreg.queues.selection import GONE, Found, choose
 from mpreg.queues.snapshot import decode_snapshot, encode_snapshot
-from mpreg.queues.state import QueueState, SubscriptionState, dead_letter_key
+from mpreg.queues.state import QueueState, dead_letter_key
+from mpreg.queues.subscription_state import SubscriptionState
 
 __all__ = ["Life", "Model", "Told", "replayed", "state_of", "told_by", "waits_of"]
 

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from mpreg.queues.core import HandOut
+from mpreg.queues.hand_outs import HandOut
 from mpreg.queues.line import Line, Waiter
-from mpreg.queues.state import SubscriptionState
+from mpreg.queues.subscription_state import SubscriptionState
 from mpreg.testing import Simulation
 
 Seen = dict[str, Waiter]

@@ -9,7 +9,7 @@ import pytest
 from mpreg.queues import truncation
 from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.intervals import IntervalSet
-from mpreg.queues.state import Lane
+from mpreg.queues.lane import Lane
 from mpreg.queues.truncation import plan_truncation
 
 

@@ -1,0 +1,130 @@
+"""Dead letters that are sent again, to their own queue or to another one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable
+from contextlib import aclosing
+from typing import TypeAlias
+
+from mpreg.errors import InvalidArgumentError
+from mpreg.persistence import Transaction
+from mpreg.queues.configuration import QueueType
+from mpreg.queues.core import QueueCore
+from mpreg.queues.dead_letters import (
+    MOVED_PER_BATCH,
+    DeadLetter,
+    move_dead_letters,
+    scan_dead_letters,
+)
+from mpreg.queues.outgoing import Outgoing, encoded_for
+from mpreg.queues.records import MessageRecord, Place, encode
+from mpreg.queues.sizes import OPERATION_BYTES, batches
+
+__all__ = ["letter_name", "redrive"]
+
+Send: TypeAlias = Callable[[Outgoing, Transaction], Awaitable[None]]
+"""Adds messages to a transaction, if the queue has room for them."""
+
+
+async def redrive(
+    core: QueueCore, letters: Iterable[DeadLetter | str] | None, target: QueueCore, send: Send
+) -> int:
+    """See `MessageQueue.redrive`. ``send`` sends to the target."""
+    names = None if letters is None else {letter_name(one) for one in letters}
+    bytes_max, moved, size = core.storage.limits.batch, 0, 0
+    some: list[list[DeadLetter]] = []
+    async with aclosing(_whole_letters(core, names)) as found:
+        async for letter in found:
+            if some and _place(some[-1][0]) == _place(letter):
+                # The same message: it died in several subscriptions.
+                some[-1].append(letter)
+                continue
+            if some and (len(some) == MOVED_PER_BATCH or size > bytes_max):
+                moved += await _redrive_some(core, some, target, send)
+                some, size = [], 0
+            some.append([letter])
+            size += letter.size_bytes
+    return moved + await _redrive_some(core, some, target, send)
+
+
+async def _whole_letters(
+    core: QueueCore, names: Collection[str] | None
+) -> AsyncGenerator[DeadLetter, None]:
+    """Those that are there now: what dies while others are moved is not met."""
+    at_first = set(core.state.dead)
+    async with aclosing(scan_dead_letters(core)) as found:
+        async for letter in found:
+            is_meant = names is None or letter.key in names or letter.id in names
+            if is_meant and letter.key in at_first and letter.record.message is not None:
+                yield letter
+
+
+async def _redrive_some(
+    core: QueueCore, dead: list[list[DeadLetter]], target: QueueCore, send: Send
+) -> int:
+    moved, limits = 0, core.storage.limits
+    for some in batches(dead, _dead_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.batch):
+        for batch in batches(some, _keys_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.keys):
+            moved += await _redrive(core, batch, target, send)
+    return moved
+
+
+async def _redrive(
+    core: QueueCore, dead: list[list[DeadLetter]], target: QueueCore, send: Send
+) -> int:
+    # Those that somebody else is moving, or has moved meanwhile, are not sent twice.
+    keys = core.begin_moving(letter.key for letters in dead for letter in letters)
+    by_lane: dict[int, list[MessageRecord]] = {}
+    is_priority = target.configuration.queue_type is QueueType.PRIORITY
+    for letters in dead:
+        letter = next((letter for letter in letters if letter.key in keys), None)
+        if letter is None:
+            continue
+        lane = letter.priority if is_priority else 0
+        by_lane.setdefault(lane, []).append(_renewed(letter, target))
+
+    async def send_all(transaction: Transaction) -> None:
+        for lane, records in by_lane.items():
+            await send(encoded_for(lane, records), transaction)
+
+    await move_dead_letters(core, keys, send_all)
+    return len(keys)
+
+
+def _renewed(letter: DeadLetter, target: QueueCore) -> MessageRecord:
+    """A dead letter's message as it is sent to this queue: its time begins anew."""
+    assert letter.record.message is not None
+    ttl_seconds = target.configuration.message_ttl_seconds
+    sent_at = target.wall()
+    return MessageRecord(
+        id=letter.record.message.id,
+        sent_at=sent_at,
+        topic=letter.topic,
+        delay_seconds=0.0,
+        expires_at=None if ttl_seconds is None else sent_at + ttl_seconds,
+        headers=letter.headers,
+        payload=letter.record.message.payload,
+    )
+
+
+def _place(letter: DeadLetter) -> Place:
+    return letter.priority, letter.offset
+
+
+def _dead_bytes(letters: list[DeadLetter]) -> int:
+    """What it takes to send a message again and remove all its letters."""
+    message = letters[0].record.message
+    return 2 * _keys_bytes(letters) + (0 if message is None else len(encode(message)))
+
+
+def _keys_bytes(letters: list[DeadLetter]) -> int:
+    """Of keys in one event, each with what an operation counts for beside it."""
+    return sum(OPERATION_BYTES + len(letter.key.encode()) for letter in letters)
+
+
+def letter_name(letter: DeadLetter | str) -> str:
+    if isinstance(letter, DeadLetter):
+        return letter.key
+    if isinstance(letter, str):
+        return letter
+    raise InvalidArgumentError(f"a dead letter, its key or its message's id, not {letter!r:.80}")

@@ -1,0 +1,112 @@
+"""The messages of one subscription: how far it has come, who has one, and until when."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterator
+
+import msgspec
+from attrs import define, field
+
+from mpreg.queues.cursor import Cursor, Delivery, DeliveryState
+from mpreg.queues.records import Place
+from mpreg.queues.topics import TopicPattern
+
+__all__ = ["Lease", "SubscriptionState"]
+
+#: Up to here deadlines that do not count any more are just kept.
+CLEAR_DEADLINES_AT = 256
+
+
+@define(eq=False)
+class SubscriptionState:
+    name: str
+    pattern: TopicPattern | None = None
+    cursors: dict[int, Cursor] = field(factory=dict)
+    """By lane."""
+    deleting: bool = False
+    """Whether its deletion is being written: nothing more is written of its messages."""
+    _deadlines: list[tuple[float, int, Delivery]] = field(factory=list)
+    _clear_at: int = CLEAR_DEADLINES_AT
+    """How many deadlines there are when those that do not count any more are thrown out."""
+    _numbers: Iterator[int] = field(factory=itertools.count)
+
+    def cursor(self, lane: int) -> Cursor:
+        if (cursor := self.cursors.get(lane)) is None:
+            cursor = self.cursors[lane] = Cursor()
+        return cursor
+
+    def matches(self, topic: str) -> bool:
+        return self.pattern is None or self.pattern.matches(topic)
+
+    def deliveries(self) -> Iterator[Delivery]:
+        """The exceptional messages."""
+        for cursor in self.cursors.values():
+            yield from cursor.open.values()
+
+    def find(self, place: Place) -> Delivery | None:
+        cursor = self.cursors.get(place[0])
+        return None if cursor is None else cursor.open.get(place[1])
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether this very object still stands for its message."""
+        cursor = self.cursors.get(delivery.lane)
+        return cursor is not None and cursor.open.get(delivery.offset) is delivery
+
+    # --- time ---
+
+    def set_due(self, delivery: Delivery, due: float) -> None:
+        """When its lease, or its wait, is over."""
+        delivery.due = due
+        if due == float("inf"):
+            return
+        heapq.heappush(self._deadlines, (due, next(self._numbers), delivery))
+        if len(self._deadlines) >= self._clear_at:
+            self._deadlines = [entry for entry in self._deadlines if self._counts(entry)]
+            heapq.heapify(self._deadlines)
+            self._clear_at = max(CLEAR_DEADLINES_AT, 2 * len(self._deadlines))
+
+    def next_due(self) -> float | None:
+        """When `tick` has something to do."""
+        deadlines = self._deadlines
+        while deadlines and not self._counts(deadlines[0]):
+            heapq.heappop(deadlines)
+        return deadlines[0][0] if deadlines else None
+
+    def tick(self, now: float) -> list[Delivery]:
+        """Leases and waits that are over: the messages are ready again, and returned."""
+        ended = []
+        while (due := self.next_due()) is not None and due <= now:
+            _, _, delivery = heapq.heappop(self._deadlines)
+            self.cursors[delivery.lane].make_ready(delivery)
+            ended.append(delivery)
+        return ended
+
+    def _counts(self, entry: tuple[float, int, Delivery]) -> bool:
+        due, _, delivery = entry
+        return (
+            delivery.due == due
+            and delivery.state in (DeliveryState.LEASED, DeliveryState.WAITING)
+            and self.holds(delivery)
+        )
+
+
+class Lease(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """A delivery as its holder has it: right for as long as nobody else has got the message."""
+
+    subscription: SubscriptionState
+    delivery: Delivery
+    attempt: int
+    ahead: int = 0
+    """How many messages its holder may ask for once this one is acknowledged."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is right, and nothing is being written of it."""
+        delivery = self.delivery
+        return (
+            delivery.state is DeliveryState.LEASED
+            and delivery.attempt == self.attempt
+            and self.subscription.holds(delivery)
+        )
