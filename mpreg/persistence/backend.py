@@ -274,10 +274,10 @@ class StoredRecord:
     data: bytes
 
 
-@frozen
-class GetEntry:
+class GetEntry(msgspec.Struct, frozen=True, gc=False):
     """The entry of a key, expired or not: `StoredEntry` or None."""
 
+    # As `StoredEntry`: one is made for every entry that is read by itself.
     namespace: bytes
     key: bytes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+import msgspec
 from attrs import define, field
 
 from mpreg.actors import Ack, Mailbox
@@ -24,17 +25,14 @@ READS_PER_HOP_MAX = 512
 _PAGES = (FoundEntries, ScanPage, RecordsPage)
 
 
-class ReadRequest:
+class ReadRequest(msgspec.Struct, eq=False):
     """One query and its ack: the message that the reader's mailbox carries."""
 
-    __slots__ = ("ack", "query", "size_bytes", "wanted")
-
-    def __init__(self, query: ReadQuery, ack: Ack[Any]) -> None:
-        self.query = query
-        self.ack = ack
-        self.size_bytes = 1
-        self.wanted = True
-        """False once its caller was cancelled: it is not read then."""
+    query: ReadQuery
+    ack: Ack[Any]
+    size_bytes: int = 1
+    wanted: bool = True
+    """False once its caller was cancelled: it is not read then."""
 
     def fail(self, error: Exception) -> None:
         self.ack.reject(error)

@@ -153,3 +153,80 @@ def test_many_large_values_are_read_until_a_page_is_full(tmp_path: Path, is_dama
     expected = (value,) * 4
     assert found_in(reader, KEYS) == ((CorruptDataError, *expected) if is_damaged else expected)
     reader.close()
+
+
+# --- single keys, asked for by many at once ---
+
+
+def one_by_one(
+    reader: ReadSession, keys: Sequence[bytes], name: bytes = b"n"
+) -> tuple[object, ...]:
+    answers = reader.read([GetEntry(name, key) for key in keys])
+    return tuple(one.value if isinstance(one, StoredEntry) else type(one) for one in answers)
+
+
+@pytest.mark.parametrize(("count", "statements"), [(2, 1), (3, 1), (16, 1), (17, 2), (150, 4)])
+def test_single_keys_asked_for_at_once_are_looked_up_together(
+    tmp_path: Path, count: int, statements: int
+) -> None:
+    reader = stored_under(tmp_path / "mpreg.db", *(Put(b"n", key, key) for key in STORED))
+    assert one_by_one(reader, KEYS[:1]) == KEYS[:1]
+    asked: list[str] = []
+    reader.connection.set_trace_callback(asked.append)
+    expected = tuple(key if key in STORED else type(None) for key in KEYS[:count])
+    assert one_by_one(reader, KEYS[:count]) == expected
+    assert len([one for one in asked if one.startswith("SELECT")]) == statements
+    reader.close()
+
+
+def test_single_keys_are_answered_in_their_order_among_other_queries(tmp_path: Path) -> None:
+    path = tmp_path / "mpreg.db"
+    writer = WriteSession.open(path, OPTIONS)
+    commit(writer, 1, *(Put(b"n", key, b"n" + key) for key in STORED), Put(b"m", KEYS[0], b"m"))
+    commit(writer, 2, Append(LOG, RECORDS))
+    reader = ReadSession.open(path, OPTIONS)
+    queries: list[ReadQuery] = [
+        GetEntry(b"n", KEYS[0]),
+        GetEntry(b"n", KEYS[1]),
+        GetEntry(b"m", KEYS[0]),
+        GetEntry(b"n", KEYS[0]),
+        GetLogBounds(LOG),
+        GetEntry(b"nowhere", KEYS[0]),
+        GetEntry(b"nowhere", KEYS[0]),
+        GetEntry(b"n", KEYS[3]),
+    ]
+    for _ in range(2):
+        answers = [
+            one.value if isinstance(one, StoredEntry) else one for one in reader.read(queries)
+        ]
+        first, fourth = b"n" + KEYS[0], b"n" + KEYS[3]
+        assert answers == [first, None, b"m", first, (0, 3), None, None, fourth]
+    reader.close()
+    writer.close()
+
+
+def test_a_damaged_entry_is_told_to_whoever_asked_for_it_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mpreg.db"
+    stored_under(path, *(Put(b"n", key, key) for key in STORED)).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE entries SET value = 'text' WHERE key = ?", (STORED[1],))
+    connection.close()
+    reader = ReadSession.open(path, OPTIONS)
+    expected = (STORED[0], CorruptDataError, STORED[2])
+    for _ in range(2):
+        assert one_by_one(reader, STORED[:3]) == expected
+    reader.close()
+
+
+def test_single_large_values_are_all_read_by_one_call_up_to_its_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = bytes(PAGE_BYTES_MAX // 2)
+    reader = stored_under(tmp_path / "mpreg.db", *(Put(b"n", key, value) for key in KEYS[:12]))
+    # The namespace is found by the first; pages of two follow.
+    assert one_by_one(reader, KEYS[:12]) == (value,) * 12
+    monkeypatch.setattr(
+        "mpreg.persistence.backends.sqlite.read_session.READ_BYTES_MAX", 5 * len(value)
+    )
+    assert one_by_one(reader, KEYS[:12]) == (value,) * 5
+    reader.close()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mpreg.codec import checksum_record, decode_key, shown_name
+from mpreg.codec import checksum_entry, checksum_record, decode_key, shown_name
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.backend import (
     PAGE_BYTES_MAX,
@@ -42,6 +44,9 @@ __all__ = ["ReadSession"]
 
 _Entries: TypeAlias = tuple[list[StoredEntry | CorruptDataError | None], int]
 """For the first of some keys, and how many bytes their values have."""
+
+_Answers: TypeAlias = tuple[Sequence[ReadResult | CorruptDataError], int]
+"""To the first of some queries, and how many bytes they hold."""
 
 
 class ReadSession:
@@ -94,17 +99,24 @@ class ReadSession:
             raise translate(error, self._path) from error
 
     def _answer_some(self, queries: Sequence[ReadQuery]) -> list[ReadResult | CorruptDataError]:
-        answers: list[ReadResult | CorruptDataError] = []
-        size = 0
-        for query in queries:
-            answers.append(self._answer_or_error(query))
-            if len(answers) == len(queries):
-                # Whatever is in the last one, it is answered.
-                break
-            size += answer_bytes(answers[-1])
-            if size >= READ_BYTES_MAX:
-                break
+        answers: list[ReadResult | CorruptDataError | None] = []
+        room = READ_BYTES_MAX
+        while len(answers) < len(queries) and room > 0:
+            some, size = self._answer_next(queries, len(answers), room)
+            answers += some
+            room -= size
         return answers
+
+    def _answer_next(self, queries: Sequence[ReadQuery], start: int, room: int) -> _Answers:
+        """One query; or several together, where they ask for single entries of one namespace."""
+        query = queries[start]
+        # Looking for a namespace may meet damage, which is told to each by itself.
+        if isinstance(query, GetEntry) and query.namespace in self._namespace_ids:
+            keys = _keys_together(query.namespace, queries, start)
+            if len(keys) > 1:
+                return self._get_together(query.namespace, keys, min(room, PAGE_BYTES_MAX))
+        answer = self._answer_or_error(query)
+        return [answer], answer_bytes(answer)
 
     def _answer_or_error(self, query: ReadQuery) -> ReadResult | CorruptDataError:
         try:
@@ -173,20 +185,24 @@ class ReadSession:
         return entry
 
     def _get_many(self, query: GetEntries) -> FoundEntries:
-        namespace_id = self._namespace_id(query.namespace)
+        entries, _ = self._get_together(query.namespace, query.keys, PAGE_BYTES_MAX)
+        return FoundEntries(tuple(entries))
+
+    def _get_together(self, namespace: bytes, keys: Sequence[bytes], room: int) -> _Entries:
+        """Until there is no room for more, in bytes."""
+        namespace_id = self._namespace_id(namespace)
         if namespace_id is None:
-            return FoundEntries((None,) * len(query.keys))
+            return [None] * len(keys), 0
         found: list[StoredEntry | CorruptDataError | None] = []
-        room, seed, keys = PAGE_BYTES_MAX, zlib.crc32(query.namespace), query.keys
-        while len(found) < len(keys) and room > 0:
-            count = next(one for one in schema.GET_ENTRIES if one <= len(keys) - len(found))
+        size, seed = 0, zlib.crc32(namespace)
+        while (left := len(keys) - len(found)) and size < room:
+            count = next((one for one in schema.GET_ENTRIES if one <= left), 1)
             step = keys[len(found) : len(found) + count]
-            entries, size = self._get_intact(namespace_id, seed, step, room) or (
-                self._get_one_by_one(query.namespace, step, room)
-            )
+            some = None if count == 1 else self._get_intact(namespace_id, seed, step, room - size)
+            entries, more = some or self._get_one_by_one(namespace, step, room - size)
             found += entries
-            room -= size
-        return FoundEntries(tuple(found))
+            size += more
+        return found, size
 
     def _get_intact(
         self, namespace_id: int, seed: int, keys: Sequence[bytes], room: int
@@ -202,12 +218,15 @@ class ReadSession:
                     if id is None:
                         found.append(None)
                         continue
-                    if not is_intact(seed, key, version, expires_at, value, checksum):
+                    if checksum_entry(seed, key, version, expires_at, value) != checksum:
                         return None
                     found.append(StoredEntry(key, version, expires_at, value))
                     size += len(value)
                     if size >= room:
                         break
+        except (TypeError, ValueError, struct.error):
+            # A damaged row can come back with a column of another type.
+            return None
         except sqlite3.Error as error:
             if is_corrupt(error):
                 return None
@@ -310,6 +329,16 @@ class ReadSession:
 
 def _is_of_one_entry(query: ReadQuery) -> bool:
     return isinstance(query, GetEntry) or (isinstance(query, GetEntries) and len(query.keys) == 1)
+
+
+def _keys_together(namespace: bytes, queries: Sequence[ReadQuery], start: int) -> list[bytes]:
+    """Those of the queries from ``start`` on that ask for one entry of the same namespace."""
+    keys: list[bytes] = []
+    for query in islice(queries, start, None):
+        if not isinstance(query, GetEntry) or query.namespace != namespace:
+            break
+        keys.append(query.key)
+    return keys
 
 
 def _is_record(offset: object, data: object) -> bool:
