@@ -7,7 +7,6 @@ L2 would not know. Pure: what is removed is only chosen here.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -16,6 +15,7 @@ from typing import Final
 import msgspec
 from attrs import define, field
 
+from mpreg.cache.expiries import Expiries
 from mpreg.cache.records import NO_LINKS, Link
 
 __all__ = ["ENTRY_OVERHEAD_BYTES", "DiskIndex", "Stored"]
@@ -29,8 +29,6 @@ PASSED_OVER_MAX: Final = 32
 #: Entries removed in one batch where the bounds were overrun before: they were lowered.
 VICTIMS_MAX: Final = 1_024
 
-_HEAP_MIN: Final = 64
-
 
 class Stored(msgspec.Struct, gc=False):
     """An entry of L2, without its value. ``gc=False``: it holds nothing that could refer to it."""
@@ -43,8 +41,7 @@ class Stored(msgspec.Struct, gc=False):
     """Read since it was passed over last."""
 
 
-@define(eq=False)
-class _Coming:
+class _Coming(msgspec.Struct, eq=False, gc=False):
     """Puts of one key that are on their way."""
 
     count: int = 0
@@ -73,7 +70,10 @@ class DiskIndex:
     _leaving: dict[bytes, Stored] = field(factory=dict)
     """Entries whose removal is on its way, with a put that it makes room for."""
     _leaving_bytes: int = 0
-    _expiries: list[tuple[float, bytes]] = field(factory=list)
+    _expiries: Expiries = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._expiries = Expiries(self._expires)
 
     @property
     def is_complete(self) -> bool:
@@ -86,7 +86,8 @@ class DiskIndex:
 
     def expect(self, key: bytes, size_bytes: int) -> None:
         """A put is about to be sent. `arrive` once it is settled."""
-        coming = self._coming.setdefault(key, _Coming())
+        if (coming := self._coming.get(key)) is None:
+            coming = self._coming[key] = _Coming()
         coming.count += 1
         coming.size_bytes = max(coming.size_bytes, size_bytes)
         self._recount(key)
@@ -181,19 +182,18 @@ class DiskIndex:
                 break
         return held
 
+    @property
+    def is_any_leaving(self) -> bool:
+        return bool(self._leaving)
+
     def is_leaving(self, key: bytes) -> bool:
         """Whether its removal is on its way, to make room."""
         return key in self._leaving
 
     def _first_expired(self, now: float, is_written: Callable[[bytes], bool]) -> bytes | None:
         """Nobody misses what has expired."""
-        while self._expiries and self._expiries[0][0] <= now:
-            expires_at, key = self._expiries[0]
-            stored = self.stored.get(key)
-            if stored is not None and stored.expires_at == expires_at:
-                return None if is_written(key) else key
-            heapq.heappop(self._expiries)
-        return None
+        key = self._expiries.first(now)
+        return None if key is None or is_written(key) else key
 
     def leave(self, victims: list[bytes]) -> None:
         """They were removed."""
@@ -253,16 +253,11 @@ class DiskIndex:
         """Everything that is on disk was `found`."""
         self.removed = None
 
-    def take_expired(self, now: float) -> list[bytes]:
+    def take_expired(self, now: float, items_max: int) -> list[bytes]:
         """What has expired, to be removed from the disk, or to be expected again: as long as it is
-        there it is known, since a clock may be set back."""
-        expired: dict[bytes, None] = {}
-        while self._expiries and self._expiries[0][0] <= now:
-            expires_at, key = heapq.heappop(self._expiries)
-            stored = self.stored.get(key)
-            if stored is not None and stored.expires_at == expires_at:
-                expired[key] = None
-        return list(expired)
+        there it is known, since a clock may be set back. Of so many at once; there may be more as
+        long as `next_expiry` is not above ``now``."""
+        return self._expiries.take(now, items_max)
 
     def expect_again(self, keys: Iterable[bytes]) -> None:
         """They were taken by `take_expired`: those that are there are to be taken once more."""
@@ -273,7 +268,7 @@ class DiskIndex:
 
     @property
     def next_expiry(self) -> float:
-        return self._expiries[0][0] if self._expiries else math.inf
+        return self._expiries.next
 
     def keys(self) -> list[bytes]:
         """Of all that is on disk, also of what is leaving: that may fail. In no order: to go
@@ -312,14 +307,8 @@ class DiskIndex:
 
     def _will_expire(self, key: bytes, stored: Stored) -> None:
         if stored.expires_at != math.inf:
-            heapq.heappush(self._expiries, (stored.expires_at, key))
-            if len(self._expiries) > max(_HEAP_MIN, 2 * len(self.stored)):
-                self._rebuild_expiries()
+            self._expiries.add(stored.expires_at, key, len(self.stored))
 
-    def _rebuild_expiries(self) -> None:
-        self._expiries = [
-            (stored.expires_at, key)
-            for key, stored in dict.items(self.stored)
-            if stored.expires_at != math.inf
-        ]
-        heapq.heapify(self._expiries)
+    def _expires(self, expires_at: float, key: bytes) -> bool:
+        stored = self.stored.get(key)
+        return stored is not None and stored.expires_at == expires_at

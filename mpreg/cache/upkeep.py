@@ -168,10 +168,12 @@ class Upkeep:
         return bool(self._core.index.linked(target, raised_by))
 
     async def _remove_expired(self) -> None:
-        index = self._core.index
-        expired = index.take_expired(self._core.wall())
+        index, now, expired = self._core.index, self._core.wall(), dict[bytes, None]()
         try:
-            for keys in _batches(expired, REMOVED_PER_BATCH):
+            while index.next_expiry <= now:
+                expired.update(dict.fromkeys(index.take_expired(now, KEYS_PER_TURN)))
+                await anyio.lowlevel.checkpoint()
+            for keys in _batches(list(expired), REMOVED_PER_BATCH):
                 await self._delete([(key, 0) for key in keys])
         finally:
             # Those that are still there: they were put again, or a clock was set back.
