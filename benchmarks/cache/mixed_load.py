@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks.cache.processes import measure, run
-from benchmarks.cache.targets import judge_mixed, judge_mixed_by_default
+from benchmarks.cache.targets import judge_mixed
 from benchmarks.cache.workload import (
     BEHIND,
     DISKCACHE_FULL,
@@ -39,9 +39,12 @@ COLUMNS = (
     "P",
     "contender",
     "per second",
-    "of durable",
+    "durable, threads",
     "bound",
-    "of default",
+    "durable, direct",
+    "bound ",
+    "default, threads",
+    "default, direct",
     "of naive",
     "memory",
     "hits",
@@ -68,18 +71,19 @@ def compare_mixed_loads(plan: Plan) -> Iterator[Verdict]:
             run("prepare", store, stack.enter_context(fresh(_base(plan, store))), prefilled)
         for workers in WORKERS:
             rounds, fsyncs = _measure_rounds(plan, workers)
-            bound = _bound(workers, rounds, fsyncs)
+            bounds = _bounds(workers, rounds, fsyncs)
             for contender in MIXED_CONTENDERS:
-                table.add_row(*_row(workers, contender, rounds, bound))
+                table.add_row(*_row(workers, contender, rounds, bounds))
             table.add_section()
-            verdicts.extend(_judge(workers, rounds, bound))
-            console.print(_explain(workers, rounds, fsyncs, bound))
+            verdicts.extend(_judge(workers, rounds, bounds))
+            console.print(_explain(workers, rounds, fsyncs, bounds))
     console.print(table)
     console.print(
-        "  Ratios within a round. 'of durable', 'of default': of diskcache with synchronous=FULL "
-        "and with its\n  defaults, called in whichever way was faster; 'bound': what 'of durable' "
-        "would be if nothing\n  took time but fsyncs, each for P puts; 'memory', 'hits': parts of "
-        "the reads."
+        "  Ratios within a round. 'durable', 'default': of diskcache with synchronous=FULL and "
+        "with its defaults;\n  'threads': called through worker threads, as an event loop has to; "
+        "'direct': one blocking call after\n  the other, without an event loop; 'bound': what the "
+        "ratio before it would be if nothing took time\n  but fsyncs, each for P puts; 'memory', "
+        "'hits': parts of the reads."
     )
     for contender, note in NOTES.items():
         console.print(f"  {contender}: {note}.")
@@ -106,34 +110,42 @@ def _measure_rounds(plan: Plan, workers: int) -> tuple[Rounds, Sequence[float]]:
     return measure_rounds(plan.rounds, workers, MIXED_CONTENDERS, measure_one), fsyncs
 
 
-def _bound(workers: int, rounds: Rounds, fsyncs: Sequence[float]) -> float:
-    """Of durable diskcache, at most: every put waits for an fsync, and P workers share one at best.
-    One worker shares it with nobody, so no cache can be much faster, however it reads."""
+def _bounds(workers: int, rounds: Rounds, fsyncs: Sequence[float]) -> Mapping[str, float]:
+    """Of durable diskcache, at most, by how it is called: every put waits for an fsync, and P
+    workers share one at best. One worker shares it with nobody, so no cache can be much faster,
+    however it reads."""
     share = _put_share(rounds)
     at_most = [workers / (share * seconds) for seconds in fsyncs]
-    return ratio(at_most, _fastest(rounds, DURABLE_DISKCACHES))
+    return {way: ratio(at_most, _rates(rounds, peer)) for way, peer in DURABLE_DISKCACHES.items()}
 
 
 def _put_share(rounds: Rounds) -> float:
     return statistics.median(result.put_share for name in THROUGH for result in rounds[name])
 
 
-def _explain(workers: int, rounds: Rounds, fsyncs: Sequence[float], bound: float) -> str:
+def _explain(
+    workers: int, rounds: Rounds, fsyncs: Sequence[float], bounds: Mapping[str, float]
+) -> str:
     microseconds = statistics.median(fsyncs) * 1e6
+    at_most = ", ".join(f"{bound:.3g}x of {way}" for way, bound in bounds.items())
     return (
         f"  P = {workers}: {_put_share(rounds):.2f} puts to a request, an fsync takes "
-        f"{microseconds:.0f} us: at most {bound:.1f}x of diskcache"
+        f"{microseconds:.0f} us: at most {at_most}"
     )
 
 
-def _row(workers: int, contender: str, rounds: Rounds, bound: float) -> Iterator[str]:
+def _row(
+    workers: int, contender: str, rounds: Rounds, bounds: Mapping[str, float]
+) -> Iterator[str]:
     own, per_second = rounds[contender], _rates(rounds, contender)
     yield str(workers)
     yield contender
     yield f"{statistics.median(per_second):,.0f}"
-    yield f"{ratio(per_second, _fastest(rounds, DURABLE_DISKCACHES)):.2f}"
-    yield f"{bound:.3g}" if contender in THROUGH else ""
-    yield f"{ratio(per_second, _fastest(rounds, RELAXED_DISKCACHES)):.2f}"
+    for way, peer in DURABLE_DISKCACHES.items():
+        yield f"{ratio(per_second, _rates(rounds, peer)):.2f}"
+        yield f"{bounds[way]:.3g}" if contender in THROUGH else ""
+    for peer in RELAXED_DISKCACHES.values():
+        yield f"{ratio(per_second, _rates(rounds, peer)):.2f}"
     yield f"{ratio(per_second, _rates(rounds, NAIVE)):.2f}"
     yield f"{statistics.median(result.memory_ratio for result in own):.2f}"
     yield f"{statistics.median(result.hit_ratio for result in own):.2f}"
@@ -142,19 +154,16 @@ def _row(workers: int, contender: str, rounds: Rounds, bound: float) -> Iterator
     yield f"{per_fsync:.0f}" if per_fsync is not None else ""
 
 
-def _judge(workers: int, rounds: Rounds, bound: float) -> Iterator[Verdict]:
-    durable = _fastest(rounds, DURABLE_DISKCACHES)
-    for contender in THROUGH:
-        yield judge_mixed(contender, workers, ratio(_rates(rounds, contender), durable), bound)
-    default = _fastest(rounds, RELAXED_DISKCACHES)
-    for contender in (*RELAXED, *BEHIND):
-        yield judge_mixed_by_default(contender, workers, ratio(_rates(rounds, contender), default))
+def _judge(workers: int, rounds: Rounds, bounds: Mapping[str, float]) -> Iterator[Verdict]:
+    for way, peer in DURABLE_DISKCACHES.items():
+        for contender in THROUGH:
+            figure = ratio(_rates(rounds, contender), _rates(rounds, peer))
+            yield judge_mixed(contender, workers, "durable", way, figure, bounds[way])
+    for way, peer in RELAXED_DISKCACHES.items():
+        for contender in (*RELAXED, *BEHIND):
+            figure = ratio(_rates(rounds, contender), _rates(rounds, peer))
+            yield judge_mixed(contender, workers, "default", way, figure, None)
 
 
 def _rates(rounds: Rounds, contender: str) -> list[float]:
     return [result.per_second for result in rounds[contender]]
-
-
-def _fastest(rounds: Rounds, contenders: Sequence[str]) -> list[float]:
-    """Whichever was fastest, round by round."""
-    return [max(rates) for rates in zip(*(_rates(rounds, one) for one in contenders), strict=True)]

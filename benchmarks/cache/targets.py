@@ -12,8 +12,9 @@ KEPT_THROUGH_SCAN: Final = 0.95
 #: An awaited hit in memory, of a lookup in cachetools.
 LOOKUP_OF_CACHETOOLS: Final = 2.0
 
-#: Requests a second, of the faster way to call diskcache with the same promise. Where each put
-#: waits for its own fsync nothing can reach that: the bound stands beside the figure.
+#: Requests a second, of diskcache with the same promise: through worker threads, as an event loop
+#: has to call it, and in direct calls one after the other, as no server with an event loop can.
+#: Where each put waits for its own fsync nothing may reach that: the bound is beside the figure.
 OF_DISKCACHE: Final = 5.0
 
 #: Until memory is warm, of reading the same rows with bare sqlite3.
@@ -35,18 +36,15 @@ def judge_lookup(contender: str, of_cachetools: float) -> Verdict:
     )
 
 
-def judge_mixed(contender: str, workers: int, of_diskcache: float, bound: float) -> Verdict:
+def judge_mixed(
+    contender: str, workers: int, promise: str, way: str, of_diskcache: float, bound: float | None
+) -> Verdict:
+    """``promise``: what diskcache is set to keep. ``way``: diskcache and how it is called.
+    ``bound``: what the figure would be if nothing took time but fsyncs; None: it waits for none.
+    """
+    beside = "" if bound is None else f" (bound {bound:.3g}x)"
     return at_least(
-        f"mixed load, P = {workers}: of durable diskcache (bound {bound:.3g}x)",
-        contender,
-        of_diskcache,
-        OF_DISKCACHE,
-    )
-
-
-def judge_mixed_by_default(contender: str, workers: int, of_diskcache: float) -> Verdict:
-    return at_least(
-        f"mixed load, P = {workers}: of diskcache by default",
+        f"mixed load, P = {workers}: of {promise} {way}{beside}",
         contender,
         of_diskcache,
         OF_DISKCACHE,

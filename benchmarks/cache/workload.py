@@ -101,9 +101,16 @@ DISKCACHE_FULL_DIRECT: Final = "diskcache full, direct"
 DISKCACHE: Final = "diskcache"
 DISKCACHE_DIRECT: Final = "diskcache, direct"
 NAIVE: Final = "cachetools + sqlite3"
-DURABLE_DISKCACHES: Final = (DISKCACHE_FULL, DISKCACHE_FULL_DIRECT)
-RELAXED_DISKCACHES: Final = (DISKCACHE, DISKCACHE_DIRECT)
-PEERS: Final = (*DURABLE_DISKCACHES, *RELAXED_DISKCACHES, NAIVE)
+DURABLE_DISKCACHES: Final = {
+    "diskcache through worker threads": DISKCACHE_FULL,
+    "diskcache, direct calls": DISKCACHE_FULL_DIRECT,
+}
+RELAXED_DISKCACHES: Final = {
+    "diskcache through worker threads": DISKCACHE,
+    "diskcache, direct calls": DISKCACHE_DIRECT,
+}
+"""By how they are called."""
+PEERS: Final = (*DURABLE_DISKCACHES.values(), *RELAXED_DISKCACHES.values(), NAIVE)
 MIXED_CONTENDERS: Final = (*OURS, *PEERS)
 
 #: Contenders with the same files begin with copies of the same.
