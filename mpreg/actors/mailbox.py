@@ -143,10 +143,19 @@ class Mailbox(Generic[M]):
         Raises:
             MailboxClosedError: or what `close` was given. Nothing was taken.
         """
+        if not self.reserve_nowait(size_bytes):
+            await self._wait_for_room(size_bytes)
+
+    def reserve_nowait(self, size_bytes: int) -> bool:
+        """`reserve` where there is room at once. False where there is none, or others wait for it:
+        then nothing was taken.
+
+        Raises:
+            MailboxClosedError: or what `close` was given. Nothing was taken.
+        """
         if self._closed_by is not None:
             raise self._closed_by()
-        if self._waiters or not self._reserve(size_bytes):
-            await self._wait_for_room(size_bytes)
+        return not self._waiters and self._reserve(size_bytes)
 
     def send_reserved(self, message: M, size_bytes: int) -> None:
         """Send at once, into the room that was taken. A message that has become larger than that

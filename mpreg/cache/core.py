@@ -63,17 +63,19 @@ class CacheCore:
     is what was there before it."""
     until_counted: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
     """Waits until it is known what L2 holds, and so who depends on whom."""
+    wall: Callable[[], float] = field(init=False)
     ask_for_upkeep: Callable[[], None] = lambda: None
     """Called when there is something to be done at leisure."""
     is_anything_left: bool = False
     """Whether upkeep has passed over what was being written: it looks again when that is done."""
     is_heat_old: bool = False
     """Whether other entries may be the most used ones than was written down."""
-    _room: anyio.Event = field(factory=anyio.Event)
-    """Set, and made anew, when a write is settled."""
+    _settled: anyio.Event | None = None
+    """Set, and made anew, when a write is settled. None: nobody waits for that."""
 
     def __attrs_post_init__(self) -> None:
         configuration = self.configuration
+        self.wall = self.registry.clock.wall
         self.storage = CacheStorage(self.registry, configuration.name)
         self.memory = MemoryCache(
             entries_max=configuration.memory_entries_max,
@@ -96,9 +98,6 @@ class CacheCore:
             taken_in=self._warmed,
             reads=self.reads,
         )
-
-    def wall(self) -> float:
-        return self.registry.clock.wall()
 
     def _warmed(self) -> None:
         """What is in L1 is not what was written down."""
@@ -153,7 +152,8 @@ class CacheCore:
         size = sum(map(operation_bytes, write.own))
         wait: Callable[[], Awaitable[object]] | None = None
         while True:
-            await self.storage.reserve(size)
+            if not self.storage.reserve_nowait(size):
+                await self.storage.reserve(size)
             try:
                 if (wait := self._prepare(write)) is None and write.operations:
                     self._send(write, durability, size)
@@ -172,24 +172,24 @@ class CacheCore:
         waited for: then nothing is noted."""
         if write.is_wanted is not None and not write.is_wanted():
             raise OvertakenError
-        targets: list[Target] = list(write.targets)
-        if not write.is_tidying:
-            targets += [
-                one.encoded for one in write.changes if self.dependents.is_depended_on(one.encoded)
-            ]
-        if targets and not self.index.is_complete and self.dependents.is_anything_depended_on():
-            # Who depends on whom is known when all of L2 is.
-            return self.until_counted
-        write.raised = self.dependents.cascade(targets)
-        write.dependencies = self.dependents.new_dependencies(write.changes)
-        if any(self.in_flight.is_undecided(one.encoded) for one in write.changes):
-            return self._room.wait
+        targets: Sequence[Target] = write.targets
+        dependents = self.dependents
+        if not write.is_tidying and dependents.is_anything_depended_on():
+            changed = [one.encoded for one in write.changes]
+            targets = [*targets, *filter(dependents.is_depended_on, changed)]
+            if targets and not self.index.is_complete:
+                # Who depends on whom is known when all of L2 is.
+                return self.until_counted
+        write.raised = dependents.cascade(targets) if targets else ()
+        write.dependencies = dependents.new_dependencies(write.changes)
+        if self.in_flight.are_undecided(write.changes):
+            return self._until_settled
         victims_max = VICTIMS_MAX if self.index.is_over else math.inf
         before = self.index.coming
         self.in_flight.begin(write)
         if not write.is_tidying and not self._make_room(write, victims_max, before):
             self.in_flight.forget(write)
-            return self._room.wait
+            return self._until_settled
         if write.raised or write.dependencies or write.victims:
             write.operations = [
                 *map(self.storage.invalidate, write.raised),
@@ -227,15 +227,22 @@ class CacheCore:
         if self.is_anything_left and not write.is_tidying:
             self.is_anything_left = False
             self.ask_for_upkeep()
-        self._room.set()
-        self._room = anyio.Event()
+        if self._settled is not None:
+            self._settled.set()
+            self._settled = None
+
+    async def _until_settled(self) -> None:
+        """Until any write is."""
+        if self._settled is None:
+            self._settled = anyio.Event()
+        await self._settled.wait()
 
     def _make_room(self, write: Write, victims_max: float, before: tuple[int, int]) -> bool:
         """Choose what goes; False where what could go is being written itself. ``before``: what
         was coming without this write."""
         index = self.index
-        taken = (index.coming[0] - before[0], index.coming[1] - before[1])
         if index.is_over:
+            taken = (index.coming[0] - before[0], index.coming[1] - before[1])
             write.victims = index.make_room(
                 self.in_flight.is_written, self._is_held, self.wall(), victims_max
             )
@@ -286,7 +293,8 @@ class CacheCore:
         self.index.put(
             change.encoded, Stored(result, change.size_bytes, entry.expires_at, entry.links)
         )
-        self.memory.expire(self.wall(), EXPIRED_PER_PUT)
+        if self.memory.has_any_expiring:
+            self.memory.expire(self.wall(), EXPIRED_PER_PUT)
         self.counters.puts += 1
         self._warmed()
         self.watchers.tell(ChangeKind.PUT, key, change.encoded, result)

@@ -62,7 +62,7 @@ class CachedEntry(HeldEntry, eq=False, kw_only=True, gc=False):
             if type(value) not in _SHARED:
                 return self._found(level, value)
             self.value, self.found = None, self._found("L1", value)
-        return self.found if level == "L1" else msgspec.structs.replace(self.found, level=level)
+        return self.found if level == "L1" else self._found(level, self.found.value)
 
     def written(self, version: int) -> None:
         """It is on disk, by this version."""

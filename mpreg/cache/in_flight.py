@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 from attrs import define, field
@@ -12,7 +13,7 @@ from mpreg.cache.invalidation import Prefix, Target
 from mpreg.cache.keys import GlobalCacheKey
 from mpreg.cache.memory import MemoryCache
 from mpreg.cache.records import Link
-from mpreg.cache.writes import Write
+from mpreg.cache.writes import Change, Write
 
 __all__ = ["InFlight", "entry_in"]
 
@@ -105,9 +106,12 @@ class InFlight:
         for link in links:
             _take(self.linking, link, encoded)
 
-    def is_undecided(self, encoded: bytes) -> bool:
-        """Whether an eviction that may fail decides what a change of a key adds to L2."""
-        return encoded in self._evicting or self.index.is_leaving(encoded)
+    def are_undecided(self, changes: Sequence[Change]) -> bool:
+        """Whether an eviction that may fail decides what any of these adds to L2."""
+        evicting, index = self._evicting, self.index
+        if not evicting and not index.is_any_leaving:
+            return False
+        return any(one.encoded in evicting or index.is_leaving(one.encoded) for one in changes)
 
     def is_written(self, encoded: bytes) -> bool:
         """Whether a change of it is on its way."""

@@ -91,24 +91,23 @@ class GlobalCacheManager:
             self._touch(key)
             entry.space.memory_hits += 1
             return entry.found or entry.give()
-        return await self._get_slowly(key)
-
-    async def _get_slowly(self, key: GlobalCacheKey) -> Found | None:
-        now = self._wall()
-        entry = self._core.reader.look(key, now)
-        if entry is not None and now < entry.fresh_until:
-            entry.space.memory_hits += 1
-            return entry.give()
+        if entry is not None or self._behind:
+            now = self._wall()
+            entry = self._core.reader.look(key, now)
+            if entry is not None and now < entry.fresh_until:
+                entry.space.memory_hits += 1
+                return entry.give()
         return await self._get_from_disk(key)
 
     async def _get_from_disk(self, key: GlobalCacheKey) -> Found | None:
         encoded = encode_key(key)
-        await self._shared.open()
+        if not self._shared.is_ready:
+            await self._shared.open()
         return self._given(key, await self._core.reader.find(key, encoded))
 
     def _given(self, key: GlobalCacheKey, entry: CachedEntry | None) -> Found | None:
-        if entry is None or self._core.wall() >= entry.fresh_until:
-            self._core.barriers.missed(key.namespace)
+        if entry is None or entry.fresh_until <= self._wall():
+            self._barriers.missed(key.namespace)
             return None
         entry.space.disk_hits += 1
         return entry.give("L2")
@@ -454,7 +453,8 @@ class GlobalCacheManager:
         durability: Durability | None,
     ) -> Sequence[Ack[int]]:
         check_choices(mode, durability)
-        await self._shared.open()
+        if not self._shared.is_ready:
+            await self._shared.open()
         return await self._core.write(
             changes,
             operations,

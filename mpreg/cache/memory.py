@@ -27,6 +27,9 @@ class EvictionCause(enum.Enum):
     TOO_LARGE = "too_large"
     """What should have replaced it is larger than the whole cache."""
 
+    # Each is one object. The hash of an `Enum` is two calls of Python, for each entry that leaves.
+    __hash__ = object.__hash__
+
 
 class HeldEntry(msgspec.Struct, eq=False):
     """What is held for a key. Its fields do not change while it is held: put another one."""
@@ -128,14 +131,15 @@ class MemoryCache(Generic[E]):
         """Hold an entry whose key has none, if nothing must leave for it and all together have at
         most ``bytes_max``. None where its key has one; else whether it is held now.
         """
-        key, size_bytes = entry.key, self.size_bytes + entry.size_bytes
-        if key in self._entries:
+        key, entries = entry.key, self._entries
+        size_bytes = self.size_bytes + entry.size_bytes
+        if key in entries:
             return None
         is_full = size_bytes > bytes_max or size_bytes > self.bytes_max
-        if is_full or len(self._entries) >= self.entries_max:
+        if is_full or len(entries) >= self.entries_max:
             return False
         self._policy.add(entry)
-        self._entries[key] = entry
+        entries[key] = entry
         self.size_bytes = size_bytes
         if entry.expires_at != math.inf:
             self._expiries.set(key, entry.expires_at)
@@ -154,6 +158,10 @@ class MemoryCache(Generic[E]):
         self._expiries.clear()
         self._policy.clear()
         self.size_bytes = 0
+
+    @property
+    def has_any_expiring(self) -> bool:
+        return bool(self._expiries)
 
     def expire(self, now: float, count_max: int) -> int:
         """Drop up to ``count_max`` entries that expire at ``now`` or earlier, the soonest first;

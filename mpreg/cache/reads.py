@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 import msgspec
 from attrs import define, field
@@ -11,12 +12,23 @@ from attrs import define, field
 __all__ = ["Reading", "Reads"]
 
 
-class Reading(msgspec.Struct, eq=False, gc=False):
-    """Reads of one key from L2 that are under way."""
+class Reading(msgspec.Struct, eq=False):
+    """Reads of one key from L2 that are under way: each a block."""
 
+    key: bytes
+    under_way: dict[bytes, Reading]
     count: int = 0
     is_overtaken: bool = False
     """The key was changed since they began."""
+
+    def __enter__(self) -> Self:
+        self.count += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+        if not self.count and self.under_way.get(self.key) is self:
+            del self.under_way[self.key]
 
 
 @define(eq=False)
@@ -25,17 +37,11 @@ class Reads:
     _noting: dict[int, set[bytes]] = field(factory=dict)
     """What was changed since each of those who read many began."""
 
-    @contextmanager
-    def reading(self, encoded: bytes) -> Iterator[Reading]:
-        """Notes that a key is being read, while the block runs."""
-        reading = self._reading.setdefault(encoded, Reading())
-        reading.count += 1
-        try:
-            yield reading
-        finally:
-            reading.count -= 1
-            if not reading.count and self._reading.get(encoded) is reading:
-                del self._reading[encoded]
+    def reading(self, encoded: bytes) -> Reading:
+        """Notes that a key is being read, while the block of it runs."""
+        if (reading := self._reading.get(encoded)) is None:
+            reading = self._reading[encoded] = Reading(encoded, self._reading)
+        return reading
 
     @contextmanager
     def noting_changes(self) -> Iterator[set[bytes]]:

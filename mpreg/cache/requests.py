@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from attrs import field, frozen
+from attrs import define, field
 
 from mpreg.cache.configuration import CacheConfiguration, WriteMode
 from mpreg.cache.core import CacheCore
@@ -44,7 +44,8 @@ __all__ = [
 TAG_BYTES_MAX: Final = KEY_BYTES_MAX - 1
 
 
-@frozen(kw_only=True)
+# Not frozen, as nobody changes it: one is made for every put, which would cost twice as much.
+@define(kw_only=True)
 class Details:
     """What belongs to a value beside it."""
 
@@ -68,15 +69,11 @@ class Details:
         if type(cost) is not float or not 0.0 <= cost < math.inf:
             _check_cost(self.cost)
         if self.tags:
-            self._set("tags", tags := _tags(self.tags))
-            self._set("checked_tags", tags)
+            self.tags = self.checked_tags = _tags(self.tags)
         if self.dependencies:
             # What can be gone through only once is needed again where this is evolved.
-            self._set("dependencies", keys := _several(self.dependencies, "dependencies"))
-            self._set("checked_dependencies", tuple(dict.fromkeys(map(encode_key, keys))))
-
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
+            self.dependencies = keys = _several(self.dependencies, "dependencies")
+            self.checked_dependencies = tuple(dict.fromkeys(map(encode_key, keys)))
 
 
 def checked_seconds(name: str, seconds: object, *, zero: bool = False) -> float:

@@ -7,6 +7,7 @@ from functools import partial
 import anyio
 from attrs import define, field
 
+from mpreg.actors.parking import loop_clock
 from mpreg.cache.computing import Computation, Computations
 from mpreg.cache.configuration import CacheConfiguration
 from mpreg.cache.core import CacheCore
@@ -83,6 +84,7 @@ class SharedCache:
 
     def _start(self) -> None:
         self.registry.start_soon(self.upkeep.run)
+        self.core.reader.loop_time = loop_clock()
         self.is_ready = True
 
     async def _before_close(self) -> None:

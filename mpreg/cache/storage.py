@@ -80,8 +80,11 @@ class CacheStorage:
     def no_longer_depend(self, dependency: bytes) -> Delete:
         return self.invalidations.delete_operation(dependency_row(dependency))
 
+    def reserve_nowait(self, size_bytes: int) -> bool:
+        """See `ReservedStores.reserve_nowait`, and so on."""
+        return self.stores.reserve_nowait(size_bytes)
+
     async def reserve(self, size_bytes: int) -> None:
-        """See `ReservedStores.reserve`, and so on."""
         await self.stores.reserve(size_bytes)
 
     def send_reserved(

@@ -166,6 +166,10 @@ class StoreGateway:
                 return ack.wait()
         return self._append_alone(append, durability, settled)
 
+    def reserve_nowait(self, size_bytes: int) -> bool:
+        """See `Mailbox.reserve_nowait`."""
+        return self.writes.reserve_nowait(size_bytes)
+
     async def reserve(self, size_bytes: int) -> None:
         """See `Mailbox.reserve`."""
         await self.writes.reserve(size_bytes)
@@ -243,7 +247,10 @@ class StoreGateway:
         """Ask and await the answer. Cancelled: nothing is left behind."""
         request = ReadRequest(query, self.reads.new_ack())
         try:
-            await self.reads.send(request)
+            try:
+                self.reads.send_nowait(request)
+            except MailboxFullError:
+                await self.reads.send(request)
             return await request.ack.wait()
         except BaseException:
             request.wanted = False

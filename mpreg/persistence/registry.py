@@ -94,6 +94,14 @@ class ReservedStores:
         """
         return self._gateway.send_nowait(operations, durability, settled)
 
+    def reserve_nowait(self, size_bytes: int) -> bool:
+        """`reserve` where there is room at once; False where there is none: nothing was taken.
+
+        Raises:
+            WriterStoppedError: not open (any more).
+        """
+        return self._gateway.reserve_nowait(size_bytes)
+
     async def reserve(self, size_bytes: int) -> None:
         """Take room in the mailbox, waiting for it, for operations that are decided only then:
         `send_reserved` them, or `give_back` the room. Not a checkpoint where there is room.

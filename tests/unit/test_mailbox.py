@@ -467,3 +467,23 @@ async def test_room_that_is_given_back_is_there_for_the_next() -> None:
         await box.reserve(1)
     assert (box.statistics().depth, box.statistics().bytes) == (0, 0)
     box.dispose()
+
+
+async def test_room_is_taken_at_once_or_not_at_all() -> None:
+    box = mailbox(messages_max=2, bytes_max=10)
+    assert box.reserve_nowait(6)
+    assert not box.reserve_nowait(6)
+    assert box.reserve_nowait(4)
+    assert not box.reserve_nowait(0)
+    box.give_back(4)
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(box.reserve, 10)
+        await anyio.wait_all_tasks_blocked()
+        assert not box.reserve_nowait(1), "who came first goes first"
+        box.give_back(6)
+    box.give_back(10)
+    assert box.statistics().depth == box.statistics().bytes == 0
+    box.close()
+    with pytest.raises(MailboxClosedError):
+        box.reserve_nowait(1)
+    box.dispose()

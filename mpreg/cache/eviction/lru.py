@@ -12,7 +12,9 @@ __all__ = ["LruPolicy", "take_first"]
 
 def take_first(order: OrderedDict[Hashable, object], spared: Hashable) -> Hashable:
     """Take out the first key that is not ``spared``, and return it."""
-    first = next(key for key in order if key != spared)
+    for first in order:
+        if first != spared:
+            break
     del order[first]
     return first
 

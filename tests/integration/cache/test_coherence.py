@@ -19,7 +19,7 @@ from mpreg.cache import (
 from mpreg.cache.index import DiskIndex
 from mpreg.errors import InvalidArgumentError
 from mpreg.persistence import StorageFullError, WriterStoppedError
-from mpreg.persistence.backend import GetEntries
+from mpreg.persistence.backend import GetEntry
 from tests.integration.cache.support import (
     PATIENCE_SECONDS,
     ReadGateBackend,
@@ -321,7 +321,7 @@ async def test_a_read_that_has_its_answer_already_keeps_the_put_that_came_meanwh
         await cache.put(BOB, "in memory")
         await read_back(cache)
         clock.now += 20 * is_expired
-        backend.hold_reads(lambda query: isinstance(query, GetEntries), answers=True)
+        backend.hold_reads(lambda query: isinstance(query, GetEntry), answers=True)
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(read, cache)
             await backend.read_is_held()
