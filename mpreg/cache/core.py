@@ -293,8 +293,7 @@ class CacheCore:
         self.index.put(
             change.encoded, Stored(result, change.size_bytes, entry.expires_at, entry.links)
         )
-        if self.memory.has_any_expiring:
-            self.memory.expire(self.wall(), EXPIRED_PER_PUT)
+        self.memory.expire(self.wall(), EXPIRED_PER_PUT)
         self.counters.puts += 1
         self._warmed()
         self.watchers.tell(ChangeKind.PUT, key, change.encoded, result)

@@ -159,13 +159,11 @@ class MemoryCache(Generic[E]):
         self._policy.clear()
         self.size_bytes = 0
 
-    @property
-    def has_any_expiring(self) -> bool:
-        return bool(self._expiries)
-
     def expire(self, now: float, count_max: int) -> int:
         """Drop up to ``count_max`` entries that expire at ``now`` or earlier, the soonest first;
         return how many."""
+        if not self._expiries:
+            return 0
         for count in range(count_max):
             first = self._expiries.first()
             if first is None or first[0] > now:
