@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks.cache.processes import measure, run
-from benchmarks.cache.targets import judge_mixed
+from benchmarks.cache.targets import judge_mixed, shown
 from benchmarks.cache.workload import (
     BEHIND,
     DISKCACHE_FULL,
@@ -35,21 +35,18 @@ from benchmarks.figures import console
 from benchmarks.processes import Plan, fresh, measure_rounds
 from benchmarks.verdicts import Verdict, ratio
 
-COLUMNS = (
+FIGURES = ("P", "contender", "per second", "memory", "hits", "peak MiB", "puts per fsync")
+
+RATIOS = (
     "P",
     "contender",
-    "per second",
-    "durable, threads",
-    "bound",
-    "durable, direct",
-    "bound ",
-    "default, threads",
-    "default, direct",
-    "of naive",
-    "memory",
-    "hits",
-    "peak MiB",
-    "puts per fsync",
+    "durable,\nthreads",
+    "\nbound",
+    "durable,\ndirect",
+    "\nbound",
+    "default,\nthreads",
+    "default,\ndirect",
+    "naive",
 )
 
 Rounds = Mapping[str, Sequence[MixedResult]]
@@ -58,13 +55,12 @@ Rounds = Mapping[str, Sequence[MixedResult]]
 def compare_mixed_loads(plan: Plan) -> Iterator[Verdict]:
     """Every contender in turn, round after round, at each number of workers."""
     prefilled = plan.count(PREFILLED, least=1_000)
-    table = Table(
-        title=f"Mixed load by P workers: Zipf over {KEYS:,} keys, {prefilled:,} on disk "
-        f"beforehand, {MEMORY_ENTRIES:,} in memory"
+    figures = _make_table(
+        f"Mixed load by P workers: Zipf over {KEYS:,} keys, {prefilled:,} on disk beforehand, "
+        f"{MEMORY_ENTRIES:,} in memory",
+        FIGURES,
     )
-    for column in COLUMNS:
-        name = column == "contender"
-        table.add_column(column, justify="left" if name else "right", no_wrap=name)
+    ratios = _make_table("Mixed load by P workers: how many times as fast", RATIOS)
     verdicts: list[Verdict] = []
     with ExitStack() as stack:
         for store in STORES:
@@ -73,21 +69,32 @@ def compare_mixed_loads(plan: Plan) -> Iterator[Verdict]:
             rounds, fsyncs = _measure_rounds(plan, workers)
             bounds = _bounds(workers, rounds, fsyncs)
             for contender in MIXED_CONTENDERS:
-                table.add_row(*_row(workers, contender, rounds, bounds))
-            table.add_section()
+                figures.add_row(*_figures(workers, contender, rounds))
+                ratios.add_row(*_ratios(workers, contender, rounds, bounds))
+            figures.add_section()
+            ratios.add_section()
             verdicts.extend(_judge(workers, rounds, bounds))
             console.print(_explain(workers, rounds, fsyncs, bounds))
-    console.print(table)
+    console.print(figures)
+    console.print(ratios)
     console.print(
-        "  Ratios within a round. 'durable', 'default': of diskcache with synchronous=FULL and "
-        "with its defaults;\n  'threads': called through worker threads, as an event loop has to; "
-        "'direct': one blocking call after\n  the other, without an event loop; 'bound': what the "
-        "ratio before it would be if nothing took time\n  but fsyncs, each for P puts; 'memory', "
-        "'hits': parts of the reads."
+        "  'memory', 'hits': parts of the reads. Ratios within a round. 'durable', 'default': of "
+        "diskcache\n  with synchronous=FULL and with its defaults; 'threads': called through "
+        "worker threads, as an event\n  loop has to; 'direct': one blocking call after the other, "
+        "without an event loop; 'bound': what the\n  ratio before it would be if nothing took time "
+        "but fsyncs, each for P puts."
     )
     for contender, note in NOTES.items():
         console.print(f"  {contender}: {note}.")
     yield from verdicts
+
+
+def _make_table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title)
+    for column in columns:
+        name = column == "contender"
+        table.add_column(column, justify="left" if name else "right", no_wrap=name)
+    return table
 
 
 def _base(plan: Plan, store: str) -> Path:
@@ -127,31 +134,37 @@ def _explain(
     workers: int, rounds: Rounds, fsyncs: Sequence[float], bounds: Mapping[str, float]
 ) -> str:
     microseconds = statistics.median(fsyncs) * 1e6
-    at_most = ", ".join(f"{bound:.3g}x of {way}" for way, bound in bounds.items())
+    at_most = ", ".join(f"{shown(bound)}x of {way}" for way, bound in bounds.items())
     return (
         f"  P = {workers}: {_put_share(rounds):.2f} puts to a request, an fsync takes "
         f"{microseconds:.0f} us: at most {at_most}"
     )
 
 
-def _row(
-    workers: int, contender: str, rounds: Rounds, bounds: Mapping[str, float]
-) -> Iterator[str]:
-    own, per_second = rounds[contender], _rates(rounds, contender)
+def _figures(workers: int, contender: str, rounds: Rounds) -> Iterator[str]:
+    own = rounds[contender]
     yield str(workers)
     yield contender
-    yield f"{statistics.median(per_second):,.0f}"
-    for way, peer in DURABLE_DISKCACHES.items():
-        yield f"{ratio(per_second, _rates(rounds, peer)):.2f}"
-        yield f"{bounds[way]:.3g}" if contender in THROUGH else ""
-    for peer in RELAXED_DISKCACHES.values():
-        yield f"{ratio(per_second, _rates(rounds, peer)):.2f}"
-    yield f"{ratio(per_second, _rates(rounds, NAIVE)):.2f}"
+    yield f"{statistics.median(_rates(rounds, contender)):,.0f}"
     yield f"{statistics.median(result.memory_ratio for result in own):.2f}"
     yield f"{statistics.median(result.hit_ratio for result in own):.2f}"
     yield f"{max(result.peak_mib for result in own):.0f}"
     per_fsync = own[-1].puts_per_fsync
     yield f"{per_fsync:.0f}" if per_fsync is not None else ""
+
+
+def _ratios(
+    workers: int, contender: str, rounds: Rounds, bounds: Mapping[str, float]
+) -> Iterator[str]:
+    per_second = _rates(rounds, contender)
+    yield str(workers)
+    yield contender
+    for way, peer in DURABLE_DISKCACHES.items():
+        yield f"{ratio(per_second, _rates(rounds, peer)):.2f}"
+        yield shown(bounds[way]) if contender in THROUGH else ""
+    for peer in RELAXED_DISKCACHES.values():
+        yield f"{ratio(per_second, _rates(rounds, peer)):.2f}"
+    yield f"{ratio(per_second, _rates(rounds, NAIVE)):.2f}"
 
 
 def _judge(workers: int, rounds: Rounds, bounds: Mapping[str, float]) -> Iterator[Verdict]:

@@ -21,6 +21,10 @@ OF_DISKCACHE: Final = 5.0
 WARM_OF_BARE: Final = 2.0
 
 
+def shown(bound: float) -> str:
+    return f"{bound:,.0f}" if bound >= 100 else f"{bound:.3g}"
+
+
 def judge_scan(contender: str, entries: int, kept: float) -> Verdict:
     return at_least(
         f"hit ratio through a scan, of before: {entries:,} entries",
@@ -42,7 +46,7 @@ def judge_mixed(
     """``promise``: what diskcache is set to keep. ``way``: diskcache and how it is called.
     ``bound``: what the figure would be if nothing took time but fsyncs; None: it waits for none.
     """
-    beside = "" if bound is None else f" (bound {bound:.3g}x)"
+    beside = "" if bound is None else f" (bound {shown(bound)}x)"
     return at_least(
         f"mixed load, P = {workers}: of {promise} {way}{beside}",
         contender,
