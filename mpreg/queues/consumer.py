@@ -6,6 +6,7 @@ from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import anyio
 from attrs import define, field
 
 from mpreg.actors.parking import is_being_cancelled
@@ -35,6 +36,10 @@ class Consumer:
     _ahead: deque[Message] = field(factory=deque)
     """Taken, and not yet handed out."""
     _current: Message | None = None
+    _is_waiting: bool = False
+    """Whether a task waits for the next message."""
+    _is_closed: bool = False
+    """Whoever waits, or comes, is told that the loop is over."""
 
     def __aiter__(self) -> Self:
         return self
@@ -42,12 +47,25 @@ class Consumer:
     async def __anext__(self) -> Message:
         """The next message. Cancelled while waiting for it: nothing was taken.
 
-        Raises what `Subscription.receive` raises.
+        When the consumer is closed, also while this waits, the loop is over.
+
+        Raises, beside what `Subscription.receive` raises:
+            anyio.BusyResourceError: another task waits for the next message.
         """
+        if self._is_waiting:
+            raise anyio.BusyResourceError("waiting for the next message of")
         self._let_lease_run()
+        self._end_if_closed()
         self._core.check_open()
         if not self._ahead:
-            self._ahead.extend(await self._subscription._take(self._prefetch, None, held=True))
+            self._is_waiting = True
+            try:
+                taken = await self._subscription._take(self._prefetch, None, consumer=self)
+            finally:
+                self._is_waiting = False
+            # Only now: it may have been closed, or given up, while this waited.
+            self._ahead.extend(taken)
+            self._end_if_closed()
         self._current = self._ahead.popleft()
         return self._current
 
@@ -63,14 +81,25 @@ class Consumer:
         self.close(give_back_current=exc is not None)
 
     def close(self, *, give_back_current: bool = False) -> None:
-        """Give back what was taken ahead, uncounted, and perhaps the last message as well.
+        """End the loop, also of a task that waits for the next message. Give back what was taken
+        ahead, uncounted, and perhaps the last message as well.
 
         Else that one keeps its lease, for ``lease_seconds`` from now.
         """
-        self._core.release(self._leases_ahead(), unseen=True)
+        self._is_closed = True
+        self._subscription._stop_waiting(self)
+        self._give_back_ahead()
         if give_back_current and self._current is not None and self._current._lease is not None:
             self._core.release([self._current._lease], unseen=False)
         self._let_lease_run()
+
+    def _end_if_closed(self) -> None:
+        if self._is_closed:
+            self._give_back_ahead()
+            raise StopAsyncIteration
+
+    def _give_back_ahead(self) -> None:
+        self._core.release(self._leases_ahead(), unseen=True)
 
     def _leases_ahead(self) -> list[Lease]:
         ahead, self._ahead = self._ahead, deque()

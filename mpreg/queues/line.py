@@ -28,6 +28,8 @@ class Waiter:
     """Whether their leases are to last until they are told to end."""
     bytes_max: float
     """The last one may go beyond."""
+    owner: object | None = None
+    """For whose sake it waits, where that one may think better of it."""
     place: Place = field(factory=new_place)
     served: HandOut | None = None
     """What it gets, if the attempts come to be on disk."""
@@ -80,13 +82,15 @@ class Line:
         held: bool,
         bytes_max: float = math.inf,
         front: bool = False,
+        owner: object | None = None,
     ) -> Waiter:
-        """Return when called or served, or (`Waiter.is_over`) at the deadline.
+        """Return when called or served, or (`Waiter.is_over`) at the deadline or when its owner is
+        `end`ed.
 
         ``front``: it was the first one already. Cancelled: what it was called for is left to the
         next one, and what it was served is given back.
         """
-        waiter = Waiter(count, held, bytes_max)
+        waiter = Waiter(count, held, bytes_max, owner)
         self._waiting[waiter] = None
         self._wanted += count
         if front:
@@ -119,6 +123,14 @@ class Line:
         """Whatever they wait for, they will not get it here."""
         for waiter in list(self._waiting):
             self._call(waiter)
+
+    def end(self, owner: object) -> None:
+        """Who waits for its sake waits no longer. One that was called, or served, is left."""
+        for waiter in self._waiting:
+            if waiter.owner is owner:
+                self._remove(waiter)
+                waiter.wake()
+                return
 
     def pop(self) -> Waiter | None:
         """Take the first one out, to be served."""

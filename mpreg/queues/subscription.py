@@ -60,7 +60,7 @@ class Subscription:
         """
         if wait_seconds is not None:
             checked_seconds("wait_seconds", wait_seconds)
-        messages = await self._take(1, wait_seconds, held=False)
+        messages = await self._take(1, wait_seconds)
         return messages[0] if messages else None
 
     async def receive_many(
@@ -81,7 +81,7 @@ class Subscription:
         if wait_seconds is not None:
             checked_seconds("wait_seconds", wait_seconds)
         bytes_limit = math.inf if bytes_max is None else bytes_max
-        return await self._take(messages_max, wait_seconds, held=False, bytes_max=bytes_limit)
+        return await self._take(messages_max, wait_seconds, bytes_max=bytes_limit)
 
     def consume(self, prefetch: int = 1) -> Consumer:
         """An async iterator over the messages, without end::
@@ -95,7 +95,8 @@ class Subscription:
         next one is asked for, one that was not settled gets ``lease_seconds`` from then.
 
         Left by ``break`` or an error: those not yet handed out are given back at once, uncounted;
-        the last one keeps its lease. Cancelled: that one is given back, too.
+        the last one keeps its lease. Cancelled: that one is given back, too. With a name of its
+        own it needs ``async with``: it holds what it has for as long as the name is there.
         """
         check_count("prefetch", prefetch)
         # What is not stored cannot be given back, so nothing of it is taken ahead.
@@ -111,6 +112,10 @@ class Subscription:
         if self._core.lines.get(self.name) is self._line:
             del self._core.lines[self.name]
         self._line.call_all()
+
+    def _stop_waiting(self, consumer: Consumer) -> None:
+        """It was closed: nobody is to wait for its sake."""
+        self._line.end(consumer)
 
     # --- taking messages ---
 
@@ -128,11 +133,12 @@ class Subscription:
         count: int,
         wait_seconds: float | None,
         *,
-        held: bool,
+        consumer: Consumer | None = None,
         bytes_max: float = math.inf,
     ) -> list[Message]:
-        """Messages with their leases, ``held`` ones until they are told to end."""
-        core = self._core
+        """Messages with their leases; a consumer's last until they are told to end. None only at
+        the deadline, or where the consumer was closed."""
+        core, held = self._core, consumer is not None
         deadline = None if wait_seconds is None else anyio.current_time() + wait_seconds
         is_first = False
         while True:
@@ -147,8 +153,10 @@ class Subscription:
                 raise
             if messages:
                 return messages
+            if consumer is not None and consumer._is_closed:
+                return []
             waiter = await self._line.wait(
-                count, deadline, held=held, bytes_max=bytes_max, front=is_first
+                count, deadline, held=held, bytes_max=bytes_max, front=is_first, owner=consumer
             )
             if waiter.is_over:
                 return []

@@ -31,6 +31,7 @@ from mpreg.errors import (
 )
 from mpreg.persistence import PersistenceConfig, PersistenceRegistry
 from mpreg.queues import (
+    Consumer,
     DeliveryGuarantee,
     Message,
     MessageQueue,
@@ -319,6 +320,8 @@ class _Process:
     subscribed: list[Subscription] = field(factory=list)
     left: list[tuple[Message, Seen]] = field(factory=list)
     """Deliveries that their consumers have forgotten."""
+    loops: dict[Consumer, None] = field(factory=dict)
+    """Those that somebody is in."""
 
     @property
     def effects(self) -> Any:
@@ -358,8 +361,15 @@ class _Process:
                 story.random.choice(story.scopes).cancel()
                 story.count("cancellations")
             elif story.random.random() < 0.2:
+                self._close_one_that_waits()
+            elif story.random.random() < 0.2:
                 story.simulation.clock.jump(story.random.uniform(-100, 100))
                 story.ledger.jumped_at = anyio.current_time()
+
+    def _close_one_that_waits(self) -> None:
+        if waiting := [one for one in self.loops if one._is_waiting]:
+            self.story.random.choice(waiting).close()
+            self.story.count("loops closed while they waited")
 
     async def pass_by(self, name: str) -> None:
         """Subscribe, take a few messages, settle some, and go."""
@@ -629,6 +639,7 @@ class _Consumer:
         story = self.process.story
         left = story.random.randint(1, 12)
         consumer = self.subscription.consume(prefetch=story.random.randint(1, 6))
+        self.process.loops[consumer] = None
         try:
             with anyio.move_on_after(math.inf if self.calm else 5.0):
                 async for message in consumer:
@@ -643,6 +654,7 @@ class _Consumer:
                     if not left:
                         break
         finally:
+            del self.process.loops[consumer]
             if self.calm:
                 # In the traceback of an error it would keep what it took ahead from its successor
                 # until the garbage collector comes.

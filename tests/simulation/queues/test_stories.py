@@ -34,6 +34,7 @@ def test_the_stories_leave_nothing_out() -> None:
         "effects",
         "events truncated",
         "logs truncated",
+        "loops closed while they waited",
         "messages left",
         "nacks",
         "power cuts",

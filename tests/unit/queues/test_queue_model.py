@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 import pytest
 from attrs import define, field
 from hypothesis import Phase, settings
@@ -33,6 +34,7 @@ from hypothesis.stateful import (
 from mpreg.errors import LeaseLostError
 from mpreg.persistence import PersistenceConfig, PersistenceRegistry
 from mpreg.queues import (
+    Consumer,
     Message,
     MessageQueue,
     MessageQueueManager,
@@ -355,6 +357,32 @@ class QueueModel(RuleBasedStateMachine):
         self.match(name, 1, [] if message is None else [message])
         if fails and message is not None:
             self.hands[-1][2].held_until = -1.0
+        self.run(anyio.sleep(0))
+
+    @rule(name=st.sampled_from(SUBSCRIPTIONS), prefetch=st.integers(1, 4), turns=st.integers(0, 12))
+    def close_while_another_task_waits(self, name: str, prefetch: int, turns: int) -> None:
+        """What it was about to get is as if it had never been taken."""
+        got: list[Message] = []
+
+        async def loop(consumer: Consumer) -> None:
+            async for message in consumer:
+                got.append(message)
+                await anyio.sleep(1_000)
+
+        async def close() -> None:
+            consumer = self.subscriptions[name].consume(prefetch)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(loop, consumer)
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                consumer.close()
+                await anyio.sleep(0.0001)
+                assert got or not consumer._is_waiting, "it still waits"
+                tasks.cancel_scope.cancel()
+
+        self.loop.run_until_complete(close())
+        if got:
+            self.match(name, 1, got)
         self.run(anyio.sleep(0))
 
     # --- settling ---
