@@ -12,6 +12,7 @@ from attrs import define, field
 from mpreg.actors.parking import is_being_cancelled
 from mpreg.queues.core import QueueCore
 from mpreg.queues.inbox import Dropped
+from mpreg.queues.second_look import is_still_wanted
 
 if TYPE_CHECKING:
     from mpreg.queues.message import Message
@@ -57,7 +58,7 @@ class Consumer:
         self._let_lease_run()
         self._end_if_closed()
         self._core.check_open()
-        if not self._ahead:
+        if (message := self._next_ahead()) is None:
             self._is_waiting = True
             try:
                 taken = await self._subscription._take(self._prefetch, None, consumer=self)
@@ -66,8 +67,9 @@ class Consumer:
             # Only now: it may have been closed, or given up, while this waited.
             self._ahead.extend(taken)
             self._end_if_closed()
-        self._current = self._ahead.popleft()
-        return self._current
+            message = self._ahead.popleft()
+        self._current = message
+        return message
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,6 +99,15 @@ class Consumer:
         if self._is_closed:
             self._give_back_ahead()
             raise StopAsyncIteration
+
+    def _next_ahead(self) -> Message | None:
+        """The first one that was taken ahead and may still be handed out."""
+        while self._ahead:
+            message = self._ahead.popleft()
+            lease = message._lease
+            if lease is None or is_still_wanted(self._core, lease, message._record):
+                return message
+        return None
 
     def _give_back_ahead(self) -> None:
         self._core.release(self._leases_ahead(), unseen=True)
