@@ -13,7 +13,7 @@ message is never counted ahead, and nothing dies that nobody has seen.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mpreg.queues.state import QueueState
     from mpreg.queues.subscription_state import SubscriptionState
 
-__all__ = ["UNASKED_MAX", "Counting", "bounded", "choose_ahead", "has_next"]
+__all__ = ["UNASKED_MAX", "Counting", "bounded", "choose_ahead", "has_next", "until_last"]
 
 #: Messages that are ready and that nobody has asked for, beyond which none are counted for one who
 #: takes fewer: who takes what was given back asks for none of those that were counted.
@@ -127,3 +127,17 @@ def choose_ahead(
         subscription.cursor(number).open[offset] = delivery
         chosen.append((delivery, record))
     return chosen
+
+
+def until_last(state: QueueState, deliveries: Sequence[tuple[Delivery, MessageRecord]]) -> int:
+    """How many of these one consumer may have at once, though it sees them one by one.
+
+    One whose attempt would be its last is only the first: else a message that kills its process
+    would take those behind it along, which nobody has seen.
+    """
+    used_max = state.configuration.max_deliveries - 1
+    for index in range(1, len(deliveries)):
+        delivery, _ = deliveries[index]
+        if delivery.attempt - delivery.forgiven - delivery.is_counted >= used_max:
+            return index
+    return len(deliveries)

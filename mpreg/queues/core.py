@@ -236,6 +236,8 @@ class QueueCore:
         for subscription in self.state.subscriptions.values():
             for delivery in subscription.deliveries():
                 if self.state.is_exhausted(delivery):
+                    if delivery.state is not DeliveryState.WAITING:
+                        delivery.reason = delivery.reason or "its process ended"
                     delivery.state = DeliveryState.DYING
                     self.dying.append((subscription, delivery))
         # Whether messages have a time of their own nobody knows before the first was looked at.
@@ -484,6 +486,7 @@ class QueueCore:
                 continue
             delivery = lease.delivery
             if not unseen and self.state.is_exhausted(delivery):
+                delivery.reason = delivery.reason or "its consumer gave it back"
                 delivery.state = DeliveryState.DYING
                 self.dying.append((lease.subscription, delivery))
                 self.ask_for_upkeep()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mpreg.queues.core import QueueCore
     from mpreg.queues.records import MessageRecord
-    from mpreg.queues.state import Lease
+    from mpreg.queues.subscription_state import Lease
 
 __all__ = ["is_still_wanted"]
 
@@ -28,6 +28,6 @@ def is_still_wanted(core: QueueCore, lease: Lease, record: MessageRecord) -> boo
         state.expire(lease.subscription, place, delivery.size)
     else:
         return True
-    core.forget(place)
+    core.contents.forget(place)
     core.room.admit()
     return False

@@ -12,6 +12,7 @@ import anyio.lowlevel
 from attrs import define, field
 
 from mpreg.errors import InvalidArgumentError, MpregError, QueueNotFoundError
+from mpreg.queues.ahead import until_last
 from mpreg.queues.configuration import checked_seconds
 from mpreg.queues.consumer import Consumer
 from mpreg.queues.core import QueueCore
@@ -208,13 +209,17 @@ class Subscription:
             if core.has_more(state):
                 line.call_first()
             return self._messages(own)
+        mine: list[tuple[Delivery, MessageRecord]] = choice.deliveries
+        theirs: list[tuple[Delivery, MessageRecord]] = []
         if others:
             split = count if is_first else others
             first, second = choice.deliveries[:split], choice.deliveries[split:]
             mine, theirs = (first, second) if is_first else (second, first)
-            own, served = HandOut(state, mine, held), list(self._serve(state, theirs))
-        else:
-            own, served = HandOut(state, choice.deliveries, held), []
+        if held and (fit := until_last(core.state, mine)) < len(mine):
+            mine, rest = mine[:fit], mine[fit:]
+            theirs = rest + theirs if is_first else theirs + rest
+        own = HandOut(state, mine, held)
+        served = list(self._serve(state, theirs)) if theirs else []
         if line.wanted:
             is_all = len(choice.deliveries) < wanted and choice.is_over
             if not is_all and core.has_more(state):
@@ -236,6 +241,8 @@ class Subscription:
         bounds of one of them are narrower than those by which they were chosen."""
         while deliveries and (waiter := self._line.pop()) is not None:
             count = _fitting(deliveries[: waiter.count], waiter.bytes_max)
+            if waiter.held:
+                count = until_last(self._core.state, deliveries[:count])
             hand_out = HandOut(state, deliveries[:count], waiter.held)
             deliveries = deliveries[count:]
             waiter.serve(hand_out)

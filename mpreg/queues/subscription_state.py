@@ -79,6 +79,8 @@ class SubscriptionState:
         ended = []
         while (due := self.next_due()) is not None and due <= now:
             _, _, delivery = heapq.heappop(self._deadlines)
+            if delivery.state is DeliveryState.LEASED:
+                delivery.reason = delivery.reason or "its lease ran out"
             self.cursors[delivery.lane].make_ready(delivery)
             ended.append(delivery)
         return ended

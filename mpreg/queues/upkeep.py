@@ -249,7 +249,7 @@ async def _write_letters(core: QueueCore, letters: list[_Letter]) -> None:
                 reason = f"{core.storage.where(*place)} cannot be read"
             else:
                 reason = f"used up its {core.configuration.max_deliveries} deliveries"
-                delivery.reason = delivery.reason or "its lease ran out"
+                delivery.reason = delivery.reason or "nobody said why"
             died = core.let_die(subscription, delivery, record, reason, transaction)
             core.write(died, transaction, lambda _: core.room.admit())
             told.append(("?" if record is None else record.id, reason, delivery.reason))
