@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from attrs import define, field
 
+from mpreg.queues.agreement import Agreement
 from mpreg.queues.configuration import DeliveryGuarantee, QueueConfiguration
 from mpreg.queues.cursor import Delivery, DeliveryState
 from mpreg.queues.intervals import IntervalSet, covered_at_least
@@ -64,6 +65,7 @@ class QueueState:
     acknowledged: int = 0
     expired: int = 0
     redelivered: int = 0
+    _agreement: Agreement = field(factory=Agreement)
 
     def __attrs_post_init__(self) -> None:
         self.required_acknowledgments = self.configuration.required_acknowledgments
@@ -199,6 +201,7 @@ class QueueState:
             if name in self.deleted_subscriptions:
                 return subscription
             self.subscriptions[name] = subscription
+            self._agreement.forget()
             for lane in self.lanes.values():
                 subscription.cursor(lane.number).done = lane.finished.copy()
         return subscription
@@ -219,6 +222,7 @@ class QueueState:
             return
         # Whoever has a message of it holds nothing any more.
         subscription.cursors.clear()
+        self._agreement.forget()
         deleted = self.deleted_subscriptions
         deleted[event.name] = None
         if len(deleted) > DELETED_SUBSCRIPTIONS_MAX:
@@ -271,11 +275,21 @@ class QueueState:
         if len(self.subscriptions) == 1 and not self.is_quorum:
             # The one that has just finished it.
             return True
-        cursors = (subscription.cursor(lane) for subscription in self.subscriptions.values())
         if self.is_quorum:
-            needed = self.required_acknowledgments
-            return sum(offset in cursor.acknowledged for cursor in cursors) >= needed
-        return all(offset in cursor.done for cursor in cursors)
+            return self._has_quorum(lane, offset)
+        return self._agreement.is_reached(self.subscriptions.values(), lane, offset)
+
+    def _has_quorum(self, lane: int, offset: int) -> bool:
+        needed = self.required_acknowledgments
+        if offset in self.lane(lane).finished:
+            # It had one before.
+            return True
+        for subscription in self.subscriptions.values():
+            if offset in subscription.cursor(lane).acknowledged:
+                needed -= 1
+                if not needed:
+                    return True
+        return False
 
     # --- messages ---
 

@@ -1,5 +1,5 @@
-"""The last attempt of a message is its consumer's alone: one that kills its process takes none along
-that nobody has seen. And what a dead letter says of an attempt that ended without a word."""
+"""The last attempt of a message is its consumer's alone: one that kills its process takes none with
+it that nobody has seen. And what a dead letter says of an attempt that ended without a word."""
 
 from __future__ import annotations
 
