@@ -474,7 +474,8 @@ class MessageQueue:
         are, some are read at a time, and moved together, all or none of them, before the next.
 
         Raises:
-            QueueFullError: the target has no room; those sent until then stay sent.
+            QueueFullError: the target has no room for the next one; as many as it had room for were
+                sent, and it says how many.
         """
         target = self if to is None else to
         self._core.check_open()

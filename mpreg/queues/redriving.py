@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from contextlib import aclosing
 from typing import TypeAlias
 
-from mpreg.errors import InvalidArgumentError
+from mpreg.errors import InvalidArgumentError, QueueFullError
 from mpreg.persistence import Transaction
 from mpreg.queues.configuration import QueueType
 from mpreg.queues.core import QueueCore
@@ -40,11 +40,11 @@ async def redrive(
                 some[-1].append(letter)
                 continue
             if some and (len(some) == MOVED_PER_BATCH or size > bytes_max):
-                moved += await _redrive_some(core, some, target, send)
+                moved += await _redrive_some(core, some, target, send, moved)
                 some, size = [], 0
             some.append([letter])
             size += letter.size_bytes
-    return moved + await _redrive_some(core, some, target, send)
+    return moved + await _redrive_some(core, some, target, send, moved)
 
 
 async def _whole_letters(
@@ -60,12 +60,33 @@ async def _whole_letters(
 
 
 async def _redrive_some(
-    core: QueueCore, dead: list[list[DeadLetter]], target: QueueCore, send: Send
+    core: QueueCore, dead: list[list[DeadLetter]], target: QueueCore, send: Send, moved_before: int
 ) -> int:
     moved, limits = 0, core.storage.limits
     for some in batches(dead, _dead_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.batch):
         for batch in batches(some, _keys_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.keys):
-            moved += await _redrive(core, batch, target, send)
+            moved += await _redrive_fitting(core, batch, target, send, moved_before + moved)
+    return moved
+
+
+async def _redrive_fitting(
+    core: QueueCore, dead: list[list[DeadLetter]], target: QueueCore, send: Send, moved_before: int
+) -> int:
+    """As many together as there is room for."""
+    moved, count = 0, len(dead)
+    while dead:
+        try:
+            moved += await _redrive(core, dead[:count], target, send)
+        except QueueFullError as error:
+            if count == 1:
+                raise QueueFullError(
+                    f"{moved_before + moved} dead letters were sent again; the next one has no "
+                    f"room, and the others stay as they were: {error}"
+                ) from error
+            count //= 2
+        else:
+            dead = dead[count:]
+            count = min(count, len(dead))
     return moved
 
 

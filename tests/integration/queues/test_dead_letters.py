@@ -374,17 +374,24 @@ async def test_they_can_be_redriven_to_another_queue(data_dir: Path) -> None:
         assert (jobs.statistics().size, jobs.statistics().dead) == (0, 0)
 
 
-async def test_what_the_target_has_no_room_for_stays_a_dead_letter(data_dir: Path) -> None:
+@pytest.mark.parametrize(("letters", "room"), [(2, 1), (6, 5), (7, 2), (150, 100), (4, 0)])
+async def test_as_many_are_redriven_as_there_is_room_for(
+    data_dir: Path, letters: int, room: int
+) -> None:
     async with open_queues(data_dir) as (_, queues):
         jobs = await queues.create_queue("jobs", ONCE)
-        small = await queues.create_queue("small", QueueConfiguration(max_size=1))
-        await jobs.send_many([0, 1])
-        await kill(jobs, 2)
-        with pytest.raises(QueueFullError):
+        small = await queues.create_queue("small", QueueConfiguration(max_size=room + 1))
+        await small.send("before")
+        await jobs.send_many(range(letters))
+        for message in await jobs.receive_many(letters, 0):
+            await message.nack()
+        with pytest.raises(QueueFullError, match=f"^{room} dead letters were sent again"):
             await jobs.redrive(to=small)
-        assert payloads(await jobs.dead_letters()) == [0, 1]
-        assert await jobs.redrive([(await jobs.dead_letters())[1]], to=small) == 1
-        assert await finished(small, 1) == [1]
+        assert payloads(await jobs.dead_letters()) == list(range(room, letters))
+        assert await finished(small, room + 1) == ["before", *range(room)]
+        last = (await jobs.dead_letters())[-1]
+        assert await jobs.redrive([last], to=small) == 1
+        assert await finished(small, 1) == [letters - 1]
 
 
 async def test_purged_they_are_gone_for_good(data_dir: Path) -> None:
