@@ -16,7 +16,7 @@ from attrs import define, field
 from mpreg.queues.cursor import Cursor
 
 if TYPE_CHECKING:
-    from mpreg.queues.state import SubscriptionState
+    from mpreg.queues.subscription_state import SubscriptionState
 
 __all__ = ["Agreement"]
 

@@ -189,8 +189,11 @@ class QueueCore:
         if (line := self.lines.get(subscription)) is not None:
             line.call_first()
 
-    async def change(self, event: Event, then: Callable[[bool], None]) -> None:
-        """`write` in a transaction of its own, or at once where nothing is stored.
+    async def change(
+        self, event: Event, then: Callable[[bool], None], *, before: Sequence[Event] = ()
+    ) -> None:
+        """`write` in a transaction of its own, after those that come ``before``, or at once where
+        nothing is stored.
 
         ``then`` is told exactly once, whatever happens.
         """
@@ -204,6 +207,8 @@ class QueueCore:
             raise
         if self.stored:
             async with self.registry.transaction() as transaction:
+                for one in before:
+                    self.write(one, transaction)
                 self.write(event, transaction, then)
         else:
             self.state.apply(event)

@@ -21,6 +21,7 @@ from mpreg.errors import MpregError, QueueDeletedError, WriterStoppedError
 from mpreg.persistence import PersistenceRegistry
 from mpreg.queues.core import QueueCore
 from mpreg.queues.core import log as logger
+from mpreg.queues.passing import write_passed
 from mpreg.queues.upkeep import ENDING, Saved, keep_up, next_due, save, write_released
 
 __all__ = ["Keeper"]
@@ -153,7 +154,7 @@ class Keeper:
 
     async def before_close(self) -> None:
         """Stop the tasks, and write what was given back unseen, so that it does not count after the
-        next start. No promise depends on it."""
+        next start, and what was passed over. No promise depends on it."""
         if self._state is _State.NEW:
             self._state = _State.ENDED
             return
@@ -262,6 +263,7 @@ async def _write_unseen(core: QueueCore) -> None:
     if core.stored:
         core.hand_outs.forgive_ahead()
         await write_released(core)
+        await write_passed(core)
 
 
 async def _try_to_write(write: Callable[[], Awaitable[None]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import anyio
@@ -34,6 +34,7 @@ from mpreg.queues.dead_letters import (
 )
 from mpreg.queues.message import Message, Receipt, settle_all
 from mpreg.queues.outgoing import Outgoing, begun_anew, make_outgoing
+from mpreg.queues.passing import put_back, take_passed_of
 from mpreg.queues.records import (
     Event,
     Purged,
@@ -355,9 +356,12 @@ class MessageQueue:
                 return self._cursor(name)
             else:
                 starts = None
+            # With another pattern they would count again after a restart.
+            passed = [] if state is None else take_passed_of(state, core.storage.limits.places)
             await self._change(
                 SubscriptionChanged(name, None if pattern is None else pattern.text, starts),
-                lambda _: None,
+                lambda committed: None if committed else put_back(core.state, passed),
+                before=passed,
             )
             return self._cursor(name)
 
@@ -400,7 +404,9 @@ class MessageQueue:
             await self._change(SubscriptionDeleted(name), then)
             await core.measure()
 
-    async def _change(self, event: Event, then: Callable[[bool], None]) -> None:
+    async def _change(
+        self, event: Event, then: Callable[[bool], None], before: Sequence[Event] = ()
+    ) -> None:
         """Write what becomes of a subscription. Cancelled while that is under way, the next change
         waits until it is known whether this one has happened."""
         decided = self._decided = anyio.Event()
@@ -409,7 +415,7 @@ class MessageQueue:
             decided.set()
             then(committed)
 
-        await self._core.change(event, settled)
+        await self._core.change(event, settled, before=before)
 
     def _starts(self, start: str | int) -> dict[int, int] | None:
         lanes = self._core.state.lanes

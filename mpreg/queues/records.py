@@ -23,6 +23,7 @@ __all__ = [
     "Kept",
     "LaneOpened",
     "MessageRecord",
+    "PassedOver",
     "Place",
     "Purged",
     "Released",
@@ -160,6 +161,14 @@ class Configured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12)
     required_acknowledgments: int
 
 
+class PassedOver(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
+    """The subscription had no use for these messages."""
+
+    subscription: str
+    ranges: list[tuple[int, int, int]]
+    """(lane, the first offset, the one after the last) of each."""
+
+
 Event: TypeAlias = (
     HandedOut
     | Settled
@@ -173,6 +182,7 @@ Event: TypeAlias = (
     | LaneOpened
     | Kept
     | Configured
+    | PassedOver
 )
 
 

@@ -3,8 +3,8 @@
 Every change that must survive is an event of `mpreg.queues.records`. It is written first; when it
 is durable, `QueueState.apply` takes it in. A restart applies the same events in the same order, so
 that the state after a restart is the state before it, but for what no event tells: who holds a
-message (nobody: the process is gone), and what was passed over without a word (it is looked at
-again).
+message (nobody: the process is gone), and what was passed over a moment ago, or had expired (it is
+looked at again).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from mpreg.queues.records import (
     Kept,
     LaneOpened,
     MessageRecord,
+    PassedOver,
     Place,
     Purged,
     Released,
@@ -127,6 +128,8 @@ class QueueState:
                 self._purge(event)
             case Configured():
                 self._configure(event)
+            case PassedOver():
+                self._skip(event)
             case LaneOpened():
                 self.lane(event.lane)
             case Kept():
@@ -184,6 +187,19 @@ class QueueState:
             lane.forget_bytes(end)
             for subscription in self.subscriptions.values():
                 subscription.cursor(number).finish_ranges([(0, end)])
+
+    def _skip(self, event: PassedOver) -> None:
+        subscription = self._subscribe(event.subscription)
+        for number in {lane for lane, _, _ in event.ranges}:
+            ranges = [(start, stop) for lane, start, stop in event.ranges if lane == number]
+            subscription.cursor(number).finish_ranges(ranges)
+            lane = self.lane(number)
+            finished = lane.finished.count()
+            for start, stop in self._agreed(number).ranges():
+                lane.finished.add_range(start, stop)
+            if lane.finished.count() > finished:
+                # After a restart: else it was known before it was written.
+                lane.forget_bytes()
 
     def _configure(self, event: Configured) -> None:
         before = self.required_acknowledgments
@@ -249,9 +265,11 @@ class QueueState:
     # --- finishing ---
 
     def pass_over(self, subscription: SubscriptionState, place: Place, size: int) -> None:
-        """The subscription has no use for a message: nothing is written, a restart finds out
-        again."""
+        """The subscription has no use for a message: that is written later, if at all, and else a
+        restart finds out again."""
         lane, offset = place
+        if self.configuration.is_stored and offset not in self.lane(lane).finished:
+            subscription.passed_in(lane).add(offset)
         subscription.cursor(lane).finish(offset)
         self._finish(lane, offset, size)
 

@@ -10,6 +10,7 @@ import msgspec
 from attrs import define, field
 
 from mpreg.queues.cursor import Cursor, Delivery, DeliveryState
+from mpreg.queues.intervals import IntervalSet
 from mpreg.queues.records import Place
 from mpreg.queues.topics import TopicPattern
 
@@ -27,6 +28,8 @@ class SubscriptionState:
     """By lane."""
     deleting: bool = False
     """Whether its deletion is being written: nothing more is written of its messages."""
+    passed: dict[int, IntervalSet] = field(factory=dict)
+    """By lane, what it has passed over and no event, and no snapshot, tells of."""
     _deadlines: list[tuple[float, int, Delivery]] = field(factory=list)
     _clear_at: int = CLEAR_DEADLINES_AT
     """How many deadlines there are when those that do not count any more are thrown out."""
@@ -37,8 +40,16 @@ class SubscriptionState:
             cursor = self.cursors[lane] = Cursor()
         return cursor
 
+    def passed_in(self, lane: int) -> IntervalSet:
+        return self.passed.setdefault(lane, IntervalSet())
+
     def matches(self, topic: str) -> bool:
         return self.pattern is None or self.pattern.matches(topic)
+
+    def has_no_use_for(self, place: Place, topic: str) -> bool:
+        """Whether it never had the message, and is not to get it."""
+        delivery = self.find(place)
+        return (delivery is None or delivery.is_counted) and not self.matches(topic)
 
     def deliveries(self) -> Iterator[Delivery]:
         """The exceptional messages."""

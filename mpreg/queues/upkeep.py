@@ -29,6 +29,7 @@ from mpreg.queues.core import SNAPSHOT_AFTER_CHANGES, QueueCore
 from mpreg.queues.core import log as logger
 from mpreg.queues.cursor import Delivery, DeliveryState
 from mpreg.queues.lane import Lane
+from mpreg.queues.passing import put_back, take_passed
 from mpreg.queues.records import (
     DeadLettersRemoved,
     Kept,
@@ -298,7 +299,8 @@ def _superfluous(dead: dict[str, float], limits: QueueConfiguration, wall: float
 
 
 async def _sweep(core: QueueCore) -> None:
-    """Drop expired messages from the front, and ids whose window is over."""
+    """Drop expired messages from the front, and ids whose window is over. Subscriptions pass over
+    what they have no use for there: after a restart that may be all that is left of it."""
     if sent := core.deduplicated:
         deduplication = core.storage.shared.deduplication
         while await deduplication.sweep_expired(SWEPT_PER_UPKEEP) == SWEPT_PER_UPKEEP:
@@ -346,6 +348,10 @@ async def _sweep_lane(core: QueueCore, subscription: SubscriptionState | None, l
         lane.send_times.note(offset, record.sent_at)
         core.expiring = core.expiring or record.expires_at is not None
         if not record.is_expired(core.wall()):
+            if subscription is not None and subscription.has_no_use_for(place, record.topic):
+                core.state.pass_over(subscription, place, size)
+                core.contents.forget(place)
+                continue
             if record.expires_at is not None:
                 wait = max(record.expires_at - core.wall(), SWEEP_SECONDS_MIN)
                 core.sweep_due = min(core.sweep_due, anyio.current_time() + wait)
@@ -399,6 +405,7 @@ async def save(core: QueueCore, saved: Saved) -> None:
     """Save the state, and drop the events that are not needed any more."""
     # The snapshot knows it.
     released, core.released = core.released, {}
+    passed = take_passed(core.state, core.storage.limits.places)
     changes, end = core.changes, core.events_end
     data = encode_snapshot(core.state, end)
     slot = saved.oldest
@@ -408,6 +415,7 @@ async def save(core: QueueCore, saved: Saved) -> None:
         await saved.slots[slot].save(data)
     except BaseException:
         core.released |= released
+        put_back(core.state, passed)
         raise
     saved.ends[slot] = end
     saved.newest = slot

@@ -1,0 +1,62 @@
+"""What subscriptions have passed over, and that it is written.
+
+Passing over a message is not an event of its own: who subscribes to one topic of a hundred would
+write ninety-nine of them for nothing. It is remembered as ranges, and written together: when the
+queue closes, and with another pattern, under which the messages would count again. What a crash
+forgets is found out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from mpreg.queues.records import PassedOver
+from mpreg.queues.sizes import batches
+
+if TYPE_CHECKING:
+    from mpreg.queues.core import QueueCore
+    from mpreg.queues.state import QueueState
+    from mpreg.queues.subscription_state import SubscriptionState
+
+__all__ = ["put_back", "take_passed", "take_passed_of", "write_passed"]
+
+
+def take_passed(state: QueueState, ranges_max: int) -> list[PassedOver]:
+    """What all subscriptions have passed over since it was last taken, in events that are to be
+    written, or `put_back`."""
+    subscriptions = state.subscriptions.values()
+    return [event for one in subscriptions for event in take_passed_of(one, ranges_max)]
+
+
+def take_passed_of(subscription: SubscriptionState, ranges_max: int) -> list[PassedOver]:
+    passed, subscription.passed = subscription.passed, {}
+    ranges = [(lane, *one) for lane, found in passed.items() for one in found.ranges()]
+    return [
+        PassedOver(subscription.name, some)
+        for some in batches(ranges, lambda _: 0, count_max=ranges_max, bytes_max=1 << 30)
+    ]
+
+
+def put_back(state: QueueState, events: Iterable[PassedOver]) -> None:
+    """It was not written."""
+    for event in events:
+        if (subscription := state.subscriptions.get(event.subscription)) is not None:
+            for lane, start, stop in event.ranges:
+                subscription.passed_in(lane).add_range(start, stop)
+
+
+async def write_passed(core: QueueCore) -> None:
+    """Cancelled, or where it raises, what is not written is written the next time."""
+    events = take_passed(core.state, core.storage.limits.places)
+    if not events:
+        return
+
+    def then(committed: bool) -> None:
+        if not committed:
+            put_back(core.state, events)
+
+    async with core.registry.transaction() as transaction:
+        transaction.on_settled(then)
+        for event in events:
+            core.write(event, transaction)

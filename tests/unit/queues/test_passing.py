@@ -1,0 +1,80 @@
+"""What was passed over, written and read back, beside the state in which it was passed over."""
+
+from __future__ import annotations
+
+from random import Random
+
+from mpreg.queues.configuration import DeliveryGuarantee, QueueConfiguration
+from mpreg.queues.passing import put_back, take_passed
+from mpreg.queues.records import (
+    Event,
+    HandedOut,
+    MessageRecord,
+    PassedOver,
+    Settled,
+    SubscriptionChanged,
+    decode_event,
+    encode,
+)
+from mpreg.queues.selection import choose
+from mpreg.queues.state import QueueState
+
+PATTERNS = ("a", "b", "#", None)
+
+
+def test_a_state_is_the_same_after_what_was_passed_over_is_read_back() -> None:
+    for seed in range(300):
+        random = Random(seed)
+        configuration = QueueConfiguration(delivery_guarantee=DeliveryGuarantee.BROADCAST)
+        state = QueueState(configuration)
+        events: list[bytes] = []
+        topics: list[str] = []
+
+        def write(event: Event, state: QueueState = state, events: list[bytes] = events) -> None:
+            events.append(encode(event))
+            state.apply(decode_event(events[-1], ""))
+
+        def look(place: tuple[int, int], topics: list[str] = topics) -> tuple[MessageRecord, int]:
+            return MessageRecord("", 0.0, topics[place[1]], 0.0, None, {}, b""), 1
+
+        for _ in range(random.randint(1, 40)):
+            pick = random.random()
+            if pick < 0.4:
+                topics.append(random.choice("abc"))
+                state.sent(0, 1, 1)
+            elif pick < 0.6:
+                name, pattern = random.choice("xy"), random.choice(PATTERNS)
+                for passed in take_passed(state, random.randint(1, 3)):
+                    write(passed)
+                write(SubscriptionChanged(name, pattern, None))
+            elif state.subscriptions:
+                name = random.choice(list(state.subscriptions))
+                chosen = choose(
+                    state, state.subscriptions[name], random.randint(1, 3), look, wall=0.0, now=0.0
+                )
+                for delivery, _ in chosen.deliveries:
+                    write(HandedOut(name, [(0, delivery.offset, 1, 0, 1)]))
+                    if random.random() < 0.7:
+                        write(Settled(name, [(0, delivery.offset)]))
+        before = state.lanes[0].bytes
+        taken = take_passed(state, 2)
+        assert all(len(one.ranges) <= 2 for one in taken)
+        put_back(state, taken)
+        for passed in take_passed(state, 2):
+            write(passed)
+        assert take_passed(state, 2) == []
+        assert state.lanes[0].bytes == before, "it was counted already"
+
+        again = QueueState(configuration)
+        for data in events:
+            again.apply(decode_event(data, ""))
+        again.place_lane(0, 0, len(topics))
+        assert again.lanes[0].finished == state.lanes[0].finished, seed
+        for name, subscription in state.subscriptions.items():
+            assert again.subscriptions[name].cursor(0).done == subscription.cursor(0).done, seed
+
+
+def test_it_is_written_as_an_event_with_a_number_of_its_own() -> None:
+    event = PassedOver("s", [(0, 3, 9)])
+    assert encode(event) == bytes([0x93, 13, 0xA1]) + b"s" + bytes([0x91, 0x93, 0, 3, 9])
+    assert decode_event(encode(event), "") == event
