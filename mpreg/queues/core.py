@@ -26,6 +26,7 @@ from mpreg.queues.bodies import Bodies
 from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.contents import Contents
 from mpreg.queues.cursor import Delivery, DeliveryState
+from mpreg.queues.deaths import Deaths
 from mpreg.queues.hand_outs import HandOuts
 from mpreg.queues.inbox import Dropped, Inbox
 from mpreg.queues.joint import JointAppends, JointEvents
@@ -83,6 +84,7 @@ class QueueCore:
     """When the keeper looks at the queue next."""
     room: Room = field(init=False)
     inbox: Inbox = field(init=False)
+    deaths: Deaths = field(init=False)
     failure: Exception | None = None
     """Why nothing can be done with the queue any more."""
     deleting: bool = False
@@ -123,6 +125,7 @@ class QueueCore:
 
     def __attrs_post_init__(self) -> None:
         self.room = Room(self.name, self.state, self._refusal)
+        self.deaths = Deaths(self.state.dead)
         self.stored = self.configuration.is_stored
         self.contents = Contents(
             self.storage, self.state, self.bodies, self.stored, self.ask_for_upkeep
@@ -628,12 +631,13 @@ class QueueCore:
         self.events_end = offset + 1
         self.state.apply(event)
         if type(event) is Died:
-            self._has_died()
+            self._has_died(event)
         # One event is read faster than several that tell of as much, and yet takes its time.
         self.changed(1 + messages // MESSAGES_PER_CHANGE)
 
-    def _has_died(self) -> None:
+    def _has_died(self, event: Died) -> None:
         """There is one more dead letter: perhaps too many, perhaps the first that will be old."""
+        self.deaths.note(dead_letter_key(event.place, event.subscription), event.died_at)
         if len(self.state.dead) > self.configuration.dead_letters_max:
             self.ask_for_upkeep()
         elif self.configuration.dead_letter_ttl_seconds is not None:

@@ -24,7 +24,6 @@ from mpreg.errors import (
     WriterStoppedError,
 )
 from mpreg.persistence import SnapshotStore
-from mpreg.queues.configuration import QueueConfiguration
 from mpreg.queues.core import SNAPSHOT_AFTER_CHANGES, QueueCore
 from mpreg.queues.core import log as logger
 from mpreg.queues.cursor import Delivery, DeliveryState
@@ -132,8 +131,7 @@ def next_due(core: QueueCore) -> float:
     due = [one.next_due() for one in core.state.subscriptions.values()]
     due += [core.sweep_due, core.upkeep_due]
     limit = core.configuration.dead_letter_ttl_seconds
-    if limit is not None and core.state.dead:
-        oldest = next(iter(core.state.dead.values()))
+    if limit is not None and (oldest := core.deaths.oldest()) is not None:
         due.append(anyio.current_time() + max(oldest + limit - core.wall(), SWEEP_SECONDS_MIN))
     return min((one for one in due if one is not None), default=math.inf)
 
@@ -266,7 +264,7 @@ def _is_dying(subscription: SubscriptionState, delivery: Delivery) -> bool:
 
 
 async def _drop_dead_letters(core: QueueCore) -> None:
-    while superfluous := _superfluous(core.state.dead, core.configuration, core.wall()):
+    while superfluous := _superfluous(core):
         bytes_max = core.storage.limits.keys
         drop = next(batches(superfluous, _size, count_max=DROPPED_PER_BATCH, bytes_max=bytes_max))
         async with core.registry.transaction() as transaction:
@@ -280,18 +278,13 @@ def _size(key: str) -> int:
     return len(key.encode())
 
 
-def _superfluous(dead: dict[str, float], limits: QueueConfiguration, wall: float) -> list[str]:
+def _superfluous(core: QueueCore) -> list[str]:
     """The dead letters over the limits of number and age, the oldest first, a few at a time."""
-    over = len(dead) - limits.dead_letters_max
-    ttl = limits.dead_letter_ttl_seconds
-    drop: list[str] = []
-    for key, died_at in dead.items():
-        is_old = ttl is not None and died_at + ttl <= wall
-        if len(drop) >= max(over, 0) and not is_old:
-            break
-        drop.append(key)
-        if len(drop) == DROPPED_PER_BATCH:
-            break
+    limits, dead = core.configuration, core.state.dead
+    over = min(max(len(dead) - limits.dead_letters_max, 0), DROPPED_PER_BATCH)
+    drop = list(itertools.islice(dead, over))
+    if (ttl := limits.dead_letter_ttl_seconds) is not None and not drop:
+        drop = core.deaths.until(core.wall() - ttl, DROPPED_PER_BATCH)
     return drop
 
 

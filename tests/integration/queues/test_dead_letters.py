@@ -443,6 +443,34 @@ def test_dead_letters_are_kept_for_as_long_as_configured() -> None:
     virtual(story)
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_one_that_died_while_the_clock_was_ahead_does_not_keep_others_from_growing_old(
+    data_dir: Path, restarts: bool
+) -> None:
+    clock = TurnedClock()
+    settings = QueueConfiguration(max_deliveries=1, dead_letter_ttl_seconds=1_000.0)
+    async with open_queue(data_dir, settings, clock=clock) as jobs:
+        await jobs.send_many(["ahead", "then", "later"])
+        clock.now += 1e7
+        await kill(jobs)
+        clock.now -= 1e7
+        await kill(jobs)
+        clock.now += 600.0
+        await kill(jobs)
+        await jobs.redrive([(await jobs.dead_letters())[-1]])
+        await kill(jobs)
+        clock.now += 500.0
+        if not restarts:
+            jobs._core.ask_for_upkeep()
+            await until(lambda: jobs.statistics().dead == 2)
+            assert payloads(await jobs.dead_letters()) == ["ahead", "later"]
+    async with open_queue(data_dir, clock=clock) as jobs:
+        await until(lambda: jobs.statistics().dead == 2)
+        clock.now += 1e7
+        jobs._core.ask_for_upkeep()
+        await until(lambda: jobs.statistics().dead == 0)
+
+
 async def test_dead_letters_of_one_queue_are_not_those_of_another(data_dir: Path) -> None:
     async with open_queues(data_dir) as (_, queues):
         some = [await queues.create_queue(name, ONCE) for name in ("a", "b", "ab")]
