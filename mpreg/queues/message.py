@@ -8,6 +8,7 @@ from typing import Any, Final
 from mpreg.codec import decode_value
 from mpreg.errors import InvalidArgumentError
 from mpreg.persistence import Transaction
+from mpreg.queues.arguments import check_transaction
 from mpreg.queues.configuration import checked_seconds
 from mpreg.queues.core import QueueCore
 from mpreg.queues.records import Event, MessageRecord, Settled
@@ -49,6 +50,7 @@ class Receipt:
         if transaction is None:
             await core.acknowledge([lease])
         else:
+            check_transaction(transaction)
             core.settle([lease], _acknowledged([lease]), transaction)
 
     async def nack(
@@ -67,6 +69,7 @@ class Receipt:
             raise InvalidArgumentError(f"a reason is str, not {type(reason).__name__}")
         if delay_seconds is not None:
             checked_seconds("delay_seconds", delay_seconds)
+        check_transaction(transaction)
         if (lease := self._lease) is None:
             return
         core = self._core

@@ -58,6 +58,12 @@ def make_outgoing(
         ttl_seconds = configuration.message_ttl_seconds
     else:
         ttl_seconds = checked_seconds("ttl_seconds", ttl_seconds)
+    if ttl_seconds is not None and delay >= ttl_seconds:
+        raise InvalidArgumentError(
+            f"a message that lives for {ttl_seconds:g} seconds and is not visible before "
+            f"{delay:g} would never be handed out: its delay_seconds are to be less than its "
+            "ttl_seconds, or than the queue's message_ttl_seconds"
+        )
     expires_at = None if ttl_seconds is None else sent_at + ttl_seconds
     records = [
         MessageRecord(

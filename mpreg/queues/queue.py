@@ -18,6 +18,14 @@ from mpreg.errors import (
     VersionConflictError,
 )
 from mpreg.persistence import Transaction
+from mpreg.queues.arguments import (
+    check_after,
+    check_limit,
+    check_sending,
+    check_start,
+    check_transaction,
+    checked_list,
+)
 from mpreg.queues.configuration import (
     DeliveryGuarantee,
     QueueConfiguration,
@@ -41,7 +49,7 @@ from mpreg.queues.records import (
     SubscriptionChanged,
     SubscriptionDeleted,
 )
-from mpreg.queues.redriving import letter_name, redrive
+from mpreg.queues.redriving import letter_names, redrive
 from mpreg.queues.state import DEFAULT_SUBSCRIPTION
 from mpreg.queues.statistics import QueueStatistics, count_queue
 from mpreg.queues.subscription import Subscription
@@ -111,8 +119,8 @@ class MessageQueue:
         ``payload`` is None, bool, int (64 bits), float, str, bytes, or lists and dicts (with str
         keys) of these: it comes back exactly so. ``priority`` (0 to 255, higher first) needs a
         queue of `QueueType.PRIORITY`. It is not visible before ``delay_seconds``, and dropped
-        after ``ttl_seconds`` (None: the queue's ``message_ttl_seconds``). Both count from when
-        there was room for it.
+        after ``ttl_seconds`` (None: the queue's ``message_ttl_seconds``), which must be more than
+        the delay. Both count from when there was room for it.
 
         With a ``deduplication_id`` that was sent within the queue's window nothing is sent, and
         the id of that message is returned. In a transaction the check is made now: where another
@@ -125,6 +133,8 @@ class MessageQueue:
         """
         encoded_id = None if deduplication_id is None else self._checked_id(deduplication_id)
         outgoing = self._outgoing([payload], topic, priority, delay_seconds, ttl_seconds, headers)
+        if transaction is not None or encoded_id is not None:
+            check_sending(wait_seconds, transaction)
         record = outgoing.records[0]
         if encoded_id is None:
             await self._send(outgoing, wait_seconds, transaction)
@@ -164,12 +174,12 @@ class MessageQueue:
         transaction: Transaction | None = None,
     ) -> list[str]:
         """Send messages side by side, all or none, and return their ids. As `send`."""
-        payloads = list(payloads)
+        payloads = checked_list("payloads", payloads)
+        outgoing = self._outgoing(payloads, topic, priority, delay_seconds, ttl_seconds, headers)
+        check_sending(wait_seconds, transaction)
         if not payloads:
-            self._core.check_open()
             await anyio.lowlevel.checkpoint()
             return []
-        outgoing = self._outgoing(payloads, topic, priority, delay_seconds, ttl_seconds, headers)
         await self._send(outgoing, wait_seconds, transaction)
         return [record.id for record in outgoing.records]
 
@@ -319,8 +329,11 @@ class MessageQueue:
         Raises:
             LeaseLostError: one of them is not its delivery's any more; nothing was changed.
         """
-        messages = list(messages)
+        messages = checked_list("messages", messages)
+        check_transaction(transaction)
         for message in messages:
+            if not isinstance(message, Receipt):
+                raise InvalidArgumentError(f"a message that was received, not {message!r:.80}")
             if message._core is not self._core:
                 raise InvalidArgumentError(f"{message!r} is not of queue {self.name!r}")
         if len(messages) > 1 and len(set(map(id, messages))) != len(messages):
@@ -344,6 +357,7 @@ class MessageQueue:
         sent from now on) or an offset (only where there are no priorities).
         """
         _check_name(name, self._core.storage.limits.subscription_name)
+        check_start(start)
         pattern = None if topic_pattern is None else TopicPattern(topic_pattern)
         core = self._core
         async with self._changing:
@@ -423,19 +437,18 @@ class MessageQueue:
             return None
         if start == "latest":
             return {number: lane.end for number, lane in lanes.items()}
-        if isinstance(start, int) and not isinstance(start, bool) and start >= 0:
-            if self.configuration.queue_type is QueueType.PRIORITY:
-                raise InvalidArgumentError(
-                    "start: an offset means nothing in a queue with priorities; "
-                    "use 'earliest' or 'latest'"
-                )
-            if start > (end := lanes[0].end):
-                raise InvalidArgumentError(
-                    f"start: offset {start} is beyond the next message's, {end}; use 'latest' for "
-                    "what is sent from now on"
-                )
-            return {0: start}
-        raise InvalidArgumentError(f"start is 'earliest', 'latest' or an offset, not {start!r}")
+        assert isinstance(start, int), "it was checked"
+        if self.configuration.queue_type is QueueType.PRIORITY:
+            raise InvalidArgumentError(
+                "start: an offset means nothing in a queue with priorities; "
+                "use 'earliest' or 'latest'"
+            )
+        if start > (end := lanes[0].end):
+            raise InvalidArgumentError(
+                f"start: offset {start} is beyond the next message's, {end}; use 'latest' for "
+                "what is sent from now on"
+            )
+        return {0: start}
 
     def _cursor(self, name: str) -> Subscription:
         state = self._core.state.subscriptions.get(name)
@@ -457,12 +470,14 @@ class MessageQueue:
     async def dead_letters(self, limit: int | None = None) -> list[DeadLetter]:
         """The messages that used up their attempts, by priority and age; at most ``limit``."""
         self._core.check_open()
+        check_limit(limit)
         return await list_dead_letters(self._core, limit=limit)
 
     def scan_dead_letters(self, after: str | None = None) -> AsyncGenerator[DeadLetter, None]:
         """`dead_letters` one by one, as they are read; with ``after``, those behind the one with
         this key. To be closed (`contextlib.aclosing`) where it is left early."""
         self._core.check_open()
+        check_after(after)
         return scan_dead_letters(self._core, after)
 
     async def redrive(
@@ -484,6 +499,8 @@ class MessageQueue:
                 sent, and it says how many.
         """
         target = self if to is None else to
+        if not isinstance(target, MessageQueue):
+            raise InvalidArgumentError(f"to is another queue, not its name or {to!r:.80}")
         self._core.check_open()
         target._core.check_open()
 
@@ -498,7 +515,7 @@ class MessageQueue:
         core.check_open()
         if letters is None:
             return await remove_dead_letters(core, list(core.state.dead))
-        names = {letter_name(one) for one in letters}
+        names = letter_names(letters)
         found = await list_dead_letters(core, names=names)
         return await remove_dead_letters(core, [letter.key for letter in found])
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from mpreg.errors import InvalidArgumentError, QueueFullError
 from mpreg.persistence import Transaction
+from mpreg.queues.arguments import checked_list
 from mpreg.queues.configuration import QueueType
 from mpreg.queues.core import QueueCore
 from mpreg.queues.dead_letters import (
@@ -20,7 +21,7 @@ from mpreg.queues.outgoing import Outgoing, encoded_for
 from mpreg.queues.records import MessageRecord, Place, encode
 from mpreg.queues.sizes import OPERATION_BYTES, batches
 
-__all__ = ["letter_name", "redrive"]
+__all__ = ["letter_names", "redrive"]
 
 Send: TypeAlias = Callable[[Outgoing, Transaction], Awaitable[None]]
 """Adds messages to a transaction, if the queue has room for them."""
@@ -30,7 +31,7 @@ async def redrive(
     core: QueueCore, letters: Iterable[DeadLetter | str] | None, target: QueueCore, send: Send
 ) -> int:
     """See `MessageQueue.redrive`. ``send`` sends to the target."""
-    names = None if letters is None else {letter_name(one) for one in letters}
+    names = None if letters is None else letter_names(letters)
     bytes_max, moved, size = core.storage.limits.batch, 0, 0
     some: list[list[DeadLetter]] = []
     async with aclosing(_whole_letters(core, names)) as found:
@@ -143,7 +144,12 @@ def _keys_bytes(letters: list[DeadLetter]) -> int:
     return sum(OPERATION_BYTES + len(letter.key.encode()) for letter in letters)
 
 
-def letter_name(letter: DeadLetter | str) -> str:
+def letter_names(letters: Iterable[DeadLetter | str]) -> set[str]:
+    """Raises `InvalidArgumentError` where it is one, or no dead letter."""
+    return {_letter_name(one) for one in checked_list("dead letters", letters)}
+
+
+def _letter_name(letter: DeadLetter | str) -> str:
     if isinstance(letter, DeadLetter):
         return letter.key
     if isinstance(letter, str):

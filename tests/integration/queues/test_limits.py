@@ -140,7 +140,7 @@ def test_a_message_that_comes_back_too_late_is_swept_too() -> None:
         jobs = await queues.create_queue("jobs", QueueConfiguration(lease_seconds=100.0))
         await jobs.send("leased", ttl_seconds=10.0)
         await jobs.send("nacked", ttl_seconds=10.0)
-        await jobs.send("delayed", ttl_seconds=10.0, delay_seconds=50.0)
+        await jobs.send("delayed", ttl_seconds=10.0, delay_seconds=9.0)
         await take(jobs)
         await (await take(jobs)).nack(70.0)
         await anyio.sleep(200.0)

@@ -246,6 +246,9 @@ class QueueModel(RuleBasedStateMachine):
         in_transaction: bool,
     ) -> None:
         priority = priority if self.configuration.queue_type is QueueType.PRIORITY else 0
+        if ttl is not None and delay >= ttl:
+            # It would be refused.
+            delay = 3.3
         self.number += 1
         before = self.remembered.get(deduplication_id or "")
         forgotten = before is None or before[1] <= self.wall

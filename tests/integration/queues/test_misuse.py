@@ -1,0 +1,83 @@
+"""Arguments that mean nothing are refused before anything is done, and said so."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpreg.persistence import InvalidArgumentError
+from mpreg.queues import Message, MessageQueue, QueueConfiguration
+from tests.integration.queues.support import open_queue, take
+
+pytestmark = pytest.mark.anyio
+
+Wrong = Callable[[Any, Any], Awaitable[object]]
+
+
+async def scan(jobs: MessageQueue, after: Any) -> None:
+    async for _ in jobs.scan_dead_letters(after):
+        pass
+
+
+WRONG: dict[str, Wrong] = {
+    "a str of letters to redrive": lambda jobs, _: jobs.redrive("1-3"),
+    "no letters to redrive": lambda jobs, _: jobs.redrive(7),
+    "a name to redrive to": lambda jobs, _: jobs.redrive(to="x"),
+    "a str of letters to purge": lambda jobs, _: jobs.purge_dead_letters("1-3"),
+    "bytes of letters to purge": lambda jobs, _: jobs.purge_dead_letters(b"1-3"),
+    "a str of payloads": lambda jobs, _: jobs.send_many("abc"),
+    "a mapping of payloads": lambda jobs, _: jobs.send_many({"k": 1}),
+    "bytes of payloads": lambda jobs, _: jobs.send_many(b"ab"),
+    "one payload for many": lambda jobs, _: jobs.send_many(5),
+    "no payloads, a wait": lambda jobs, _: jobs.send_many([], wait_seconds=-1),
+    "no payloads, a topic": lambda jobs, _: jobs.send_many([], topic=5),
+    "no payloads, a priority": lambda jobs, _: jobs.send_many([], priority=-3),
+    "no payloads, a transaction": lambda jobs, _: jobs.send_many([], transaction="x"),
+    "a wait below zero": lambda jobs, _: jobs.send(1, wait_seconds=-1),
+    "a wait for once": lambda jobs, _: jobs.send(1, wait_seconds=-1, deduplication_id="a"),
+    "a wait that is no number": lambda jobs, _: jobs.send(1, wait_seconds="x"),
+    "a transaction to send in": lambda jobs, _: jobs.send(1, transaction="x"),
+    "a transaction to send once in": lambda jobs, _: jobs.send(
+        1, transaction="x", deduplication_id="a"
+    ),
+    "ids to acknowledge": lambda jobs, _: jobs.ack(["id"]),
+    "a str to acknowledge": lambda jobs, _: jobs.ack("id"),
+    "one message to acknowledge": lambda jobs, message: jobs.ack(message),
+    "a transaction to acknowledge in": lambda jobs, message: jobs.ack([message], transaction="x"),
+    "a transaction for an ack": lambda _, message: message.ack(transaction="x"),
+    "a transaction for a nack": lambda _, message: message.nack(transaction="x"),
+    "an offset to scan after": lambda jobs, _: scan(jobs, 5),
+    "a limit below zero": lambda jobs, _: jobs.dead_letters(-1),
+    "a limit that is no number": lambda jobs, _: jobs.dead_letters("a"),
+    "a start for one that is there": lambda jobs, _: jobs.subscription("default", start="x"),
+    "a start for a new one": lambda jobs, _: jobs.subscription("new", start=-1),
+    "a delay as long as its life": lambda jobs, _: jobs.send(1, delay_seconds=2.0, ttl_seconds=2.0),
+    "a delay beyond the life of all": lambda jobs, _: jobs.send_many([1], delay_seconds=5_000.0),
+    "no life at all": lambda jobs, _: jobs.send(1, ttl_seconds=0),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+async def test_what_means_nothing_is_refused_and_nothing_is_done(data_dir: Path, name: str) -> None:
+    settings = QueueConfiguration(max_deliveries=1, message_ttl_seconds=3_600.0)
+    async with open_queue(data_dir, settings) as jobs:
+        await jobs.send_many(["dead", "held"])
+        await (await take(jobs)).nack()
+        held: Message = await take(jobs)
+        before = jobs.statistics()
+        with pytest.raises(InvalidArgumentError):
+            await WRONG[name](jobs, held)
+        assert jobs.statistics() == before
+        # Also it is still its holder's.
+        await held.ack()
+
+
+async def test_a_delay_within_the_life_of_a_message_is_none_of_it(data_dir: Path) -> None:
+    async with open_queue(data_dir, QueueConfiguration(message_ttl_seconds=3_600.0)) as jobs:
+        await jobs.send("own", delay_seconds=0.01, ttl_seconds=1_000.0)
+        await jobs.send("longer", delay_seconds=4_000.0, ttl_seconds=5_000.0)
+        assert (await take(jobs)).payload == "own"
+        assert await jobs.send_many([]) == []
