@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any, Final
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 _ASYNCIO: Final = pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")
@@ -22,3 +24,19 @@ USUAL: Final = ALL if os.environ.get("MPREG_LOOPS") == "all" else [_ASYNCIO, _TR
 def on_all_loops(request: pytest.FixtureRequest) -> Any:
     """Stands in a module as its ``anyio_backend``."""
     return request.param
+
+
+async def await_what_others_cancelled() -> None:
+    """Ends with a cancellation that is none of the task's that is running."""
+    cancelled: BaseException | None = None
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await anyio.lowlevel.checkpoint()
+        except anyio.get_cancelled_exc_class() as error:
+            cancelled = error
+            raise
+    assert cancelled is not None
+    # As asyncio raises it to who awaits a cancelled task: it tells of no scope.
+    cancelled.args = ()
+    raise cancelled

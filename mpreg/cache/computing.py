@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 import anyio
 from attrs import define, evolve, field, frozen
 
+from mpreg.actors.elsewhere import failing_with_what_it_awaited
 from mpreg.cache.configuration import WriteMode
 from mpreg.cache.core import CacheCore, log
 from mpreg.cache.invalidation import Prefix
@@ -154,7 +155,8 @@ class Computations:
         counters, answer = self._core.counters, computation.answer
         counters.computations += 1
         try:
-            with computation.scope:
+            # What it awaits may be cancelled by others: that is no end of the registry's tasks.
+            with failing_with_what_it_awaited(), computation.scope:
                 value, seconds = await self._compute(computation.recipe)
                 if computation.is_outdated:
                     # Refused or not must not depend on what happened meanwhile.

@@ -357,6 +357,7 @@ class GlobalCacheManager:
         seconds that it took.
 
         Raises:
+            RuntimeError: the computation awaited something that somebody else has cancelled.
             WriterStoppedError: the registry has closed meanwhile.
         """
         check_choices(mode, durability)

@@ -13,6 +13,7 @@ import anyio
 from attrs import define, field, frozen
 
 from mpreg.actors import Ack
+from mpreg.actors.elsewhere import failing_with_what_it_awaited
 from mpreg.cache import GlobalCacheKey
 from mpreg.cache.computing import Compute, checked_awaitable, copied
 from mpreg.cache.invalidation import Prefix, Target
@@ -131,7 +132,8 @@ class Computations:
     async def _run(self, computation: Computation) -> None:
         answer = computation.answer
         try:
-            with computation.scope:
+            # What it awaits may be cancelled by others: that is no end of the client's tasks.
+            with failing_with_what_it_awaited(), computation.scope:
                 answer.resolve(await self._value(computation))
         except Exception as error:
             computation.raised_at = error.__traceback__

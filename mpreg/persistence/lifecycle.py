@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 from attrs import define, field
 
+from mpreg.actors.elsewhere import failing_with_what_it_awaited
 from mpreg.errors import ConfigurationError, ParticipantFailedError, WriterStoppedError
 from mpreg.persistence.participant import (
     Participant,
@@ -74,7 +75,8 @@ class _Member:
         self._told_at = began = anyio.current_time()
         try:
             if self.participant.restore is not None:
-                await self.participant.restore(self.report)
+                with failing_with_what_it_awaited():
+                    await self.participant.restore(self.report)
         except Exception as error:
             self.state = ParticipantState.FAILED
             self.fail("restore", error)
@@ -93,7 +95,8 @@ class _Member:
             return
         async with self.saving:
             began = anyio.current_time()
-            await self.participant.snapshot()
+            with failing_with_what_it_awaited():
+                await self.participant.snapshot()
             self.snapshots += 1
             self.snapshot_seconds = anyio.current_time() - began
 
@@ -102,7 +105,8 @@ class _Member:
         began = anyio.current_time()
         try:
             if self.participant.before_close is not None:
-                await self.participant.before_close()
+                with failing_with_what_it_awaited():
+                    await self.participant.before_close()
         finally:
             self.close_seconds = anyio.current_time() - began
             self.state = ParticipantState.CLOSED

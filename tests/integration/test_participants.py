@@ -24,6 +24,7 @@ from mpreg.persistence import (
     WriterStoppedError,
 )
 from tests.integration.support import registry
+from tests.loops import await_what_others_cancelled
 
 pytestmark = pytest.mark.anyio
 
@@ -479,6 +480,25 @@ async def test_a_hook_that_fails_at_close_keeps_no_other_from_being_called_and_i
     assert isinstance(two.error, BrokenError)
     assert (three.state, three.failed_step) == (ParticipantState.CLOSED, "snapshot")
     assert "two: its hook 'before_close' failed: mine" in caplog.messages
+
+
+async def test_a_hook_whose_work_others_cancel_fails_as_others_do(
+    data_dir: Path, diary: Diary
+) -> None:
+    async def restore(_: ReportProgress) -> None:
+        await await_what_others_cancelled()
+
+    opened = registry(data_dir)
+    opened.register(diary.participant("one", order=1, restore=restore, required=False))
+    opened.register(diary.participant("two", order=2, before_close=await_what_others_cancelled))
+    opened.register(diary.participant("three", order=3, snapshot=await_what_others_cancelled))
+    async with opened:
+        with pytest.raises(ParticipantFailedError, match="what it waited for was cancelled"):
+            await opened.save_snapshots()
+        diary.lines.clear()
+    assert diary.lines == ["two saved", "three closed"]
+    for name, step in (("one", "restore"), ("two", "before_close"), ("three", "snapshot")):
+        assert (await told(opened, name)).failed_step == step
 
 
 async def test_a_hook_that_hangs_at_close_is_cut_short_and_told(

@@ -27,6 +27,7 @@ from tests.integration.cache.support import (
 )
 from tests.integration.queues.support import until
 from tests.integration.support import TurnedClock
+from tests.loops import await_what_others_cancelled
 from tests.unit.cache.calls import calls_during
 
 pytestmark = pytest.mark.anyio
@@ -145,6 +146,44 @@ async def test_what_a_computation_raises_is_raised_to_all_and_nothing_is_cached(
         assert cache.statistics().computations_failed == 1
         assert await cache.get(user(1)) is None
         assert await cache.get_or_compute(user(1), opened()) == "computed"
+
+
+@pytest.mark.parametrize("is_refresh", [False, True])
+async def test_a_computation_whose_work_others_cancel_fails_alone(
+    data_dir: Path, caplog: pytest.LogCaptureFixture, is_refresh: bool
+) -> None:
+    clock = TurnedClock()
+    async with both(data_dir, clock=clock) as (registry, cache):
+        if is_refresh:
+            await cache.get_or_compute(user(1), opened("old"), ttl_seconds=10, stale_seconds=50)
+            clock.now += 10
+            assert await cache.get_or_compute(user(1), await_what_others_cancelled) == "old"
+            await until(lambda: cache.statistics().computations_failed == 1)
+            assert "could not be computed: what it waited for was cancelled" in caplog.text
+        else:
+            with pytest.raises(RuntimeError, match="what it waited for was cancelled"):
+                await cache.get_or_compute(user(1), await_what_others_cancelled)
+        await registry.key_value_store("orders").put("k", b"the registry goes on")
+        assert await cache.get_or_compute(user(2), opened()) == "computed"
+
+
+async def test_one_that_nobody_waits_for_any_more_fails_alone_as_well(data_dir: Path) -> None:
+    begun, go_on = anyio.Event(), anyio.Event()
+
+    async def compute() -> None:
+        with anyio.CancelScope(shield=True):
+            begun.set()
+            await go_on.wait()
+            await await_what_others_cancelled()
+
+    async with both(data_dir) as (registry, cache):
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(cache.get_or_compute, user(1), compute)
+            await begun.wait()
+            task_group.cancel_scope.cancel()
+        go_on.set()
+        await anyio.wait_all_tasks_blocked()
+        await registry.key_value_store("orders").put("k", b"the registry goes on")
 
 
 async def test_a_stale_value_is_given_at_once_while_one_new_one_is_computed(

@@ -31,6 +31,7 @@ from tests.integration.client.support import (
 from tests.integration.client.test_snapshots import Cutting
 from tests.integration.server.support import open_node
 from tests.integration.server.test_connections import serving
+from tests.loops import await_what_others_cancelled
 
 pytestmark = pytest.mark.anyio
 
@@ -332,6 +333,13 @@ async def test_a_computation_that_fails_is_told_to_all_and_nothing_is_cached(
         with pytest.raises(LookupError, match="mine"):
             await node.cache.get_or_compute(KEY, fail)
         assert await node.cache.get(KEY) is None
+
+
+async def test_a_computation_whose_work_others_cancel_fails_alone(data_dir: Path) -> None:
+    async with open_client(data_dir) as (node, _, _):
+        with pytest.raises(RuntimeError, match="what it waited for was cancelled"):
+            await node.cache.get_or_compute(KEY, await_what_others_cancelled)
+        await node.cache.put(KEY, "the client goes on")
 
 
 async def test_what_was_computed_is_given_also_where_it_cannot_be_stored(
