@@ -187,9 +187,18 @@ class CacheCore:
         victims_max = VICTIMS_MAX if self.index.is_over else math.inf
         before = self.index.coming
         self.in_flight.begin(write)
-        if not write.is_tidying and not self._make_room(write, victims_max, before):
+        try:
+            if not write.is_tidying and not self._make_room(write, victims_max, before):
+                self.in_flight.forget(write)
+                return self._until_settled
+            self._gather(write)
+        except BaseException:
             self.in_flight.forget(write)
-            return self._until_settled
+            raise
+        return None
+
+    def _gather(self, write: Write) -> None:
+        """Its operations. Raises `ValueTooLargeError`."""
         if write.raised or write.dependencies or write.victims:
             write.operations = [
                 *map(self.storage.invalidate, write.raised),
@@ -199,7 +208,6 @@ class CacheCore:
             ]
         else:
             write.operations = write.own
-        return None
 
     def _send(self, write: Write, durability: Durability, size: int) -> None:
         try:

@@ -73,7 +73,7 @@ class Details:
         if self.dependencies:
             # What can be gone through only once is needed again where this is evolved.
             self.dependencies = keys = _several(self.dependencies, "dependencies")
-            self.checked_dependencies = tuple(dict.fromkeys(map(encode_key, keys)))
+            self.checked_dependencies = tuple(dict.fromkeys(map(_dependency, keys)))
 
 
 def checked_seconds(name: str, seconds: object, *, zero: bool = False) -> float:
@@ -109,6 +109,18 @@ def _several(items: object, name: str) -> tuple[Any, ...]:
     if isinstance(items, str | GlobalCacheKey) or not isinstance(items, Iterable):
         raise InvalidArgumentError(f"{name} are several: give ({items!r},) and not {items!r}")
     return tuple(items)
+
+
+def _dependency(key: GlobalCacheKey) -> bytes:
+    encoded = encode_key(key)
+    _check_row("a key on which others depend", encoded)
+    return encoded
+
+
+def _check_row(what: str, encoded: bytes) -> None:
+    """It is the key of a row, with a byte before it. Raises `ValueTooLargeError`."""
+    if len(encoded) >= KEY_BYTES_MAX:
+        raise ValueTooLargeError(f"{what} has {len(encoded)} bytes; at most {KEY_BYTES_MAX - 1}")
 
 
 def _tags(tags: object) -> tuple[str, ...]:
@@ -154,12 +166,14 @@ def checked_target(
             "give one of namespace (with or without prefix), tag, dependency"
         )
     if namespace is not None:
-        return Prefix.of(namespace, prefix)
+        target = Prefix.of(namespace, prefix)
+        _check_row("a prefix", target.encoded)
+        return target
     _check_no_prefix(prefix)
     if tag is not None:
         return checked_tag(tag)
     assert dependency is not None
-    return encode_key(dependency)
+    return _dependency(dependency)
 
 
 def check_increment(by: object, initial: object, ttl_seconds: object) -> None:

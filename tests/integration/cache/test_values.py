@@ -18,9 +18,20 @@ from mpreg.cache import (
     GlobalCacheManager,
     WriteMode,
 )
+from mpreg.cache.keys import encode_key
+from mpreg.cache.storage import CacheStorage
+from mpreg.codec import KEY_BYTES_MAX
 from mpreg.errors import ConfigurationError, InvalidArgumentError, ValueTooLargeError
 from mpreg.persistence import Durability, VersionConflictError
-from tests.integration.cache.support import both, count_stored, get_value, open_cache, user
+from tests.integration.cache.support import (
+    PATIENCE_SECONDS,
+    both,
+    count_stored,
+    get_value,
+    open_cache,
+    read_back,
+    user,
+)
 from tests.integration.support import TurnedClock
 
 pytestmark = pytest.mark.anyio
@@ -169,6 +180,48 @@ async def test_calls_that_cannot_mean_anything_are_refused(data_dir: Path) -> No
             with pytest.raises(InvalidArgumentError, match="compute is an async function that"):
                 await cache.get_or_compute(user(1), compute)  # type: ignore[arg-type]
         assert cache.statistics().puts == 0
+
+
+#: Of the longest key that there may be. That others depend on it takes a byte more.
+LONGEST = user("x" * (KEY_BYTES_MAX - len(encode_key(user("")))))
+
+
+async def test_a_key_too_long_to_be_depended_on_is_refused_when_it_is_given(data_dir: Path) -> None:
+    limit = f"at most {KEY_BYTES_MAX - 1}"
+    async with open_cache(data_dir, disk_entries_max=2) as cache:
+        await read_back(cache)
+        await cache.put(LONGEST, 1)
+        with pytest.raises(ValueTooLargeError, match=f"a key on which others depend .*{limit}"):
+            await cache.put(user(1), 1, dependencies=[LONGEST])
+        with pytest.raises(ValueTooLargeError, match=f"a key on which others depend .*{limit}"):
+            await cache.invalidate(dependency=LONGEST)
+        with pytest.raises(ValueTooLargeError, match=f"a prefix .*{limit}"):
+            await cache.invalidate(namespace="users", prefix=LONGEST.parts)
+        with anyio.fail_after(PATIENCE_SECONDS):
+            assert await cache.increment(LONGEST) == 2
+        shorter = user("x" * (len(str(LONGEST.parts[0])) - 1))
+        await cache.put(user(1), 1, dependencies=[shorter])
+        await cache.invalidate(namespace="users", prefix=shorter.parts)
+        assert await cache.get(user(1)) is None
+
+
+async def test_what_is_refused_late_leaves_nothing_behind(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_storage: CacheStorage, _dependency: bytes) -> None:
+        raise ValueTooLargeError("no")
+
+    async with open_cache(data_dir, disk_entries_max=2) as cache:
+        await read_back(cache)
+        await cache.put_many({user(1): 1, user(2): 2})
+        with monkeypatch.context() as patch:
+            patch.setattr(CacheStorage, "depend", refuse)
+            with pytest.raises(ValueTooLargeError, match="no"):
+                await cache.put(user(3), 3, dependencies=[user(4)])
+        assert set(await cache.get_many([user(1), user(2)])) == {user(1), user(2)}
+        with anyio.fail_after(PATIENCE_SECONDS):
+            await cache.put_many({user(3): 3, user(4): 4})
+        assert cache.statistics().disk_entries == 2
 
 
 async def test_many_are_put_and_got_together_or_not_at_all(data_dir: Path) -> None:
