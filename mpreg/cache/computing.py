@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from types import TracebackType
 from typing import Final, TypeAlias
@@ -62,7 +62,8 @@ class Computation:
     is_outdated: bool = False
     """What it is computed from was changed meanwhile, or the key itself: it is not stored."""
     inherited: tuple[Link, ...] = ()
-    """What invalidates the entries that it depends on, as they were when it began."""
+    """What invalidates that on which it depends: the entries, as they were when it began, and what
+    is being computed for them."""
     waiting: int = 0
     """Callers; where the last one is cancelled, so is this."""
     answer: Ack[object] = field(factory=Ack)
@@ -112,6 +113,7 @@ class Computations:
     """Those that whoever comes now may wait for."""
     _by_link: dict[Link, set[Computation]] = field(factory=dict)
     """The same: thousands may run, and each write asks whom it concerns."""
+    _by_encoded: dict[bytes, Computation] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self._core.on_changing.append(self._changing)
@@ -125,14 +127,25 @@ class Computations:
 
     def start(self, computation: Computation) -> None:
         """Raises `WriterStoppedError` where the registry is not open (any more)."""
-        # It reads what is there before a change that is under way, and would be stored after it.
-        dependencies = computation.recipe.details.checked_dependencies
-        computation.inherited = self._core.dependents.inherited(dependencies)
-        computation.is_outdated = self._is_changing(computation)
         self._core.registry.start_soon(partial(self._run, computation))
-        self._running[computation.key] = computation
-        for link in computation.links:
-            self._by_link.setdefault(link, set()).add(computation)
+        self._running[computation.key] = self._by_encoded[computation.encoded] = computation
+        self._link(computation, computation.links)
+        self._begin(computation)
+
+    def _begin(self, computation: Computation) -> None:
+        """Note what it will be computed from: nothing of that was read yet."""
+        dependencies = computation.recipe.details.checked_dependencies
+        self._inherit(computation, self._core.dependents.inherited(dependencies))
+        # It reads what is there before a change that is under way, and would be stored after it.
+        computation.is_outdated = self._is_changing(computation)
+        for key in computation.keys[1:]:
+            if (other := self._by_encoded.get(key)) is not None:
+                self._inherit(computation, other.links)
+                computation.is_outdated |= other.is_outdated
+        for other in self._computed_from(computation):
+            self._inherit(other, computation.links)
+            if computation.is_outdated:
+                self._outdate(other)
 
     async def wait(self, computation: Computation) -> object:
         """Its result, which is the caller's own. Cancelled: it goes on for the others, and ends
@@ -215,8 +228,35 @@ class Computations:
         if self._running:
             for computation in self._perhaps_concerned_by(write):
                 if computation.is_concerned_by(write):
-                    computation.is_outdated = True
-                    self._forget(computation)
+                    self._outdate(computation)
+
+    def _outdate(self, computation: Computation) -> None:
+        """With those that are computed from it: it will not be stored, so no change of it would
+        ever be told."""
+        left = [computation]
+        while left:
+            one = left.pop()
+            one.is_outdated = True
+            if self._running.get(one.key) is one:
+                left += self._computed_from(one)
+                self._forget(one)
+
+    def _inherit(self, computation: Computation, links: Iterable[Link]) -> None:
+        """What invalidates that from which it is computed. Whatever is computed from it has that,
+        too: it may be all that is left of it, where it is not stored."""
+        left = [(computation, links)]
+        while left:
+            one, given = left.pop()
+            known = set(one.links)
+            new = tuple(link for link in dict.fromkeys(given) if link not in known)
+            if new and self._running.get(one.key) is one:
+                one.inherited += new
+                self._link(one, new)
+                left += [(other, new) for other in self._computed_from(one)]
+
+    def _computed_from(self, computation: Computation) -> list[Computation]:
+        found = self._by_link.get(computation.encoded, _NONE)
+        return [one for one in found if one is not computation]
 
     def _perhaps_concerned_by(self, write: Write) -> set[Computation]:
         found: set[Computation] = set()
@@ -228,11 +268,15 @@ class Computations:
             found |= self._by_link.get(target, _NONE)
         return found
 
+    def _link(self, computation: Computation, links: Iterable[Link]) -> None:
+        for link in links:
+            self._by_link.setdefault(link, set()).add(computation)
+
     def _forget(self, computation: Computation) -> None:
         """Whoever comes now does not get its result."""
         if self._running.get(computation.key) is not computation:
             return
-        del self._running[computation.key]
+        del self._running[computation.key], self._by_encoded[computation.encoded]
         for link in set(computation.links):
             self._by_link[link].discard(computation)
             if not self._by_link[link]:
