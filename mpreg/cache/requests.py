@@ -16,7 +16,7 @@ from mpreg.cache.entry import CachedEntry, make_entry
 from mpreg.cache.index import ENTRY_OVERHEAD_BYTES
 from mpreg.cache.invalidation import Prefix, Target
 from mpreg.cache.keys import GlobalCacheKey, KeyPart, encode_key, encode_prefix
-from mpreg.cache.records import FORMAT, CachedRecord, encode_record
+from mpreg.cache.records import FORMAT, CachedRecord, Link, encode_record
 from mpreg.cache.writes import Change
 from mpreg.codec import KEY_BYTES_MAX, encode_value
 from mpreg.errors import InvalidArgumentError, ValueTooLargeError
@@ -199,9 +199,11 @@ def prepare_put(
     value: object,
     details: Details,
     like: CachedEntry | None = None,
+    inherited: Iterable[Link] = (),
 ) -> tuple[Change, Put]:
     """What is to be sent. Where it depends on other keys, the index is complete. ``like``: what
-    belongs to the value is as it was with that entry, and not as the details say.
+    belongs to the value is as it was with that entry, and not as the details say. ``inherited``:
+    what invalidated that which it depends on, when the value was made from it.
 
     Raises:
         InvalidArgumentError, ValueTooLargeError
@@ -211,7 +213,7 @@ def prepare_put(
         raise InvalidArgumentError(f"{key!r} cannot depend on itself")
     payload = encode_value(value, core.registry.config.value_bytes_max)
     if like is None:
-        record, expires_at = _record(core, encoded, payload, details)
+        record, expires_at = _record(core, encoded, payload, details, inherited)
     else:
         record, expires_at = _like(payload, like)
     data = encode_record(record)
@@ -247,12 +249,13 @@ def check_together(configuration: CacheConfiguration, changes: Sequence[Change])
 
 
 def _record(
-    core: CacheCore, encoded: bytes, payload: bytes, details: Details
+    core: CacheCore, encoded: bytes, payload: bytes, details: Details, inherited: Iterable[Link]
 ) -> tuple[CachedRecord, float | None]:
     fresh_until, expires_at = _times(core, details)
     tags, dependencies = details.checked_tags, details.checked_dependencies
     if dependencies:
-        links = dict.fromkeys((*tags, *dependencies, *core.dependents.inherited(dependencies)))
+        now = core.dependents.inherited(dependencies)
+        links = dict.fromkeys((*tags, *dependencies, *now, *inherited))
         tags = tuple(one for one in links if isinstance(one, str))
         # Where keys depend on each other in a circle, one of them is this one.
         dependencies = tuple(one for one in links if isinstance(one, bytes) and one != encoded)

@@ -96,7 +96,9 @@ class SharedCache:
         recipe = computation.recipe
         if details.checked_dependencies:
             await self.core.until_counted()
-        change, put = prepare_put(self.core, computation.key, value, details)
+        change, put = prepare_put(
+            self.core, computation.key, value, details, inherited=computation.inherited
+        )
         await self.core.write(
             [change],
             [put],

@@ -10,7 +10,9 @@ import anyio
 import pytest
 
 from mpreg.cache import GlobalCacheManager
+from mpreg.cache.keys import encode_key
 from tests.integration.cache.support import get_value, open_cache, read_back, user
+from tests.integration.support import TurnedClock
 
 pytestmark = pytest.mark.anyio
 
@@ -62,3 +64,57 @@ async def test_what_waits_for_an_outdated_computation_is_outdated_with_it(
             may_end.set()
         assert results == [1]
         assert await cache.get_many([MIDDLE, TOP]) == {}
+
+
+async def test_what_was_computed_from_what_is_not_cached_depends_on_what_that_did(
+    data_dir: Path,
+) -> None:
+    async with open_cache(data_dir) as cache:
+
+        async def nothing() -> None:
+            assert await get_value(cache, SOURCE) == 1
+
+        async def middle() -> Any:
+            return await cache.get_or_compute(
+                MIDDLE, nothing, dependencies=[SOURCE], tags=[TAG], negative_ttl_seconds=0.0
+            )
+
+        async def top() -> str:
+            nested = await cache.get_or_compute(
+                user("between"), middle, dependencies=[MIDDLE], negative_ttl_seconds=0.0
+            )
+            return f"from {nested}"
+
+        for change in CHANGES.values():
+            await cache.put(SOURCE, 1)
+            await cache.get_or_compute(TOP, top, dependencies=[user("between")])
+            assert await get_value(cache, TOP) == "from None"
+            await change(cache)
+            assert await get_value(cache, TOP) is None
+
+
+@pytest.mark.parametrize("goes", ["evicted", "expired"])
+async def test_what_it_was_computed_from_is_known_though_that_is_gone_when_it_is_stored(
+    data_dir: Path, goes: str
+) -> None:
+    clock = TurnedClock()
+    settings = {"memory_entries_max": 1, "disk_entries_max": 3}
+    async with open_cache(data_dir, clock=clock, **settings) as cache:
+
+        async def top() -> Any:
+            value = await get_value(cache, MIDDLE)
+            clock.now += 10
+            for number in range(5):
+                await cache.put(user(number), number)
+            assert encode_key(MIDDLE) not in cache._core.index.stored
+            return value
+
+        await read_back(cache)
+        for change in CHANGES.values():
+            await cache.put(SOURCE, 1)
+            ttl = 10 if goes == "expired" else None
+            await cache.put(MIDDLE, "m", dependencies=[SOURCE], tags=[TAG], ttl_seconds=ttl)
+            assert await cache.get_or_compute(TOP, top, dependencies=[MIDDLE]) == "m"
+            assert await get_value(cache, TOP) == "m"
+            await change(cache)
+            assert await get_value(cache, TOP) is None
