@@ -51,8 +51,7 @@ class Dependents:
         way, too: if that fails, they are invalidated by more than they had to be."""
         found: dict[Link, None] = {}
         for dependency in dependencies:
-            if (stored := self._index.stored.get(dependency)) is not None:
-                found.update(dict.fromkeys(stored.links))
+            found.update(dict.fromkeys(self._index.links(dependency)))
             for links in self._in_flight.links.get(dependency, ()):
                 found.update(dict.fromkeys(links))
         return tuple(found)

@@ -289,6 +289,12 @@ class DiskIndex:
             if (at := self._version(key)) and at < version
         ]
 
+    def links(self, key: bytes) -> tuple[Link, ...]:
+        """Of what is on disk, also of what is leaving: as long as that is not committed it is read,
+        from memory too."""
+        found = [one.get(key) for one in (self.stored, self._leaving)]
+        return tuple(link for stored in found if stored is not None for link in stored.links)
+
     def _version(self, key: bytes) -> int:
         """0: it is gone."""
         stored = self.stored.get(key) or self._leaving.get(key)

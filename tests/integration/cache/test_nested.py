@@ -11,7 +11,15 @@ import pytest
 
 from mpreg.cache import GlobalCacheManager
 from mpreg.cache.keys import encode_key
-from tests.integration.cache.support import get_value, open_cache, read_back, user
+from tests.integration.cache.support import (
+    ReadGateBackend,
+    both,
+    counts_entries,
+    get_value,
+    open_cache,
+    read_back,
+    user,
+)
 from tests.integration.support import TurnedClock
 
 pytestmark = pytest.mark.anyio
@@ -117,4 +125,33 @@ async def test_what_it_was_computed_from_is_known_though_that_is_gone_when_it_is
             assert await cache.get_or_compute(TOP, top, dependencies=[MIDDLE]) == "m"
             assert await get_value(cache, TOP) == "m"
             await change(cache)
+            assert await get_value(cache, TOP) is None
+
+
+async def test_what_is_leaving_the_disk_is_known_as_long_as_it_is_read(data_dir: Path) -> None:
+    backend = ReadGateBackend(data_dir)
+    async with open_cache(data_dir, backend=backend, disk_entries_max=1) as cache:
+
+        async def top() -> Any:
+            value = await get_value(cache, MIDDLE)
+            backend.open_gate()
+            return value
+
+        await read_back(cache)
+        for is_computed in (True, False):
+            await cache.put(MIDDLE, "m", dependencies=[SOURCE])
+            backend.close_gate()
+            async with anyio.create_task_group() as task_group:
+                task_group.start_soon(cache.put, user("new"), 1)
+                await backend.reached()
+                assert cache._core.index.is_leaving(encode_key(MIDDLE))
+                if is_computed:
+                    await cache.get_or_compute(TOP, top, dependencies=[MIDDLE])
+                else:
+                    assert await get_value(cache, MIDDLE) == "m"
+                    task_group.start_soon(lambda: cache.put(TOP, "m", dependencies=[MIDDLE]))
+                    await anyio.wait_all_tasks_blocked()
+                    backend.open_gate()
+            assert await get_value(cache, TOP) == "m"
+            await cache.invalidate(dependency=SOURCE)
             assert await get_value(cache, TOP) is None
