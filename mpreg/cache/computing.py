@@ -59,6 +59,8 @@ class Computation:
     recipe: Recipe
     is_refresh: bool = False
     """It goes on without callers."""
+    has_begun: bool = False
+    """It waits until it is known what it depends on."""
     is_outdated: bool = False
     """What it is computed from was changed meanwhile, or the key itself: it is not stored."""
     inherited: tuple[Link, ...] = ()
@@ -130,14 +132,27 @@ class Computations:
         self._core.registry.start_soon(partial(self._run, computation))
         self._running[computation.key] = self._by_encoded[computation.encoded] = computation
         self._link(computation, computation.links)
-        self._begin(computation)
+        if self._core.index.is_complete or not computation.recipe.details.checked_dependencies:
+            self._begin(computation)
+
+    async def _until_known(self, computation: Computation) -> None:
+        """Until it is known what its dependencies depend on: when all of L2 is. Were they read
+        before, they might be gone by then."""
+        try:
+            await self._core.until_counted()
+        except MpregError as error:
+            computation.is_outdated = True
+            log.warning("%.200r is computed, and not cached: %s", computation.key, error)
+        else:
+            self._begin(computation)
 
     def _begin(self, computation: Computation) -> None:
         """Note what it will be computed from: nothing of that was read yet."""
+        computation.has_begun = True
         dependencies = computation.recipe.details.checked_dependencies
         self._inherit(computation, self._core.dependents.inherited(dependencies))
         # It reads what is there before a change that is under way, and would be stored after it.
-        computation.is_outdated = self._is_changing(computation)
+        computation.is_outdated |= self._is_changing(computation)
         for key in computation.keys[1:]:
             if (other := self._by_encoded.get(key)) is not None:
                 self._inherit(computation, other.links)
@@ -170,6 +185,8 @@ class Computations:
         try:
             # What it awaits may be cancelled by others: that is no end of the registry's tasks.
             with failing_with_what_it_awaited(), computation.scope:
+                if not computation.has_begun:
+                    await self._until_known(computation)
                 value, seconds = await self._compute(computation.recipe)
                 if computation.is_outdated:
                     # Refused or not must not depend on what happened meanwhile.

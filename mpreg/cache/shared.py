@@ -94,8 +94,6 @@ class SharedCache:
 
     async def _store(self, computation: Computation, value: object, details: Details) -> None:
         recipe = computation.recipe
-        if details.checked_dependencies:
-            await self.core.until_counted()
         change, put = prepare_put(
             self.core, computation.key, value, details, inherited=computation.inherited
         )

@@ -155,3 +155,35 @@ async def test_what_is_leaving_the_disk_is_known_as_long_as_it_is_read(data_dir:
             assert await get_value(cache, TOP) == "m"
             await cache.invalidate(dependency=SOURCE)
             assert await get_value(cache, TOP) is None
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+async def test_what_is_computed_after_a_restart_is_computed_when_it_is_known_from_what(
+    data_dir: Path, is_gone: bool
+) -> None:
+    clock, backend, began = TurnedClock(), ReadGateBackend(data_dir), anyio.Event()
+    async with open_cache(data_dir, clock=clock) as cache:
+        await cache.put(SOURCE, 1)
+        ttl = 10 if is_gone else None
+        await cache.put(MIDDLE, 1, dependencies=[SOURCE], tags=[TAG], ttl_seconds=ttl)
+    backend.hold_reads(counts_entries)
+    async with both(data_dir, clock=clock, backend=backend) as (registry, cache):
+
+        async def top() -> Any:
+            began.set()
+            return await get_value(cache, MIDDLE)
+
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(
+                lambda: cache.get_or_compute(TOP, top, dependencies=[MIDDLE], tags=["own"])
+            )
+            await backend.read_is_held()
+            await anyio.wait_all_tasks_blocked()
+            if is_gone:
+                clock.now += 10
+                await registry.key_value_store("s").sweep_expired()
+            task_group.start_soon(cache.put, SOURCE, 2)
+            await anyio.wait_all_tasks_blocked()
+            assert not began.is_set()
+            backend.let_reads_go()
+        assert await cache.get_many([MIDDLE, TOP]) == {}
