@@ -32,11 +32,11 @@ from mpreg.cache.reading import CacheReader, log
 from mpreg.cache.reads import Reads
 from mpreg.cache.storage import CacheStorage
 from mpreg.cache.watching import ChangeKind, Watchers
-from mpreg.cache.writes import Change, OvertakenError, Write
+from mpreg.cache.writes import Change, OvertakenError, Write, linked
 from mpreg.errors import CommitUnknownError
 from mpreg.persistence import Ack, Durability, PersistenceRegistry
 from mpreg.persistence.batch import operation_bytes
-from mpreg.persistence.operations import Operation
+from mpreg.persistence.operations import Operation, Put
 
 __all__ = ["CacheCore", "log"]
 
@@ -180,6 +180,7 @@ class CacheCore:
             if targets and not self.index.is_complete:
                 # Who depends on whom is known when all of L2 is.
                 return self.until_counted
+        self._inherit(write)
         write.raised = dependents.cascade(targets) if targets else ()
         write.dependencies = dependents.new_dependencies(write.changes)
         if self.in_flight.are_undecided(write.changes):
@@ -196,6 +197,25 @@ class CacheCore:
             self.in_flight.forget(write)
             raise
         return None
+
+    def _inherit(self, write: Write) -> None:
+        """What invalidates that on which its entries depend may be more than when they were made:
+        that may have been put while they waited for room. Raises `ValueTooLargeError`."""
+        for place, change in enumerate(write.changes):
+            entry, put = change.entry, write.own[place]
+            if entry is None or not entry.links:
+                continue
+            assert isinstance(put, Put)
+            key = change.encoded
+            known = {key, *entry.links}
+            inherited = self.dependents.inherited(
+                one for one in entry.links if isinstance(one, bytes)
+            )
+            if new := [one for one in inherited if one not in known]:
+                change, data = linked(change, put.value, new)
+                put = self.storage.put(key, data, put.expires_at, put.expected_version)
+                write.changes = [*write.changes[:place], change, *write.changes[place + 1 :]]
+                write.own = [*write.own[:place], put, *write.own[place + 1 :]]
 
     def _gather(self, write: Write) -> None:
         """Its operations. Raises `ValueTooLargeError`."""

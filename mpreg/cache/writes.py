@@ -11,10 +11,11 @@ import msgspec
 from mpreg.cache.entry import CachedEntry
 from mpreg.cache.invalidation import Target
 from mpreg.cache.keys import GlobalCacheKey
+from mpreg.cache.records import Link, decode_record, encode_record
 from mpreg.persistence import Ack
 from mpreg.persistence.operations import Operation
 
-__all__ = ["Change", "OvertakenError", "Write"]
+__all__ = ["Change", "OvertakenError", "Write", "linked"]
 
 
 class Change(msgspec.Struct, eq=False, gc=False):
@@ -26,6 +27,21 @@ class Change(msgspec.Struct, eq=False, gc=False):
     """None: it is deleted."""
     size_bytes: int
     """In L2; 0 where it is deleted."""
+
+
+def linked(change: Change, data: bytes, links: Sequence[Link]) -> tuple[Change, bytes]:
+    """A put, and the record that it puts, with more links than it was made with."""
+    assert change.entry is not None
+    record = decode_record(data)
+    record = msgspec.structs.replace(
+        record,
+        tags=(*record.tags, *(one for one in links if isinstance(one, str))),
+        dependencies=(*record.dependencies, *(one for one in links if isinstance(one, bytes))),
+    )
+    entry = msgspec.structs.replace(change.entry, links=record.links)
+    longer = encode_record(record)
+    size_bytes = change.size_bytes + len(longer) - len(data)
+    return Change(change.key, change.encoded, entry, size_bytes), longer
 
 
 class OvertakenError(Exception):

@@ -187,3 +187,35 @@ async def test_what_is_computed_after_a_restart_is_computed_when_it_is_known_fro
             assert not began.is_set()
             backend.let_reads_go()
         assert await cache.get_many([MIDDLE, TOP]) == {}
+
+
+async def test_what_a_put_depends_on_is_known_when_it_is_sent_and_not_when_it_began_to_wait(
+    data_dir: Path,
+) -> None:
+    backend, clock = ReadGateBackend(data_dir), TurnedClock()
+    store = {"mailbox_batches_max": 1}
+    async with both(data_dir, clock=clock, backend=backend, store=store, disk_entries_max=3) as (
+        _,
+        cache,
+    ):
+        await read_back(cache)
+        await cache.put(user(0), 0)
+        backend.close_gate()
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(cache.put, user(0), 1)
+            await backend.reached()
+            for put in (
+                lambda: cache.put(user(0), 2),
+                lambda: cache.put(MIDDLE, "m", dependencies=[SOURCE], tags=[TAG], ttl_seconds=10),
+                lambda: cache.put(TOP, "t", dependencies=[MIDDLE]),
+            ):
+                task_group.start_soon(put)
+                await anyio.wait_all_tasks_blocked()
+            backend.open_gate()
+        clock.now += 10
+        await cache.put(user(1), 1)
+        assert encode_key(MIDDLE) not in cache._core.index.stored
+        cache._core.memory.clear()
+        assert await get_value(cache, TOP) == "t"
+        await cache.invalidate(dependency=SOURCE)
+        assert await get_value(cache, TOP) is None
