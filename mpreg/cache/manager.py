@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import anyio.lowlevel
+from attrs import evolve
 
 from mpreg.cache.computing import Computation, Compute, Recipe
 from mpreg.cache.configuration import CacheConfiguration, WriteMode
@@ -239,6 +240,8 @@ class GlobalCacheManager:
         """
         checked_version(expected_version)
         check_choices(None, durability)
+        # What can be gone through only once is needed in each round.
+        details = Details(ttl_seconds=ttl_seconds, tags=tags, dependencies=dependencies, cost=cost)
         encoded = encode_key(key)
         await self._shared.open()
         damaged_version, is_afresh = 0, False
@@ -247,13 +250,7 @@ class GlobalCacheManager:
             visible = 0 if entry is None else version
             if visible != expected_version:
                 raise VersionConflictError(key.namespace, repr(key), expected_version, visible)
-            details = Details(
-                ttl_seconds=ttl_seconds,
-                tags=tags,
-                dependencies=dependencies,
-                cost=cost,
-                expected_version=version or damaged_version,
-            )
+            details = evolve(details, expected_version=version or damaged_version)
             if details.checked_dependencies and not self._core.index.is_complete:
                 await self._until_counted()
                 continue

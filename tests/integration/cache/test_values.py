@@ -25,8 +25,10 @@ from mpreg.errors import ConfigurationError, InvalidArgumentError, ValueTooLarge
 from mpreg.persistence import Durability, VersionConflictError
 from tests.integration.cache.support import (
     PATIENCE_SECONDS,
+    ReadGateBackend,
     both,
     count_stored,
+    counts_entries,
     get_value,
     open_cache,
     read_back,
@@ -436,3 +438,30 @@ async def test_an_invalidation_has_a_durability(data_dir: Path) -> None:
     async with open_cache(data_dir) as cache:
         with pytest.raises(InvalidArgumentError, match="durability"):
             await cache.invalidate(namespace="users", durability=None)  # type: ignore[arg-type]
+
+
+async def test_what_can_be_gone_through_only_once_is_kept_by_a_condition_that_is_looked_at_again(
+    data_dir: Path,
+) -> None:
+    backend = ReadGateBackend(data_dir)
+    async with open_cache(data_dir) as cache:
+        await cache.put(user(2), 2)
+    for by in ({"tag": "eu"}, {"dependency": user(2)}):
+        backend.hold_reads(counts_entries)
+        async with open_cache(data_dir, backend=backend) as cache:
+            async with anyio.create_task_group() as task_group:
+                task_group.start_soon(
+                    lambda: cache.compare_and_set(
+                        user(1),
+                        1,
+                        expected_version=0,
+                        tags=iter(["eu"]),
+                        dependencies=iter([user(2)]),
+                    )
+                )
+                await backend.read_is_held()
+                await anyio.wait_all_tasks_blocked()
+                backend.let_reads_go()
+            assert await get_value(cache, user(1)) == 1
+            await cache.invalidate(**by)
+            assert await get_value(cache, user(1)) is None
