@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -13,7 +13,7 @@ from mpreg.cache import CacheConfiguration, ChangeKind, Found, GlobalCacheKey
 from mpreg.cache.index import ENTRY_OVERHEAD_BYTES
 from mpreg.cache.invalidation import Barriers, Target
 from mpreg.cache.keys import encode_key
-from mpreg.cache.records import decode_record
+from mpreg.cache.records import CachedRecord, Link, decode_record
 from mpreg.cache.writes import Write
 from mpreg.codec import decode_key, decode_value
 from mpreg.persistence.backend import CheckFound, OpenedState, ReadQuery, ReadResult, check_nothing
@@ -80,6 +80,12 @@ class Ledger:
     committed: int = 0
     """The commit group up to which everything was acked."""
     checks_bounds: bool = False
+    batch_began: int = 0
+    """Events before the batch that comes to the disk: what that invalidates comes of it."""
+    made_from: Callable[[object], Iterable[Link]] = lambda _payload: ()
+    """What invalidates that which a value was computed from."""
+    check_stored: Callable[[Value], None] = lambda _value: None
+    """Called with each value that came to the disk, before it counts."""
     violations: list[str] = field(factory=list)
     """Found where an error would be taken for one of the disk."""
     _groups: list[_Group] = field(factory=list)
@@ -144,6 +150,7 @@ class Ledger:
                 continue
             # What such a write invalidates beside it may be, in a circle, what it replaces.
             before = dict(model.alive)
+            self.batch_began = len(model.events)
             model.together.clear()
             for index, (operation, result) in enumerate(
                 zip(batch.operations, results, strict=True)
@@ -172,18 +179,40 @@ class Ledger:
             key=key,
             origin=None if write is None else write.origin,
         )
+        payload = decode_value(record.value)
+        tags, dependencies = self._links(key, payload, record, before)
         value = Value(
             key,
-            decode_value(record.value),
+            payload,
             version,
             math.inf if record.fresh_until is None else record.fresh_until,
             math.inf if put.expires_at is None else put.expires_at,
-            record.tags,
-            record.dependencies,
+            tags,
+            dependencies,
             event.number,
             before.get(key),
         )
+        self.check_stored(value)
         self.model.put(event, value)
+
+    def _links(
+        self,
+        key: GlobalCacheKey,
+        payload: object,
+        record: CachedRecord,
+        before: Mapping[GlobalCacheKey, Value],
+    ) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
+        """Whatever invalidates a value: also what invalidates that which it depends on, and that
+        which it was computed from, whether or not it was stored so."""
+        links = dict.fromkeys((*record.tags, *record.dependencies, *self.made_from(payload)))
+        for dependency in record.dependencies:
+            if (other := before.get(key_of(dependency))) is not None:
+                links.update(dict.fromkeys((*other.tags, *other.dependencies)))
+        links.pop(encode_key(key), None)
+        return (
+            tuple(one for one in links if isinstance(one, str)),
+            tuple(one for one in links if isinstance(one, bytes)),
+        )
 
     def _delete(
         self, group: _Group, delete: Delete, result: bool, write: Write | None, index: int

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from mpreg.cache import (
 )
 from mpreg.cache.invalidation import Prefix, Target
 from mpreg.cache.keys import decode_key, encode_key
+from mpreg.cache.records import Link
 from mpreg.codec import decode_key as decode_row
 from mpreg.errors import (
     CommitFailedError,
@@ -43,7 +45,7 @@ from mpreg.errors import (
 from mpreg.persistence import PersistenceConfig, PersistenceRegistry
 from mpreg.testing import Fault, FaultInjector, FaultPlan, SimulatedDisk, Simulation
 from tests.simulation.cache.ledger import Ledger, Look, WatchedBackend
-from tests.simulation.cache.model import Event, token_of
+from tests.simulation.cache.model import Event, Value, token_of
 from tests.simulation.scenario import cancellable
 
 __all__ = ["CacheStory"]
@@ -96,6 +98,8 @@ class _Computation:
     dependencies: tuple[GlobalCacheKey, ...]
     began: int
     """Events that had been told then."""
+    parts: list[int] = field(factory=list)
+    """The tokens of what it was computed from."""
 
 
 @define(eq=False)
@@ -125,7 +129,13 @@ class CacheStory:
         self.random = self.simulation.stream("cache")
         self.configuration = self._configure()
         self.may_expire = self.random.random() < 0.6
-        self.ledger = Ledger(self.simulation, self.disk, self.configuration)
+        self.ledger = Ledger(
+            self.simulation,
+            self.disk,
+            self.configuration,
+            made_from=self._made_from,
+            check_stored=self._check_stored,
+        )
 
     def _configure(self) -> CacheConfiguration:
         pick = self.random.choice
@@ -139,6 +149,54 @@ class CacheStory:
             heat_interval_seconds=pick([0.2, 5.0]),
             warm_up_entries_max=pick([None, None, 1]),
         )
+
+    # --- what was computed from what ---
+
+    def _made_from(self, payload: object) -> list[Link]:
+        """The links of all that a value was computed from, stored or not."""
+        computation = self._computation(payload)
+        if computation is None:
+            return []
+        links: list[Link] = [*computation.tags, *map(encode_key, computation.dependencies)]
+        for part in computation.parts:
+            value = self.ledger.model.by_token.get(part)
+            if value is not None:
+                links += [*value.tags, *value.dependencies]
+            links += self._made_from([part])
+        return links
+
+    def _check_stored(self, value: Value) -> None:
+        """Nothing has changed from which it was computed, since that was begun."""
+        if (
+            computation := self._computation(value.payload)
+        ) is None or value.key != computation.key:
+            return
+        links: list[Link] = [*value.tags, *value.dependencies]
+        self._check_not_outdated(value, computation, links)
+        left = list(computation.parts)
+        while left:
+            part = left.pop()
+            nested = self._computation([part])
+            if nested is not None and part not in self.ledger.model.by_token:
+                self._check_not_outdated(value, nested, self._made_from([part]))
+                left += nested.parts
+
+    def _check_not_outdated(
+        self, value: Value, computation: _Computation, links: list[Link]
+    ) -> None:
+        number = self.ledger.concerned(
+            computation.began,
+            self.ledger.batch_began,
+            computation.key,
+            [one for one in links if isinstance(one, str)],
+            [decode_key(one) for one in links if isinstance(one, bytes)],
+        )
+        if number is not None:
+            self.ledger._violated(f"{value} was stored, and outdated by event {number}")
+
+    def _computation(self, payload: object) -> _Computation | None:
+        token = token_of(payload)
+        return None if token is None else self.computed.get(token)
 
     def tell(self) -> CacheStory:
         for _ in range(self.random.randint(1, PROCESSES_MAX)):
@@ -619,29 +677,52 @@ class _Caller:
 
     async def _compute(self) -> None:
         key, story = self._key(), self.story
-        options = self._options(key)
-        options["stale_seconds"] = self.random.choice([0.0, 5.0])
-        seconds = self.random.choice([0.0, 0.01, 0.3])
-        fails = self.random.random() < 0.1
-
-        async def compute() -> object:
-            value = self._value()
-            story.computed[value[0]] = _Computation(
-                key, options["tags"], options["dependencies"], story.ledger.settled
-            )
-            story.count("computations")
-            await anyio.sleep(seconds)
-            if fails:
-                raise _NoValueError("none")
-            return value
-
         look = story.ledger.look(key)
         try:
-            value = await self.cache.get_or_compute(key, compute, mode=self._mode(), **options)
+            value = await self._ask(key)
         except _NoValueError:
             return
         if not story.crashed:
             self._got(look, value)
+
+    async def _ask(self, key: GlobalCacheKey) -> object:
+        options = self._options(key)
+        options["stale_seconds"] = self.random.choice([0.0, 5.0])
+        compute = partial(
+            self._make,
+            key,
+            options,
+            self.random.choice([0.0, 0.01, 0.3]),
+            fails=self.random.random() < 0.1,
+        )
+        return await self.cache.get_or_compute(key, compute, mode=self._mode(), **options)
+
+    async def _make(
+        self, key: GlobalCacheKey, options: dict[str, Any], seconds: float, *, fails: bool
+    ) -> object:
+        """A value, perhaps of those on which it depends."""
+        story, value = self.story, self._value()
+        computation = _Computation(
+            key, options["tags"], options["dependencies"], story.ledger.settled
+        )
+        story.computed[value[0]] = computation
+        story.count("computations")
+        for dependency in computation.dependencies:
+            if (token := await self._part(key, dependency)) is not None:
+                computation.parts.append(token)
+        await anyio.sleep(seconds)
+        if fails:
+            raise _NoValueError("none")
+        return value
+
+    async def _part(self, key: GlobalCacheKey, dependency: GlobalCacheKey) -> int | None:
+        """What it is computed from: read, or computed as well. In one order only: those that ask
+        for each other would wait for ever."""
+        if self.random.random() < 0.5 and KEYS.index(dependency) > KEYS.index(key):
+            self.story.count("computations of what is computed")
+            return token_of(await self._ask(dependency))
+        found = await self.cache.get(dependency)
+        return None if found is None else token_of(found.value)
 
     def _got(self, look: Look, payload: object) -> None:
         story, ledger = self.story, self.story.ledger
