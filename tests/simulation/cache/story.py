@@ -11,7 +11,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from random import Random
 from typing import Any, Final
@@ -512,6 +513,7 @@ class _Caller:
             (self._compare_and_set, 3),
             (self._increment, 3),
             (self._compute, 6),
+            (self._compute_in_turn, 4),
             (self._invalidate, 3),
         ]
         calls, weights = [kind for kind, _ in kinds], [weight for _, weight in kinds]
@@ -685,8 +687,31 @@ class _Caller:
         if not story.crashed:
             self._got(look, value)
 
-    async def _ask(self, key: GlobalCacheKey) -> object:
+    async def _compute_in_turn(self) -> None:
+        """A top of a middle of a source, while the source is changed."""
+        story, keys = self.story, sorted(self.random.sample(KEYS, 3), key=KEYS.index)
+
+        async def change() -> None:
+            await anyio.sleep(self.random.choice([0.0, 0.005, 0.1, 0.5]))
+            with suppress(*Refused, ValueTooLargeError, *Ended):
+                await self.cache.put(keys[2], self._value())
+
+        look = story.ledger.look(keys[0])
+        try:
+            async with anyio.create_task_group() as task_group:
+                task_group.start_soon(change)
+                with suppress(_NoValueError, ValueTooLargeError, *Ended):
+                    value = await self._ask(keys[0], keys[1:])
+                    if not story.crashed:
+                        self._got(look, value)
+        finally:
+            story.count("computations in turn")
+
+    async def _ask(self, key: GlobalCacheKey, inner: Sequence[GlobalCacheKey] = ()) -> object:
+        """``inner``: what it depends on, and what that depends on in turn."""
         options = self._options(key)
+        if inner:
+            options["dependencies"] = tuple(inner[:1])
         options["stale_seconds"] = self.random.choice([0.0, 5.0])
         compute = partial(
             self._make,
@@ -694,11 +719,18 @@ class _Caller:
             options,
             self.random.choice([0.0, 0.01, 0.3]),
             fails=self.random.random() < 0.1,
+            inner=inner[1:],
         )
         return await self.cache.get_or_compute(key, compute, mode=self._mode(), **options)
 
     async def _make(
-        self, key: GlobalCacheKey, options: dict[str, Any], seconds: float, *, fails: bool
+        self,
+        key: GlobalCacheKey,
+        options: dict[str, Any],
+        seconds: float,
+        *,
+        fails: bool,
+        inner: Sequence[GlobalCacheKey],
     ) -> object:
         """A value, perhaps of those on which it depends."""
         story, value = self.story, self._value()
@@ -708,19 +740,21 @@ class _Caller:
         story.computed[value[0]] = computation
         story.count("computations")
         for dependency in computation.dependencies:
-            if (token := await self._part(key, dependency)) is not None:
+            if (token := await self._part(key, dependency, inner)) is not None:
                 computation.parts.append(token)
         await anyio.sleep(seconds)
         if fails:
             raise _NoValueError("none")
         return value
 
-    async def _part(self, key: GlobalCacheKey, dependency: GlobalCacheKey) -> int | None:
+    async def _part(
+        self, key: GlobalCacheKey, dependency: GlobalCacheKey, inner: Sequence[GlobalCacheKey]
+    ) -> int | None:
         """What it is computed from: read, or computed as well. In one order only: those that ask
         for each other would wait for ever."""
-        if self.random.random() < 0.5 and KEYS.index(dependency) > KEYS.index(key):
+        if (inner or self.random.random() < 0.5) and KEYS.index(dependency) > KEYS.index(key):
             self.story.count("computations of what is computed")
-            return token_of(await self._ask(dependency))
+            return token_of(await self._ask(dependency, inner))
         found = await self.cache.get(dependency)
         return None if found is None else token_of(found.value)
 
