@@ -32,6 +32,11 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
+async def put_one(data_dir: Path, backend: str) -> None:
+    async with registry(data_dir, backend=backend) as opened:
+        await opened.key_value_store("shelf").put("key", b"value")
+
+
 async def test_a_backup_of_a_closed_store_is_restored_with_all_that_was_in_it(
     data_dir: Path, destination: Path, tmp_path: Path
 ) -> None:
@@ -147,6 +152,60 @@ async def test_what_is_no_backup_is_not_replaced(data_dir: Path, destination: Pa
     with pytest.raises(DataDirectoryError, match="are the same"):
         await backup(data_dir, data_dir)
     assert names(destination) == ["letters.txt"]
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "file"])
+@pytest.mark.parametrize(
+    "foreign", ["thesis", "README", "quarantine/notes.txt", "quarantine.jsonl", "LOCK", "ACKED"]
+)
+async def test_a_file_beside_a_backup_is_named_and_not_lost(
+    data_dir: Path, destination: Path, backend: str, foreign: str
+) -> None:
+    await put_one(data_dir, backend)
+    await backup(data_dir, destination)
+    await put_one(data_dir, backend)
+    (destination / foreign).parent.mkdir(exist_ok=True)
+    (destination / foreign).write_text("precious")
+    with pytest.raises(DataDirectoryError, match=foreign):
+        await backup(data_dir, destination)
+    assert (destination / foreign).read_text() == "precious"
+    (destination / foreign).unlink()
+    assert not (await backup(data_dir, destination)).unchanged
+
+
+async def test_links_and_directories_with_the_names_of_a_backup_are_not_lost(
+    data_dir: Path, destination: Path
+) -> None:
+    await put_one(data_dir, "sqlite")
+    await backup(data_dir, destination)
+    (destination / "mpreg.journal").mkdir()
+    (destination / "mpreg.db-wal").symlink_to(data_dir)
+    with pytest.raises(DataDirectoryError, match=r"mpreg\.db-wal, mpreg\.journal;"):
+        await backup(data_dir, destination)
+    assert (destination / "mpreg.journal").is_dir()
+
+
+@pytest.mark.parametrize("beside", [["thesis"], ["mpreg.db", "thesis"], []])
+async def test_a_file_with_the_name_of_a_manifest_makes_no_backup(
+    data_dir: Path, destination: Path, beside: list[str]
+) -> None:
+    await put_one(data_dir, "sqlite")
+    destination.mkdir(parents=True)
+    for name in ("BACKUP", *beside):
+        (destination / name).write_text("notes")
+    with pytest.raises(DataDirectoryError, match="thesis" if len(beside) == 2 else "no backup"):
+        await backup(data_dir, destination)
+    assert names(destination) == sorted(["BACKUP", *beside])
+
+
+async def test_a_backup_with_a_damaged_manifest_is_replaced(
+    data_dir: Path, destination: Path
+) -> None:
+    await put_one(data_dir, "sqlite")
+    await backup(data_dir, destination)
+    (destination / "BACKUP").write_bytes(b"{")
+    assert not (await backup(data_dir, destination)).unchanged
+    assert names(destination) == ["BACKUP", "mpreg.db"]
 
 
 @pytest.mark.parametrize("speed", [0, -1.0, float("nan")])

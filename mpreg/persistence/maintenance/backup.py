@@ -40,6 +40,7 @@ from mpreg.persistence.maintenance.manifest import (
     read_manifest,
     write_manifest,
 )
+from mpreg.persistence.maintenance.own_files import foreign_files, has_store, told_names
 from mpreg.persistence.maintenance.quarantine import SetAside, copy_quarantine, read_set_aside
 from mpreg.persistence.maintenance.reports import BackupReport, damage_in
 from mpreg.persistence.maintenance.rows import DamagedRowsError
@@ -72,7 +73,7 @@ async def backup(
 
     The copy is written beside its place, synced, verified with every checksum, and then renamed:
     ``destination`` is always a complete backup or what was there before. A backup that is there is
-    replaced; anything else is refused. Where it holds this very state already (same store, same
+    replaced; anything else is refused, also a backup with other files beside it: they would be lost. Where it holds this very state already (same store, same
     commit sequence), it is only verified. A database that has changed is copied as a whole. Of a
     journal the segments that the backup before has already, by size and checksum, are not copied
     again: they become files of both.
@@ -84,8 +85,8 @@ async def backup(
     Cancelled, or failed: nothing is left of it. Killed: what is left is removed by the next one.
 
     Raises:
-        DataDirectoryError: no store, ``destination`` is no backup, is in the data directory, may
-            not be written, or another command writes to it.
+        DataDirectoryError: no store, ``destination`` is no backup or has other files in it, is in
+            the data directory, may not be written, or another command writes to it.
         CorruptDataError: the store is damaged, and with ``allow_damaged`` only where SQLite cannot
             copy it at all. The backup that was there is still there.
         StorageFullError, StorageIOError: not made.
@@ -161,16 +162,31 @@ class _Backup:
         if self.destination.is_dir() and not any(self.destination.iterdir()):
             return None
         try:
-            return read_manifest(self.destination)
-        except CorruptDataError:
+            previous = read_manifest(self.destination)
+        except CorruptDataError as error:
+            if not has_store(self.destination):
+                raise self._no_backup(f"no store beside {MANIFEST_NAME}") from error
             # A backup that nobody can restore: to be replaced.
-            return None
+            previous = None
         except DataDirectoryError as error:
+            raise self._no_backup(f"no {MANIFEST_NAME} in it") from error
+        with file_errors(self.destination):
+            foreign = foreign_files(self.destination, of_a_backup=True)
+        if foreign:
             raise DataDirectoryError(
                 self.destination,
-                f"there is something that is no backup (no {MANIFEST_NAME} in it); nothing was "
-                "changed: name another place",
-            ) from error
+                "beside a backup there is what would be lost with it, since the next one takes its "
+                f"place as a whole: {told_names(foreign)}; nothing was changed: move that away, or "
+                "name another place",
+            )
+        return previous
+
+    def _no_backup(self, why: str) -> DataDirectoryError:
+        return DataDirectoryError(
+            self.destination,
+            f"there is something that is no backup ({why}); nothing was changed: name another "
+            "place",
+        )
 
     def _is_of(self, previous: BackupManifest, meta: tuple[int, int, int]) -> bool:
         made_of = (previous.generation, previous.commit_sequence, previous.last_version)

@@ -1,0 +1,80 @@
+"""Which files of a directory are mpreg's own. Only these may go when something takes its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from mpreg.persistence.data_directory import (
+    ACKED_NAME,
+    DATABASE_NAME,
+    JOURNAL_NAME,
+    LOCK_NAME,
+    STORES,
+)
+from mpreg.persistence.maintenance.manifest import MANIFEST_NAME
+from mpreg.persistence.maintenance.quarantine import QUARANTINE_NAME
+
+__all__ = ["foreign_files", "has_store", "is_of_a_backup", "is_of_a_store", "told_names"]
+
+NAMES_TOLD_MAX: Final = 5
+
+_DATABASE: Final = re.escape(DATABASE_NAME)
+_JOURNAL: Final = rf"{re.escape(JOURNAL_NAME)}|(journal|snapshot)-\d{{20}}"
+_BACKUP: Final = re.compile(rf"{MANIFEST_NAME}|{_DATABASE}(-wal|-shm)?|{_JOURNAL}")
+_STORE: Final = re.compile(
+    rf"{LOCK_NAME}|{ACKED_NAME}(\.damaged|\.creating)?"
+    rf"|{_DATABASE}(\.schema-\d+)?(\.creating)?(-wal|-shm|-journal)?"
+    rf"|({_JOURNAL})(\.new)?"
+)
+_SET_ASIDE: Final = re.compile(r"\d{6,}\.jsonl")
+
+
+def is_of_a_backup(name: str) -> bool:
+    return _BACKUP.fullmatch(name) is not None
+
+
+def is_of_a_store(name: str) -> bool:
+    return _STORE.fullmatch(name) is not None
+
+
+def has_store(directory: Path) -> bool:
+    return any((directory / name).is_file() for name in STORES.values())
+
+
+def foreign_files(directory: Path, *, of_a_backup: bool) -> list[str]:
+    """Names, in order, of what mpreg has not put there: also a link or directory with a name of its
+    own.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    is_own = is_of_a_backup if of_a_backup else is_of_a_store
+    foreign = []
+    for path in sorted(directory.iterdir()):
+        if path.name == QUARANTINE_NAME and _is_directory(path):
+            foreign += [
+                f"{QUARANTINE_NAME}/{one.name}"
+                for one in sorted(path.iterdir())
+                if not (_SET_ASIDE.fullmatch(one.name) and _is_file(one))
+            ]
+        elif not (is_own(path.name) and _is_file(path)):
+            foreign.append(path.name)
+    return foreign
+
+
+def told_names(names: Iterable[str]) -> str:
+    """The first few, for a message."""
+    told = list(names)
+    more = len(told) - NAMES_TOLD_MAX
+    return ", ".join(told[:NAMES_TOLD_MAX]) + (f" and {more} more" if more > 0 else "")
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _is_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
