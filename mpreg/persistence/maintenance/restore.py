@@ -21,7 +21,13 @@ from mpreg.errors import (
     InvalidArgumentError,
     SchemaVersionError,
 )
-from mpreg.persistence.data_directory import DATABASE_NAME, LOCK_NAME, STORES, DataDirectory
+from mpreg.persistence.data_directory import (
+    ACKED_NAME,
+    DATABASE_NAME,
+    LOCK_NAME,
+    STORES,
+    DataDirectory,
+)
 from mpreg.persistence.maintenance.acked import write_acked
 from mpreg.persistence.maintenance.findings import VerificationReport
 from mpreg.persistence.maintenance.journal.restore import check_journal, copy_journal
@@ -31,6 +37,7 @@ from mpreg.persistence.maintenance.manifest import (
     file_digest,
     read_manifest,
 )
+from mpreg.persistence.maintenance.own_files import foreign_files, has_store, told_names
 from mpreg.persistence.maintenance.quarantine import copy_quarantine, read_set_aside
 from mpreg.persistence.maintenance.reports import RestoreReport, damage_in
 from mpreg.persistence.maintenance.staging import (
@@ -60,7 +67,8 @@ async def restore(
 
     The backup is verified first, with the checksum of the whole and that of every item. It is
     copied beside ``data_dir``, synced, and then renamed. With ``overwrite`` a store that is there
-    is kept until the new one is in its place, and then removed.
+    is kept until the new one is in its place, and then removed. A directory with anything else in
+    it is refused.
 
     What was acknowledged after the backup is given up with that: the file ``ACKED`` is written
     anew, so that the store opens.
@@ -74,7 +82,8 @@ async def restore(
 
     Raises:
         DataDirectoryError: ``source`` is no backup; or ``data_dir`` is not empty, without
-            ``overwrite``, or one of the two is inside the other.
+            ``overwrite``, or has with it no store or other files as well, or one of the two is
+            inside the other.
         DataDirectoryLockedError: a process holds ``data_dir``.
         InvalidArgumentError: the backup does not hold the state after ``to_commit``.
         CorruptDataError: the backup is damaged.
@@ -106,6 +115,8 @@ class _Restore:
                     "it is not empty; nothing was changed: restore into another directory, or "
                     "replace what is there with --overwrite",
                 )
+            if not is_empty:
+                self._refuse_what_is_no_store()
             self._check(manifest, control)
             with file_errors(self.data_dir):
                 if manifest.backend == "file":
@@ -121,6 +132,24 @@ class _Restore:
             size_bytes=manifest.size_bytes,
             replaced=not is_empty,
         )
+
+    def _refuse_what_is_no_store(self) -> None:
+        """It goes as a whole: so it must be a store, or what is left of one, and nothing else."""
+        with file_errors(self.data_dir):
+            foreign = foreign_files(self.data_dir, of_a_backup=False)
+        if foreign:
+            raise DataDirectoryError(
+                self.data_dir,
+                "there are files that are not of a store and would be lost with it: "
+                f"{told_names(foreign)}; nothing was changed: move them away, or restore into "
+                "another directory",
+            )
+        if not has_store(self.data_dir) and not (self.data_dir / ACKED_NAME).exists():
+            raise DataDirectoryError(
+                self.data_dir,
+                "there is no store here that could be replaced; nothing was changed: restore into "
+                "another directory",
+            )
 
     def _sequence(self, manifest: BackupManifest) -> int:
         if self.to_commit is None:
@@ -189,6 +218,8 @@ class _Restore:
 def held_place(data_dir: Path) -> Iterator[bool]:
     """Keep others from opening a data directory; gives whether there is nothing in it.
 
+    One with something in it, but neither a store nor a lock, is nobody's: no lock is left in it.
+
     Raises:
         DataDirectoryLockedError: somebody has it open.
         DataDirectoryError: it is no directory.
@@ -200,6 +231,11 @@ def held_place(data_dir: Path) -> Iterator[bool]:
         raise DataDirectoryError(
             data_dir, "this is a link or a file; name the directory itself; nothing was changed"
         )
+    with file_errors(data_dir):
+        names = {path.name for path in data_dir.iterdir()}
+    if names and LOCK_NAME not in names and names.isdisjoint(STORES.values()):
+        yield False
+        return
     let_go = DataDirectory(data_dir, backend=_backend_of(data_dir)).acquire()
     try:
         yield all(path.name == LOCK_NAME for path in data_dir.iterdir())

@@ -1,0 +1,73 @@
+"""Where backups, restored stores and imports are put: what is there before is the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mpreg.persistence import DataDirectoryError
+from mpreg.persistence.maintenance import backup, restore, verify
+from tests.integration.support import registry
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("backend", ["sqlite", "file"])]
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+async def put_one(data_dir: Path, backend: str) -> None:
+    async with registry(data_dir, backend=backend) as opened:
+        await opened.key_value_store("shelf").put("key", b"value")
+
+
+@pytest.fixture
+async def saved(data_dir: Path, tmp_path: Path, backend: str) -> Path:
+    """A backup."""
+    await put_one(data_dir, backend)
+    await backup(data_dir, tmp_path / "backup")
+    return tmp_path / "backup"
+
+
+# --- what is replaced ---
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+async def test_a_directory_that_never_was_a_store_is_not_replaced(
+    saved: Path, tmp_path: Path, *, overwrite: bool
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis").write_text("precious")
+    with pytest.raises(DataDirectoryError, match="thesis" if overwrite else "not empty"):
+        await restore(saved, home, overwrite=overwrite)
+    assert names(home) == ["thesis"]
+    assert names(tmp_path) == ["backup", "data", "home"]
+
+
+@pytest.mark.parametrize("foreign", ["thesis", "quarantine/notes.txt", "mpreg.db.old", "BACKUP.old"])
+async def test_files_beside_a_store_are_named_and_not_lost(
+    saved: Path, data_dir: Path, foreign: str
+) -> None:
+    (data_dir / foreign).parent.mkdir(exist_ok=True)
+    (data_dir / foreign).write_text("precious")
+    with pytest.raises(DataDirectoryError, match=foreign):
+        await restore(saved, data_dir, overwrite=True)
+    assert (data_dir / foreign).read_text() == "precious"
+    assert (await verify(data_dir)).sound
+
+
+async def test_what_is_left_of_a_store_is_replaced_and_its_lock_alone_is_no_store(
+    saved: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    for path in data_dir.iterdir():
+        if path.name != "ACKED":
+            path.unlink()
+    assert (await restore(saved, data_dir, overwrite=True)).replaced
+    assert (await verify(data_dir)).sound
+    odd = tmp_path / "odd"
+    (odd / "quarantine").mkdir(parents=True)
+    (odd / "LOCK").touch()
+    with pytest.raises(DataDirectoryError, match="no store"):
+        await restore(saved, odd, overwrite=True)
