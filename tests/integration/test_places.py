@@ -46,7 +46,9 @@ async def test_a_directory_that_never_was_a_store_is_not_replaced(
     assert names(tmp_path) == ["backup", "data", "home"]
 
 
-@pytest.mark.parametrize("foreign", ["thesis", "quarantine/notes.txt", "mpreg.db.old", "BACKUP.old"])
+@pytest.mark.parametrize(
+    "foreign", ["thesis", "quarantine/notes.txt", "mpreg.db.old", "BACKUP.old"]
+)
 async def test_files_beside_a_store_are_named_and_not_lost(
     saved: Path, data_dir: Path, foreign: str
 ) -> None:

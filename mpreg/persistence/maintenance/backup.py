@@ -73,10 +73,11 @@ async def backup(
 
     The copy is written beside its place, synced, verified with every checksum, and then renamed:
     ``destination`` is always a complete backup or what was there before. A backup that is there is
-    replaced; anything else is refused, also a backup with other files beside it: they would be lost. Where it holds this very state already (same store, same
-    commit sequence), it is only verified. A database that has changed is copied as a whole. Of a
-    journal the segments that the backup before has already, by size and checksum, are not copied
-    again: they become files of both.
+    replaced; anything else is refused, also a backup with other files beside it: they would be
+    lost. Where it holds this very state already (same store, same commit sequence), it is only
+    verified. A database that has changed is copied as a whole. Of a journal the segments that the
+    backup before has already, by size and checksum, are not copied again: they become files of
+    both.
 
     ``bytes_per_second`` slows it down. While it copies, the store's WAL grows by what is written,
     and is emptied by the first checkpoint afterwards: do not slow it down so much that the device

@@ -12,6 +12,7 @@ from typing import Final
 from mpreg.errors import CorruptDataError, ForeignDatabaseError, SchemaVersionError
 from mpreg.persistence.backend import FoundState
 from mpreg.persistence.backends.sqlite.migrations import CURRENT, FIRST_VERSION, Schema
+from mpreg.persistence.backends.sqlite.names_check import check_names
 from mpreg.persistence.backends.sqlite.schema import APPLICATION_ID, CREATION_PRAGMAS, READ_META
 from mpreg.persistence.backends.sqlite.schema_check import check_schema
 from mpreg.persistence.data_directory import sync_directory
@@ -33,6 +34,8 @@ __all__ = [
 _MAGIC: Final = b"SQLite format 3\x00"
 _HEADER_BYTES: Final = 100
 _CHUNK_BYTES: Final = 1 << 20
+#: As many names as a store may have are looked at once, in another order than they stand in.
+_LOOKING_CACHE_KIB: Final = 16 << 10
 # Where the file format keeps them: https://www.sqlite.org/fileformat.html#the_database_header
 _USER_VERSION: Final = slice(60, 64)
 _APPLICATION_ID: Final = slice(68, 72)
@@ -54,7 +57,8 @@ def looking_at(path: Path, newest: int = CURRENT.version) -> Iterator[FoundState
 
     Raises:
         ForeignDatabaseError: not an SQLite database, or another program's.
-        CorruptDataError: the file is shorter than an SQLite header, or its numbers are damaged.
+        CorruptDataError: the file is shorter than an SQLite header, or its numbers, or the names of
+            its namespaces and logs, are damaged.
         SchemaVersionError: made by a newer mpreg.
     """
     try:
@@ -119,6 +123,8 @@ def looking_into(
         check_stamp(application_id=application_id, version=version, path=path, newest=newest)
         if version == CURRENT.version:
             check_schema(connection, path)
+            connection.execute(f"PRAGMA cache_size = -{_LOOKING_CACHE_KIB}")
+            check_names(connection, path)
         generation, sequence, _ = read_meta(connection, path)
         yield FoundState(sequence, generation)
     finally:

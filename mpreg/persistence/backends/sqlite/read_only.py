@@ -17,6 +17,7 @@ from mpreg.persistence.backends.sqlite.catalog import answer_catalog
 from mpreg.persistence.backends.sqlite.connection import ConnectionThread, start_thread
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, translate
 from mpreg.persistence.backends.sqlite.files import check_header, check_readable
+from mpreg.persistence.backends.sqlite.names_check import check_names
 from mpreg.persistence.backends.sqlite.opening_read_only import (
     Still,
     Way,
@@ -165,6 +166,7 @@ class ReadOnlySession:
             self._options.prepare(connection)
             for pragma in schema.READER_PRAGMAS:
                 connection.execute(pragma)
+            check_names(connection, self._path)
         except BaseException:
             connection.close()
             raise
