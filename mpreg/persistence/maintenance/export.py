@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.maintenance.checks import (
     check_entry,
-    check_name,
+    check_meta,
     check_record,
     shown_name,
 )
@@ -27,6 +27,7 @@ from mpreg.persistence.maintenance.lines import (
     encode_store_name,
     encode_stored_key,
 )
+from mpreg.persistence.maintenance.naming import check_log, check_namespace, lost_records
 from mpreg.persistence.maintenance.rows import DamagedRowsError, EntryRow, LogRow, Source
 from mpreg.persistence.maintenance.snapshots import (
     KeptVersion,
@@ -110,6 +111,7 @@ class _Export:
     _entries: int = 0
     _records: int = 0
     _snapshots: int = 0
+    _highest_version: int = 0
     _digest: hashlib._Hash = field(factory=hashlib.sha256)
 
     def run(self) -> ExportReport:
@@ -122,9 +124,11 @@ class _Export:
 
     def _run(self) -> ExportReport:
         meta = self.source.meta()
-        if meta is None or not all(type(number) is int for number in meta):
-            raise CorruptDataError("the store's own numbers are damaged", self.source.path, "meta")
+        for finding in check_meta(meta, highest_version=0, items=0):
+            self._check(finding)
+        assert meta is not None
         generation, sequence, last_version = meta
+        self._check_names()
         self._line(
             type="mpreg-export",
             format_version=FORMAT_VERSION,
@@ -136,6 +140,9 @@ class _Export:
             self._namespace(id, name)
         for log in self.source.logs():
             self._log(log)
+        items = self._entries + self._records + self._snapshots
+        for finding in check_meta(meta, highest_version=self._highest_version, items=items):
+            self._check(finding)
         self._line(type="end", lines=self._lines, sha256=self._digest.hexdigest())
         return ExportReport(
             lines=self._lines,
@@ -144,6 +151,15 @@ class _Export:
             snapshots=self._snapshots,
             commit_sequence=sequence,
         )
+
+    def _check_names(self) -> None:
+        """What is not found by its name, or belongs to no log, would be left out without a word."""
+        for id, name in self.source.namespaces():
+            self._check(check_namespace(self.source, id, name))
+        for log in self.source.logs():
+            self._check(check_log(self.source, log))
+        for finding in lost_records(self.source):
+            self._check(finding)
 
     def _line(self, **item: Any) -> None:
         line = dump_line(item)
@@ -161,6 +177,7 @@ class _Export:
             return
         for row in self.source.entries(id):
             self._check(check_entry(name, row))
+            self._highest_version = max(self._highest_version, row.version)
             self._entries += 1
             self._line(
                 type="entry",
@@ -198,16 +215,13 @@ class _Export:
                 self._check(Finding(FindingKind.SNAPSHOT, where, f"chunk {index} is missing"))
                 return
             self._check(check_entry(name, row))
+            self._highest_version = max(self._highest_version, row.version)
             yield row
 
     # --- logs ---
 
     def _log(self, log: LogRow) -> None:
-        self._check(check_name(FindingKind.LOG, log.name))
         last = self.source.last_offset(log.id)
-        if type(log.first_offset) is not int or not (last is None or type(last) is int):
-            where = f"log {shown_name(log.name)}"
-            self._check(Finding(FindingKind.LOG, where, "its stored offsets are damaged"))
         next_offset = log.first_offset if last is None else max(log.first_offset, last + 1)
         store = encode_store_name(log.name)
         self._line(type="log", store=store, first_offset=log.first_offset, next_offset=next_offset)

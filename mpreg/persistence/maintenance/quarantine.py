@@ -71,9 +71,19 @@ def read_set_aside(data_dir: Path) -> SetAside:
                 where = f"{QUARANTINE_NAME}/{path.name}, line {number}"
                 message = "what was set aside there was changed, and cannot be read"
                 found.findings.append(Finding(FindingKind.QUARANTINE, where, message))
-            elif item.get("kind") == "record":
-                found.add(base64.b64decode(item["log_name"]["base64"]), item["offset"])
+            elif (place := _place_in_log(item)) is not None:
+                found.add(*place)
     return found
+
+
+def _place_in_log(item: dict[str, Any]) -> tuple[bytes, int] | None:
+    """(log, offset) of a record whose absence is explained by this; None for anything else, a
+    record of no log among it: its row was damaged, and columns of it may be anything."""
+    log, offset = item.get("log_name"), item.get("offset")
+    if item.get("kind") != "record" or not isinstance(log, dict) or type(offset) is not int:
+        return None
+    encoded = log.get("base64")
+    return None if encoded is None else (base64.b64decode(encoded), offset)
 
 
 def copy_quarantine(data_dir: Path, directory: Path) -> list[Path]:

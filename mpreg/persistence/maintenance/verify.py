@@ -16,7 +16,6 @@ from mpreg.persistence.maintenance.checks import (
     check_entry,
     check_large_value,
     check_meta,
-    check_name,
     check_record,
     shown_name,
 )
@@ -27,6 +26,7 @@ from mpreg.persistence.maintenance.findings import (
     VerificationReport,
 )
 from mpreg.persistence.maintenance.journal.source import open_damaged_journal
+from mpreg.persistence.maintenance.naming import check_log, check_namespace, lost_records
 from mpreg.persistence.maintenance.quarantine import SetAside, read_set_aside
 from mpreg.persistence.maintenance.rows import DamagedRowsError, EntryRow, LogRow, Source
 from mpreg.persistence.maintenance.snapshots import (
@@ -176,7 +176,7 @@ class Examination:
         yield from self._guarded("table entries", self._all_entries())
         yield from self._guarded("table large_values", self._lost_values())
         yield from self._guarded("table logs", self._all_logs())
-        yield from self._guarded("table records", self._lost_records())
+        yield from self._guarded("table records", lost_records(self.source))
         yield from self._guarded("table meta", self._numbers())
 
     def _guarded(self, where: str, findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -208,11 +208,7 @@ class Examination:
 
     def _namespaces(self) -> Iterator[Finding]:
         for id, name in self.source.namespaces():
-            finding = check_name(FindingKind.NAMESPACE, name)
-            if finding is None and self.source.namespace_id(name) != id:
-                where = f"namespace {shown_name(name)}"
-                finding = Finding(FindingKind.NAMESPACE, where, "it is not found by its name")
-            if finding is not None:
+            if (finding := check_namespace(self.source, id, name)) is not None:
                 yield finding
 
     def _all_entries(self) -> Iterator[Finding]:
@@ -256,22 +252,10 @@ class Examination:
     def _all_logs(self) -> Iterator[Finding]:
         for row in self.source.logs():
             self._logs += 1
-            damage = check_name(FindingKind.LOG, row.name) or self._log_damage(row)
-            if damage is not None:
+            if (damage := check_log(self.source, row)) is not None:
                 yield damage
             else:
                 yield from self._guarded(f"log {shown_name(row.name)}", self._log(row))
-
-    def _log_damage(self, row: LogRow) -> Finding | None:
-        where = f"log {shown_name(row.name)}"
-        if self.source.log_row(row.name) != (row.id, row.first_offset):
-            return Finding(FindingKind.LOG, where, "it is not found by its name")
-        if type(row.first_offset) is not int or row.first_offset < 0:
-            return Finding(FindingKind.LOG, where, "its stored offsets are damaged")
-        last = self.source.last_offset(row.id)
-        if last is not None and type(last) is not int:
-            return Finding(FindingKind.LOG, where, "its stored offsets are damaged")
-        return None
 
     def _log(self, row: LogRow) -> Iterator[Finding]:
         offsets = OffsetCheck(row.name, row.first_offset, self.set_aside.offsets(row.name))
@@ -282,9 +266,3 @@ class Examination:
             yield from offsets.follow(record.offset)
             if (finding := check_record(row.name, record)) is not None:
                 yield finding
-
-    def _lost_records(self) -> Iterator[Finding]:
-        for id in self.source.logs_used():
-            if not self.source.has_log(id):
-                where = f"records of log number {id!r}"
-                yield Finding(FindingKind.RECORD, where, "no log has this number")
