@@ -73,3 +73,33 @@ async def test_what_is_left_of_a_store_is_replaced_and_its_lock_alone_is_no_stor
     (odd / "LOCK").touch()
     with pytest.raises(DataDirectoryError, match="no store"):
         await restore(saved, odd, overwrite=True)
+
+
+# --- links ---
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_link_under_the_name_of_what_is_being_made_is_not_followed(
+    data_dir: Path, tmp_path: Path, backend: str, *, is_there: bool
+) -> None:
+    await put_one(data_dir, backend)
+    victim = tmp_path / "victim"
+    if is_there:
+        victim.mkdir()
+        (victim / "thesis").write_text("precious")
+    (tmp_path / ".saved.mpreg-new").symlink_to("victim")
+    with pytest.raises(DataDirectoryError, match=r"\.saved\.mpreg-new: .* a link or a file"):
+        await backup(data_dir, tmp_path / "saved")
+    assert (tmp_path / ".saved.mpreg-new").is_symlink()
+    assert victim.exists() is is_there
+    assert not is_there or names(victim) == ["thesis"]
+
+
+async def test_a_file_under_the_name_of_what_is_being_made_stays(
+    data_dir: Path, tmp_path: Path, backend: str
+) -> None:
+    await put_one(data_dir, backend)
+    (tmp_path / ".saved.mpreg-new").write_text("precious")
+    with pytest.raises(DataDirectoryError, match="remove it"):
+        await backup(data_dir, tmp_path / "saved")
+    assert (tmp_path / ".saved.mpreg-new").read_text() == "precious"

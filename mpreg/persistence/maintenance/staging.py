@@ -136,10 +136,23 @@ def staged(place: Path) -> Iterator[Staging]:
 
 
 def _lock(staging: Staging) -> int:
-    """Make the directory anew and lock it; the lock ends with the process."""
+    """Make the directory anew and lock it; the lock ends with the process.
+
+    Raises:
+        DataDirectoryError: there is a link or a file, or somebody else has it.
+    """
     path = staging.path
-    path.mkdir(mode=0o700, exist_ok=True)
-    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # Not through a link: what it leads to would be emptied.
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        lock = os.open(path, flags)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise DataDirectoryError(
+            path,
+            "this is the name under which a directory is made before it is put in its place, and "
+            "there is a link or a file; nothing was changed: remove it",
+        ) from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -179,7 +192,7 @@ def refuse_nested(place: Path, source: Path, what: str) -> None:
 
 def is_same(path: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except OSError:
         return False
 
