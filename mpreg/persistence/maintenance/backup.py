@@ -49,6 +49,7 @@ from mpreg.persistence.maintenance.staging import (
     Staging,
     file_errors,
     refuse_nested,
+    resolved,
     staged,
 )
 from mpreg.persistence.maintenance.verify import examine_database
@@ -77,7 +78,7 @@ async def backup(
     lost. Where it holds this very state already (same store, same commit sequence), it is only
     verified. A database that has changed is copied as a whole. Of a journal the segments that the
     backup before has already, by size and checksum, are not copied again: they become files of
-    both.
+    both. Where ``destination`` is a link, that is done where it leads to.
 
     ``bytes_per_second`` slows it down. While it copies, the store's WAL grows by what is written,
     and is emptied by the first checkpoint afterwards: do not slow it down so much that the device
@@ -117,7 +118,7 @@ class _Backup:
     _acked: Acked = field(factory=lambda: Acked(None))
 
     def run(self, control: Control) -> BackupReport:
-        self.data_dir, self.destination = self.data_dir.absolute(), self.destination.absolute()
+        self.data_dir, self.destination = self.data_dir.absolute(), resolved(self.destination)
         store = store_in(self.data_dir)
         refuse_nested(self.destination, self.data_dir, "the data directory")
         with file_errors(self.data_dir):

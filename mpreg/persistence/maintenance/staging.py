@@ -28,7 +28,16 @@ from typing import Final
 from mpreg.errors import DataDirectoryError, StorageFullError, StorageIOError
 from mpreg.persistence.data_directory import sync_directory
 
-__all__ = ["Staging", "busy", "file_errors", "is_same", "refuse_nested", "staged", "sync_file"]
+__all__ = [
+    "Staging",
+    "busy",
+    "file_errors",
+    "is_same",
+    "refuse_nested",
+    "resolved",
+    "staged",
+    "sync_file",
+]
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
@@ -173,6 +182,19 @@ def busy(place: Path) -> DataDirectoryError:
     return DataDirectoryError(
         place, "another command is writing to this place; wait for it, or choose another"
     )
+
+
+def resolved(place: Path) -> Path:
+    """Where it really is, also where it does not exist yet: what is made beside a link would be on
+    another device, and would take the place of the link and not of what it leads to.
+
+    Raises:
+        DataDirectoryError: its links lead nowhere but to themselves.
+    """
+    try:
+        return place.resolve()
+    except (OSError, RuntimeError) as error:
+        raise DataDirectoryError(place, f"it cannot be resolved: {error}") from error
 
 
 def refuse_nested(place: Path, source: Path, what: str) -> None:
