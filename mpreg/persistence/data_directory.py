@@ -17,6 +17,7 @@ from mpreg.errors import DataDirectoryError, DataDirectoryLockedError
 
 __all__ = [
     "ACKED_NAME",
+    "BACKUP_NAME",
     "DATABASE_NAME",
     "JOURNAL_NAME",
     "LOCK_NAME",
@@ -35,6 +36,8 @@ STORES: Final = {"sqlite": DATABASE_NAME, "file": JOURNAL_NAME}
 LOCK_NAME: Final = "LOCK"
 
 ACKED_NAME: Final = "ACKED"
+BACKUP_NAME: Final = "BACKUP"
+"""Says what a backup is of, and what its files must be: where it is, nothing else may be written."""
 
 #: More than a pid and the name of a host have.
 _LOCK_BYTES: Final = 512
@@ -105,10 +108,11 @@ class DataDirectory:
         Raises:
             DataDirectoryLockedError: another registry holds it.
             DataDirectoryError: it cannot be made or written to, its files are links, or it holds
-                the store of another backend.
+                the store of another backend, or a backup.
         """
         try:
             _make(self.path)
+            self._refuse_backup()
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             lock = os.open(self.path / LOCK_NAME, flags, 0o600)
         except (OSError, ValueError) as error:
@@ -146,6 +150,16 @@ class DataDirectory:
                 "nobody else looks; move the file here",
             )
         _write_holder(lock)
+
+    def _refuse_backup(self) -> None:
+        if os.path.lexists(self.path / BACKUP_NAME):
+            raise DataDirectoryError(
+                self.path,
+                f"this is a backup ({BACKUP_NAME} is here), and with anything written to it could "
+                "not be restored any more; nothing was changed: make a directory of it with mpreg "
+                f"restore, and work on that. Where it is to be a store from now on, remove "
+                f"{BACKUP_NAME}",
+            )
 
     def _refuse_other_stores(self) -> None:
         for backend, name in STORES.items():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import anyio.to_thread
 import pytest
 
-from mpreg.persistence import DataDirectoryError
-from mpreg.persistence.maintenance import backup, restore, verify
+from mpreg.persistence import DataDirectoryError, open_read_only
+from mpreg.persistence.maintenance import backup, repair, restore, verify
 from tests.integration.support import registry
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("backend", ["sqlite", "file"])]
@@ -103,3 +105,63 @@ async def test_a_file_under_the_name_of_what_is_being_made_stays(
     with pytest.raises(DataDirectoryError, match="remove it"):
         await backup(data_dir, tmp_path / "saved")
     assert (tmp_path / ".saved.mpreg-new").read_text() == "precious"
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_backup_through_a_link_lands_where_it_leads(
+    data_dir: Path, tmp_path: Path, backend: str, *, is_there: bool
+) -> None:
+    await put_one(data_dir, backend)
+    big = tmp_path / "big"
+    big.mkdir()
+    if is_there:
+        (big / "latest").mkdir()
+    (tmp_path / "latest").symlink_to("big/latest")
+    for _ in range(2):
+        report = await backup(data_dir, tmp_path / "latest")
+        assert report.path == (big / "latest").resolve()
+        await put_one(data_dir, backend)
+    assert names(tmp_path) == ["big", "data", "latest"]
+    assert names(big) == ["latest"]
+    assert (tmp_path / "latest").is_symlink()
+    assert (await verify(tmp_path / "latest")).sound
+
+
+async def test_a_link_to_itself_is_refused(data_dir: Path, tmp_path: Path, backend: str) -> None:
+    await put_one(data_dir, backend)
+    (tmp_path / "latest").symlink_to("latest")
+    with pytest.raises(DataDirectoryError):
+        await backup(data_dir, tmp_path / "latest")
+    assert names(tmp_path) == ["data", "latest"]
+
+
+# --- a backup is not worked on ---
+
+
+async def test_a_backup_is_not_opened_for_writing(
+    saved: Path, data_dir: Path, tmp_path: Path, backend: str
+) -> None:
+    before = names(saved)
+    with pytest.raises(DataDirectoryError, match="this is a backup .* mpreg restore"):
+        async with registry(saved, backend=backend):
+            pass
+    with pytest.raises(DataDirectoryError, match="this is a backup"):
+        await repair(saved)
+    with pytest.raises(DataDirectoryError, match="this is a backup"):
+        await restore(saved, await copied(saved, tmp_path / "other"), overwrite=True)
+    assert names(saved) == before
+    assert (await verify(saved)).sound
+    await restore(saved, tmp_path / "restored")
+    async with open_read_only(saved) as opened:
+        assert await opened.key_value_store("shelf").get("key")
+
+
+async def test_a_backup_without_its_manifest_is_a_store(saved: Path, backend: str) -> None:
+    (saved / "BACKUP").unlink()
+    async with registry(saved, backend=backend) as opened:
+        assert await opened.key_value_store("shelf").get("key")
+
+
+async def copied(directory: Path, copy: Path) -> Path:
+    await anyio.to_thread.run_sync(shutil.copytree, directory, copy)
+    return copy

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from mpreg.errors import CorruptDataError, DataDirectoryError, SchemaVersionError
+from mpreg.persistence.data_directory import BACKUP_NAME
 from mpreg.persistence.maintenance.quarantine import QUARANTINE_NAME
 from mpreg.persistence.maintenance.worker import Control
 
@@ -24,7 +25,7 @@ __all__ = [
     "write_manifest",
 ]
 
-MANIFEST_NAME: Final = "BACKUP"
+MANIFEST_NAME: Final = BACKUP_NAME
 FORMAT_VERSION: Final = 1
 
 _PIECE_BYTES: Final = 1 << 20
