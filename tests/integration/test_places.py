@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio.to_thread
 import pytest
 
 from mpreg.persistence import DataDirectoryError, open_read_only
-from mpreg.persistence.maintenance import backup, repair, restore, verify
-from tests.integration.support import registry
+from mpreg.persistence.maintenance import (
+    backup,
+    export_lines,
+    import_lines,
+    mount_points,
+    repair,
+    restore,
+    verify,
+)
+from tests.integration.support import config, registry
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("backend", ["sqlite", "file"])]
 
@@ -165,3 +174,58 @@ async def test_a_backup_without_its_manifest_is_a_store(saved: Path, backend: st
 async def copied(directory: Path, copy: Path) -> Path:
     await anyio.to_thread.run_sync(shutil.copytree, directory, copy)
     return copy
+
+
+# --- places that nothing can be put into ---
+
+
+async def test_a_store_is_not_made_inside_the_directory_of_another(
+    saved: Path, data_dir: Path, tmp_path: Path, backend: str
+) -> None:
+    exported: list[bytes] = []
+    await export_lines(data_dir, exported.append)
+    other = tmp_path / "other"
+    await put_one(other, backend)
+    (tmp_path / "alias").symlink_to("other")
+    before = names(other)
+    for place in (other / "inner", other / "deep" / "inner", tmp_path / "alias" / "inner"):
+        with pytest.raises(DataDirectoryError, match=r"inside a directory with a store .*other"):
+            await restore(saved, place)
+        with pytest.raises(DataDirectoryError, match="inside a directory with a store"):
+            await import_lines(lines_of(exported), config(place, backend=backend))
+        with pytest.raises(DataDirectoryError, match="inside a directory with a store"):
+            await backup(data_dir, place)
+    assert names(other) == before
+
+
+async def lines_of(lines: list[bytes]) -> AsyncIterator[bytes]:
+    for line in lines:
+        yield line
+
+
+async def test_a_mount_point_is_refused_before_anything_is_made(
+    saved: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    exported: list[bytes] = []
+    await export_lines(data_dir, exported.append)
+    volume = tmp_path / "vol ume"
+    volume.mkdir()
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"36 35 98:0 /a {tmp_path}/vol\\040ume rw master:1 - ext3 /dev/root rw\n")
+    monkeypatch.setattr(mount_points, "_MOUNTS", mounts)
+    with pytest.raises(DataDirectoryError, match="name a directory below it"):
+        await restore(saved, volume)
+    with pytest.raises(DataDirectoryError, match="mount point"):
+        await import_lines(lines_of(exported), config(volume, backend=backend))
+    with pytest.raises(DataDirectoryError, match="mount point"):
+        await backup(data_dir, volume)
+    assert names(volume) == []
+    assert names(tmp_path) == ["backup", "data", "mountinfo", "vol ume"]
+    assert (await restore(saved, volume / "mpreg")).path == volume / "mpreg"
+
+
+async def test_what_the_system_has_mounted_is_known(
+    saved: Path, data_dir: Path, backend: str
+) -> None:
+    with pytest.raises(DataDirectoryError, match="mount point"):
+        await restore(saved, Path("/proc"), overwrite=True)

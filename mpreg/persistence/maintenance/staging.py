@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Final
 
 from mpreg.errors import DataDirectoryError, StorageFullError, StorageIOError
-from mpreg.persistence.data_directory import sync_directory
+from mpreg.persistence.data_directory import STORES, sync_directory
+from mpreg.persistence.maintenance.mount_points import refuse_mount_point
 
 __all__ = [
     "Staging",
@@ -122,15 +123,18 @@ def staged(place: Path) -> Iterator[Staging]:
     """Make a directory for ``place``, 0700. What is not published when the block ends is removed.
 
     Raises:
-        DataDirectoryError: somebody else is making one for the same place.
+        DataDirectoryError: somebody else is making one for the same place, nothing can take its
+            place, or it is inside a directory with a store.
     """
     place = place.absolute()
     if place.name in ("", ".."):
         place = place.resolve()
     if not place.name:
         raise DataDirectoryError(place, "nothing can be put in this place: name a directory in it")
+    refuse_mount_point(place)
     staging = Staging(place)
     with file_errors(place):
+        _refuse_inside_store(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(staging)
     try:
@@ -209,6 +213,24 @@ def refuse_nested(place: Path, source: Path, what: str) -> None:
             place,
             f"it and {what} {source} are the same, or one is inside the other, and would be lost "
             "with it; nothing was changed: name another place",
+        )
+
+
+def _refuse_inside_store(place: Path) -> None:
+    store = next(
+        (
+            parent / name
+            for parent in resolved(place).parents
+            for name in STORES.values()
+            if (parent / name).is_file()
+        ),
+        None,
+    )
+    if store is not None:
+        raise DataDirectoryError(
+            place,
+            f"it is inside a directory with a store ({store}), and would be lost with that; "
+            "nothing was changed: name another place",
         )
 
 
