@@ -34,7 +34,7 @@ loop_option = click.option(
 
 
 def run(loop: str, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-    """Run an async function on the loop of that name. Ctrl-C cancels it.
+    """Run an async function on the loop of that name. Ctrl-C and SIGTERM cancel it.
 
     Raises:
         KeyboardInterrupt: it was interrupted, and has cleaned up.
@@ -77,7 +77,7 @@ async def _interruptible(function: Callable[..., Awaitable[T]], *arguments: Any)
 async def _cancel_when_interrupted(scope: CancelScope, *, task_status: TaskStatus[None]) -> None:
     import anyio
 
-    with anyio.open_signal_receiver(signal.SIGINT) as signals:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for _ in signals:
             # The next one meets whatever the event loop does.

@@ -37,7 +37,7 @@ LOCK_NAME: Final = "LOCK"
 
 ACKED_NAME: Final = "ACKED"
 BACKUP_NAME: Final = "BACKUP"
-"""Says what a backup is of, and what its files must be: where it is, nothing else may be written."""
+"""Says what a backup is of, and what its files must be: beside it nothing else may be written."""
 
 #: More than a pid and the name of a host have.
 _LOCK_BYTES: Final = 512

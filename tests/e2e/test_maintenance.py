@@ -101,6 +101,25 @@ def test_a_backup_that_is_killed_leaves_the_one_before_or_is_complete(
     assert verified(place).commit_sequence == verified(data_dir).commit_sequence
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+@on_both_backends
+def test_a_backup_that_is_told_to_stop_leaves_nothing(
+    tmp_path: Path, backend: str, loop: str, number: signal.Signals
+) -> None:
+    data_dir, place = tmp_path / "data", tmp_path / "to" / "backup"
+    anyio.run(made, data_dir, backend)
+    slow = ("--bytes-per-second", "1000", "--loop", loop)
+    with start("backup", place, "--data-dir", data_dir, *slow) as process:
+        begun = place.with_name(".backup.mpreg-new")
+        while not begun.exists() or not any(begun.iterdir()):
+            assert process.poll() is None
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=GUARD_SECONDS)
+    assert (process.returncode, errors.splitlines()[-1]) == (130, b"interrupted")
+    assert list(place.parent.iterdir()) == []
+
+
 @on_both_backends
 def test_a_restore_that_is_killed_leaves_the_old_store_or_the_new_one(
     tmp_path: Path, backend: str

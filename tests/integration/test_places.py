@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from mpreg.persistence.maintenance import (
     restore,
     verify,
 )
+from mpreg.persistence.maintenance.staged_file import staged_file
+from mpreg.persistence.maintenance.staging import staged
 from tests.integration.support import config, registry
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("backend", ["sqlite", "file"])]
@@ -151,7 +154,7 @@ async def test_a_backup_is_not_opened_for_writing(
     saved: Path, data_dir: Path, tmp_path: Path, backend: str
 ) -> None:
     before = names(saved)
-    with pytest.raises(DataDirectoryError, match="this is a backup .* mpreg restore"):
+    with pytest.raises(DataDirectoryError, match=r"this is a backup .* mpreg restore"):
         async with registry(saved, backend=backend):
             pass
     with pytest.raises(DataDirectoryError, match="this is a backup"):
@@ -229,3 +232,56 @@ async def test_what_the_system_has_mounted_is_known(
 ) -> None:
     with pytest.raises(DataDirectoryError, match="mount point"):
         await restore(saved, Path("/proc"), overwrite=True)
+
+
+# --- what killed commands have left ---
+
+
+async def export(data_dir: Path, file: Path) -> None:
+    with staged_file(file) as stream:
+        await export_lines(data_dir, stream.write)
+
+
+@pytest.mark.parametrize("what", ["a backup", "an export"])
+async def test_what_killed_commands_have_left_under_other_names_is_removed(
+    saved: Path, data_dir: Path, tmp_path: Path, backend: str, what: str
+) -> None:
+    to = tmp_path / "to"
+    to.mkdir()
+    await copied(saved, to / ".b-2026-11-30.mpreg-new")
+    await copied(data_dir, to / ".r-2026-11-30.mpreg-new")
+    await export(data_dir, to / "lines")
+    (to / "lines").rename(to / ".lines-2026-11-30.mpreg-new")
+    for name in (".empty.mpreg-new", ".fresh.mpreg-new"):
+        (to / name).mkdir()
+        (to / name.replace(".mpreg", ".file.mpreg")).touch()
+    for name in (".empty.mpreg-new", ".empty.file.mpreg-new"):
+        os.utime(to / name, (1.0, 1.0))
+    if what == "a backup":
+        await backup(data_dir, to / "made")
+    else:
+        await export(data_dir, to / "made")
+    # Somebody may be about to lock them.
+    assert names(to) == [".fresh.file.mpreg-new", ".fresh.mpreg-new", "made"]
+
+
+async def test_what_is_locked_or_not_certainly_of_mpreg_is_left_alone(
+    saved: Path, data_dir: Path, tmp_path: Path, backend: str
+) -> None:
+    to = tmp_path / "to"
+    to.mkdir()
+    await copied(saved, to / ".foreign.mpreg-new")
+    (to / ".foreign.mpreg-new" / "thesis").write_text("precious")
+    (to / ".notes.mpreg-new").write_text("precious")
+    (to / ".link.mpreg-new").symlink_to(await copied(saved, tmp_path / "victim"))
+    await copied(saved, to / ".old.mpreg-old")
+    before = names(to)
+    with staged(to / "busy") as staging:
+        await copied(saved, staging.path / "quarantine")
+        for path in (staging.path / "quarantine").iterdir():
+            path.rename(staging.path / path.name)
+        await backup(data_dir, to / "made")
+        assert names(to) == sorted([*before, ".busy.mpreg-new", "made"])
+        assert names(staging.path) == sorted([*names(saved), "quarantine"])
+    assert names(tmp_path / "victim") == names(saved)
+    assert names(to / ".foreign.mpreg-new") == sorted([*names(saved), "thesis"])

@@ -31,6 +31,7 @@ from mpreg.codec import decode_key, encode_key, encode_name, encode_reserved_nam
 from mpreg.errors import InvalidArgumentError
 
 __all__ = [
+    "FIRST_BYTES",
     "FORMAT_VERSION",
     "data_of",
     "dump_line",
@@ -47,6 +48,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION: Final = 1
+FIRST_BYTES: Final = b'{"type":"mpreg-export"'
+"""What every export begins with."""
 
 #: Of the names that mpreg keeps for itself: what `PersistenceRegistry.reserved` is given.
 _KIND: Final = re.compile(r"[a-z][a-z0-9_.-]*", re.ASCII)

@@ -1,7 +1,7 @@
 """A file that is made beside its place and put there whole, or not at all.
 
 ``.NAME.mpreg-new`` is being made, and locked by who makes it. Left by a kill, it is written over
-when the command is run again: no temporary file stays for longer.
+when the command is run again, and removed by one that makes another file beside it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from mpreg.errors import DataDirectoryError
 from mpreg.persistence.data_directory import sync_directory
+from mpreg.persistence.maintenance.leftovers import remove_leftovers
 from mpreg.persistence.maintenance.staging import busy, file_errors, is_same
 
 __all__ = ["staged_file"]
@@ -55,6 +56,7 @@ def _locked(place: Path) -> Iterator[BinaryIO]:
             raise busy(place)
         try:
             stream.truncate(0)
+            remove_leftovers(path, stream.fileno())
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

@@ -27,6 +27,7 @@ from typing import Final
 
 from mpreg.errors import DataDirectoryError, StorageFullError, StorageIOError
 from mpreg.persistence.data_directory import STORES, sync_directory
+from mpreg.persistence.maintenance.leftovers import remove_leftovers
 from mpreg.persistence.maintenance.mount_points import refuse_mount_point
 
 __all__ = [
@@ -140,6 +141,7 @@ def staged(place: Path) -> Iterator[Staging]:
     try:
         with file_errors(place):
             staging.settle()
+        remove_leftovers(staging.path, lock)
         yield staging
     finally:
         # Also after a publication: the name is free again then, or somebody else's.
