@@ -25,7 +25,7 @@ async def run_verify(settings: Settings, output: Output, *, is_full: bool, is_re
     before = quarantine_files(settings.data_dir)
     with output.progress("examining") as on_progress:
         if is_repair:
-            report = await repair(settings.data_dir, on_progress=on_progress)
+            report = await repair(settings.data_dir, full=is_full, on_progress=on_progress)
         else:
             report = await verify(settings.data_dir, full=is_full, on_progress=on_progress)
         report = report.with_damage(await _queues(settings, report))

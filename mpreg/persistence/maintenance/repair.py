@@ -26,6 +26,7 @@ from mpreg.persistence.data_directory import ACKED_NAME, sync_directory
 from mpreg.persistence.maintenance.acked import read_acked, unaccounted
 from mpreg.persistence.maintenance.checks import check_entry, check_name, check_record
 from mpreg.persistence.maintenance.findings import FindingKind, VerificationReport
+from mpreg.persistence.maintenance.indexes import is_of_an_index, mend_expiries, mend_names
 from mpreg.persistence.maintenance.journal.repair import repair_journal
 from mpreg.persistence.maintenance.quarantine import (
     QUARANTINE_NAME,
@@ -73,12 +74,16 @@ _DELETE_RECORD: Final = "DELETE FROM records WHERE log_id IS ? AND offset IS ?"
 
 
 async def repair(
-    data_dir: str | PathLike[str], *, on_progress: OnProgress | None = None
+    data_dir: str | PathLike[str], *, full: bool = False, on_progress: OnProgress | None = None
 ) -> VerificationReport:
     """Put damaged entries, records and snapshots into quarantine; report what is there afterwards.
 
     Only for a store that nobody has open. A snapshot of which a part is lost goes as a whole. The
     offset of a record that was set aside stays without one, and is told by `verify` as a notice.
+
+    An index that differs from its table is made anew: that of the names of namespaces and logs,
+    and, where ``full`` has SQLite compare them as in `verify`, that of the entries that expire. A
+    name that was changed is put right where an item is there whose checksum tells which it is.
 
     Left as it is, and still in the report: what is missing and cannot be set aside, a log's last
     record (without it the offset would be given again: append to the log, then repair), and damaged
@@ -93,7 +98,8 @@ async def repair(
 
     Raises:
         DataDirectoryLockedError: a process has it open.
-        CorruptDataError: SQLite's own structure is damaged; nothing was changed.
+        CorruptDataError: SQLite's own structure is damaged, or nothing tells which of two names is
+            right; nothing was changed.
         DataDirectoryError, StorageFullError, StorageIOError: nothing was removed.
     """
     directory = Path(data_dir)
@@ -102,7 +108,7 @@ async def repair(
         store_in(directory)
         with held_place(directory.absolute()), file_errors(directory):
             acked = read_acked(directory)
-            report = _repair(directory, control)
+            report = _repair(directory, control, full=full)
             if acked.is_damaged:
                 _set_acked_aside(directory)
                 acked = read_acked(directory)
@@ -123,14 +129,16 @@ def _set_acked_aside(data_dir: Path) -> None:
     sync_directory(data_dir)
 
 
-def _repair(data_dir: Path, control: Control) -> VerificationReport:
+def _repair(data_dir: Path, control: Control, *, full: bool) -> VerificationReport:
     store = store_in(data_dir)
     if store.backend == "file":
-        return _repair_journal(data_dir, control)
+        return _repair_journal(data_dir, control, full=full)
     path = store.path
-    before = examine_database(path, control, set_aside=read_set_aside(data_dir))
+    # Before anything is judged by its name.
+    mend_names(path, control)
+    before = examine_database(path, control, full=full, set_aside=read_set_aside(data_dir))
     for finding in before.findings:
-        if finding.kind is FindingKind.STRUCTURE:
+        if finding.kind is FindingKind.STRUCTURE and not is_of_an_index(finding):
             raise CorruptDataError(
                 f"{finding.message}; nothing was changed: rows cannot be removed from a file whose "
                 "structure is damaged, restore a backup",
@@ -139,6 +147,8 @@ def _repair(data_dir: Path, control: Control) -> VerificationReport:
             )
     if before.sound:
         return before
+    # Before anything is removed from an index that does not have it.
+    mend_expiries(path, before.findings)
     with _Quarantine(data_dir) as quarantine:
         with open_source(path, control) as source:
             for row in _damaged_rows(source):
@@ -150,18 +160,18 @@ def _repair(data_dir: Path, control: Control) -> VerificationReport:
             written = list(_lists_anew(source))
         quarantine.sync()
         _change(path, quarantine.rows, written)
-    return examine_database(path, control, set_aside=read_set_aside(data_dir))
+    return examine_database(path, control, full=full, set_aside=read_set_aside(data_dir))
 
 
-def _repair_journal(data_dir: Path, control: Control) -> VerificationReport:
-    before = examine_journal(data_dir, control, set_aside=read_set_aside(data_dir))
+def _repair_journal(data_dir: Path, control: Control, *, full: bool) -> VerificationReport:
+    before = examine_journal(data_dir, control, full=full, set_aside=read_set_aside(data_dir))
     if before.sound:
         return before
     with _Quarantine(data_dir) as quarantine:
         repair_journal(
             data_dir, control, _damaged_rows, _lists_anew, quarantine.write, quarantine.sync
         )
-    return examine_journal(data_dir, control, set_aside=read_set_aside(data_dir))
+    return examine_journal(data_dir, control, full=full, set_aside=read_set_aside(data_dir))
 
 
 # --- what is to go ---
