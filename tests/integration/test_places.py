@@ -20,6 +20,7 @@ from mpreg.persistence.maintenance import (
     restore,
     verify,
 )
+from mpreg.persistence.maintenance.manifest import read_manifest
 from mpreg.persistence.maintenance.staged_file import staged_file
 from mpreg.persistence.maintenance.staging import staged
 from tests.integration.support import config, registry
@@ -285,3 +286,16 @@ async def test_what_is_locked_or_not_certainly_of_mpreg_is_left_alone(
         assert names(staging.path) == sorted([*names(saved), "quarantine"])
     assert names(tmp_path / "victim") == names(saved)
     assert names(to / ".foreign.mpreg-new") == sorted([*names(saved), "thesis"])
+
+
+# --- names ---
+
+
+async def test_a_store_whose_path_is_not_utf_8_is_backed_up(tmp_path: Path, backend: str) -> None:
+    odd = tmp_path / os.fsdecode(b"odd-\xff-\xc3\xa9")
+    await put_one(odd / "data", backend)
+    await backup(odd / "data", odd / "saved")
+    assert (await backup(odd / "data", odd / "saved")).unchanged
+    assert read_manifest(odd / "saved").source == f"{tmp_path.resolve()}/odd-\\xff-\u00e9/data"
+    await restore(odd / "saved", odd / "restored")
+    assert (await verify(odd / "restored")).sound

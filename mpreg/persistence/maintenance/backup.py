@@ -38,6 +38,7 @@ from mpreg.persistence.maintenance.manifest import (
     describe_file,
     file_digest,
     read_manifest,
+    source_name,
     write_manifest,
 )
 from mpreg.persistence.maintenance.own_files import foreign_files, has_store, told_names
@@ -192,7 +193,7 @@ class _Backup:
 
     def _is_of(self, previous: BackupManifest, meta: tuple[int, int, int]) -> bool:
         made_of = (previous.generation, previous.commit_sequence, previous.last_version)
-        return made_of == meta and previous.source == str(self.data_dir)
+        return made_of == meta and previous.source == source_name(self.data_dir)
 
     def _still_good(self, previous: BackupManifest, control: Control) -> VerificationReport | None:
         """The verification of the backup that is there; None where it is to be made anew."""
@@ -244,7 +245,7 @@ class _Backup:
         copy = staging.path / DATABASE_NAME
         with file_errors(copy):
             manifest = BackupManifest(
-                source=str(self.data_dir),
+                source=source_name(self.data_dir),
                 made_at=self.wall(),
                 generation=generation,
                 commit_sequence=sequence,

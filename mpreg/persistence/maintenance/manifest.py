@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ __all__ = [
     "describe_file",
     "file_digest",
     "read_manifest",
+    "source_name",
     "write_manifest",
 ]
 
@@ -42,7 +44,7 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
     format_version: int = FORMAT_VERSION
     backend: str = "sqlite"
     source: str
-    """The data directory, as an absolute path on the machine that made it."""
+    """The data directory, as an absolute path on the machine that made it: see `source_name`."""
     made_at: float
     """Wall clock, in seconds since 1970."""
     generation: int
@@ -67,6 +69,11 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
     def earliest(self) -> int:
         """The earliest commit as of which it can be restored."""
         return self.commit_sequence if self.first_sequence is None else self.first_sequence
+
+
+def source_name(data_dir: Path) -> str:
+    """A path as text, also where it is not UTF-8: then with ``\\xff`` for a byte that is none."""
+    return os.fsencode(data_dir).decode("utf-8", "backslashreplace")
 
 
 def write_manifest(directory: Path, manifest: BackupManifest) -> None:

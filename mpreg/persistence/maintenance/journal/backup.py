@@ -29,6 +29,7 @@ from mpreg.persistence.maintenance.manifest import (
     check_quarantine,
     describe_file,
     file_digest,
+    source_name,
     write_manifest,
 )
 from mpreg.persistence.maintenance.quarantine import SetAside, copy_quarantine
@@ -92,7 +93,7 @@ class JournalBackup:
 
     def _is_of(self, previous: BackupManifest, generation: int, sequence: int) -> bool:
         made_of = (previous.generation, previous.commit_sequence, previous.source)
-        return made_of == (generation, sequence, str(self.data_dir))
+        return made_of == (generation, sequence, source_name(self.data_dir))
 
     def _still_good(self, previous: BackupManifest) -> VerificationReport | None:
         """The verification of the backup that is there; None where it is to be made anew."""
@@ -164,7 +165,7 @@ class JournalBackup:
             self._files[JOURNAL_NAME] = describe_file(control_path, self.work)
             manifest = BackupManifest(
                 backend="file",
-                source=str(self.data_dir),
+                source=source_name(self.data_dir),
                 made_at=self.wall(),
                 generation=control.generation,
                 commit_sequence=control.durable_sequence,
