@@ -10,8 +10,9 @@ from pathlib import Path
 import anyio.to_thread
 import pytest
 
-from mpreg.persistence import DataDirectoryError, open_read_only
+from mpreg.persistence import CorruptDataError, DataDirectoryError, open_read_only
 from mpreg.persistence.maintenance import (
+    FindingKind,
     backup,
     export_lines,
     import_lines,
@@ -299,3 +300,65 @@ async def test_a_store_whose_path_is_not_utf_8_is_backed_up(tmp_path: Path, back
     assert read_manifest(odd / "saved").source == f"{tmp_path.resolve()}/odd-\\xff-\u00e9/data"
     await restore(odd / "saved", odd / "restored")
     assert (await verify(odd / "restored")).sound
+
+
+# --- a backup that was changed ---
+
+
+async def test_a_changed_backup_is_restored_where_that_is_allowed_and_what_is_wrong_is_told(
+    data_dir: Path, tmp_path: Path, backend: str
+) -> None:
+    async with registry(data_dir, backend=backend) as opened:
+        log = opened.log_store("audit")
+        for number in range(30):
+            await log.append(b"record %02d" % number)
+    saved, restored = tmp_path / "saved", tmp_path / "restored"
+    await backup(data_dir, saved)
+    for path in saved.iterdir():
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"record 07", b"recorD 07"))
+    with pytest.raises(CorruptDataError, match=r"not what the backup wrote.*--allow-damaged"):
+        await restore(saved, restored)
+    assert not restored.exists()
+    report = await restore(saved, restored, allow_damaged=True)
+    first = report.verification.findings[0]
+    assert (first.kind, first.message) == (
+        FindingKind.STRUCTURE,
+        "the file is not what the backup wrote",
+    )
+    assert report.as_mapping()["verification"]["damaged"] == report.verification.damaged > 1
+    assert not (await verify(restored)).sound
+    await repair(restored)
+    async with registry(restored, backend=backend) as opened:
+        log = opened.log_store("audit")
+        kept = [record.offset async for record in log.read_range(on_damaged=lambda _: None)]
+        assert kept == [
+            number for number in range(8 if backend == "file" else 0, 30) if number != 7
+        ]
+        assert await log.append(b"more") == 30
+
+
+async def test_a_change_that_no_item_shows_is_told_as_well(
+    saved: Path, tmp_path: Path, backend: str
+) -> None:
+    name = "mpreg.db" if backend == "sqlite" else "mpreg.journal"
+    with (saved / name).open("ab") as file:
+        file.write(b"\0")
+    report = await restore(saved, tmp_path / "restored", allow_damaged=True)
+    assert [one.where for one in report.verification.findings][:1] == [name]
+    assert report.verification.damaged
+    assert (await verify(tmp_path / "restored")).entries == 1
+
+
+async def test_a_backup_that_lacks_a_file_or_its_manifest_is_not_restored(
+    saved: Path, tmp_path: Path, backend: str
+) -> None:
+    lacking = await copied(saved, tmp_path / "lacking")
+    next(
+        path for path in lacking.iterdir() if path.name.startswith(("mpreg.db", "journal"))
+    ).unlink()
+    (saved / "BACKUP").write_bytes(b"{")
+    for one in (lacking, saved):
+        with pytest.raises((CorruptDataError, DataDirectoryError)):
+            await restore(one, tmp_path / "restored", allow_damaged=True)
+    assert not (tmp_path / "restored").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mpreg.cli.output import Output
+from mpreg.cli.runs.verify import verification_text
 from mpreg.cli.settings import Settings
 from mpreg.persistence.maintenance import restore
 
@@ -29,7 +30,7 @@ async def run_restore(
             to_commit=to_commit,
             on_progress=on_progress,
         )
-    output.row(
-        report.as_mapping(),
-        f"{report.path}: restored as it was at commit sequence {report.commit_sequence}",
-    )
+    text = f"{report.path}: restored as it was at commit sequence {report.commit_sequence}"
+    if not report.verification.sound:
+        text += f"\n{verification_text(report.verification)}"
+    output.row(report.as_mapping(), text)

@@ -8,9 +8,9 @@ from typing import Any
 from attrs import frozen
 
 from mpreg.errors import CorruptDataError
-from mpreg.persistence.maintenance.findings import VerificationReport
+from mpreg.persistence.maintenance.findings import Finding, FindingKind, VerificationReport
 
-__all__ = ["BackupReport", "RestoreReport", "damage_in"]
+__all__ = ["BackupReport", "RestoreReport", "changed_file", "damage_in"]
 
 
 @frozen(kw_only=True)
@@ -52,6 +52,8 @@ class RestoreReport:
     size_bytes: int
     replaced: bool
     """Whether there was a store before; it is gone."""
+    verification: VerificationReport
+    """What was found in the backup, and so is in the store; damage only with ``allow_damaged``."""
 
     def as_mapping(self) -> dict[str, Any]:
         """For JSON."""
@@ -60,7 +62,13 @@ class RestoreReport:
             "commit_sequence": self.commit_sequence,
             "size_bytes": self.size_bytes,
             "replaced": self.replaced,
+            "verification": self.verification.as_mapping(),
         }
+
+
+def changed_file(name: str) -> Finding:
+    """Of a backup: also where every item in the file is intact."""
+    return Finding(FindingKind.STRUCTURE, name, "the file is not what the backup wrote")
 
 
 def damage_in(report: VerificationReport, path: Path, hint: str) -> CorruptDataError:

@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Final
 
-from attrs import define
+from attrs import define, evolve
 
 from mpreg.errors import (
     CorruptDataError,
@@ -39,7 +39,7 @@ from mpreg.persistence.maintenance.manifest import (
 )
 from mpreg.persistence.maintenance.own_files import foreign_files, has_store, told_names
 from mpreg.persistence.maintenance.quarantine import copy_quarantine, read_set_aside
-from mpreg.persistence.maintenance.reports import RestoreReport, damage_in
+from mpreg.persistence.maintenance.reports import RestoreReport, changed_file, damage_in
 from mpreg.persistence.maintenance.staging import (
     Staging,
     file_errors,
@@ -73,6 +73,10 @@ async def restore(
     What was acknowledged after the backup is given up with that: the file ``ACKED`` is written
     anew, so that the store opens.
 
+    With ``allow_damaged`` a backup is taken as it is, also where its files are not what was
+    written; the report says what was found. One whose manifest is damaged, or that lacks a file, is
+    not.
+
     ``to_commit`` restores the state right after that commit. The backup of a journal holds every
     commit since its snapshot; that of a database only its last.
 
@@ -86,7 +90,8 @@ async def restore(
             inside the other.
         DataDirectoryLockedError: a process holds ``data_dir``.
         InvalidArgumentError: the backup does not hold the state after ``to_commit``.
-        CorruptDataError: the backup is damaged.
+        CorruptDataError: the backup is damaged, and that was not allowed, or nothing can be made of
+            it.
         SchemaVersionError: made by a newer mpreg. One of an older mpreg is restored as it is, and
             migrated when it is opened.
         StorageFullError, StorageIOError: not restored.
@@ -117,12 +122,12 @@ class _Restore:
                 )
             if not is_empty:
                 self._refuse_what_is_no_store()
-            self._check(manifest, control)
+            report, digests = self._check(manifest, control)
             with file_errors(self.data_dir):
                 if manifest.backend == "file":
-                    copy_journal(self.source, manifest, staging.path, sequence, control)
+                    copy_journal(self.source, manifest, digests, staging.path, sequence, control)
                 else:
-                    self._copy(staging, manifest, control)
+                    self._copy(staging, manifest, digests[DATABASE_NAME], control)
                 copy_quarantine(self.source, staging.path)
                 write_acked(staging.path, manifest.generation, sequence)
                 staging.publish()
@@ -131,6 +136,7 @@ class _Restore:
             commit_sequence=sequence,
             size_bytes=manifest.size_bytes,
             replaced=not is_empty,
+            verification=evolve(report, path=self.data_dir / STORES[manifest.backend]),
         )
 
     def _refuse_what_is_no_store(self) -> None:
@@ -161,36 +167,49 @@ class _Restore:
             )
         return self.to_commit
 
-    def _check(self, manifest: BackupManifest, control: Control) -> None:
+    def _check(
+        self, manifest: BackupManifest, control: Control
+    ) -> tuple[VerificationReport, dict[str, str]]:
+        """What is found in the backup, and the digest of each file as it is."""
         if not self.allow_damaged:
             with file_errors(self.source):
                 check_quarantine(self.source, manifest, control)
         if manifest.backend == "file":
             with file_errors(self.source):
-                check_journal(self.source, manifest, control, allow_damaged=self.allow_damaged)
-            return
-        database = self.source / DATABASE_NAME
-        hint = "nothing was restored; use another backup"
-        with file_errors(database):
-            if file_digest(database, control) != manifest.sha256:
-                raise CorruptDataError(
-                    f"the file is not what the backup wrote; {hint}", path=database
+                return check_journal(
+                    self.source, manifest, control, allow_damaged=self.allow_damaged
                 )
+        database = self.source / DATABASE_NAME
+        with file_errors(database):
+            digest = file_digest(database, control)
+        hint = "nothing was restored; use another backup, or take it with --allow-damaged"
+        changed = [] if digest == manifest.sha256 else [changed_file(DATABASE_NAME)]
+        if changed and not self.allow_damaged:
+            # Before it is looked into: it may be no database any more.
+            raise CorruptDataError(f"{changed[0].message}; {hint}", path=database)
+        report = self._examined_if_readable(manifest, control).with_damage(changed)
+        if not report.sound and not self.allow_damaged:
+            raise damage_in(report, database, hint)
+        return report, {DATABASE_NAME: digest}
+
+    def _examined_if_readable(
+        self, manifest: BackupManifest, control: Control
+    ) -> VerificationReport:
+        """One of an older mpreg cannot be examined by this one, but restored, and then migrated."""
+        database = self.source / DATABASE_NAME
         try:
-            report = self._examined(control)
+            return self._examined(control)
         except SchemaVersionError as error:
             if error.found_version > error.supported_version:
                 raise
             # It is what was written, and the mpreg that wrote it has counted what was damaged.
             if manifest.damaged and not self.allow_damaged:
                 raise CorruptDataError(
-                    f"the backup was made of a damaged store; {hint}, or take it with "
-                    "--allow-damaged",
+                    "the backup was made of a damaged store; nothing was restored; use another "
+                    "backup, or take it with --allow-damaged",
                     path=database,
                 ) from error
-            return
-        if not report.sound and not self.allow_damaged:
-            raise damage_in(report, database, f"{hint}, or take it with --allow-damaged")
+            return VerificationReport(path=database, damaged=manifest.damaged)
 
     def _examined(self, control: Control) -> VerificationReport:
         with file_errors(self.source):
@@ -199,7 +218,9 @@ class _Restore:
             self.source / DATABASE_NAME, control, immutable=True, set_aside=set_aside
         )
 
-    def _copy(self, staging: Staging, manifest: BackupManifest, control: Control) -> None:
+    def _copy(
+        self, staging: Staging, manifest: BackupManifest, digest: str, control: Control
+    ) -> None:
         copy = staging.path / DATABASE_NAME
         copy.touch(mode=0o600)
         done = 0
@@ -210,7 +231,7 @@ class _Restore:
                 control.step("copying", done, manifest.size_bytes)
             target.flush()
             os.fsync(target.fileno())
-        if file_digest(copy, control) != manifest.sha256:
+        if file_digest(copy, control) != digest:
             raise CorruptDataError("the copy differs from the backup; nothing was restored", copy)
 
 

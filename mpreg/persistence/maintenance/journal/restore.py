@@ -9,10 +9,11 @@ from pathlib import Path
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.backends.file.control import Control
 from mpreg.persistence.backends.file.failures import reading
+from mpreg.persistence.maintenance.findings import VerificationReport
 from mpreg.persistence.maintenance.journal.copying import end_of_commit, write_control
 from mpreg.persistence.maintenance.manifest import BackupManifest, file_digest
 from mpreg.persistence.maintenance.quarantine import read_set_aside
-from mpreg.persistence.maintenance.reports import damage_in
+from mpreg.persistence.maintenance.reports import changed_file, damage_in
 from mpreg.persistence.maintenance.verify import examine_journal
 from mpreg.persistence.maintenance.worker import Control as Work
 
@@ -21,29 +22,41 @@ __all__ = ["check_journal", "copy_journal"]
 
 def check_journal(
     backup: Path, manifest: BackupManifest, work: Work, *, allow_damaged: bool
-) -> None:
-    """
+) -> tuple[VerificationReport, dict[str, str]]:
+    """What is found in it, and the digest of each file, those among it that differ.
+
     Raises:
-        CorruptDataError: the backup is not what was written.
+        CorruptDataError: the backup is not what was written, or a file of it is missing.
     """
     hint = "nothing was restored; use another backup"
-    for name, file in manifest.files.items():
+    digests: dict[str, str] = {}
+    for name in manifest.files:
         path = backup / name
         try:
-            is_intact = file_digest(path, work) == file.sha256
+            digests[name] = file_digest(path, work)
         except FileNotFoundError as error:
             raise CorruptDataError(f"the file is missing; {hint}", path=path) from error
-        if not is_intact:
-            raise CorruptDataError(f"the file is not what the backup wrote; {hint}", path=path)
-    report = examine_journal(backup, work, set_aside=read_set_aside(backup))
+    changed = [
+        changed_file(name) for name, file in manifest.files.items() if digests[name] != file.sha256
+    ]
+    report = examine_journal(backup, work, set_aside=read_set_aside(backup)).with_damage(changed)
     if not report.sound and not allow_damaged:
         raise damage_in(report, backup, f"{hint}, or take it with --allow-damaged")
+    return report, digests
 
 
 def copy_journal(
-    backup: Path, manifest: BackupManifest, target: Path, to_commit: int, work: Work
+    backup: Path,
+    manifest: BackupManifest,
+    digests: dict[str, str],
+    target: Path,
+    to_commit: int,
+    work: Work,
 ) -> None:
-    """Copy what is needed to stand where commit ``to_commit`` stood. Not synced."""
+    """Copy what is needed to stand where commit ``to_commit`` stood. Not synced.
+
+    ``digests`` are those of `check_journal`: what is damaged is copied as it is, but not cut off.
+    """
     segments = sorted(name for name in manifest.files if name.startswith("journal-"))
     # The last of them that begins before, or right after, is to be gone on with.
     kept = [name for name in segments if _first(name) <= to_commit + 1]
@@ -55,9 +68,14 @@ def copy_journal(
         shutil.copyfile(backup / name, copy)
         done += manifest.files[name].size_bytes
         work.step("copying", done, manifest.size_bytes)
-        if file_digest(copy, work) != manifest.files[name].sha256:
+        if file_digest(copy, work) != digests[name]:
             raise CorruptDataError("the copy differs from the backup; nothing was restored", copy)
-    _copy_up_to(backup / kept[-1], target / kept[-1], to_commit)
+    last = kept[-1]
+    if to_commit == manifest.commit_sequence and digests[last] != manifest.files[last].sha256:
+        (target / last).touch(mode=0o600)
+        shutil.copyfile(backup / last, target / last)
+    else:
+        _copy_up_to(backup / last, target / last, to_commit)
     write_control(target, Control(manifest.generation, to_commit))
 
 
