@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from mpreg.persistence.data_directory import sync_directory
 from mpreg.persistence.maintenance.lines import FIRST_BYTES
 from mpreg.persistence.maintenance.own_files import foreign_files
 
@@ -47,6 +48,8 @@ def _remove(path: Path, now: float) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         is_old = now - found.st_mtime > EMPTY_SECONDS_MIN
         if stat.S_ISDIR(found.st_mode) and _is_of_a_store(path, is_old=is_old):
+            # It may have had the place until now: that it has not must survive a power cut first.
+            sync_directory(path.parent)
             shutil.rmtree(path)
         elif stat.S_ISREG(found.st_mode) and _is_an_export(descriptor, is_old=is_old):
             path.unlink()

@@ -22,7 +22,7 @@ def refuse_mount_point(place: Path) -> None:
         DataDirectoryError: it is one. To be told before anything is copied, and beside it, where
             the device is another one.
     """
-    if os.path.ismount(place) or place in _mounts():
+    if os.path.ismount(place) or Path(os.path.realpath(place)) in _mounts():
         raise DataDirectoryError(
             place,
             "this is a mount point: what is made there is first made beside it, and then takes its "

@@ -24,7 +24,7 @@ REPORTS: Final = {
     "compact": "path expired_entries log_records snapshot_versions snapshot_bytes snapshot_chunks "
     "damaged freed_bytes free_bytes database_bytes_before database_bytes wal_bytes_before "
     "wal_bytes",
-    "restore": "path commit_sequence size_bytes replaced",
+    "restore": "path commit_sequence size_bytes replaced verification",
     "export": "lines entries records snapshots commit_sequence",
     "import": "path entries records snapshots commit_sequence",
 }

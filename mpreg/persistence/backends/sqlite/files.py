@@ -123,8 +123,8 @@ def looking_into(
         check_stamp(application_id=application_id, version=version, path=path, newest=newest)
         if version == CURRENT.version:
             check_schema(connection, path)
-            connection.execute(f"PRAGMA cache_size = -{_LOOKING_CACHE_KIB}")
-            check_names(connection, path)
+        connection.execute(f"PRAGMA cache_size = -{_LOOKING_CACHE_KIB}")
+        check_names(connection, path)
         generation, sequence, _ = read_meta(connection, path)
         yield FoundState(sequence, generation)
     finally:
