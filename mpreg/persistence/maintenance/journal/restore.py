@@ -39,9 +39,13 @@ def check_journal(
     changed = [
         changed_file(name) for name, file in manifest.files.items() if digests[name] != file.sha256
     ]
+    allowing = f"{hint}, or take it with --allow-damaged"
+    if changed and not allow_damaged:
+        # Before it is looked into: it may be no journal any more.
+        raise CorruptDataError(f"{changed[0].message}; {allowing}", path=backup / changed[0].where)
     report = examine_journal(backup, work, set_aside=read_set_aside(backup)).with_damage(changed)
     if not report.sound and not allow_damaged:
-        raise damage_in(report, backup, f"{hint}, or take it with --allow-damaged")
+        raise damage_in(report, backup, allowing)
     return report, digests
 
 
