@@ -10,11 +10,18 @@ import pytest
 from mpreg.codec import encode_key
 from mpreg.persistence import CorruptDataError
 from mpreg.persistence.maintenance import backup, export_lines, repair, restore, verify
+from tests.integration import test_verify
 from tests.integration.maintenance_support import filled
 from tests.integration.support import database, registry, tamper
-from tests.integration.test_verify import DAMAGES
 
 pytestmark = pytest.mark.anyio
+
+#: (what is changed, its parameters, what is told), of all damage that `verify` is tested with.
+TOLD = next(
+    mark.args[1]
+    for mark in vars(test_verify.test_each_kind_of_damage_is_told_by_name)["pytestmark"]
+    if mark.name == "parametrize"
+)
 
 AUDIT_ID = "(SELECT id FROM logs WHERE name = CAST('audit' AS BLOB))"
 MORE = [
@@ -36,7 +43,7 @@ MORE = [
 
 @pytest.mark.parametrize(
     ("statement", "parameters"),
-    [(damage[0], damage[1]) for damage in DAMAGES] + [(statement, ()) for statement in MORE],
+    [(damage[0], damage[1]) for damage in TOLD] + [(statement, ()) for statement in MORE],
 )
 async def test_what_was_damaged_and_repaired_can_be_examined_and_backed_up(
     data_dir: Path, tmp_path: Path, statement: str, parameters: tuple[object, ...]
