@@ -14,6 +14,7 @@ from attrs import define, field, frozen
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.maintenance.checks import (
     check_entry,
+    check_large_value,
     check_meta,
     check_record,
     shown_name,
@@ -153,13 +154,15 @@ class _Export:
         )
 
     def _check_names(self) -> None:
-        """What is not found by its name, or belongs to no log, would be left out without a word."""
+        """What is not found by its name, or belongs to no log or entry, would be left out."""
         for id, name in self.source.namespaces():
             self._check(check_namespace(self.source, id, name))
         for log in self.source.logs():
             self._check(check_log(self.source, log))
         for finding in lost_records(self.source):
             self._check(finding)
+        for lost in self.source.lost_values():
+            self._check(check_large_value(self.source.name_of_namespace(lost.namespace_id), lost))
 
     def _line(self, **item: Any) -> None:
         line = dump_line(item)
