@@ -29,25 +29,54 @@ class RemoteConsumer:
     _ahead: deque[RemoteMessage] = field(factory=deque)
     """Taken, and not yet handed out."""
     _current: RemoteMessage | None = None
+    _waiting: anyio.CancelScope | None = None
+    """That of the task that waits for the next message."""
+    _is_closed: bool = False
+    """Whoever waits, or comes, is told that the loop is over."""
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> RemoteMessage:
-        """The next message. Raises what `RemoteSubscription.receive` raises."""
+        """The next message. When the consumer is closed, also while this waits, the loop is over.
+
+        Raises, beside what `RemoteSubscription.receive` raises:
+            anyio.BusyResourceError: another task waits for the next message.
+        """
+        if self._waiting is not None:
+            raise anyio.BusyResourceError("waiting for the next message of")
         self._let_lease_run()
+        message = None if self._is_closed else await self._next_unless_closed()
+        if message is None or self._is_closed:
+            self._ahead.extendleft([message] if message is not None else [])
+            self._give_back(list(self._taken_ahead()))
+            raise StopAsyncIteration
+        message._is_seen = True
+        self._current = message
+        return message
+
+    async def _next_unless_closed(self) -> RemoteMessage | None:
+        """None where it was closed meanwhile."""
+        try:
+            with anyio.CancelScope() as self._waiting:
+                return await self._next()
+        finally:
+            self._waiting = None
+        return None
+
+    async def _next(self) -> RemoteMessage:
         while True:
             if not self._ahead:
                 messages = await self._take()
                 self._keeper.hold(messages)
                 self._ahead.extend(messages)
-            message = self._ahead[0]
-            is_ours = await self._is_ours(message)
-            self._ahead.popleft()
-            if is_ours:
-                message._is_seen = True
-                self._current = message
-                return message
+            message = self._ahead.popleft()
+            try:
+                if await self._is_ours(message):
+                    return message
+            except BaseException:
+                self._ahead.appendleft(message)
+                raise
             self._keeper.let_run(message)
 
     async def _is_ours(self, message: RemoteMessage) -> bool:
@@ -76,19 +105,29 @@ class RemoteConsumer:
         self.close(give_back_current=exc is not None)
 
     def close(self, *, give_back_current: bool = False) -> None:
-        """Have given back what was taken ahead, uncounted, and perhaps the last message as well.
+        """End the loop, also of a task that waits for the next message. Have given back what was
+        taken ahead, uncounted, and perhaps the last message as well.
 
         Else that one keeps its lease.
         """
-        ahead, self._ahead = self._ahead, deque()
+        self._is_closed = True
+        if self._waiting is not None:
+            self._waiting.cancel()
         current, self._current = self._current, None
-        left = list(ahead)
+        left = list(self._taken_ahead())
         if current is not None and current in self._keeper:
             if give_back_current:
                 left.append(current)
             self._keeper.let_run(current)
-        if left:
-            self._keeper.give_back(left)
+        self._give_back(left)
+
+    def _taken_ahead(self) -> deque[RemoteMessage]:
+        ahead, self._ahead = self._ahead, deque()
+        return ahead
+
+    def _give_back(self, messages: list[RemoteMessage]) -> None:
+        if messages:
+            self._keeper.give_back(messages)
 
     def _let_lease_run(self) -> None:
         current, self._current = self._current, None

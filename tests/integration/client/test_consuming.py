@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mpreg.client import MPREGClient, RemoteQueue
+from mpreg.client.message import RemoteMessage
 from mpreg.errors import (
     LeaseLostError,
     MpregError,
@@ -52,6 +54,57 @@ async def test_a_loop_that_is_left_gives_back_what_nobody_saw(data_dir: Path) ->
             break
         assert await left_in(queue, 3) == [(2, 1), (3, 1), (4, 1)]
         await message.ack()
+
+
+async def test_a_loop_that_another_task_closes_is_over_and_keeps_nothing(data_dir: Path) -> None:
+    async with open_client(data_dir) as (node, _, server):
+        jobs = await node.message_queues.get_queue("jobs")
+        queue = await server.state.queues.get_queue("jobs")
+        messages = jobs.consume(prefetch=2)
+        seen: list[Any] = []
+
+        async def work() -> None:
+            seen.extend([message.payload async for message in messages])
+
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(work)
+            while messages._waiting is None:
+                await anyio.lowlevel.checkpoint()
+            with pytest.raises(anyio.BusyResourceError):
+                await anext(messages)
+            messages.close()
+        with pytest.raises(StopAsyncIteration):
+            await anext(messages)
+        await jobs.send_many([1, 2])
+        assert seen == []
+        assert await left_in(queue, 2) == [(1, 1), (2, 1)]
+
+
+async def test_what_comes_while_a_loop_is_closed_is_given_back_unseen(data_dir: Path) -> None:
+    async with open_client(data_dir) as (node, _, server):
+        jobs, queue = await queues_of(node, server)
+        messages = jobs.consume(prefetch=3)
+        take, reached, go_on = messages._take, anyio.Event(), anyio.Event()
+
+        async def gated() -> list[RemoteMessage]:
+            found = await take()
+            reached.set()
+            with anyio.CancelScope(shield=True):
+                await go_on.wait()
+            return found
+
+        messages._take = gated
+        async with anyio.create_task_group() as task_group:
+
+            async def work() -> None:
+                with pytest.raises(StopAsyncIteration):
+                    await anext(messages)
+
+            task_group.start_soon(work)
+            await reached.wait()
+            messages.close()
+            go_on.set()
+        assert await left_in(queue, 4) == [(1, 1), (2, 1), (3, 1), (4, 1)]
 
 
 async def test_the_lease_of_a_message_whose_queue_was_deleted_is_not_kept_up(
