@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Final, TypeAlias
@@ -99,7 +100,8 @@ class Computation:
         return False
 
 
-Store: TypeAlias = Callable[[Computation, object, Details], Awaitable[None]]
+Store: TypeAlias = Callable[[Computation, object, Details | None], Awaitable[None]]
+"""Without details: what is there is removed."""
 
 _NONE: Final[frozenset[Computation]] = frozenset()
 
@@ -217,12 +219,15 @@ class Computations:
         finally:
             seconds = anyio.current_time() - began
             self._core.counters.computing_seconds += seconds
+        # Whoever made it may go on changing it. What is nested without end is refused as a value.
+        with suppress(RecursionError):
+            value = copied(value)
         return value, seconds
 
     async def _store(self, computation: Computation, value: object, seconds: float) -> None:
         """Who asked gets the value also where the disk is full."""
         details = computation.recipe.details_for(value, seconds)
-        if details is None:
+        if details is None and not computation.is_refresh:
             return
         try:
             await self.store(computation, value, details)

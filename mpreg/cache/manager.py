@@ -350,8 +350,8 @@ class GlobalCacheManager:
 
         ``stale_seconds`` after its time to live, a value may still be given, at once, while a new
         one is computed in the background. ``negative_ttl_seconds`` is the time to live of the
-        result None; 0: it is not cached; None: it is a value as every other. ``cost``: None: the
-        seconds that it took.
+        result None; 0: it is not cached, and ends a stale value; None: it is a value as every
+        other. ``cost``: None: the seconds that it took.
 
         Raises:
             RuntimeError: the computation awaited something that somebody else has cancelled.

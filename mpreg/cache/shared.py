@@ -20,8 +20,10 @@ from mpreg.cache.requests import Details, durability_of, is_behind, prepare_put
 from mpreg.cache.restoring import restore_invalidations
 from mpreg.cache.statistics import CacheStatistics, NamespaceStatistics
 from mpreg.cache.upkeep import Upkeep
+from mpreg.cache.writes import Change
 from mpreg.errors import ConfigurationError
 from mpreg.persistence import Participant, PersistenceRegistry, ReportProgress, RestoreOrder
+from mpreg.persistence.operations import Operation
 
 __all__ = ["SharedCache"]
 
@@ -92,14 +94,22 @@ class SharedCache:
 
     # --- what is written in tasks of the registry's ---
 
-    async def _store(self, computation: Computation, value: object, details: Details) -> None:
-        recipe = computation.recipe
-        change, put = prepare_put(
-            self.core, computation.key, value, details, inherited=computation.inherited
-        )
+    async def _store(
+        self, computation: Computation, value: object, details: Details | None
+    ) -> None:
+        recipe, key = computation.recipe, computation.key
+        change: Change
+        operation: Operation
+        if details is None:
+            change = Change(key, computation.encoded, None, 0)
+            operation = self.core.storage.delete(computation.encoded)
+        else:
+            change, operation = prepare_put(
+                self.core, key, value, details, inherited=computation.inherited
+            )
         await self.core.write(
             [change],
-            [put],
+            [operation],
             durability_of(self.configuration, recipe.mode, recipe.durability),
             is_behind=is_behind(self.configuration, recipe.mode),
             origin=computation,

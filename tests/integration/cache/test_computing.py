@@ -250,6 +250,40 @@ async def test_that_there_is_nothing_is_cached_as_long_as_was_said(data_dir: Pat
         assert (found.value, found.expires_at) == (None, clock.now + 5)
 
 
+async def test_a_refresh_that_finds_nothing_any_more_ends_the_stale_value(data_dir: Path) -> None:
+    clock = TurnedClock()
+    async with open_cache(data_dir, clock=clock) as cache:
+
+        async def ask(source: Source) -> Any:
+            return await cache.get_or_compute(
+                user(1), source, ttl_seconds=10, stale_seconds=3_600, negative_ttl_seconds=0
+            )
+
+        await ask(opened("old"))
+        clock.now += 10
+        assert await ask(opened(None)) == "old"
+        await until(lambda: cache.statistics().deletions == 1)
+        assert await ask(opened(None)) is None
+
+
+async def test_what_is_given_is_what_is_cached_whoever_goes_on_changing_it(data_dir: Path) -> None:
+    rows = [1]
+
+    async def compute() -> list[int]:
+        return rows
+
+    async with open_cache(data_dir) as cache:
+        store = cache._shared.computations.store
+
+        async def store_and_change(*arguments: Any) -> None:
+            await store(*arguments)
+            rows.append(2)
+
+        cache._shared.computations.store = store_and_change
+        assert await cache.get_or_compute(user(1), compute) == [1]
+        assert await get_value(cache, user(1)) == [1]
+
+
 async def test_what_was_changed_while_it_was_computed_is_given_and_not_cached(
     data_dir: Path,
 ) -> None:
