@@ -63,7 +63,7 @@ def test_beside_a_process_that_writes_everything_can_be_read(holder: Held, other
     for command in ("verify", "export"):
         done = mpreg(command, "--json", *options)
         assert done.returncode == 0, done.stderr
-    for _ in range(5):
+    for _ in range(2):
         found = mpreg("inspect", "records", "beats", "--json", *options)
         assert (found.returncode, found.stderr) == (0, "")
         offsets = [json.loads(line)["offset"] for line in found.stdout.splitlines()]

@@ -84,7 +84,8 @@ async def import_lines(lines: AsyncIterable[bytes], config: PersistenceConfig) -
                 staging.place, "it is not empty; nothing was changed: import into a new directory"
             )
         # All is awaited: what is still under way at the end is only there where there is no room.
-        settings = evolve(config, data_dir=staging.path, grace_seconds=0.0)
+        # And where the disk fails, nothing is won by opening half a store again.
+        settings = evolve(config, data_dir=staging.path, grace_seconds=0.0, restarts_max=0)
         async with PersistenceRegistry(settings) as registry:
             report = await run_unless_full(registry, partial(import_into, registry, lines))
         with file_errors(staging.place):
