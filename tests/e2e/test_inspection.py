@@ -31,7 +31,11 @@ def mpreg(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.fixture(scope="module", params=["asyncio", "trio"])
+#: That of the holder; whoever looks runs on the other. `make crash` changes them over as well.
+LOOPS = ["asyncio", "trio"] if "MPREG_CRASH_KILLS" in os.environ else ["trio"]
+
+
+@pytest.fixture(scope="module", params=LOOPS)
 def holder(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[tuple[Program, Path]]:
     data_dir = tmp_path_factory.mktemp("held") / "data"
     # It lives as long as all tests that look at it take together.

@@ -198,6 +198,8 @@ async def test_a_damaged_list_of_the_most_used_only_begins_cold(
 ) -> None:
     async with open_cache(data_dir) as cache:
         await cache.put(user("ann"), 1)
+        # Until then the list of the life before is kept, and here is none.
+        await cache.wait_until_warm()
     for id, name in rows(data_dir, "SELECT id, name FROM namespaces"):
         if b"snapshot" in name and b"heat" in name:
             tamper(data_dir, "UPDATE entries SET value = x'00' WHERE namespace_id = ?", (id,))

@@ -14,7 +14,7 @@ import pytest
 from tests.simulation.cache.story import CacheStory
 from tests.simulation.seeds import name_of, replayable, seeds_in_parts
 
-SEEDS = 45
+SEEDS = 30
 SEEDS_PER_TEST = 15
 
 
