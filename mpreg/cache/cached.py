@@ -11,7 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from mpreg.cache.configuration import WriteMode
 from mpreg.cache.keys import GlobalCacheKey, KeyPart, check_namespace
 from mpreg.cache.manager import GlobalCacheManager
-from mpreg.cache.requests import Details, check_choices, checked_seconds
+from mpreg.cache.requests import Details, check_choices, check_negative_ttl
 from mpreg.codec import KEY_BYTES_MAX, encode_value
 from mpreg.errors import ConfigurationError, InvalidArgumentError
 
@@ -128,8 +128,7 @@ def cached(
     details = Details(
         ttl_seconds=ttl_seconds, stale_seconds=stale_seconds, tags=tags, cost=cost or 0.0
     )
-    if negative_ttl_seconds is not None:
-        checked_seconds("negative_ttl_seconds", negative_ttl_seconds, zero=True)
+    check_negative_ttl(negative_ttl_seconds)
     check_choices(mode, None)
     options = {
         "ttl_seconds": ttl_seconds,

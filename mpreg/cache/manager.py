@@ -21,9 +21,9 @@ from mpreg.cache.requests import (
     check_choices,
     check_compute,
     check_increment,
+    check_negative_ttl,
     check_together,
     checked_beginning,
-    checked_seconds,
     checked_target,
     checked_version,
     durability_of,
@@ -373,8 +373,7 @@ class GlobalCacheManager:
             mode=mode,
             durability=durability,
         )
-        if negative_ttl_seconds is not None:
-            checked_seconds("negative_ttl_seconds", negative_ttl_seconds, zero=True)
+        check_negative_ttl(negative_ttl_seconds)
         encoded = encode_key(key)
         await self._shared.open()
         now = self._wall()

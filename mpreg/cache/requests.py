@@ -30,6 +30,7 @@ __all__ = [
     "check_choices",
     "check_compute",
     "check_increment",
+    "check_negative_ttl",
     "checked_beginning",
     "checked_seconds",
     "checked_tag",
@@ -183,6 +184,12 @@ def check_increment(by: object, initial: object, ttl_seconds: object) -> None:
             raise InvalidArgumentError(f"{name} is an int, not {number!r:.80}")
     if ttl_seconds is not None:
         checked_seconds("ttl_seconds", ttl_seconds)
+
+
+def check_negative_ttl(seconds: object) -> None:
+    """Of what is not there; 0: not at all. Raises `InvalidArgumentError`."""
+    if seconds is not None:
+        checked_seconds("negative_ttl_seconds", seconds, zero=True)
 
 
 def check_compute(compute: object) -> None:

@@ -27,8 +27,8 @@ from mpreg.cache.requests import (
     Details,
     check_compute,
     check_increment,
+    check_negative_ttl,
     checked_beginning,
-    checked_seconds,
     checked_target,
     checked_version,
 )
@@ -273,8 +273,7 @@ class RemoteCacheManager:
         check_compute(compute)
         given = {"tags": tags, "dependencies": dependencies, "cost": 0.0 if cost is None else cost}
         details = Details(ttl_seconds=ttl_seconds, **given)  # type: ignore[arg-type]
-        if negative_ttl_seconds is not None:
-            checked_seconds("negative_ttl_seconds", negative_ttl_seconds, zero=True)
+        check_negative_ttl(negative_ttl_seconds)
         recipe = Recipe(
             look=partial(self._look, key),
             compute=compute,

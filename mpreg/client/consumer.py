@@ -48,8 +48,10 @@ class RemoteConsumer:
         self._let_lease_run()
         message = None if self._is_closed else await self._next_unless_closed()
         if message is None or self._is_closed:
-            self._ahead.extendleft([message] if message is not None else [])
-            self._give_back(list(self._taken_ahead()))
+            taken = self._taken_ahead()
+            if message is not None:
+                taken.insert(0, message)
+            self._give_back(taken)
             raise StopAsyncIteration
         message._is_seen = True
         self._current = message
@@ -114,16 +116,16 @@ class RemoteConsumer:
         if self._waiting is not None:
             self._waiting.cancel()
         current, self._current = self._current, None
-        left = list(self._taken_ahead())
+        left = self._taken_ahead()
         if current is not None and current in self._keeper:
             if give_back_current:
                 left.append(current)
             self._keeper.let_run(current)
         self._give_back(left)
 
-    def _taken_ahead(self) -> deque[RemoteMessage]:
+    def _taken_ahead(self) -> list[RemoteMessage]:
         ahead, self._ahead = self._ahead, deque()
-        return ahead
+        return list(ahead)
 
     def _give_back(self, messages: list[RemoteMessage]) -> None:
         if messages:

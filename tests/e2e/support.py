@@ -14,13 +14,28 @@ from typing import Final, Self
 
 import pytest
 
-__all__ = ["GUARD_SECONDS", "REPOSITORY", "Program", "on_both_backends", "on_both_loops"]
+__all__ = [
+    "GUARD_SECONDS",
+    "REPOSITORY",
+    "Program",
+    "loops",
+    "on_both_backends",
+    "on_both_loops",
+]
 
 REPOSITORY: Final = Path(__file__).parents[2]
 
 #: Nothing here is waited for by time; this only turns a hang into a failure, also on a machine that
 #: is slow and busy with something else.
 GUARD_SECONDS: Final = 240.0
+
+#: Both in `make crash`; else what takes long runs on one of them.
+RUNS_LONG: Final = "MPREG_CRASH_KILLS" in os.environ
+
+
+def loops(usual: str) -> list[str]:
+    return ["asyncio", "trio"] if RUNS_LONG else [usual]
+
 
 on_both_loops = pytest.mark.parametrize("loop", ["asyncio", "trio"])
 on_both_backends = pytest.mark.parametrize("backend", ["sqlite", "file"])

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e.support import GUARD_SECONDS, REPOSITORY, Program, on_both_loops
+from tests.e2e.support import GUARD_SECONDS, REPOSITORY, Program, loops, on_both_loops
 
 MPREG: Final = [sys.executable, "-m", "mpreg.cli"]
 
@@ -31,11 +31,8 @@ def mpreg(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str
     )
 
 
-#: That of the holder; whoever looks runs on the other. `make crash` changes them over as well.
-LOOPS = ["asyncio", "trio"] if "MPREG_CRASH_KILLS" in os.environ else ["trio"]
-
-
-@pytest.fixture(scope="module", params=LOOPS)
+#: The loop is that of the holder; whoever looks runs on the other.
+@pytest.fixture(scope="module", params=loops("trio"))
 def holder(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[tuple[Program, Path]]:
     data_dir = tmp_path_factory.mktemp("held") / "data"
     # It lives as long as all tests that look at it take together.

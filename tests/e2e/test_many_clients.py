@@ -19,10 +19,8 @@ from anyio.abc import SocketStream
 from attrs import define, field
 
 from tests.e2e.processes import cpu_ticks, open_files, resident_bytes
+from tests.e2e.support import loops
 from tests.e2e.test_serve import Served
-
-#: It takes all of a CPU for a while. `make crash` has both.
-LOOPS = ["asyncio", "trio"] if "MPREG_CRASH_KILLS" in os.environ else ["asyncio"]
 
 #: Of each kind.
 CLIENTS: Final = 1_000
@@ -188,7 +186,7 @@ def many_files() -> Iterator[None]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells of a process")
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", loops("asyncio"))
 def test_a_thousand_clients_beside_a_thousand_that_wait(tmp_path: Path, loop: str) -> None:
     async def story(node: Served, crowd: Crowd) -> None:
         waiting, working = Waiting(crowd), Working(crowd)

@@ -125,6 +125,16 @@ class _Lines:
 
 
 @define
+class _Log:
+    """The log that is being read."""
+
+    name: bytes
+    next_offset: int
+    end_offset: int
+    """Where its line says that it ends."""
+
+
+@define
 class _Import:
     registry: PersistenceRegistry
     lines: _Lines
@@ -133,10 +143,7 @@ class _Import:
     _entries: int = 0
     _records: int = 0
     _snapshots: int = 0
-    _next_offsets: dict[bytes, int] = field(factory=dict)
-    """Of the log that is being read."""
-    _end_offset: int = 0
-    """Where its line says that it ends."""
+    _log: _Log | None = None
 
     async def run(self) -> ImportReport:
         try:
@@ -191,26 +198,27 @@ class _Import:
 
     async def _begin_log(self, item: dict[str, Any]) -> None:
         self._check_log_ended()
-        log, first = store_name_of(item), number_of(item, "first_offset")
-        self._next_offsets, self._end_offset = {log: first}, number_of(item, "next_offset")
+        name, first = store_name_of(item), number_of(item, "first_offset")
+        self._log = _Log(name, first, number_of(item, "next_offset"))
         if first:
-            await self._add(TruncateBefore(log, first, beyond_end=True))
+            await self._add(TruncateBefore(name, first, beyond_end=True))
 
     def _check_log_ended(self) -> None:
-        for offset in self._next_offsets.values():
-            if offset != self._end_offset:
-                raise InvalidArgumentError(
-                    f"the log before this line was to end at offset {self._end_offset}, but its "
-                    f"records end at {offset}"
-                )
+        log = self._log
+        if log is not None and log.next_offset != log.end_offset:
+            raise InvalidArgumentError(
+                f"the log before this line was to end at offset {log.end_offset}, but its "
+                f"records end at {log.next_offset}"
+            )
 
     async def _record(self, item: dict[str, Any]) -> None:
-        log, offset = store_name_of(item), number_of(item, "offset")
-        if self._next_offsets.get(log) != offset:
+        name, offset = store_name_of(item), number_of(item, "offset")
+        log = self._log
+        if log is None or (log.name, log.next_offset) != (name, offset):
             raise InvalidArgumentError(f"offset {offset} does not follow the one before it")
-        self._next_offsets[log] = offset + 1
+        log.next_offset += 1
         self._records += 1
-        await self._add(Append(log, [data_of(item, "data")]))
+        await self._add(Append(name, [data_of(item, "data")]))
 
     async def _add(self, operation: Operation) -> None:
         size = operation_bytes(operation)
