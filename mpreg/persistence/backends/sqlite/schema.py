@@ -46,6 +46,7 @@ so the bound can be moved without a migration.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from typing import Any, Final
 
 __all__ = [
@@ -112,21 +113,19 @@ class MultiRow:
     def execute(self, connection: sqlite3.Connection, parameters: list[Any]) -> int:
         """Write all rows; ``parameters`` has their columns one after the other. How many of them
         were written: not those that a condition of the statement has left out."""
-        step = self.ROWS_MAX * self.columns
-        written = 0
-        for start in range(0, len(parameters), step):
-            rows = parameters[start : start + step]
-            written += connection.execute(self._by_rows[len(rows) // self.columns], rows).rowcount
-        return written
+        return sum([one.rowcount for one in self._executed(connection, parameters)])
 
     def fetch(self, connection: sqlite3.Connection, parameters: list[Any]) -> list[Any]:
         """The same for a statement that answers with rows."""
+        return [row for one in self._executed(connection, parameters) for row in one.fetchall()]
+
+    def _executed(
+        self, connection: sqlite3.Connection, parameters: list[Any]
+    ) -> Iterator[sqlite3.Cursor]:
         step = self.ROWS_MAX * self.columns
-        found: list[Any] = []
         for start in range(0, len(parameters), step):
             rows = parameters[start : start + step]
-            found += connection.execute(self._by_rows[len(rows) // self.columns], rows).fetchall()
-        return found
+            yield connection.execute(self._by_rows[len(rows) // self.columns], rows)
 
 
 APPLICATION_ID: Final = int.from_bytes(b"mprg", "big")

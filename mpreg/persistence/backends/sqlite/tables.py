@@ -98,13 +98,12 @@ class Tables:
                 checksum = checksum_entry(name.seed, key, version, expires_at, value)
                 if len(value) > LARGE_VALUE_BYTES:
                     large.append((name.id, key, version, expires_at, checksum, value))
-                elif expires_at is None:
-                    lasting += (name.id, bytearray(key), version, checksum, bytearray(value))
+                    continue
+                bound, held = bytearray(key), bytearray(value)
+                if expires_at is None:
+                    lasting += (name.id, bound, version, checksum, held)
                 else:
-                    puts += (
-                        *(name.id, bytearray(key), version),
-                        *(expires_at, checksum, bytearray(value)),
-                    )
+                    puts += (name.id, bound, version, expires_at, checksum, held)
         self._put_small(puts, schema.PUT_SMALL_ENTRIES, schema.PUT_ENTRIES)
         self._put_small(lasting, schema.PUT_SMALL_LASTING_ENTRIES, schema.PUT_LASTING_ENTRIES)
         if large:
