@@ -18,6 +18,7 @@ from tests.integration.cache.support import (
     get_value,
     open_cache,
     read_back,
+    tidied,
     user,
 )
 from tests.integration.support import TurnedClock
@@ -140,6 +141,7 @@ async def test_what_is_leaving_the_disk_is_known_as_long_as_it_is_read(data_dir:
         await read_back(cache)
         for is_computed in (True, False):
             await cache.put(MIDDLE, "m", dependencies=[SOURCE])
+            await tidied(cache)
             backend.close_gate()
             async with anyio.create_task_group() as task_group:
                 task_group.start_soon(cache.put, user("new"), 1)
