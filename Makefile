@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Tests start hundreds of processes: each would compile all of the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint typecheck unit browser servers bench simulate crash faults fuzz clean loops docs
 
 demo: $(STAMP)
