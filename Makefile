@@ -32,7 +32,8 @@ browser:
 
 # The long campaigns. `make test` runs a short, seeded part of each.
 simulate: $(STAMP)
-	MPREG_SIMULATION_SEEDS=$${SEEDS:-5000} $(BIN)/pytest -n 2 tests/simulation $(ARGS)
+	MPREG_SIMULATION_SEEDS=$${SEEDS:-5000} MPREG_EXAMPLES=$${EXAMPLES:-20} \
+		$(BIN)/pytest -n 2 tests/simulation tests/unit $(ARGS)
 
 crash: $(STAMP)
 	MPREG_CRASH_KILLS=$${KILLS:-60} $(BIN)/pytest tests/e2e $(ARGS)

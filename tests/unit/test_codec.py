@@ -22,6 +22,7 @@ from mpreg.codec import (
     prefix_end,
 )
 from mpreg.errors import InvalidArgumentError, ValueTooLargeError
+from tests.unit.examples import examples
 
 #: Every code point, lone surrogates and NUL too: `st.text()` alone leaves the surrogates out.
 ANY_TEXT = st.text(st.characters(codec=None) | st.characters(categories=["Cs"]), max_size=12)
@@ -30,7 +31,7 @@ ANY_KEY = ANY_TEXT | st.binary(max_size=12)
 EDGE_BYTES = st.lists(st.sampled_from([0x00, 0x01, 0x7F, 0xFE, 0xFF]), max_size=5).map(bytes)
 
 
-@settings(max_examples=800)
+@settings(max_examples=examples(250))
 @given(ANY_KEY)
 @example("")
 @example(b"")
@@ -58,7 +59,7 @@ def test_one_of_many_keys_that_is_too_large_is_refused(key: str | bytes) -> None
         encode_keys([b"a", None])  # type: ignore[list-item]
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(150))
 @given(ANY_KEY, ANY_KEY)
 @example("a", b"a")
 @example("", b"")
@@ -68,7 +69,7 @@ def test_no_two_keys_share_an_encoding(one: str | bytes, other: str | bytes) -> 
     assert (encode_key(one) == encode_key(other)) is (one == other)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(150))
 @given(ANY_TEXT, ANY_TEXT)
 @example("\ud800", "\ue000")
 @example("\uffff", "\U00010000")
@@ -87,7 +88,7 @@ def test_all_bytes_keys_come_before_all_text_keys(text: str, raw: bytes) -> None
     assert encode_key(raw) < encode_key(text)
 
 
-@settings(max_examples=800)
+@settings(max_examples=examples(250))
 @given(EDGE_BYTES, EDGE_BYTES)
 @example(b"\xff", b"\xff\xff")
 @example(b"\x01\xff", b"\x02")
@@ -99,7 +100,7 @@ def test_a_range_up_to_prefix_end_holds_exactly_what_starts_with_the_prefix(
     assert in_range is key.startswith(prefix)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(150))
 @given(ANY_KEY, ANY_KEY)
 @example("", "a")
 @example("", b"a")
@@ -122,7 +123,7 @@ def test_the_empty_prefix_has_no_end() -> None:
     assert prefix_end(b"\xff\xff") is None
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(150))
 @given(ANY_TEXT.filter(bool))
 def test_a_name_comes_back_as_what_it_was(name: str) -> None:
     assert decode_name(encode_name(name)) == name
@@ -192,7 +193,7 @@ VERSIONS = st.integers(1, 2**32 - 1)
 EXPIRIES = st.none() | st.floats(0, 1e10)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(150))
 @given(
     st.binary(min_size=1, max_size=6),
     st.binary(min_size=1, max_size=6),

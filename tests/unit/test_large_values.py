@@ -31,6 +31,7 @@ from mpreg.persistence.backends.sqlite.write_session import WriteSession
 from mpreg.persistence.batch import WriteBatch
 from mpreg.persistence.commit_group import CommitGroup
 from mpreg.persistence.operations import Delete, Operation, Put, SweepExpired
+from tests.unit.examples import examples
 
 OPTIONS = SqliteOptions(cache_bytes=1 << 20, wal_checkpoint_pages=100_000, busy_timeout_seconds=0.0)
 NOW = 1_000.0
@@ -129,7 +130,7 @@ def applied(state: dict[bytes, tuple[bytes, float | None]], operation: Operation
                 del state[key]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.lists(st.lists(st.tuples(OPERATIONS), max_size=6, min_size=1), max_size=8))
 def test_whatever_is_written_is_read_and_no_large_value_is_left_behind(
     groups: list[list[tuple[Operation]]],

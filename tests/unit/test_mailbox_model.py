@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mpreg.actors import Mailbox
 from mpreg.errors import MailboxClosedError, MailboxFullError
+from tests.unit.examples import examples
 
 T = TypeVar("T")
 SIZES = st.integers(0, 12)
@@ -176,4 +177,6 @@ class MailboxStory(RuleBasedStateMachine):
 
 
 TestMailboxStory = MailboxStory.TestCase
-TestMailboxStory.settings = settings(max_examples=250, stateful_step_count=30, deadline=None)
+TestMailboxStory.settings = settings(
+    max_examples=examples(80), stateful_step_count=30, deadline=None
+)

@@ -26,6 +26,7 @@ from mpreg.persistence.backends.state import (
     unpack_entry,
 )
 from mpreg.persistence.commit_group import CommitPlan
+from tests.unit.examples import examples
 
 keys = st.binary(max_size=2)
 expiries = st.one_of(st.none(), st.floats(0, 1e12))
@@ -177,7 +178,7 @@ def _taken(frozen: FrozenState, step: int) -> CommitPlan | None:
     return plan
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.data())
 def test_a_frozen_state_is_what_it_was_however_the_state_changes_meanwhile(
     data: st.DataObject,
@@ -202,7 +203,7 @@ def test_a_frozen_state_is_what_it_was_however_the_state_changes_meanwhile(
     model.check(state)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(st.data())
 def test_live_bytes_are_counted_as_they_come_and_go(data: st.DataObject) -> None:
     state, model = MemoryState(), Model()

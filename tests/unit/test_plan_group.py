@@ -37,6 +37,7 @@ from mpreg.persistence.operations import (
     SweepExpired,
     TruncateBefore,
 )
+from tests.unit.examples import examples
 
 NOW = 100.0
 
@@ -175,7 +176,7 @@ def put(key: bytes = b"k", value: bytes = b"v", *, expected: int | None = None) 
     return Put(b"n", key, value, None, expected)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(150))
 @given(st.lists(GROUPS, min_size=1, max_size=2))
 def test_a_group_means_the_same_as_its_batches_one_after_the_other(
     groups: list[list[list[Operation]]],

@@ -17,6 +17,7 @@ from mpreg.errors import (
     StorageFullError,
     StorageIOError,
 )
+from tests.unit.examples import examples
 
 TIMES = st.floats(0, 1_000).map(lambda at: round(at, 3))
 POLICIES = st.builds(
@@ -92,7 +93,7 @@ def test_thousands_of_failures_do_not_overflow_the_delay(count: int) -> None:
     assert policy.decide(failures(*range(count)), float(count)) == Restart(7.0)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(150))
 @given(POLICIES, st.lists(TIMES, min_size=1, max_size=10).map(sorted))
 def test_it_restarts_exactly_while_the_window_holds_few_enough(
     policy: RestartPolicy, times: list[float]
@@ -107,7 +108,7 @@ def test_it_restarts_exactly_while_the_window_holds_few_enough(
         assert 0 <= decision.after_seconds <= policy.backoff_max_seconds
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(150))
 @given(POLICIES, st.lists(TIMES, min_size=2, max_size=10).map(sorted))
 def test_what_fell_out_of_the_window_can_be_forgotten(
     policy: RestartPolicy, times: list[float]

@@ -19,6 +19,7 @@ from mpreg.persistence.backends.sqlite.files import (
     rewrite_wal,
 )
 from mpreg.persistence.backends.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION
+from tests.unit.examples import examples
 
 PATH = Path("somewhere/mpreg.db")
 MAGIC = b"SQLite format 3\x00"
@@ -88,7 +89,7 @@ def test_a_newer_schema_is_refused_with_both_versions(version: int) -> None:
     assert (caught.value.found_version, caught.value.supported_version) == (version, SCHEMA_VERSION)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(150))
 @given(st.binary(min_size=0, max_size=120))
 def test_any_bytes_are_judged_and_never_crash(found: bytes) -> None:
     with pytest.raises((ForeignDatabaseError, CorruptDataError)) as caught:

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mpreg.cache.index import PASSED_OVER_MAX, VICTIMS_MAX, DiskIndex, Stored
 from mpreg.cache.records import Link
+from tests.unit.examples import examples
 
 ENTRIES_MAX = 5
 BYTES_MAX = 100
@@ -157,7 +158,7 @@ class IndexBesideDisk(RuleBasedStateMachine):
             assert set(self.index.linked(link, 3)) == older
 
 
-IndexBesideDisk.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+IndexBesideDisk.TestCase.settings = settings(max_examples=examples(30), stateful_step_count=40)
 test_the_index_knows_what_is_on_the_disk_and_keeps_its_bounds = IndexBesideDisk.TestCase
 
 

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 
 from mpreg.cache import EvictionCause, EvictionPolicyName, HeldEntry, MemoryCache
 from tests.unit.cache.naive import NaiveCache
+from tests.unit.examples import examples
 
 KEYS = st.sampled_from("abcdefgh")
 #: Whole seconds, so that entries expire exactly when somebody looks.
@@ -107,7 +108,9 @@ def test_a_cache_does_the_same_as_one_that_looks_at_everything(
     policy: EvictionPolicyName,
 ) -> None:
     story = type("Story", (CacheStory,), {"policy": policy})
-    run_state_machine_as_test(story, settings=settings(max_examples=40, stateful_step_count=40))
+    run_state_machine_as_test(
+        story, settings=settings(max_examples=examples(20), stateful_step_count=40)
+    )
 
 
 @pytest.mark.parametrize(("entries_max", "bytes_max"), [(16, 1_000), (20, 160)])

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mpreg.errors import InvalidArgumentError
 from mpreg.queues.intervals import IntervalSet, covered_at_least
+from tests.unit.examples import examples
 
 #: Few enough that offsets meet, touch and enclose each other all the time.
 END = 24
@@ -103,10 +104,10 @@ class IntervalStory(RuleBasedStateMachine):
 
 
 TestIntervalStory = IntervalStory.TestCase
-TestIntervalStory.settings = settings(max_examples=200, stateful_step_count=40)
+TestIntervalStory.settings = settings(max_examples=examples(60), stateful_step_count=40)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(150))
 @given(MANY_RANGES)
 @example([(3, 5), (0, 3)])
 @example([(0, 9), (2, 3)])
@@ -186,7 +187,7 @@ def test_a_million_offsets_in_order_are_one_interval() -> None:
     assert intervals.first_missing() == 1_000_001
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(150))
 @given(st.integers(1, 5), st.lists(MANY_RANGES, max_size=4))
 @example(1, [[(0, 2)], [(2, 4)]])
 @example(2, [[(0, 2)], [(2, 4)]])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import selectors
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
@@ -47,6 +46,7 @@ from mpreg.queues import (
     upkeep,
 )
 from mpreg.testing import SimulatedBackend, SimulatedDisk, VirtualClock
+from tests.unit.examples import examples
 
 T = TypeVar("T")
 
@@ -571,10 +571,6 @@ class QueueModel(RuleBasedStateMachine):
             self.loop.close()
 
 
-#: ``MPREG_MODEL_EXAMPLES=1000`` looks further.
-MODEL_EXAMPLES = int(os.environ.get("MPREG_MODEL_EXAMPLES", "40"))
-
-
 @pytest.fixture
 def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Snapshots, and logs that are truncated, after a few steps."""
@@ -596,7 +592,7 @@ def test_a_queue_is_what_the_model_says() -> None:
     run_state_machine_as_test(
         QueueModel,
         settings=settings(
-            max_examples=MODEL_EXAMPLES,
+            max_examples=examples(30),
             stateful_step_count=40,
             deadline=None,
             # To make a failure shorter takes minutes, and hardly helps: its steps are few.

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mpreg.errors import InvalidArgumentError, ValueTooLargeError
 from mpreg.queues.topics import TOPIC_BYTES_MAX, TopicPattern, checked_topic
+from tests.unit.examples import examples
 
 #: Two words, so that patterns and topics often agree for a while; "" for empty segments.
 TOPICS = st.lists(st.sampled_from(["a", "b", ""]), max_size=7).map(".".join)
@@ -31,13 +32,13 @@ def meant(pattern: tuple[str, ...], topic: tuple[str, ...]) -> bool:
     return bool(topic) and pattern[0] in ("*", topic[0]) and meant(pattern[1:], topic[1:])
 
 
-@settings(max_examples=1_500)
+@settings(max_examples=examples(500))
 @given(PATTERNS, TOPICS)
 def test_a_pattern_matches_what_the_rules_say(pattern: str, topic: str) -> None:
     assert TopicPattern(pattern).matches(topic) is meant(segments(pattern), segments(topic))
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(150))
 @given(PATTERNS, st.data())
 def test_a_pattern_matches_every_topic_made_from_it(pattern: str, data: st.DataObject) -> None:
     words = st.sampled_from(["a", "b", "", "*", "#"])
@@ -137,7 +138,7 @@ def test_the_limit_is_in_bytes_of_utf_8(character: str) -> None:
         TopicPattern(longest + "x")
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(150))
 @given(PATTERNS, PATTERNS)
 @example("#", "#.#")
 def test_patterns_are_equal_where_their_text_is(one: str, other: str) -> None:
