@@ -2,7 +2,7 @@
 
 `anyio.Event.wait` does the same through an event inside an event, two coroutines and a queue. Of
 all that a durable put costs the event loop's thread, that was a third; so this is one of the few
-places that know asyncio and trio by name, and the only one in this package.
+places that know asyncio and trio by name, with `parking_on_trio`.
 
 Cancel scopes mean what they mean to `anyio.Event.wait`. A wait that begins in a cancelled scope
 ends at once, also where nobody would ever wake it; one that is cancelled before it is woken raises;
@@ -19,7 +19,6 @@ from typing import Any, Protocol, TypeAlias
 
 import anyio
 import sniffio
-import trio
 
 __all__ = [
     "CallSoon",
@@ -72,7 +71,9 @@ def place_maker() -> NewPlace:
 def loop_clock() -> Callable[[], float]:
     """What tells the running event loop's time: `anyio.current_time` without its look around."""
     if sniffio.current_async_library() == "trio":
-        return trio.current_time
+        from mpreg.actors.parking_on_trio import trio_clock
+
+        return trio_clock
     return asyncio.get_running_loop().time
 
 
@@ -83,13 +84,9 @@ def call_soon_from_anywhere() -> CallSoon:
     """What has the running event loop call something in its next turn, from any thread, also in
     the middle of anything else. Does nothing when that loop has ended."""
     if sniffio.current_async_library() == "trio":
-        run_sync_soon = trio.lowlevel.current_trio_token().run_sync_soon
+        from mpreg.actors.parking_on_trio import call_soon_on_trio
 
-        def call_soon_on_trio(what: Callable[[], None]) -> None:
-            with suppress(trio.RunFinishedError):
-                run_sync_soon(what)
-
-        return call_soon_on_trio
+        return call_soon_on_trio()
     loop = asyncio.get_running_loop()
 
     def call_soon_on_asyncio(what: Callable[[], None]) -> None:
@@ -115,29 +112,8 @@ def is_being_cancelled() -> bool:
 
 
 def _maker(library: str) -> NewPlace:
-    return _TrioPlace if library == "trio" else asyncio.get_running_loop().create_future
+    if library == "trio":
+        from mpreg.actors.parking_on_trio import TrioPlace
 
-
-class _TrioPlace:
-    """A task may be rescheduled once only: by whoever wakes it, or by its cancellation."""
-
-    __slots__ = ("_task",)
-
-    def __init__(self) -> None:
-        self._task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        # Awaited by whoever awaits the place.
-        return trio.lowlevel.wait_task_rescheduled(self._abort).__await__()  # noqa: ASYNC105
-
-    def done(self) -> bool:
-        return self._task is None
-
-    def set_result(self, _result: None, /) -> None:
-        task, self._task = self._task, None
-        assert task is not None
-        trio.lowlevel.reschedule(task)
-
-    def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._task = None
-        return trio.lowlevel.Abort.SUCCEEDED
+        return TrioPlace
+    return asyncio.get_running_loop().create_future

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 import anyio
 import outcome
-import sniffio
-import trio
+
+from mpreg.actors.parking import call_soon_from_anywhere
 
 __all__ = ["run_in_own_thread"]
 
@@ -27,25 +26,13 @@ async def run_in_own_thread(function: Callable[[], T]) -> T:
     """
     done = anyio.Event()
     results: list[outcome.Outcome[T]] = []
-    wake = _waker(done.set)
+    call_soon = call_soon_from_anywhere()
 
     def work() -> None:
         results.append(outcome.capture(function))
-        try:
-            wake()
-        except (RuntimeError, trio.RunFinishedError):
-            # The event loop is gone, and with it everyone who could want the result.
-            return
+        # Does nothing where the event loop is gone, and with it everyone who could want the result.
+        call_soon(done.set)
 
     threading.Thread(target=work, name="mpreg", daemon=True).start()
     await done.wait()
     return results[0].unwrap()
-
-
-def _waker(call: Callable[[], None]) -> Callable[[], object]:
-    """What has the running event loop make the call, from any thread."""
-    if sniffio.current_async_library() == "trio":
-        token = trio.lowlevel.current_trio_token()
-        return lambda: token.run_sync_soon(call)
-    loop = asyncio.get_running_loop()
-    return lambda: loop.call_soon_threadsafe(call)

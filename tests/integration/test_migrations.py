@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from mpreg.actors.parking import call_soon_from_anywhere
 from mpreg.persistence import (
     AckedDataLostError,
     CorruptDataError,
@@ -29,7 +30,6 @@ from mpreg.persistence.backends.sqlite import SqliteBackend, SqliteOptions
 from mpreg.persistence.backends.sqlite.files import check_readable, look_at
 from mpreg.persistence.backends.sqlite.migrations import CURRENT, Migration, Schema, Step
 from mpreg.persistence.backends.sqlite.upgrade import Progress, Upgrade
-from mpreg.persistence.own_thread import _waker
 from tests.integration.newer_schema import (
     ADD_A_COLUMN,
     ADD_A_TABLE,
@@ -494,12 +494,14 @@ async def test_cancelled_while_it_is_migrated_it_is_migrated_and_nothing_stays_o
     """A transaction on a thread is not left half way: who is in a hurry kills the process."""
     upgrade = Upgrade
     with anyio.CancelScope() as scope:
-        cancel = _waker(scope.cancel)
+        call_soon = call_soon_from_anywhere()
+
+        def cancel(_: Progress) -> None:
+            call_soon(scope.cancel)
+
         monkeypatch.setattr(
             "mpreg.persistence.engine.Upgrade",
-            lambda clock: upgrade(
-                clock=clock, schema=upgraded(*MIGRATIONS), on_progress=lambda _: cancel()
-            ),
+            lambda clock: upgrade(clock=clock, schema=upgraded(*MIGRATIONS), on_progress=cancel),
         )
         async with PersistenceRegistry(config(old)):
             raise AssertionError("the block was entered")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import anyio
 import anyio.lowlevel
@@ -422,3 +425,16 @@ async def test_where_no_task_runs_nobody_is_being_cancelled() -> None:
 
 def test_without_an_event_loop_nobody_is_being_cancelled() -> None:
     assert not is_being_cancelled()
+
+
+def test_a_program_on_asyncio_does_not_load_trio(tmp_path: Path) -> None:
+    code = (
+        "import sys, anyio, mpreg.cache, mpreg.queues, mpreg.persistence as p\n"
+        "async def main():\n"
+        "    async with p.PersistenceRegistry(p.PersistenceConfig(data_dir=sys.argv[1])) as r:\n"
+        "        await r.key_value_store('s').put('k', b'v')\n"
+        "        assert await r.key_value_store('s').get('k')\n"
+        "anyio.run(main)\n"
+        "assert 'trio' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "data")], check=True)

@@ -7,7 +7,6 @@ process ends. That is safe at any moment, as `kill -9` is.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -16,8 +15,8 @@ from typing import Any, TypeAlias, TypeVar
 import anyio
 import anyio.lowlevel
 import outcome
-import sniffio
-import trio
+
+from mpreg.actors.parking import CallSoon, call_soon_from_anywhere, new_place
 
 __all__ = ["WorkerThread", "start_worker"]
 
@@ -27,73 +26,31 @@ Call: TypeAlias = Callable[[], Any]
 
 
 class _Job:
-    """One call: who waits for it, and where. Lives until its result is delivered."""
+    """One call, and the task that waits for it. Lives until its result is delivered."""
 
-    __slots__ = ()
+    __slots__ = ("_call", "_call_soon", "_place", "_result")
 
-    def __init__(self, call: Call) -> None:
-        raise NotImplementedError
+    def __init__(self, call: Call, call_soon: CallSoon) -> None:
+        self._call = call
+        self._call_soon = call_soon
+        self._place = new_place()
+        self._result: outcome.Outcome[Any] | None = None
 
     async def wait(self) -> Any:
         """The result. Cancelled: nobody waits for it any more."""
-        raise NotImplementedError
+        await self._place
+        assert self._result is not None
+        return self._result.unwrap()
 
     def work(self) -> None:
         """Make the call and hand its result over. On the thread."""
-        raise NotImplementedError
+        self._result = outcome.capture(self._call)
+        # Does nothing where the event loop is gone, and with it everyone who could want the result.
+        self._call_soon(self._deliver)
 
-
-class _TrioJob(_Job):
-    __slots__ = ("_abandoned", "_call", "_task", "_token")
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._task = trio.lowlevel.current_task()
-        self._token = trio.lowlevel.current_trio_token()
-        self._abandoned = False
-
-    async def wait(self) -> Any:
-        return await trio.lowlevel.wait_task_rescheduled(self._abandon)
-
-    def work(self) -> None:
-        result = outcome.capture(self._call)
-        try:
-            self._token.run_sync_soon(self._deliver, result)
-        except trio.RunFinishedError:
-            # The event loop is gone, and with it everyone who could want the result.
-            return
-
-    def _abandon(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._abandoned = True
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    def _deliver(self, result: outcome.Outcome[Any]) -> None:
-        if not self._abandoned:
-            trio.lowlevel.reschedule(self._task, result)
-
-
-class _AsyncioJob(_Job):
-    __slots__ = ("_call", "_loop", "_result")
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._loop = asyncio.get_running_loop()
-        self._result: asyncio.Future[outcome.Outcome[Any]] = self._loop.create_future()
-
-    async def wait(self) -> Any:
-        return (await self._result).unwrap()
-
-    def work(self) -> None:
-        result = outcome.capture(self._call)
-        try:
-            self._loop.call_soon_threadsafe(self._deliver, result)
-        except RuntimeError:
-            # The event loop is closed, and with it everyone who could want the result.
-            return
-
-    def _deliver(self, result: outcome.Outcome[Any]) -> None:
-        if not self._result.done():
-            self._result.set_result(result)
+    def _deliver(self) -> None:
+        if not self._place.done():
+            self._place.set_result(None)
 
 
 class WorkerThread:
@@ -101,9 +58,7 @@ class WorkerThread:
 
     def __init__(self, name: str) -> None:
         self._jobs: SimpleQueue[_Job | Call | None] = SimpleQueue()
-        self._make_job: type[_Job] = (
-            _TrioJob if sniffio.current_async_library() == "trio" else _AsyncioJob
-        )
+        self._call_soon = call_soon_from_anywhere()
         self.abandoned = False
         """Whether a call was cancelled: what it began may still go on."""
         threading.Thread(target=self._work, name=name, daemon=True).start()
@@ -113,7 +68,7 @@ class WorkerThread:
 
         Cancelled: the function goes on, nobody waits for it, and the thread can only be closed.
         """
-        job = self._make_job(lambda: function(*arguments))
+        job = _Job(lambda: function(*arguments), self._call_soon)
         self._jobs.put(job)
         try:
             result: T = await job.wait()
