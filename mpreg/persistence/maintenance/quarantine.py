@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, Self
 
 from attrs import define, field
 
+from mpreg.persistence.data_directory import sync_directory
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
 
 __all__ = [
     "QUARANTINE_NAME",
+    "Quarantine",
     "SetAside",
     "copy_quarantine",
     "dump_item",
@@ -43,6 +46,47 @@ class SetAside:
 
     def offsets(self, log: bytes) -> frozenset[int]:
         return frozenset(self._offsets.get(log, ()))
+
+
+@define
+class Quarantine:
+    """A new file of JSON Lines, 0600; made when there is something to be written to it."""
+
+    data_dir: Path
+    _file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, item: dict[str, Any]) -> None:
+        """Raises OSError."""
+        if self._file is None:
+            self._file = self._new_file()
+        self._file.write(dump_item(item))
+
+    def sync(self) -> None:
+        """So that it survives a power cut, before anything is removed. Raises OSError."""
+        if self._file is None:
+            return
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        sync_directory(self.data_dir / QUARANTINE_NAME)
+        sync_directory(self.data_dir)
+
+    def _new_file(self) -> BinaryIO:
+        directory = self.data_dir / QUARANTINE_NAME
+        directory.mkdir(mode=0o700, exist_ok=True)
+        numbers = [int(path.stem) for path in quarantine_files(self.data_dir) if _is_number(path)]
+        path = directory / f"{max(numbers, default=0) + 1:06}.jsonl"
+        return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb")
+
+
+def _is_number(path: Path) -> bool:
+    return path.stem.isdecimal()
 
 
 def quarantine_files(data_dir: Path) -> list[Path]:

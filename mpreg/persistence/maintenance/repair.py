@@ -7,14 +7,13 @@ the two, the items are in both places, and the next repair sets them aside once 
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, Final
 
 import msgspec
 from attrs import define, field, frozen
@@ -28,12 +27,7 @@ from mpreg.persistence.maintenance.checks import check_entry, check_name, check_
 from mpreg.persistence.maintenance.findings import FindingKind, VerificationReport
 from mpreg.persistence.maintenance.indexes import is_of_an_index, mend_expiries, mend_names
 from mpreg.persistence.maintenance.journal.repair import repair_journal
-from mpreg.persistence.maintenance.quarantine import (
-    QUARANTINE_NAME,
-    dump_item,
-    quarantine_files,
-    read_set_aside,
-)
+from mpreg.persistence.maintenance.quarantine import Quarantine, read_set_aside
 from mpreg.persistence.maintenance.restore import held_place
 from mpreg.persistence.maintenance.rows import (
     EntryRow,
@@ -122,7 +116,7 @@ def _set_acked_aside(data_dir: Path) -> None:
     """Account is kept anew from the next opening on."""
     path = data_dir / ACKED_NAME
     data = path.read_bytes()[:ACKED_BYTES]
-    with _Quarantine(data_dir) as quarantine:
+    with Quarantine(data_dir) as quarantine:
         quarantine.write({"kind": "bytes", "file": ACKED_NAME, "offset": 0, "data": data})
         quarantine.sync()
     path.unlink()
@@ -149,7 +143,7 @@ def _repair(data_dir: Path, control: Control, *, full: bool) -> VerificationRepo
         return before
     # Before anything is removed from an index that does not have it.
     mend_expiries(path, before.findings)
-    with _Quarantine(data_dir) as quarantine:
+    with _Rows(data_dir) as quarantine:
         with open_source(path, control) as source:
             for row in _damaged_rows(source):
                 control.step("setting aside", len(quarantine.rows))
@@ -167,7 +161,7 @@ def _repair_journal(data_dir: Path, control: Control, *, full: bool) -> Verifica
     before = examine_journal(data_dir, control, full=full, set_aside=read_set_aside(data_dir))
     if before.sound:
         return before
-    with _Quarantine(data_dir) as quarantine:
+    with Quarantine(data_dir) as quarantine:
         repair_journal(
             data_dir, control, _damaged_rows, _lists_anew, quarantine.write, quarantine.sync
         )
@@ -249,20 +243,11 @@ def _damaged_records(source: Source, log: LogRow) -> Iterator[RecordRow]:
 
 
 @define
-class _Quarantine:
-    """A new file of JSON Lines, 0600; made when there is something to be written to it."""
+class _Rows(Quarantine):
+    """What goes from a database into quarantine, and how it is removed afterwards."""
 
-    data_dir: Path
     rows: list[tuple[str, Any, Any]] = field(factory=list)
     """(statement, first, second part of the key), of all that was written."""
-    _file: BinaryIO | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
 
     def add(self, row: EntryRow | RecordRow, source: SqliteSource) -> None:
         if isinstance(row, EntryRow):
@@ -276,31 +261,6 @@ class _Quarantine:
     def add_lost_value(self, row: LargeValueRow, source: SqliteSource) -> None:
         self.rows.append((_DELETE_LOST_VALUE, row.id, row.namespace_id))
         self.write(_lost_value_item(row, source))
-
-    def write(self, item: dict[str, Any]) -> None:
-        if self._file is None:
-            self._file = self._new_file()
-        self._file.write(dump_item(item))
-
-    def sync(self) -> None:
-        """So that it survives a power cut, before anything is removed."""
-        if self._file is None:
-            return
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        sync_directory(self.data_dir / QUARANTINE_NAME)
-        sync_directory(self.data_dir)
-
-    def _new_file(self) -> BinaryIO:
-        directory = self.data_dir / QUARANTINE_NAME
-        directory.mkdir(mode=0o700, exist_ok=True)
-        numbers = [int(path.stem) for path in quarantine_files(self.data_dir) if _is_number(path)]
-        path = directory / f"{max(numbers, default=0) + 1:06}.jsonl"
-        return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb")
-
-
-def _is_number(path: Path) -> bool:
-    return path.stem.isdecimal()
 
 
 def _entry_item(row: EntryRow, source: SqliteSource) -> dict[str, Any]:
