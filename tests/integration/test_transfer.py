@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,7 +30,7 @@ from tests.integration.support import config, listed, registry, tamper
 pytestmark = pytest.mark.anyio
 
 
-async def each(lines: Sequence[bytes]) -> AsyncIterator[bytes]:
+async def each(lines: Sequence[bytes]) -> AsyncGenerator[bytes, None]:
     for line in lines:
         yield line
 

@@ -25,7 +25,8 @@ def import_(common: Common, file: Path, backend: str | None) -> None:
     """Make a data directory from FILE, or the standard input, as ``mpreg export`` writes it.
 
     The directory must be missing or empty: nothing is merged. Versions are given anew; all else is
-    as it was, also the offsets of logs. Where it fails, nothing is left of it; where FILE is
-    damaged or cut off, the exit code is 3.
+    as it was, also the offsets of logs. Where records were missing from a log, the output says what
+    became of the gap. Where it fails, nothing is left of it; where FILE is damaged or cut off, the
+    exit code is 3.
     """
     execute(common, "import_:run_import", file=file, backend=backend)

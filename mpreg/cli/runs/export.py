@@ -3,35 +3,49 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from mpreg.cli.exits import NotFoundError
 from mpreg.cli.output import Output
 from mpreg.cli.settings import Settings
 from mpreg.cli.streams import standard_output_is_closed
-from mpreg.persistence.maintenance import export_lines
+from mpreg.persistence.maintenance import Finding, export_lines
 from mpreg.persistence.maintenance.staged_file import staged_file
 from mpreg.persistence.maintenance.staging import refuse_nested
 
-__all__ = ["run_export"]
+__all__ = ["gaps_text", "run_export"]
+
+GAPS_SHOWN_MAX: Final = 100
 
 
-async def run_export(settings: Settings, output: Output, *, file: Path) -> None:
+async def run_export(settings: Settings, output: Output, *, file: Path, allow_gaps: bool) -> None:
     if str(file) == "-":
         if standard_output_is_closed():
             raise NotFoundError("the standard output is closed; nothing was exported: name a FILE")
     else:
         refuse_nested(file, settings.data_dir, "the data directory")
     with output.progress("exporting") as on_progress, _written(file) as stream:
-        report = await export_lines(settings.data_dir, stream.write, on_progress=on_progress)
-    output.aside(
-        report.as_mapping(),
+        report = await export_lines(
+            settings.data_dir, stream.write, allow_gaps=allow_gaps, on_progress=on_progress
+        )
+    text = (
         f"exported {report.entries} entries, {report.records} records, {report.snapshots} "
-        f"snapshots at commit sequence {report.commit_sequence}",
+        f"snapshots at commit sequence {report.commit_sequence}"
     )
+    output.aside(report.as_mapping(), text + gaps_text(report.gaps, report.missing))
+
+
+def gaps_text(gaps: Sequence[Finding], missing: int) -> str:
+    """Lines for those that were met in logs; empty where none was."""
+    if not missing:
+        return ""
+    lines = [f"MISSING  {gap}" for gap in gaps[:GAPS_SHOWN_MAX]]
+    if len(gaps) > GAPS_SHOWN_MAX:
+        lines.append("... and more; --json lists up to 10,000")
+    return "\n".join(("", *lines, f"records missing from logs: {missing}"))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import anyio.to_thread
 from mpreg.cli.exits import DamagedInputError
 from mpreg.cli.output import Output
 from mpreg.cli.progress import OnProgress, Progress
+from mpreg.cli.runs.export import gaps_text
 from mpreg.cli.settings import Settings
 from mpreg.errors import InvalidArgumentError
 from mpreg.persistence.maintenance import ImportReport, import_lines
@@ -44,7 +45,7 @@ async def run_import(
 def _text(data_dir: Path, report: ImportReport) -> str:
     return (
         f"{data_dir}: imported {report.entries} entries, {report.records} records, "
-        f"{report.snapshots} snapshots"
+        f"{report.snapshots} snapshots{gaps_text(report.gaps, report.missing)}"
     )
 
 

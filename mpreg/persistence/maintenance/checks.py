@@ -136,7 +136,7 @@ class OffsetCheck:
             if start < one:
                 yield self._gap(start, one)
             where = f"log {shown_name(self.log)}, offset {one}"
-            yield Finding(FindingKind.SET_ASIDE, where, "in quarantine since a repair")
+            yield Finding(FindingKind.SET_ASIDE, where, "missing, and on record in quarantine")
             start = one + 1
         if start < offset:
             yield self._gap(start, offset)

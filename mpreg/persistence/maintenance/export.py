@@ -19,7 +19,8 @@ from mpreg.persistence.maintenance.checks import (
     check_record,
     shown_name,
 )
-from mpreg.persistence.maintenance.findings import Finding, FindingKind
+from mpreg.persistence.maintenance.findings import FINDINGS_KEPT_MAX, Finding, FindingKind
+from mpreg.persistence.maintenance.gaps import gap_in
 from mpreg.persistence.maintenance.journal.source import open_journal_source
 from mpreg.persistence.maintenance.lines import (
     FORMAT_VERSION,
@@ -58,6 +59,10 @@ class ExportReport:
     snapshots: int
     commit_sequence: int
     """Of the state that was exported."""
+    missing: int = 0
+    """Records that are missing from their logs; only with ``allow_gaps``."""
+    gaps: tuple[Finding, ...] = ()
+    """Where, at most 10,000 of them."""
 
     def as_mapping(self) -> dict[str, Any]:
         """For JSON."""
@@ -67,11 +72,17 @@ class ExportReport:
             "records": self.records,
             "snapshots": self.snapshots,
             "commit_sequence": self.commit_sequence,
+            "missing": self.missing,
+            "gaps": [finding.as_mapping() for finding in self.gaps],
         }
 
 
 async def export_lines(
-    data_dir: str | PathLike[str], write: Write, *, on_progress: OnProgress | None = None
+    data_dir: str | PathLike[str],
+    write: Write,
+    *,
+    allow_gaps: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> ExportReport:
     """Give every line of an export to ``write``, with its line end.
 
@@ -80,10 +91,14 @@ async def export_lines(
     entries that have expired and were not removed yet. Snapshots go as what they are, not as the
     entries that they are kept in; saves under way are left out.
 
+    ``allow_gaps``: also where records are missing from logs, since a repair has set them aside, or
+    for no reason that is known. Each gap is a line of the export, and told in the report.
+
     Cancelled, or failed: what was written has no line of type ``end``, and cannot be imported.
 
     Raises:
-        CorruptDataError: something is damaged; ``where`` names it. Repair the store first.
+        CorruptDataError: something is damaged; ``where`` names it. Repair the store first. Or
+            records are missing from a log, and that was not allowed.
         DataDirectoryError, ForeignDatabaseError, SchemaVersionError, StorageIOError: as `verify`.
         StorageFullError: there is no room for what ``write`` writes.
     """
@@ -91,7 +106,7 @@ async def export_lines(
 
     def work(control: Control) -> ExportReport:
         with _opened(directory, control) as source, file_errors(Path("the export")):
-            return _Export(source, control, write).run()
+            return _Export(source, control, write, allow_gaps).run()
 
     return await run_stoppable(work, on_progress)
 
@@ -108,10 +123,13 @@ class _Export:
     source: Source
     control: Control
     write: Write
+    allow_gaps: bool
     _lines: int = 0
     _entries: int = 0
     _records: int = 0
     _snapshots: int = 0
+    _missing: int = 0
+    _gaps: list[Finding] = field(factory=list)
     _highest_version: int = 0
     _digest: hashlib._Hash = field(factory=hashlib.sha256)
 
@@ -151,6 +169,8 @@ class _Export:
             records=self._records,
             snapshots=self._snapshots,
             commit_sequence=sequence,
+            missing=self._missing,
+            gaps=tuple(self._gaps),
         )
 
     def _check_names(self) -> None:
@@ -231,21 +251,28 @@ class _Export:
         expected = log.first_offset
         for row in self.source.records(log.id):
             self._check(check_record(log.name, row))
+            if row.offset < log.first_offset:
+                where = f"log {shown_name(log.name)}, offset {row.offset}"
+                self._check(Finding(FindingKind.RECORD, where, "stored below the first offset"))
             if row.offset != expected:
-                self._check(_gap(log.name, expected, row.offset))
-            expected += 1
+                self._gap(log.name, expected, row.offset)
+            expected = row.offset + 1
             self._records += 1
             self._line(type="record", store=store, offset=row.offset, data=encode_data(row.data))
 
-    def _check(self, finding: Finding | None) -> None:
+    def _gap(self, log: bytes, start: int, stop: int) -> None:
+        gap = gap_in(log, start, stop)
+        if not self.allow_gaps:
+            self._check(gap, "see mpreg verify, or export what is there with --allow-gaps")
+        self._missing += stop - start
+        if len(self._gaps) < FINDINGS_KEPT_MAX:
+            self._gaps.append(gap)
+        self._line(type="gap", store=encode_store_name(log), offset=start, next_offset=stop)
+
+    def _check(self, finding: Finding | None, advice: str = "see mpreg verify") -> None:
         if finding is not None:
             raise CorruptDataError(
-                f"{finding.message}; the export is not complete: see mpreg verify",
+                f"{finding.message}; the export is not complete: {advice}",
                 self.source.path,
                 finding.where,
             )
-
-
-def _gap(log: bytes, start: int, stop: int) -> Finding:
-    where = f"log {shown_name(log)}, offsets {start} to {stop - 1}"
-    return Finding(FindingKind.GAP, where, "records are missing")

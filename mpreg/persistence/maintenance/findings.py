@@ -63,6 +63,10 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.where}: {self.message}"
 
+    def as_mapping(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"kind": self.kind.value, "where": self.where, "message": self.message}
+
 
 @frozen(kw_only=True)
 class VerificationReport:
@@ -118,8 +122,5 @@ class VerificationReport:
             "full": self.full,
             "damaged": self.damaged,
             "notices": self.notices,
-            "findings": [
-                {"kind": one.kind.value, "where": one.where, "message": one.message}
-                for one in self.findings
-            ],
+            "findings": [one.as_mapping() for one in self.findings],
         }

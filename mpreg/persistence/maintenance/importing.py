@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import ExitStack
-from functools import partial
 from typing import Any, Final
 
 import anyio.to_thread
@@ -14,7 +13,9 @@ from attrs import define, evolve, field, frozen
 from mpreg.errors import ConfigurationError, DataDirectoryError, InvalidArgumentError
 from mpreg.persistence.batch import operation_bytes
 from mpreg.persistence.config import PersistenceConfig
+from mpreg.persistence.maintenance.findings import FINDINGS_KEPT_MAX, Finding
 from mpreg.persistence.maintenance.full_disk import run_unless_full
+from mpreg.persistence.maintenance.gaps import Gaps, gaps_in, no_gaps
 from mpreg.persistence.maintenance.lines import (
     FORMAT_VERSION,
     data_of,
@@ -48,6 +49,10 @@ class ImportReport:
     snapshots: int
     commit_sequence: int
     """That of the store that was exported; the new store counts its own."""
+    missing: int = 0
+    """Records that the export says were missing from their logs."""
+    gaps: tuple[Finding, ...] = ()
+    """Where, and what was done about it: at most 10,000 of them."""
 
     def as_mapping(self) -> dict[str, Any]:
         """For JSON."""
@@ -56,6 +61,8 @@ class ImportReport:
             "records": self.records,
             "snapshots": self.snapshots,
             "commit_sequence": self.commit_sequence,
+            "missing": self.missing,
+            "gaps": [finding.as_mapping() for finding in self.gaps],
         }
 
 
@@ -66,6 +73,10 @@ async def import_lines(lines: AsyncIterable[bytes], config: PersistenceConfig) -
     import is never taken for a store. Entries keep their keys, values and times of expiry, logs
     their offsets, also where they were truncated. Versions are given anew: whoever remembers one
     must read it again. Nothing is merged: the directory must be missing or empty.
+
+    Where records were missing from a log, a database has the same gap, and its quarantine says so.
+    A journal can have none: its log begins behind the last gap, and the records before it are in
+    the quarantine of the new store.
 
     Cancelled, or failed: nothing is left of it. Killed: the next one removes what is left.
 
@@ -87,7 +98,10 @@ async def import_lines(lines: AsyncIterable[bytes], config: PersistenceConfig) -
         # And where the disk fails, nothing is won by opening half a store again.
         settings = evolve(config, data_dir=staging.path, grace_seconds=0.0, restarts_max=0)
         async with PersistenceRegistry(settings) as registry:
-            report = await run_unless_full(registry, partial(import_into, registry, lines))
+            gaps = gaps_in(staging.path, settings.backend, registry)
+            work = _Import(registry, _Lines(aiter(lines)), gaps)
+            report = await run_unless_full(registry, work.run)
+        await anyio.to_thread.run_sync(gaps.finish)
         with file_errors(staging.place):
             await anyio.to_thread.run_sync(staging.publish)
     return report
@@ -99,9 +113,10 @@ async def import_into(registry: PersistenceRegistry, lines: AsyncIterable[bytes]
     What was written when it fails, or is cancelled, stays.
 
     Raises:
-        InvalidArgumentError: a line cannot be read, or the export was cut off.
+        InvalidArgumentError: a line cannot be read, or the export was cut off; or records are
+            missing from a log of it.
     """
-    return await _Import(registry, _Lines(aiter(lines))).run()
+    return await _Import(registry, _Lines(aiter(lines)), no_gaps).run()
 
 
 @define
@@ -138,11 +153,14 @@ class _Log:
 class _Import:
     registry: PersistenceRegistry
     lines: _Lines
+    gaps: Gaps
     _operations: list[Operation] = field(factory=list)
     _size: int = 0
     _entries: int = 0
     _records: int = 0
     _snapshots: int = 0
+    _missing: int = 0
+    _left: list[Finding] = field(factory=list)
     _log: _Log | None = None
 
     async def run(self) -> ImportReport:
@@ -177,6 +195,8 @@ class _Import:
             records=self._records,
             snapshots=self._snapshots,
             commit_sequence=number_of(first, "commit_sequence"),
+            missing=self._missing,
+            gaps=tuple(self._left),
         )
 
     async def _take(self, item: dict[str, Any]) -> None:
@@ -188,6 +208,8 @@ class _Import:
                 await self._begin_log(item)
             case "record":
                 await self._record(item)
+            case "gap":
+                await self._gap(item)
             case "snapshot":
                 self._snapshots += 1
                 await self._save(item)
@@ -219,6 +241,21 @@ class _Import:
         log.next_offset += 1
         self._records += 1
         await self._add(Append(name, [data_of(item, "data")]))
+
+    async def _gap(self, item: dict[str, Any]) -> None:
+        name, start = store_name_of(item), number_of(item, "offset")
+        stop, log = number_of(item, "next_offset"), self._log
+        if log is None or (log.name, log.next_offset) != (name, start):
+            raise InvalidArgumentError(f"a gap at offset {start} does not follow what is before it")
+        # Without a record behind it there would be nothing to tell the log's end by.
+        if not start < stop < log.end_offset:
+            raise InvalidArgumentError(f"next_offset: {stop} is no end of a gap in this log")
+        await self._flush()
+        left = await self.gaps.leave(name, start, stop)
+        log.next_offset = stop
+        self._missing += stop - start
+        if len(self._left) < FINDINGS_KEPT_MAX:
+            self._left.append(left)
 
     async def _add(self, operation: Operation) -> None:
         size = operation_bytes(operation)

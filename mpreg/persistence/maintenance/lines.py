@@ -6,6 +6,7 @@
     {"type": "entry", "store": NAME, "key": KEY, "value": DATA, "version": 3, "expires_at": null}
     {"type": "log", "store": NAME, "first_offset": 7, "next_offset": 40}
     {"type": "record", "store": NAME, "offset": 7, "data": DATA}
+    {"type": "gap", "store": NAME, "offset": 8, "next_offset": 10}     records that were missing
     {"type": "snapshot", "store": NAME, "version": 5, "saved_at": 1.7e9, "chunks": 2,
      "versions_max": 1, "seconds_max": null}                     a version, and how many are kept
     {"type": "chunk", "data": DATA}                              as many as the line before says

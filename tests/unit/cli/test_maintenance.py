@@ -25,8 +25,8 @@ REPORTS: Final = {
     "damaged freed_bytes free_bytes database_bytes_before database_bytes wal_bytes_before "
     "wal_bytes",
     "restore": "path commit_sequence size_bytes replaced verification",
-    "export": "lines entries records snapshots commit_sequence",
-    "import": "path entries records snapshots commit_sequence",
+    "export": "lines entries records snapshots commit_sequence missing gaps",
+    "import": "path entries records snapshots commit_sequence missing gaps",
 }
 
 
@@ -141,6 +141,29 @@ def test_a_damaged_store_leaves_no_export(data_dir: Path, tmp_path: Path) -> Non
     result = run("export", file, "--data-dir", data_dir)
     assert (result.exit_code, "offset 9" in result.output) == (3, True)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_log_with_a_gap_is_exported_when_asked_for_and_the_gap_is_told_each_time(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    tamper(data_dir, "UPDATE records SET data = x'00' WHERE offset = 9 AND length(data) = 100")
+    at, file = ("--data-dir", data_dir), tmp_path / "store.jsonl"
+    assert run("verify", *at, "--repair").exit_code == 0
+    refused = run("export", file, *at)
+    assert (refused.exit_code, "--allow-gaps" in refused.stderr) == (3, True)
+    exported = run("export", file, *at, "--allow-gaps")
+    assert exported.exit_code == 0
+    gap = "MISSING  log 'audit', offsets 9 to 9: records are missing"
+    assert exported.stderr.splitlines()[1:] == [gap, "records missing from logs: 1"]
+    for backend, said in {"sqlite": "the gap is where it was", "file": "in quarantine"}.items():
+        new = ("--data-dir", tmp_path / backend)
+        imported = run("import", file, *new, "--backend", backend)
+        assert imported.exit_code == 0
+        assert gap in imported.stdout
+        assert said in imported.stdout
+        assert run("verify", *new).stdout.splitlines()[-1] == "sound"
+    as_json = json.loads(run("export", file, *at, "--allow-gaps", "--json").stderr)
+    assert (as_json["missing"], as_json["gaps"][0]["kind"]) == (1, "gap")
 
 
 def test_the_fields_of_json_are_stable(data_dir: Path, tmp_path: Path) -> None:
