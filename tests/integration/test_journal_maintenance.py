@@ -416,9 +416,11 @@ async def test_a_repair_keeps_all_whole_frames_and_loses_no_damaged_byte(
         if which == "control":
             spoil(path, 1_024)
         damaged = path.read_bytes()[at : at + 8]
-    assert not (await verify(data_dir)).sound
+    told = (await verify(data_dir)).findings
+    assert told
     report = await repair(data_dir)
     assert report.sound, report.findings
+    assert report.mended == told
     lines = [
         json.loads(line)
         for line in (data_dir / "quarantine" / "000001.jsonl").read_text().splitlines()
@@ -434,7 +436,11 @@ async def test_a_repair_keeps_all_whole_frames_and_loses_no_damaged_byte(
     assert not left & aside
     assert max(left) == max(offsets)
     if which == "gone":
-        assert aside
+        first, last = found.needed_segments[1], found.needed_segments[2] - 1
+        said = list(map(str, report.mended))
+        assert any(f"commits {first} to {last} are missing" in one for one in said)
+        gap = f"those before them, {min(aside)} to {max(aside)}, a repair sets aside"
+        assert any(one.startswith("log 'audit', offsets ") and gap in one for one in said)
     else:
         assert len(offsets - left - aside) <= (which != "control")
     async with journal(data_dir) as opened:
@@ -445,7 +451,8 @@ async def test_a_repair_keeps_all_whole_frames_and_loses_no_damaged_byte(
 async def test_a_sound_journal_is_left_alone_and_one_in_use_refused(data_dir: Path) -> None:
     await filled(data_dir, 2)
     files = listing(data_dir)
-    assert (await repair(data_dir)).sound
+    report = await repair(data_dir)
+    assert (report.sound, report.mended) == (True, ())
     assert listing(data_dir) == files
     async with journal(data_dir):
         with pytest.raises(DataDirectoryLockedError):

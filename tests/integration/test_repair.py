@@ -38,13 +38,17 @@ async def test_damaged_items_are_set_aside_and_a_second_repair_finds_nothing(
     report = await repair(data_dir)
     assert report.sound
     assert [one.kind for one in report.findings] == [FindingKind.SET_ASIDE]
+    assert [one.where for one in report.mended] == [
+        "namespace 'shelf', key 'key 3'",
+        "log 'audit', offset 9",
+    ]
     entry, record = quarantined(data_dir)
     assert (entry["kind"], record["kind"], record["offset"]) == ("entry", "record", 9)
     assert entry["value"] == {"base64": base64.b64encode(b"\x01\x02").decode()}
     assert (data_dir / "quarantine").stat().st_mode & 0o777 == 0o700
 
     again = await repair(data_dir)
-    assert again.sound
+    assert (again.sound, again.mended) == (True, ())
     assert len(quarantined(data_dir)) == 2
     del before["shelf 'key 3'"], before["audit 9"]
     async with registry(data_dir) as opened:

@@ -55,7 +55,10 @@ async def _queues(settings: Settings, report: VerificationReport) -> list[Findin
 
 
 def verification_text(report: VerificationReport) -> str:
-    lines = [
+    lines = [f"MENDED  {finding}" for finding in report.mended[:FINDINGS_SHOWN_MAX]]
+    if len(report.mended) > FINDINGS_SHOWN_MAX:
+        lines.append("... and more; --json lists up to 10,000")
+    lines += [
         f"{'DAMAGED' if finding.kind.is_damage else 'note'}  {finding}"
         for finding in report.findings[:FINDINGS_SHOWN_MAX]
     ]

@@ -20,6 +20,7 @@ __all__ = [
     "check_meta",
     "check_name",
     "check_record",
+    "gap_in",
     "shown_key",
     "shown_name",
 ]
@@ -134,16 +135,18 @@ class OffsetCheck:
         known = sorted(one for one in self.set_aside if start <= one < offset)
         for one in known:
             if start < one:
-                yield self._gap(start, one)
+                yield gap_in(self.log, start, one)
             where = f"log {shown_name(self.log)}, offset {one}"
             yield Finding(FindingKind.SET_ASIDE, where, "missing, and on record in quarantine")
             start = one + 1
         if start < offset:
-            yield self._gap(start, offset)
+            yield gap_in(self.log, start, offset)
 
-    def _gap(self, start: int, stop: int) -> Finding:
-        where = f"log {shown_name(self.log)}, offsets {start} to {stop - 1}"
-        return Finding(FindingKind.GAP, where, "records are missing")
+
+def gap_in(log: bytes, start: int, stop: int, message: str = "records are missing") -> Finding:
+    """The records of a log from one offset to before another are not there."""
+    where = f"log {shown_name(log)}, offsets {start} to {stop - 1}"
+    return Finding(FindingKind.GAP, where, message)
 
 
 def check_meta(

@@ -17,10 +17,10 @@ from mpreg.persistence.maintenance.checks import (
     check_large_value,
     check_meta,
     check_record,
+    gap_in,
     shown_name,
 )
 from mpreg.persistence.maintenance.findings import FINDINGS_KEPT_MAX, Finding, FindingKind
-from mpreg.persistence.maintenance.gaps import gap_in
 from mpreg.persistence.maintenance.journal.source import open_journal_source
 from mpreg.persistence.maintenance.lines import (
     FORMAT_VERSION,

@@ -94,6 +94,9 @@ class VerificationReport:
     """Findings that are damage, also those that are not kept."""
     notices: int = 0
     """Those that are not."""
+    mended: tuple[Finding, ...] = ()
+    """Damage that a repair has found and that is there no more: what it tells of is in quarantine,
+    or lost. At most 10,000 of them."""
 
     @property
     def sound(self) -> bool:
@@ -105,6 +108,12 @@ class VerificationReport:
         return evolve(
             self, findings=(*findings, *self.findings), damaged=self.damaged + len(findings)
         )
+
+    def with_mended(self, before: Sequence[Finding]) -> VerificationReport:
+        """After a repair: the same, with what was damaged before it and is no more."""
+        left = set(self.findings)
+        gone = [one for one in before if one.kind.is_damage and one not in left]
+        return evolve(self, mended=(*self.mended, *gone)[:FINDINGS_KEPT_MAX])
 
     def as_mapping(self) -> dict[str, Any]:
         """For JSON."""
@@ -123,4 +132,5 @@ class VerificationReport:
             "damaged": self.damaged,
             "notices": self.notices,
             "findings": [one.as_mapping() for one in self.findings],
+            "mended": [one.as_mapping() for one in self.mended],
         }

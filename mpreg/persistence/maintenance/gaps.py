@@ -19,15 +19,15 @@ from mpreg.errors import InvalidArgumentError
 from mpreg.persistence.backends.sqlite.failures import translate
 from mpreg.persistence.data_directory import DATABASE_NAME
 from mpreg.persistence.log_store import LogStore
-from mpreg.persistence.maintenance.checks import shown_name
-from mpreg.persistence.maintenance.findings import Finding, FindingKind
+from mpreg.persistence.maintenance.checks import gap_in
+from mpreg.persistence.maintenance.findings import Finding
 from mpreg.persistence.maintenance.lines import parts_of_name
 from mpreg.persistence.maintenance.quarantine import Quarantine
 from mpreg.persistence.maintenance.staging import file_errors
 from mpreg.persistence.operations import Append, TruncateBefore
 from mpreg.persistence.registry import PersistenceRegistry
 
-__all__ = ["Gaps", "gap_in", "gaps_in", "no_gaps"]
+__all__ = ["Gaps", "gaps_in", "no_gaps"]
 
 #: Written in one transaction.
 BATCH_RECORDS: Final = 4_096
@@ -36,11 +36,6 @@ _DELETE: Final = (
     "DELETE FROM records WHERE log_id = (SELECT id FROM logs WHERE name = ?) "
     "AND offset >= ? AND offset < ?"
 )
-
-
-def gap_in(log: bytes, start: int, stop: int, message: str = "records are missing") -> Finding:
-    where = f"log {shown_name(log)}, offsets {start} to {stop - 1}"
-    return Finding(FindingKind.GAP, where, message)
 
 
 class Gaps(Protocol):

@@ -55,17 +55,35 @@ class _Row:
     new_name: Any
 
 
-def mend_names(path: Path, control: Control) -> None:
+def mend_names(path: Path, control: Control) -> list[Finding]:
     """Make the indexes of names anew where they do not lead to their rows, and put right what of a
-    name was changed; in one transaction. Nothing, where the structure is damaged as well.
+    name was changed; in one transaction. Nothing, where the structure is damaged as well. Gives
+    what is mended.
 
     Raises:
         CorruptDataError: no item tells which of two names is the right one; nothing was changed.
     """
-    if tables := _tables_that_differ(path, control):
-        with open_source(path, control) as source:
-            rows = [row for table in tables for row in _to_be_changed(source, table)]
-        _make_anew(path, tables, rows)
+    tables = _tables_that_differ(path, control)
+    if not tables:
+        return []
+    with open_source(path, control) as source:
+        rows = [row for table in tables for row in _to_be_changed(source, table)]
+    _make_anew(path, tables, rows)
+    return [_mended_table(table) for table in tables] + [_mended_name(row) for row in rows]
+
+
+def _mended_table(table: str) -> Finding:
+    message = "its index of names did not lead to all rows: it was made anew"
+    return Finding(FindingKind.STRUCTURE, f"table {table}", message)
+
+
+def _mended_name(row: _Row) -> Finding:
+    kind = FindingKind.NAMESPACE if row.table == "namespaces" else FindingKind.LOG
+    return Finding(
+        kind,
+        f"{kind.value} {shown_name(row.new_name)}",
+        "its name or number was changed: put right",
+    )
 
 
 def mend_expiries(path: Path, findings: Sequence[Finding]) -> None:

@@ -72,6 +72,9 @@ async def repair(
 ) -> VerificationReport:
     """Put damaged entries, records and snapshots into quarantine; report what is there afterwards.
 
+    ``mended`` of the report is what was damaged before and is no more: with it what is lost, as far
+    as that can be known.
+
     Only for a store that nobody has open. A snapshot of which a part is lost goes as a whole. The
     offset of a record that was set aside stays without one, and is told by `verify` as a notice.
 
@@ -104,8 +107,10 @@ async def repair(
             acked = read_acked(directory)
             report = _repair(directory, control, full=full)
             if acked.is_damaged:
+                damage = unaccounted(acked, report.generation, report.commit_sequence)
                 _set_acked_aside(directory)
                 acked = read_acked(directory)
+                report = report.with_mended(damage)
             lost = unaccounted(acked, report.generation, report.commit_sequence)
             return report.with_damage(lost)
 
@@ -129,7 +134,7 @@ def _repair(data_dir: Path, control: Control, *, full: bool) -> VerificationRepo
         return _repair_journal(data_dir, control, full=full)
     path = store.path
     # Before anything is judged by its name.
-    mend_names(path, control)
+    names = mend_names(path, control)
     before = examine_database(path, control, full=full, set_aside=read_set_aside(data_dir))
     for finding in before.findings:
         if finding.kind is FindingKind.STRUCTURE and not is_of_an_index(finding):
@@ -140,7 +145,7 @@ def _repair(data_dir: Path, control: Control, *, full: bool) -> VerificationRepo
                 finding.where,
             )
     if before.sound:
-        return before
+        return before.with_mended(names)
     # Before anything is removed from an index that does not have it.
     mend_expiries(path, before.findings)
     with _Rows(data_dir) as quarantine:
@@ -154,7 +159,8 @@ def _repair(data_dir: Path, control: Control, *, full: bool) -> VerificationRepo
             written = list(_lists_anew(source))
         quarantine.sync()
         _change(path, quarantine.rows, written)
-    return examine_database(path, control, full=full, set_aside=read_set_aside(data_dir))
+    after = examine_database(path, control, full=full, set_aside=read_set_aside(data_dir))
+    return after.with_mended([*names, *before.findings])
 
 
 def _repair_journal(data_dir: Path, control: Control, *, full: bool) -> VerificationReport:
@@ -165,7 +171,8 @@ def _repair_journal(data_dir: Path, control: Control, *, full: bool) -> Verifica
         repair_journal(
             data_dir, control, _damaged_rows, _lists_anew, quarantine.write, quarantine.sync
         )
-    return examine_journal(data_dir, control, full=full, set_aside=read_set_aside(data_dir))
+    after = examine_journal(data_dir, control, full=full, set_aside=read_set_aside(data_dir))
+    return after.with_mended(before.findings)
 
 
 # --- what is to go ---

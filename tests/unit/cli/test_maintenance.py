@@ -19,7 +19,7 @@ from tests.integration.support import config, tamper
 #: What each report has. Programs are written against these names.
 REPORTS: Final = {
     "verify": "path sound commit_sequence generation last_version entries records logs snapshots "
-    "bytes full damaged notices findings",
+    "bytes full damaged notices findings mended",
     "backup": "path commit_sequence first_sequence size_bytes copied_bytes unchanged verification",
     "compact": "path expired_entries log_records snapshot_versions snapshot_bytes snapshot_chunks "
     "damaged freed_bytes free_bytes database_bytes_before database_bytes wal_bytes_before "
@@ -65,8 +65,10 @@ def test_verify_tells_sound_from_damaged(data_dir: Path, loop: str) -> None:
     assert as_json.exit_code == 3
     (finding,) = json.loads(as_json.output)["findings"]
     assert (finding["kind"], finding["where"]) == ("record", "log 'audit', offset 9")
-    assert run("verify", "--data-dir", data_dir, "--repair").exit_code == 0
-    assert run("verify", "--data-dir", data_dir).exit_code == 0
+    repaired = run("verify", "--data-dir", data_dir, "--repair")
+    assert (repaired.exit_code, repaired.stdout.splitlines()[-1]) == (0, "sound")
+    assert "MENDED  log 'audit', offset 9: the stored record does not match" in repaired.stdout
+    assert "MENDED" not in run("verify", "--data-dir", data_dir).stdout
 
 
 def test_what_cannot_be_examined_ends_with_1(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from mpreg.persistence.backends.file.payload import FramePayload, decode_end, de
 from mpreg.persistence.backends.state import MemoryState
 from mpreg.persistence.commit_group import NewRecord
 from mpreg.persistence.data_directory import JOURNAL_NAME
-from mpreg.persistence.maintenance.checks import shown_name
+from mpreg.persistence.maintenance.checks import gap_in
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
 from mpreg.persistence.maintenance.journal.walk import Stretch, walk_frames
 
@@ -248,8 +248,10 @@ def _close_gaps(changes: FramePayload, found: Salvage) -> None:
         next_offset = expected.get(log, changes.begun.get(log, stop))
         truncated = changes.truncated.get(log, 0)
         if log not in changes.deleted and offset > max(next_offset, truncated):
-            where = f"log {shown_name(log)}, offsets {next_offset} to {offset - 1}"
-            found.findings.append(Finding(FindingKind.GAP, where, "records are missing"))
+            message = "records are missing"
+            if start < stop:
+                message += f"; those before them, {start} to {stop - 1}, a repair sets aside"
+            found.findings.append(gap_in(log, next_offset, offset, message))
             found.cut_off += [(log, at, data) for at, data in found.state.records(log)]
             if start < stop or log not in expected:
                 found.state.start_log(log, offset)
