@@ -212,6 +212,32 @@ def test_an_import_without_room_ends_and_leaves_nothing(tmp_path: Path, backend:
     assert list(place.parent.iterdir()) == []
 
 
+def test_a_compaction_over_the_limit_on_file_sizes_ends_as_on_a_full_disk(tmp_path: Path) -> None:
+    """All that is alive, in one file, is larger than the limit; each segment is not."""
+    data_dir = tmp_path / "data"
+
+    async def fill_segments() -> None:
+        settings = config(data_dir, backend="file", journal_segment_bytes=64 << 10)
+        async with PersistenceRegistry(settings) as opened:
+            for number in range(40):
+                await opened.log_store("audit").append(bytes(10_000))
+                await opened.key_value_store("shelf").put("count", b"%d" % number)
+
+    anyio.run(fill_segments)
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    with start("compact", "--data-dir", data_dir, limit=limit) as process:
+        _, errors = process.communicate(timeout=GUARD_SECONDS)
+    assert process.returncode == 4, errors
+    assert b"a snapshot was given up: File too large" in errors
+    assert b"Traceback" not in errors
+    assert ended("compact", "--data-dir", data_dir) == 0
+    assert verified(data_dir).records == 40
+
+
 def test_a_backup_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     data_dir, place = tmp_path / "data", tmp_path / "to" / "backup"
     anyio.run(filled, data_dir)

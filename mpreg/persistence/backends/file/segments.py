@@ -8,6 +8,7 @@ same state; what is left over is removed then.
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 
@@ -175,7 +176,10 @@ class Segments:
         return -snapshot.bytes_written, 1
 
     def _put_off(self, what: str, reason: OSError) -> CommitFailedError:
-        kind = StorageFullError if is_full(reason) else CommitFailedError
+        # A snapshot is as large as all that is alive: it meets a limit on the size of files first,
+        # and for all else that has not come yet.
+        is_no_room = is_full(reason) or reason.errno == errno.EFBIG
+        kind = StorageFullError if is_no_room else CommitFailedError
         return kind(
             f"{self._directory}: a snapshot {what}: {reason.strerror}; commits go on, and the "
             "journal grows until one is complete"
