@@ -65,6 +65,11 @@ _REFUSALS: Final = {
 }
 
 
+_NOT_ALLOWED: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
+#: Of `sqlite3`, which help and completion do without.
+_SQLITE_READONLY: Final = 8
+
+
 class NotFoundError(Exception):
     """What was asked for is not there, or was not confirmed."""
 
@@ -217,9 +222,23 @@ def _advice(error: MpregError, instead: str | None) -> Iterator[str]:
 def _code(error: MpregError) -> int:
     if isinstance(error, CorruptDataError | AckedDataLostError):
         return DAMAGED
+    if isinstance(error, StorageIOError) and _is_not_allowed(error):
+        return REFUSED
     if isinstance(error, StorageIOError | StorageFullError):
         return DISK
     return USAGE if isinstance(error, InvalidArgumentError | ConfigurationError) else REFUSED
+
+
+def _is_not_allowed(error: StorageIOError) -> bool:
+    """Whether the disk did nothing wrong: this user may not do that."""
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        return cause.errno in _NOT_ALLOWED
+    if getattr(cause, "sqlite_errorcode", 0) & 0xFF == _SQLITE_READONLY:
+        return True
+    # Of a file that it cannot open SQLite does not say why.
+    path = error.path
+    return path is not None and path.exists() and not os.access(path, os.R_OK)
 
 
 def _of_the_system(error: OSError) -> _Ending:

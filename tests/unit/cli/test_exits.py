@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from mpreg.cli.exits import DAMAGED, REFUSED, told
-from mpreg.errors import CorruptDataError, MpregError, ParticipantFailedError
+from mpreg.cli.exits import DAMAGED, DISK, REFUSED, told
+from mpreg.errors import CorruptDataError, MpregError, ParticipantFailedError, StorageIOError
 from mpreg.persistence.data_directory import DataDirectory
 
 
@@ -44,6 +48,45 @@ def test_a_part_that_fails_for_a_reason_of_its_own_is_refused(
         # What an operator can do, and not what a programmer could.
         assert "put back a backup" in said
         assert "required" not in said
+
+
+def failed_by(cause: Exception, path: Path) -> StorageIOError:
+    error = StorageIOError(str(cause), path)
+    error.__cause__ = cause
+    return error
+
+
+def refused_by_sqlite(path: Path) -> sqlite3.Error:
+    """What it says where it may only read."""
+    with closing(sqlite3.connect(path)) as made, made:
+        made.execute("CREATE TABLE things (id)")
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            connection.execute("DROP TABLE things")
+        except sqlite3.Error as error:
+            return error
+    raise AssertionError("it was not refused")
+
+
+def test_what_may_not_be_read_or_written_is_no_failure_of_the_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mpreg.db"
+    for number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        assert ended(failed_by(OSError(number, "no"), path), capsys)[0] == REFUSED
+    assert ended(failed_by(refused_by_sqlite(path), path), capsys)[0] == REFUSED
+    assert ended(failed_by(OSError(errno.EIO, "no"), path), capsys)[0] == DISK
+    assert ended(failed_by(sqlite3.OperationalError("disk I/O error"), path), capsys)[0] == DISK
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_this_user_may_not_read_is_refused_where_sqlite_does_not_say_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mpreg.db"
+    path.touch(mode=0)
+    cause = sqlite3.OperationalError("unable to open database file")
+    assert ended(failed_by(cause, path), capsys)[0] == REFUSED
 
 
 def test_a_file_in_the_place_of_the_data_directory_is_told_as_one(
