@@ -133,6 +133,8 @@ class DataDirectory:
     def _take(self, lock: int) -> None:
         try:
             _lock_exclusively(lock)
+            if not os.path.samestat(os.fstat(lock), os.lstat(self.path / LOCK_NAME)):
+                raise FileNotFoundError(errno.ENOENT, "another process has replaced it just now")
         except BlockingIOError as error:
             holder = holder_of(lock)
             raise DataDirectoryLockedError(

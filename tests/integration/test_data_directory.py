@@ -150,6 +150,23 @@ async def test_a_lock_file_that_is_a_link_is_refused_and_its_target_left_alone(
     assert [entry.name for entry in data_dir.iterdir()] == ["LOCK"]
 
 
+async def test_a_lock_on_a_file_that_is_gone_holds_nothing(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removed by who held it before, between our opening and our locking it."""
+    lock = fcntl.flock
+
+    def flock_once_removed(file: int, how: int) -> None:
+        (data_dir / "LOCK").unlink(missing_ok=True)
+        lock(file, how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", flock_once_removed)
+        with pytest.raises(DataDirectoryError, match="cannot be locked"):
+            DataDirectory(data_dir).acquire()
+    DataDirectory(data_dir).acquire()()
+
+
 @pytest.mark.parametrize(
     ("content", "pid", "host"),
     [

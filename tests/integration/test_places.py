@@ -10,7 +10,12 @@ from pathlib import Path
 import anyio.to_thread
 import pytest
 
-from mpreg.persistence import CorruptDataError, DataDirectoryError, open_read_only
+from mpreg.persistence import (
+    CorruptDataError,
+    DataDirectoryError,
+    InvalidArgumentError,
+    open_read_only,
+)
 from mpreg.persistence.maintenance import (
     FindingKind,
     backup,
@@ -27,6 +32,9 @@ from mpreg.persistence.maintenance.staging import staged
 from tests.integration.support import config, registry
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("backend", ["sqlite", "file"])]
+
+
+EXPORT_BEGUN = b'{"type":"mpreg-export","format_version":1,"commit_sequence":1}\n'
 
 
 def names(directory: Path) -> list[str]:
@@ -74,6 +82,22 @@ async def test_files_beside_a_store_are_named_and_not_lost(
         await restore(saved, data_dir, overwrite=True)
     assert (data_dir / foreign).read_text() == "precious"
     assert (await verify(data_dir)).sound
+
+
+async def test_what_fails_leaves_an_empty_directory_empty(
+    saved: Path, tmp_path: Path, backend: str
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    with pytest.raises(InvalidArgumentError, match="cut off"):
+        await import_lines(lines_of([EXPORT_BEGUN]), config(place, backend=backend))
+    assert names(place) == []
+    for store in saved.glob("mpreg.*"):
+        store.write_bytes(b"")
+    with pytest.raises(CorruptDataError):
+        await restore(saved, place)
+    assert names(place) == []
+    assert names(tmp_path) == ["backup", "data", "place"]
 
 
 async def test_what_is_left_of_a_store_is_replaced_and_its_lock_alone_is_no_store(

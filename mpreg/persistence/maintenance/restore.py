@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Final
@@ -239,7 +239,8 @@ class _Restore:
 def held_place(data_dir: Path) -> Iterator[bool]:
     """Keep others from opening a data directory; gives whether there is nothing in it.
 
-    One with something in it, but neither a store nor a lock, is nobody's: no lock is left in it.
+    One with something in it, but neither a store nor a lock, is nobody's: no lock is left in it;
+    nor in one with nothing in it, where the block raises.
 
     Raises:
         DataDirectoryLockedError: somebody has it open.
@@ -260,6 +261,12 @@ def held_place(data_dir: Path) -> Iterator[bool]:
     let_go = DataDirectory(data_dir, backend=_backend_of(data_dir)).acquire()
     try:
         yield all(path.name == LOCK_NAME for path in data_dir.iterdir())
+    except BaseException:
+        if not names:
+            # Nothing was put there. Before it is let go: afterwards it may be somebody else's.
+            with suppress(OSError):
+                (data_dir / LOCK_NAME).unlink()
+        raise
     finally:
         let_go()
 
