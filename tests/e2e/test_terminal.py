@@ -33,6 +33,7 @@ async def _make(data_dir: Path) -> None:
         await letters.send_many(range(40))
         for message in await letters.receive_many(40):
             await message.nack()
+        await letters.subscription("audit")
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,11 @@ def test_the_shell_completes_commands_options_and_names(
     assert complete(f"mpreg inspect keys {at} s") == ["plain,shelf"]
     assert complete(f"mpreg inspect records {at} a") == ["plain,audit"]
     assert complete(f"mpreg inspect snapshot {at} i") == ["plain,image"]
+    assert complete(f"mpreg inspect key {at} shelf lar") == ["plain,large"]
+    # Then a key is given in hexadecimal.
+    assert complete(f"mpreg inspect key {at} --hex shelf lar") == []
+    assert complete(f"mpreg queue peek letters {at} --subscription au") == ["plain,audit"]
+    assert "plain,audit" in complete(f"mpreg queue peek letters {at} --subscription ")
     settings = tmp_path / "mpreg.toml"
     settings.write_text(f'[mpreg.persistence]\ndata_dir = "{store}"\n')
     assert complete(f"mpreg queue peek --config {settings} j") == ["plain,jobs"]
@@ -127,6 +133,9 @@ def test_nothing_is_completed_where_there_is_nothing_to_read(
     assert complete("mpreg queue show ") == []
     assert complete(f"mpreg queue show --data-dir {tmp_path} ") == []
     assert complete(f"mpreg queue show --config {tmp_path} ") == []
+    assert complete(f"mpreg queue peek --data-dir {tmp_path} --subscription ") == []
+    assert complete(f"mpreg queue peek none --data-dir {tmp_path} --subscription ") == []
+    assert complete(f"mpreg inspect key none --data-dir {tmp_path} ") == []
 
 
 def test_the_protocol_works_in_a_process_of_its_own(store: Path) -> None:

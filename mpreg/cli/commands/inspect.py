@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mpreg.cli.completion import logs_of, namespaces_of, snapshots_of
+from mpreg.cli.completion import keys_of, logs_of, namespaces_of, snapshots_of
 from mpreg.cli.execution import execute
 from mpreg.cli.options import (
     Common,
@@ -79,7 +79,7 @@ def keys(
 
 @inspect.command()
 @click.argument("namespace", shell_complete=namespaces_of)
-@click.argument("key")
+@click.argument("key", shell_complete=keys_of)
 @hex_option
 @raw_option
 @all_option

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from mpreg.cli.completion import queues_of
+from mpreg.cli.completion import queues_of, subscriptions_of
 from mpreg.cli.execution import execute
 from mpreg.cli.options import Common, after_option, common_options, limit_option
 
@@ -46,7 +46,12 @@ def show(common: Common, name: str) -> None:
 
 @queue.command()
 @queue_argument
-@click.option("--subscription", default=None, help="What this one has not finished.")
+@click.option(
+    "--subscription",
+    default=None,
+    shell_complete=subscriptions_of,
+    help="What this one has not finished.",
+)
 @click.option(
     "--limit", type=click.IntRange(min=1), default=10, show_default=True, help="At most so many."
 )

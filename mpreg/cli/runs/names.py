@@ -8,15 +8,16 @@ from mpreg.cli.options import Common
 from mpreg.cli.settings import data_dir_of, source_of
 from mpreg.errors import CorruptDataError
 from mpreg.persistence import ReadOnlyRegistry, open_read_only
-from mpreg.queues.view import queue_names
+from mpreg.queues.view import QueueView, queue_names
 
 __all__ = ["names_for_completion"]
 
 
 async def names_for_completion(
-    common: Common, what: str, beginning: str, names_max: int
+    common: Common, what: str, place: str | None, beginning: str, names_max: int
 ) -> list[str]:
-    """
+    """``place`` is what they are names in: the namespace of keys, the queue of subscriptions.
+
     Raises:
         MpregError: no store can be read there.
     """
@@ -25,7 +26,7 @@ async def names_for_completion(
     if data_dir is None:
         return found
     async with open_read_only(data_dir) as registry:
-        async for name in _names(registry, what):
+        async for name in _names(registry, what, place or "", beginning):
             if name.startswith(beginning) and name.isprintable():
                 found.append(name)
             if len(found) == names_max:
@@ -33,8 +34,17 @@ async def names_for_completion(
     return found
 
 
-async def _names(registry: ReadOnlyRegistry, what: str) -> AsyncIterator[str]:
+async def _names(
+    registry: ReadOnlyRegistry, what: str, place: str, beginning: str
+) -> AsyncIterator[str]:
     match what:
+        case "keys":
+            # A prefix that is a str leaves out keys that are bytes: these are given otherwise.
+            async for entry in registry.scan(place, beginning, on_damaged=_pass_over):
+                yield str(entry.key)
+        case "subscriptions":
+            for subscription in (await QueueView.open(registry, place)).patterns:
+                yield subscription
         case "queues":
             for queue in await queue_names(registry):
                 yield queue
