@@ -17,7 +17,7 @@ from attrs import define
 from mpreg.cli.decoding import as_json
 from mpreg.cli.exits import note_text, safe
 from mpreg.cli.progress import OnProgress, progress_bar
-from mpreg.cli.streams import naming_standard_output
+from mpreg.cli.streams import name_standard_output
 
 __all__ = ["Output", "opened_output"]
 
@@ -77,8 +77,12 @@ class Output:
         return click.style(safe(text), **style) if self.is_terminal else safe(text)
 
     def _write(self, line: str) -> None:
-        with naming_standard_output():
+        # For each of what may be millions of lines: a block of a context manager would cost more.
+        try:
             self._stream.write(f"{line}\n")
+        except OSError as error:
+            name_standard_output(error)
+            raise
 
 
 @contextmanager

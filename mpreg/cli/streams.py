@@ -11,7 +11,12 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Final, TextIO, cast
 
-__all__ = ["naming_standard_output", "open_standard_streams", "standard_output_is_closed"]
+__all__ = [
+    "name_standard_output",
+    "naming_standard_output",
+    "open_standard_streams",
+    "standard_output_is_closed",
+]
 
 _STANDARD: Final = 2
 """The highest of their descriptors."""
@@ -57,6 +62,11 @@ def naming_standard_output() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno != errno.EPIPE:
-            error.filename = "the standard output"
+        name_standard_output(error)
         raise
+
+
+def name_standard_output(error: OSError) -> None:
+    """Have an error that names no file say that it was this one."""
+    if error.filename is None and error.errno != errno.EPIPE:
+        error.filename = "the standard output"
