@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import deque
+from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 import anyio
@@ -32,7 +34,7 @@ class Feed(Generic[T]):
     """
 
     items_max: int
-    is_told: bool = field(default=False, init=False)
+    _is_told: bool = field(default=False, init=False)
     """From the beginning of its block to the end of it."""
     _items: deque[T] = field(factory=deque)
     _failure: Exception | None = None
@@ -60,6 +62,33 @@ class Feed(Generic[T]):
         self._failure = self._failure or failure
         self._arrived.set()
 
+    @abstractmethod
+    async def _enter(self) -> None:
+        """See to it that it is told from now on. Where it raises, there is nothing to leave."""
+
+    @abstractmethod
+    async def _leave(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nobody tells it anything any more."""
+
+    async def __aenter__(self) -> Self:
+        await self._enter()
+        self._is_told = True
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._is_told = False
+        await self._leave(exc_type, exc, traceback)
+
     def __aiter__(self) -> Self:
         return self
 
@@ -68,7 +97,7 @@ class Feed(Generic[T]):
         while not self._items:
             if self._failure is not None:
                 raise self._failure.with_traceback(None)
-            if not self.is_told:
+            if not self._is_told:
                 raise InvalidArgumentError(
                     "nothing is told to this watch: use it inside `async with … as changes`"
                 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from typing import Self
 
 import anyio.lowlevel
 from attrs import define, field, frozen
@@ -66,14 +65,11 @@ class Watch(Feed[CacheChange]):
         self._watchers.remove(self)
         super().end(failure)
 
-    async def __aenter__(self) -> Self:
+    async def _enter(self) -> None:
         await anyio.lowlevel.checkpoint()
         self._watchers.add(self)
-        self.is_told = True
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self.is_told = False
+    async def _leave(self, *_: object) -> None:
         self._watchers.remove(self)
 
 

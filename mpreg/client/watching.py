@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
@@ -37,24 +37,21 @@ class RemoteWatch(Feed[T]):
     def _change(self, kind: str, data: dict[str, Any]) -> T | None:
         """Of one event; None: it is none of a change."""
 
-    async def __aenter__(self) -> Self:
+    async def _enter(self) -> None:
         """Raises what a read raises."""
         async with AsyncExitStack() as stack:
             stack.enter_context(collapsed_groups())
             task_group = await stack.enter_async_context(anyio.create_task_group())
             await task_group.start(self._read)
             self._task_group, self._stack = task_group, stack.pop_all()
-        self.is_told = True
-        return self
 
-    async def __aexit__(
+    async def _leave(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
         assert self._task_group is not None
-        self.is_told = False
         self._task_group.cancel_scope.cancel()
         await self._stack.__aexit__(exc_type, exc, traceback)
 

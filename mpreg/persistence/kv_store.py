@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final, Self
+from typing import Final
 
 import anyio.lowlevel
 import msgspec
@@ -92,14 +92,11 @@ class KeyWatch(Feed[KeyChange]):
         self._kept_bytes -= len(change.value or b"")
         return change
 
-    async def __aenter__(self) -> Self:
+    async def _enter(self) -> None:
         await anyio.lowlevel.checkpoint()
         self._followers.setdefault(self._namespace, {})[self] = None
-        self.is_told = True
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self.is_told = False
+    async def _leave(self, *_: object) -> None:
         found = self._followers[self._namespace]
         del found[self]
         if not found:

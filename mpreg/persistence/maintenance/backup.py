@@ -41,7 +41,7 @@ from mpreg.persistence.maintenance.manifest import (
     source_name,
     write_manifest,
 )
-from mpreg.persistence.maintenance.own_files import foreign_files, has_store, told_names
+from mpreg.persistence.maintenance.own_files import has_store, refuse_foreign_files
 from mpreg.persistence.maintenance.quarantine import SetAside, copy_quarantine, read_set_aside
 from mpreg.persistence.maintenance.reports import BackupReport, damage_in
 from mpreg.persistence.maintenance.rows import DamagedRowsError
@@ -174,14 +174,7 @@ class _Backup:
         except DataDirectoryError as error:
             raise self._no_backup(f"no {MANIFEST_NAME} in it") from error
         with file_errors(self.destination):
-            foreign = foreign_files(self.destination, of_a_backup=True)
-        if foreign:
-            raise DataDirectoryError(
-                self.destination,
-                "beside a backup there is what would be lost with it, since the next one takes its "
-                f"place as a whole: {told_names(foreign)}; nothing was changed: move that away, or "
-                "name another place",
-            )
+            refuse_foreign_files(self.destination, of_a_backup=True)
         return previous
 
     def _no_backup(self, why: str) -> DataDirectoryError:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from mpreg.errors import DataDirectoryError
 from mpreg.persistence.data_directory import (
     ACKED_NAME,
     DATABASE_NAME,
@@ -17,7 +17,7 @@ from mpreg.persistence.data_directory import (
 from mpreg.persistence.maintenance.manifest import MANIFEST_NAME
 from mpreg.persistence.maintenance.quarantine import QUARANTINE_NAME
 
-__all__ = ["foreign_files", "has_store", "is_of_a_backup", "is_of_a_store", "told_names"]
+__all__ = ["foreign_files", "has_store", "is_of_a_backup", "is_of_a_store", "refuse_foreign_files"]
 
 NAMES_TOLD_MAX: Final = 5
 
@@ -65,11 +65,27 @@ def foreign_files(directory: Path, *, of_a_backup: bool) -> list[str]:
     return foreign
 
 
-def told_names(names: Iterable[str]) -> str:
-    """The first few, for a message."""
-    told = list(names)
-    more = len(told) - NAMES_TOLD_MAX
-    return ", ".join(told[:NAMES_TOLD_MAX]) + (f" and {more} more" if more > 0 else "")
+def refuse_foreign_files(directory: Path, *, of_a_backup: bool) -> None:
+    """Before something takes the place of a backup, or store, as a whole.
+
+    Raises:
+        DataDirectoryError: there is anything else as well.
+        OSError: it cannot be read.
+    """
+    if foreign := foreign_files(directory, of_a_backup=of_a_backup):
+        what = "backup" if of_a_backup else "store"
+        raise DataDirectoryError(
+            directory,
+            f"there are files that are not of a {what}, and would be lost with it, since the new "
+            f"one takes its place as a whole: {_told(foreign)}; nothing was changed: move them "
+            "away, or name another place",
+        )
+
+
+def _told(names: list[str]) -> str:
+    """The first few."""
+    more = len(names) - NAMES_TOLD_MAX
+    return ", ".join(names[:NAMES_TOLD_MAX]) + (f" and {more} more" if more > 0 else "")
 
 
 def _is_file(path: Path) -> bool:

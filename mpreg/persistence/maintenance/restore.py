@@ -37,7 +37,7 @@ from mpreg.persistence.maintenance.manifest import (
     file_digest,
     read_manifest,
 )
-from mpreg.persistence.maintenance.own_files import foreign_files, has_store, told_names
+from mpreg.persistence.maintenance.own_files import has_store, refuse_foreign_files
 from mpreg.persistence.maintenance.quarantine import copy_quarantine, read_set_aside
 from mpreg.persistence.maintenance.reports import RestoreReport, changed_file, damage_in
 from mpreg.persistence.maintenance.staging import (
@@ -142,14 +142,7 @@ class _Restore:
     def _refuse_what_is_no_store(self) -> None:
         """It goes as a whole: so it must be a store, or what is left of one, and nothing else."""
         with file_errors(self.data_dir):
-            foreign = foreign_files(self.data_dir, of_a_backup=False)
-        if foreign:
-            raise DataDirectoryError(
-                self.data_dir,
-                "there are files that are not of a store and would be lost with it: "
-                f"{told_names(foreign)}; nothing was changed: move them away, or restore into "
-                "another directory",
-            )
+            refuse_foreign_files(self.data_dir, of_a_backup=False)
         if not has_store(self.data_dir) and not (self.data_dir / ACKED_NAME).exists():
             raise DataDirectoryError(
                 self.data_dir,
