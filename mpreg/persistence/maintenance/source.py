@@ -27,6 +27,7 @@ from mpreg.persistence.backends.sqlite.opening_read_only import (
     Still,
     Way,
     choose_way,
+    connecting,
     copied,
     look_at,
     read_wal_header,
@@ -338,9 +339,9 @@ def _connect(
     """
     if immutable or _is_to_be_left_alone(path):
         still = look_at(path)
-        return _begin(path, Way.IMMUTABLE.value, path), still
+        return _begin(path, Way.IMMUTABLE, path), still
     try:
-        return _begin(path, Way.SHARED.value, path), None
+        return _begin(path, Way.SHARED, path), None
     except sqlite3.Error as error:
         if (
             getattr(error, "sqlite_errorcode", None) not in _NO_INDEX
@@ -350,19 +351,13 @@ def _connect(
     still = look_at(path)
     way = choose_way(still, read_wal_header(path), held=False)
     if way is not Way.COPY:
-        return _begin(path, way.value, path), still
+        return _begin(path, way, path), still
     copy = Path(stack.enter_context(copied(path)), path.name)
-    return _begin(copy, Way.SHARED.value, path), still
+    return _begin(copy, way, path), still
 
 
-def _begin(file: Path, mode: str, path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"{file.absolute().as_uri()}?{mode}",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    try:
+def _begin(file: Path, way: Way, path: Path) -> sqlite3.Connection:
+    with connecting(file, way) as connection:
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         check_readable(connection, path)
         for pragma in schema.READER_PRAGMAS:
@@ -371,9 +366,6 @@ def _begin(file: Path, mode: str, path: Path) -> sqlite3.Connection:
         connection.execute("BEGIN")
         # The transaction begins with the first page that is read.
         connection.execute("PRAGMA schema_version").fetchone()
-    except BaseException:
-        connection.close()
-        raise
     return connection
 
 

@@ -22,13 +22,16 @@ from __future__ import annotations
 
 import enum
 import shutil
+import sqlite3
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from attrs import frozen
 
-__all__ = ["Still", "Way", "choose_way", "copied", "look_at", "read_wal_header"]
+__all__ = ["Still", "Way", "choose_way", "connecting", "copied", "look_at", "read_wal_header"]
 
 #: The first four bytes of a WAL that something was written to, but for the last bit.
 _WAL_MAGIC: Final = 0x377F0682
@@ -40,6 +43,28 @@ class Way(enum.Enum):
     OWN_INDEX = "mode=ro&readonly_shm=1"
     IMMUTABLE = "mode=ro&immutable=1"
     COPY = "a copy"
+
+
+@contextmanager
+def connecting(file: Path, way: Way) -> Iterator[sqlite3.Connection]:
+    """A connection that may only read, for any thread; closed where the block raises. ``file`` is
+    the copy where ``way`` is one.
+
+    Raises:
+        sqlite3.Error: it cannot be opened.
+    """
+    mode = Way.SHARED.value if way is Way.COPY else way.value
+    connection = sqlite3.connect(
+        f"{file.absolute().as_uri()}?{mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        yield connection
+    except BaseException:
+        connection.close()
+        raise
 
 
 @frozen

@@ -22,6 +22,7 @@ from mpreg.persistence.backends.sqlite.opening_read_only import (
     Still,
     Way,
     choose_way,
+    connecting,
     copied,
     look_at,
     read_wal_header,
@@ -154,22 +155,12 @@ class ReadOnlySession:
         return read_wal_header(self._path)
 
     def _connect(self, file: Path) -> ReadSession:
-        mode = "mode=ro" if self.way is Way.COPY else self.way.value
-        connection = sqlite3.connect(
-            f"{file.absolute().as_uri()}?{mode}",
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
+        with connecting(file, self.way) as connection:
             check_readable(connection, self._path)
             self._options.prepare(connection)
             for pragma in schema.READER_PRAGMAS:
                 connection.execute(pragma)
             check_names(connection, self._path)
-        except BaseException:
-            connection.close()
-            raise
         self.connection = connection
         return ReadSession(connection, self._path)
 
