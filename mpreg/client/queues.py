@@ -207,10 +207,14 @@ class RemoteQueue:
         return await self._default().receive(wait_seconds)
 
     async def receive_many(
-        self, messages_max: int, wait_seconds: float | None = None
+        self,
+        messages_max: int,
+        wait_seconds: float | None = None,
+        *,
+        one_by_one: bool = False,
     ) -> list[RemoteMessage]:
         """`RemoteSubscription.receive_many` of the queue's own subscription."""
-        return await self._default().receive_many(messages_max, wait_seconds)
+        return await self._default().receive_many(messages_max, wait_seconds, one_by_one=one_by_one)
 
     def consume(self, prefetch: int = 1) -> RemoteConsumer:
         """`RemoteSubscription.consume` of the queue's own subscription."""
@@ -357,16 +361,25 @@ class RemoteSubscription:
         return messages[0] if messages else None
 
     async def receive_many(
-        self, messages_max: int, wait_seconds: float | None = None
+        self,
+        messages_max: int,
+        wait_seconds: float | None = None,
+        *,
+        one_by_one: bool = False,
     ) -> list[RemoteMessage]:
-        """Up to ``messages_max`` messages, at least one; none only after ``wait_seconds``."""
+        """Up to ``messages_max`` messages, at least one; none only after ``wait_seconds``.
+
+        ``one_by_one``: for who works on one after the other. One whose attempt would be its last
+        comes only as the first of them: where a message kills its consumer, none dies with it that
+        nobody has seen.
+        """
         check_count("messages_max", messages_max)
         if wait_seconds is not None:
             checked_seconds("wait_seconds", wait_seconds)
         deadline = _deadline(wait_seconds)
         while True:
             left = max(0.0, deadline - anyio.current_time())
-            messages = await self._poll(messages_max, min(left, POLL_SECONDS))
+            messages = await self._poll(messages_max, min(left, POLL_SECONDS), one_by_one)
             if messages or anyio.current_time() >= deadline:
                 return messages
 
@@ -377,11 +390,12 @@ class RemoteSubscription:
                 await work(message.payload)
                 await message.ack()
 
-        It takes up to ``prefetch`` messages at a time. The client makes the leases longer of the
-        one that is worked on and of those taken ahead, for as long as that takes. It goes on after
-        a restart of the node: what was taken ahead before is dropped as soon as the restart is
-        noticed, at the latest when its lease is made longer, for it comes again; and the ack of
-        the one that was worked on raises `LeaseLostError`.
+        It takes up to ``prefetch`` messages at a time, and none ahead whose attempt would be its
+        last: where one kills its process again and again, those behind it do not die unseen. The
+        client makes the leases longer of the one that is worked on and of those taken ahead, for
+        as long as that takes. It goes on after a restart of the node: what was taken ahead before
+        is dropped as soon as the restart is noticed, at the latest when its lease is made longer,
+        for it comes again; and the ack of the one that was worked on raises `LeaseLostError`.
 
         Left by ``break`` or an error: those not yet handed out are given back, uncounted; the last
         one keeps its lease. Cancelled: that one is given back, too.
@@ -390,16 +404,25 @@ class RemoteSubscription:
         parts = self._queue._parts
         # What is not stored cannot be given back, so nothing of it is taken ahead.
         count = prefetch if self._queue.configuration.is_stored else 1
-        return RemoteConsumer(parts.calls, parts.keeper, partial(self.receive_many, count))
+        take = partial(self.receive_many, count, one_by_one=True)
+        return RemoteConsumer(parts.calls, parts.keeper, take)
 
-    async def _poll(self, messages_max: int, wait_seconds: float) -> list[RemoteMessage]:
+    async def _poll(
+        self, messages_max: int, wait_seconds: float, one_by_one: bool
+    ) -> list[RemoteMessage]:
         calls, path, began = self._queue._parts.calls, self._queue._path, anyio.current_time()
         body = {
             "messages_max": messages_max,
             "wait_seconds": wait_seconds,
             "subscription": self._name,
         }
-        answer = await calls.ask("POST", f"{path}/receive", body=body, wait_seconds=wait_seconds)
+        answer = await calls.ask(
+            "POST",
+            f"{path}/receive",
+            body=body,
+            params={"one_by_one": ""} if one_by_one else None,
+            wait_seconds=wait_seconds,
+        )
         return [
             RemoteMessage.of(
                 one,

@@ -130,7 +130,7 @@ def choose_ahead(
 
 
 def until_last(state: QueueState, deliveries: Sequence[tuple[Delivery, MessageRecord]]) -> int:
-    """How many of these one consumer may have at once, though it sees them one by one.
+    """How many of these one consumer may have at once that sees them one by one.
 
     One whose attempt would be its last is only the first: else a message that kills its process
     would take those behind it along, which nobody has seen.

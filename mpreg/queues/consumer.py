@@ -12,6 +12,7 @@ from attrs import define, field
 from mpreg.actors.parking import is_being_cancelled
 from mpreg.queues.core import QueueCore
 from mpreg.queues.inbox import Dropped
+from mpreg.queues.line import Demand
 from mpreg.queues.second_look import is_still_wanted
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Consumer:
 
     _core: QueueCore
     _subscription: Subscription
-    _prefetch: int
+    _demand: Demand
     _ahead: deque[Message] = field(factory=deque)
     """Taken, and not yet handed out."""
     _current: Message | None = None
@@ -61,7 +62,7 @@ class Consumer:
         if (message := self._next_ahead()) is None:
             self._is_waiting = True
             try:
-                taken = await self._subscription._take(self._prefetch, None, consumer=self)
+                taken = await self._subscription._take(self._demand, None, consumer=self)
             finally:
                 self._is_waiting = False
             # Only now: it may have been closed, or given up, while this waited.

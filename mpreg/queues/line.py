@@ -12,22 +12,31 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import anyio
+import msgspec
 from attrs import define, field
 
 from mpreg.actors.parking import Place, new_place
 from mpreg.queues.hand_outs import HandOut
 
-__all__ = ["Line", "Waiter"]
+__all__ = ["Demand", "Line", "Waiter"]
+
+
+class Demand(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """What somebody wants of a subscription. A msgspec struct, as `HandOut`."""
+
+    count: int
+    """How many messages it takes at most."""
+    bytes_max: float = math.inf
+    """The last one may go beyond."""
+    held: bool = False
+    """Whether their leases are to last until they are told to end."""
+    one_by_one: bool = False
+    """Whether it works on one after the other, and sees the others only then."""
 
 
 @define(eq=False)
 class Waiter:
-    count: int
-    """How many messages it takes at most."""
-    held: bool
-    """Whether their leases are to last until they are told to end."""
-    bytes_max: float
-    """The last one may go beyond."""
+    demand: Demand
     owner: object | None = None
     """For whose sake it waits, where that one may think better of it."""
     place: Place = field(factory=new_place)
@@ -72,15 +81,13 @@ class Line:
     @property
     def wanted(self) -> int:
         """How many messages all take together, with the one that was called."""
-        return self._wanted + (0 if self._called is None else self._called.count)
+        return self._wanted + (0 if self._called is None else self._called.demand.count)
 
     async def wait(
         self,
-        count: int,
+        demand: Demand,
         deadline: float | None,
         *,
-        held: bool,
-        bytes_max: float = math.inf,
         front: bool = False,
         owner: object | None = None,
     ) -> Waiter:
@@ -90,9 +97,9 @@ class Line:
         ``front``: it was the first one already. Cancelled: what it was called for is left to the
         next one, and what it was served is given back.
         """
-        waiter = Waiter(count, held, bytes_max, owner)
+        waiter = Waiter(demand, owner)
         self._waiting[waiter] = None
-        self._wanted += count
+        self._wanted += demand.count
         if front:
             self._waiting.move_to_end(waiter, last=False)
         try:
@@ -150,7 +157,7 @@ class Line:
     def _remove(self, waiter: Waiter) -> None:
         if waiter in self._waiting:
             del self._waiting[waiter]
-            self._wanted -= waiter.count
+            self._wanted -= waiter.demand.count
 
     def _leave(self, waiter: Waiter) -> None:
         self._remove(waiter)

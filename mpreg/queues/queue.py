@@ -313,9 +313,12 @@ class MessageQueue:
         wait_seconds: float | None = None,
         *,
         bytes_max: int | None = None,
+        one_by_one: bool = False,
     ) -> list[Message]:
         """`Subscription.receive_many` of the queue's own subscription."""
-        return await self._default().receive_many(messages_max, wait_seconds, bytes_max=bytes_max)
+        return await self._default().receive_many(
+            messages_max, wait_seconds, bytes_max=bytes_max, one_by_one=one_by_one
+        )
 
     def consume(self, prefetch: int = 1) -> Consumer:
         """`Subscription.consume` of the queue's own subscription."""

@@ -18,7 +18,7 @@ from mpreg.queues.consumer import Consumer
 from mpreg.queues.core import QueueCore
 from mpreg.queues.cursor import Delivery
 from mpreg.queues.hand_outs import HandOut
-from mpreg.queues.line import Line
+from mpreg.queues.line import Demand, Line
 from mpreg.queues.message import Message
 from mpreg.queues.records import MessageRecord
 from mpreg.queues.statistics import SubscriptionStatistics, count_subscription
@@ -30,6 +30,8 @@ RECEIVE_MESSAGES_MAX: Final = 10_000
 
 #: Messages handed out to others in line in the write of the one that was called.
 SERVED_MAX: Final = 1_024
+
+_ONE: Final = Demand(1)
 
 
 @define(eq=False)
@@ -61,7 +63,7 @@ class Subscription:
         """
         if wait_seconds is not None:
             checked_seconds("wait_seconds", wait_seconds)
-        messages = await self._take(1, wait_seconds)
+        messages = await self._take(_ONE, wait_seconds)
         return messages[0] if messages else None
 
     async def receive_many(
@@ -70,9 +72,14 @@ class Subscription:
         wait_seconds: float | None = None,
         *,
         bytes_max: int | None = None,
+        one_by_one: bool = False,
     ) -> list[Message]:
         """Up to ``messages_max`` messages, at least one; none only after ``wait_seconds``.
         With ``bytes_max`` only so many that without the last one they have fewer bytes.
+
+        ``one_by_one``: for who works on one after the other. One whose attempt would be its last
+        comes only as the first of them: where a message kills its consumer, none dies with it that
+        nobody has seen.
 
         As `receive`, with one write for all of them.
         """
@@ -82,7 +89,9 @@ class Subscription:
         if wait_seconds is not None:
             checked_seconds("wait_seconds", wait_seconds)
         bytes_limit = math.inf if bytes_max is None else bytes_max
-        return await self._take(messages_max, wait_seconds, bytes_max=bytes_limit)
+        return await self._take(
+            Demand(messages_max, bytes_limit, one_by_one=one_by_one), wait_seconds
+        )
 
     def consume(self, prefetch: int = 1) -> Consumer:
         """An async iterator over the messages, without end::
@@ -101,7 +110,8 @@ class Subscription:
         """
         check_count("prefetch", prefetch)
         # What is not stored cannot be given back, so nothing of it is taken ahead.
-        return Consumer(self._core, self, prefetch if self._core.stored else 1)
+        demand = Demand(prefetch if self._core.stored else 1, held=True, one_by_one=True)
+        return Consumer(self._core, self, demand)
 
     def statistics(self) -> SubscriptionStatistics:
         """Counts as they are now."""
@@ -131,23 +141,20 @@ class Subscription:
 
     async def _take(
         self,
-        count: int,
+        demand: Demand,
         wait_seconds: float | None,
         *,
         consumer: Consumer | None = None,
-        bytes_max: float = math.inf,
     ) -> list[Message]:
-        """Messages with their leases; a consumer's last until they are told to end. None only at
-        the deadline, or where the consumer was closed."""
-        core, held = self._core, consumer is not None
+        """Messages with their leases. None only at the deadline, or where the consumer was
+        closed."""
+        core = self._core
         deadline = None if wait_seconds is None else anyio.current_time() + wait_seconds
         is_first = False
         while True:
             core.raise_failure()
             try:
-                messages = await self._try_to_take(
-                    count, held=held, bytes_max=bytes_max, is_first=is_first
-                )
+                messages = await self._try_to_take(demand, is_first=is_first)
             except BaseException:
                 # Perhaps it was called for messages that it does not take: somebody else may.
                 self._line.call_first()
@@ -156,9 +163,7 @@ class Subscription:
                 return messages
             if consumer is not None and consumer._is_closed:
                 return []
-            waiter = await self._line.wait(
-                count, deadline, held=held, bytes_max=bytes_max, front=is_first, owner=consumer
-            )
+            waiter = await self._line.wait(demand, deadline, front=is_first, owner=consumer)
             if waiter.is_over:
                 return []
             if waiter.committed:
@@ -168,14 +173,12 @@ class Subscription:
             # Called, or what it was served did not come to be, or was purged: it looks itself.
             is_first = True
 
-    async def _try_to_take(
-        self, count: int, *, held: bool, bytes_max: float, is_first: bool
-    ) -> list[Message]:
+    async def _try_to_take(self, demand: Demand, *, is_first: bool) -> list[Message]:
         """Those that are there now, also for the others in line, before or after itself: all of
         them together are within its own ``bytes_max``."""
         core, line = self._core, self._line
         places_max = core.storage.limits.places // 2
-        count = min(count, places_max)
+        count = min(demand.count, places_max)
         if not core.stored:
             # Before anything is taken, because it could not be given back.
             await anyio.lowlevel.checkpoint()
@@ -187,7 +190,7 @@ class Subscription:
                 return []
             others = min(line.wanted, SERVED_MAX, places_max - count) if core.stored else 0
             wanted = count + others
-            choice = core.choose(state, wanted, bytes_max)
+            choice = core.choose(state, wanted, demand.bytes_max)
             if choice.deliveries:
                 break
             if (counting := core.hand_outs.counting.ack(state)) is not None:
@@ -204,7 +207,7 @@ class Subscription:
         if not choice.deliveries:
             return []
         if not core.stored:
-            own = HandOut(state, choice.deliveries, held)
+            own = HandOut(state, choice.deliveries, demand.held)
             core.hand_outs.hand_out_from_memory(own)
             if core.has_more(state):
                 line.call_first()
@@ -215,10 +218,10 @@ class Subscription:
             split = count if is_first else others
             first, second = choice.deliveries[:split], choice.deliveries[split:]
             mine, theirs = (first, second) if is_first else (second, first)
-        if held and (fit := until_last(core.state, mine)) < len(mine):
+        if demand.one_by_one and (fit := until_last(core.state, mine)) < len(mine):
             mine, rest = mine[:fit], mine[fit:]
             theirs = rest + theirs if is_first else theirs + rest
-        own = HandOut(state, mine, held)
+        own = HandOut(state, mine, demand.held)
         served = list(self._serve(state, theirs)) if theirs else []
         if line.wanted:
             is_all = len(choice.deliveries) < wanted and choice.is_over
@@ -231,7 +234,7 @@ class Subscription:
             raise
         if choice.is_full and not own.deliveries and not is_first:
             # The others took what was within its bounds, and nobody will call it for the rest.
-            return await self._try_to_take(count, held=held, bytes_max=bytes_max, is_first=True)
+            return await self._try_to_take(demand, is_first=True)
         return self._messages(own)
 
     def _serve(
@@ -240,10 +243,11 @@ class Subscription:
         """Give them to those in line, the first one first. They take as many together, unless the
         bounds of one of them are narrower than those by which they were chosen."""
         while deliveries and (waiter := self._line.pop()) is not None:
-            count = _fitting(deliveries[: waiter.count], waiter.bytes_max)
-            if waiter.held:
+            demand = waiter.demand
+            count = _fitting(deliveries[: demand.count], demand.bytes_max)
+            if demand.one_by_one:
                 count = until_last(self._core.state, deliveries[:count])
-            hand_out = HandOut(state, deliveries[:count], waiter.held)
+            hand_out = HandOut(state, deliveries[:count], demand.held)
             deliveries = deliveries[count:]
             waiter.serve(hand_out)
             yield hand_out

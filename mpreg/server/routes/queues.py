@@ -215,7 +215,9 @@ async def receive(call: Call) -> Answer:
     """Up to ``messages_max`` messages, and about 4 MiB; none only after ``wait_seconds``, or where
     the node stops.
     Each is its receiver's until its lease ends; its ``token`` acknowledges it, gives it back, or
-    makes the lease longer."""
+    makes the lease longer.
+    With ``one_by_one`` in the query one whose attempt would be its last comes only as the first:
+    for a receiver that works on one after the other, so that none dies unseen with another one."""
     state, queue, what = call.state, await _queue(call), await call.read(ReceiveRequest)
     count = min(what.messages_max, MESSAGES_MAX)
     wait_seconds = min(what.wait_seconds, state.settings.server.long_poll_seconds_max)
@@ -223,7 +225,9 @@ async def receive(call: Call) -> Answer:
     if what.subscription is not None:
         source = queue.get_subscription(what.subscription)
 
-    take = partial(source.receive_many, count, bytes_max=ANSWER_BYTES_MAX)
+    # Not in the body: there an older node refuses what it does not know.
+    one_by_one = call.query("one_by_one") is not None
+    take = partial(source.receive_many, count, bytes_max=ANSWER_BYTES_MAX, one_by_one=one_by_one)
     # What is there is taken first: nobody has to watch then whether its receiver still is.
     messages = await take(min(wait_seconds, 0.0))
     if not messages and wait_seconds > 0:

@@ -59,6 +59,9 @@ _START: Final = Parameter("start", _OFFSET, "From this offset on.")
 _VERSION: Final = Parameter("version", _NUMBER, "This one.")
 _PARTS: Final = Parameter("parts", _TEXT, "A list in JSON: the parts of the key.")
 _HERE: Final = Parameter("here", _TEXT, "At this node, whatever others have.")
+_ONE_BY_ONE: Final = Parameter(
+    "one_by_one", _TEXT, "The last attempt of a message only as the first one of the answer."
+)
 _SAME: Final = {304: "It still has this version."}
 
 _PENDING: Final = {"pending": 1, "in_flight": 0, "delayed": 0, "dead": 0}
@@ -160,6 +163,7 @@ _QUEUES: Final = {
         example={"ids": ["0-17"]},
     ),
     "receive": Shape(
+        parameters=(_ONE_BY_ONE,),
         body=ReceiveRequest,
         body_example={"messages_max": 10, "wait_seconds": 20.0},
         example={"messages": [_MESSAGE]},

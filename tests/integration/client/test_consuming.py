@@ -209,6 +209,39 @@ def take_all_back(server: Node) -> None:
     server.state.leases.forget(held)
 
 
+@pytest.mark.parametrize("max_deliveries", [1, 3])
+async def test_a_message_that_kills_its_client_takes_none_along(
+    data_dir: Path, max_deliveries: int
+) -> None:
+    seen: list[Any] = []
+    async with open_client(data_dir) as (node, _, server):
+        settings = QueueConfiguration(max_deliveries=max_deliveries)
+        jobs = await node.message_queues.create_queue("deadly", settings)
+        await jobs.send_many(["poison", 1, 2, 3])
+        while len(seen) < 3:
+            async with jobs.consume(prefetch=4) as messages:
+                while (message := await anext(messages)).payload != "poison":
+                    seen.append(message.payload)
+                    await message.ack()
+                    if len(seen) == 3:
+                        break
+                # Its process ends with all that it has: nothing is given back.
+                take_all_back(server)
+        assert seen == [1, 2, 3]
+        [letter] = await jobs.dead_letters()
+        assert (letter.payload, letter.attempts) == ("poison", max_deliveries)
+        assert (await jobs.statistics()).size == 0
+
+
+async def test_a_client_receives_one_by_one_where_it_says_so(data_dir: Path) -> None:
+    async with open_client(data_dir) as (node, _, _):
+        settings = QueueConfiguration(max_deliveries=1)
+        jobs = await node.message_queues.create_queue("deadly", settings)
+        await jobs.send_many([1, 2, 3])
+        assert [one.payload for one in await jobs.receive_many(3, one_by_one=True)] == [1]
+        assert [one.payload for one in await jobs.receive_many(3)] == [2, 3]
+
+
 async def test_what_was_taken_ahead_is_not_handed_out_after_a_restart_that_no_request_has_met(
     data_dir: Path,
 ) -> None:

@@ -137,3 +137,34 @@ def test_a_message_given_back_without_a_word_that_has_no_attempts_left(
         assert await last_error(jobs) == "nobody said why"
 
     virtual(story)
+
+
+async def test_who_receives_them_one_by_one_gets_a_last_one_only_as_the_first(
+    data_dir: Path,
+) -> None:
+    async with open_queue(data_dir, QueueConfiguration(max_deliveries=2)) as jobs:
+        await jobs.send_many(range(4))
+        for message in await jobs.receive_many(2, 0):
+            await message.nack(0)
+        assert payloads(await jobs.receive_many(4, 0, one_by_one=True)) == [0]
+        assert payloads(await jobs.receive_many(4, 0, one_by_one=True)) == [1, 2, 3]
+
+
+async def test_who_waits_in_line_for_one_by_one_gets_a_last_one_alone_and_others_do_not(
+    data_dir: Path,
+) -> None:
+    got: dict[bool, list[Message]] = {}
+
+    async def receive(one_by_one: bool) -> None:
+        got[one_by_one] = await jobs.receive_many(3, one_by_one=one_by_one)
+
+    async with open_queue(data_dir, QueueConfiguration(max_deliveries=1)) as jobs:
+        async with anyio.create_task_group() as tasks:
+            for number, one_by_one in enumerate((True, False), 1):
+                tasks.start_soon(receive, one_by_one)
+                await until(lambda: "default" in jobs._core.lines)
+                line = jobs._core.lines["default"]
+                await until(lambda: len(line._waiting) == number)  # noqa: B023
+            await jobs.send_many(range(6))
+        assert payloads(got[True]) == [0]
+        assert payloads(got[False]) == [1, 2, 3]

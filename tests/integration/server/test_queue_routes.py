@@ -305,6 +305,17 @@ async def _each(node: Node, queue: str, expected: tuple[int, str]) -> None:
         assert error_of(answer) == expected, (method, path)
 
 
+async def test_a_last_attempt_comes_alone_to_who_works_on_one_after_the_other(
+    data_dir: Path,
+) -> None:
+    async with open_node(data_dir) as node:
+        await node.client.put(JOBS, json={"max_deliveries": 1})
+        await node.send(1, 2, 3, 4)
+        for path, given in (("receive?one_by_one", [1]), ("receive", [2, 3, 4])):
+            answer = await node.post(f"{JOBS}/{path}", {"messages_max": 10})
+            assert [one["payload"] for one in answer.json()["messages"]] == given
+
+
 async def test_what_was_taken_ahead_goes_to_others_at_once_and_uncounted(data_dir: Path) -> None:
     async with open_node(data_dir) as node:
         await node.send(1, 2)

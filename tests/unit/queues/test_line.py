@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from mpreg.queues.hand_outs import HandOut
-from mpreg.queues.line import Line, Waiter
+from mpreg.queues.line import Demand, Line, Waiter
 from mpreg.queues.subscription_state import SubscriptionState
 from mpreg.testing import Simulation
 
@@ -35,7 +35,7 @@ class Scene:
         async def wait() -> None:
             deadline = None if seconds is None else anyio.current_time() + seconds
             with self.scopes[name]:
-                self.seen[name] = await self.line.wait(count, deadline, held=False)
+                self.seen[name] = await self.line.wait(Demand(count), deadline)
 
         self._tasks.start_soon(wait)
         await anyio.wait_all_tasks_blocked()
@@ -47,7 +47,7 @@ def play(story: Callable[[Scene], Awaitable[None]]) -> None:
             scene = Scene(tasks)
             await story(scene)
             tasks.cancel_scope.cancel()
-            assert scene.line.wanted == sum(one.count for one in scene.line._waiting)
+            assert scene.line.wanted == sum(one.demand.count for one in scene.line._waiting)
 
     Simulation(0).run(run)
 
@@ -140,7 +140,7 @@ def test_all_are_called_at_the_end() -> None:
         scene.line.call_all()
         await anyio.wait_all_tasks_blocked()
         assert [one.called for one in scene.seen.values()] == [True] * 3
-        assert scene.line.wanted == sum(one.count for one in scene.line._waiting)
+        assert scene.line.wanted == sum(one.demand.count for one in scene.line._waiting)
         assert scene.line.pop() is None
 
     play(story)
