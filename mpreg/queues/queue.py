@@ -500,12 +500,20 @@ class MessageQueue:
         Raises:
             QueueFullError: the target has no room for the next one; as many as it had room for were
                 sent, and it says how many.
+            InvalidArgumentError: ``to`` is a queue of `DeliveryGuarantee.FIRE_AND_FORGET`, where
+                they would be in memory only; nothing was sent.
         """
         target = self if to is None else to
         if not isinstance(target, MessageQueue):
             raise InvalidArgumentError(f"to is another queue, not its name or {to!r:.80}")
         self._core.check_open()
         target._core.check_open()
+        if target is not self and not target._core.stored:
+            raise InvalidArgumentError(
+                f"to: queue {target.name!r} stores nothing (fire_and_forget), so dead letters that "
+                "were sent there would be lost with the process; nothing was sent, and they stay: "
+                "name a queue that stores its messages"
+            )
 
         async def send(outgoing: Outgoing, transaction: Transaction) -> None:
             await target._send(outgoing, 0.0, transaction)

@@ -12,6 +12,7 @@ import pytest
 
 from mpreg.persistence import InvalidArgumentError, PersistenceRegistry
 from mpreg.queues import (
+    DeliveryGuarantee,
     LeaseLostError,
     MessageQueue,
     MessageQueueManager,
@@ -372,6 +373,23 @@ async def test_they_can_be_redriven_to_another_queue(data_dir: Path) -> None:
         message = await take(repaired)
         assert (message.id, message.payload, message.priority) == (message_id, "x", 0)
         assert (jobs.statistics().size, jobs.statistics().dead) == (0, 0)
+
+
+async def test_they_are_not_redriven_to_where_they_would_be_lost(data_dir: Path) -> None:
+    forget = QueueConfiguration(delivery_guarantee=DeliveryGuarantee.FIRE_AND_FORGET)
+    async with open_queues(data_dir) as (_, queues):
+        jobs = await queues.create_queue("jobs", ONCE)
+        fast = await queues.create_queue("fast", forget)
+        await jobs.send_many(["x", "y"])
+        await kill(jobs, 2)
+        [letter, _] = await jobs.dead_letters()
+        for letters in (None, [letter]):
+            with pytest.raises(InvalidArgumentError, match=r"'fast' stores nothing .* they stay"):
+                await jobs.redrive(letters, to=fast)
+        assert payloads(await jobs.dead_letters()) == ["x", "y"]
+        assert (jobs.statistics().dead, fast.statistics().sent) == (2, 0)
+        # It has none of its own.
+        assert await fast.redrive() == 0
 
 
 @pytest.mark.parametrize(("letters", "room"), [(2, 1), (6, 5), (7, 2), (150, 100), (4, 0)])
