@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio.lowlevel
-import msgspec
 from attrs import define, field
 
-from mpreg.queues.ahead import Counting, bounded, choose_ahead, has_next
-from mpreg.queues.cursor import Delivery, DeliveryState
+from mpreg.queues.ahead import bounded, choose_ahead, has_next
+from mpreg.queues.counting import Counting
+from mpreg.queues.cursor import DeliveryState
+from mpreg.queues.hand_out import HandOut
 from mpreg.queues.joint import JointEvents
-from mpreg.queues.records import Attempt, HandedOut, MessageRecord, Settled
+from mpreg.queues.records import Attempt, HandedOut, Settled
 from mpreg.queues.subscription_state import Lease, SubscriptionState
 
 if TYPE_CHECKING:
     from mpreg.actors import Ack
     from mpreg.queues.core import QueueCore
 
-__all__ = ["HandOut", "HandOuts"]
-
-
-class HandOut(msgspec.Struct, eq=False):
-    """Messages whose delivery attempt is being written, or is. A msgspec struct, as `Delivery`."""
-
-    subscription: SubscriptionState
-    deliveries: list[tuple[Delivery, MessageRecord]]
-    held: bool
-    """Whether the leases last until they are told to end."""
-    is_ahead: bool = False
-    """Whether nobody has asked for it."""
-    committed: bool = False
-    abandoned: bool = False
-    """Its receiver was cancelled: nobody will see these messages."""
-    told: Callable[[bool], None] | None = None
-    """Told whether the attempts are on disk."""
+__all__ = ["HandOuts"]
 
 
 @define(eq=False)

@@ -16,7 +16,7 @@ import msgspec
 from attrs import define, field
 
 from mpreg.actors.parking import Place, new_place
-from mpreg.queues.hand_outs import HandOut
+from mpreg.queues.hand_out import HandOut
 
 __all__ = ["Demand", "Line", "Waiter"]
 

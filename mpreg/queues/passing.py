@@ -15,11 +15,10 @@ from mpreg.queues.records import PassedOver
 from mpreg.queues.sizes import batches
 
 if TYPE_CHECKING:
-    from mpreg.queues.core import QueueCore
     from mpreg.queues.state import QueueState
     from mpreg.queues.subscription_state import SubscriptionState
 
-__all__ = ["put_back", "take_passed", "take_passed_of", "write_passed"]
+__all__ = ["put_back", "take_passed", "take_passed_of"]
 
 
 def take_passed(state: QueueState, ranges_max: int) -> list[PassedOver]:
@@ -44,19 +43,3 @@ def put_back(state: QueueState, events: Iterable[PassedOver]) -> None:
         if (subscription := state.subscriptions.get(event.subscription)) is not None:
             for lane, start, stop in event.ranges:
                 subscription.passed_in(lane).add_range(start, stop)
-
-
-async def write_passed(core: QueueCore) -> None:
-    """Cancelled, or where it raises, what is not written is written the next time."""
-    events = take_passed(core.state, core.storage.limits.places)
-    if not events:
-        return
-
-    def then(committed: bool) -> None:
-        if not committed:
-            put_back(core.state, events)
-
-    async with core.registry.transaction() as transaction:
-        transaction.on_settled(then)
-        for event in events:
-            core.write(event, transaction)

@@ -8,7 +8,6 @@ from typing import Final, TypeVar
 from attrs import frozen
 
 from mpreg.errors import ConfigurationError
-from mpreg.persistence import PersistenceConfig
 
 __all__ = ["SizeLimits", "batches"]
 
@@ -48,9 +47,9 @@ class SizeLimits:
     """Names joined into one event."""
 
     @classmethod
-    def of(cls, config: PersistenceConfig) -> SizeLimits:
+    def within(cls, *, value_bytes_max: int, batch_bytes_max: int) -> SizeLimits:
         """Raises `ConfigurationError` where they are too small for a queue."""
-        value, batch = config.value_bytes_max, config.batch_bytes_max
+        value, batch = value_bytes_max, batch_bytes_max
         if value < VALUE_BYTES_MIN or batch < BATCH_BYTES_MIN:
             raise ConfigurationError(
                 f"a queue needs a value_bytes_max of {VALUE_BYTES_MIN} and a batch_bytes_max of "

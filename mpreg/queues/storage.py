@@ -99,7 +99,10 @@ class SharedStores:
     deduplication: KeyValueStore = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.limits = SizeLimits.of(self.registry.config)
+        config = self.registry.config
+        self.limits = SizeLimits.within(
+            value_bytes_max=config.value_bytes_max, batch_bytes_max=config.batch_bytes_max
+        )
         stores = self.registry.reserved(_KIND)
         self.configurations = stores.key_value_store("configurations")
         self.deleted = stores.key_value_store("deleted")

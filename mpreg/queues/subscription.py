@@ -17,7 +17,7 @@ from mpreg.queues.configuration import checked_seconds
 from mpreg.queues.consumer import Consumer
 from mpreg.queues.core import QueueCore
 from mpreg.queues.cursor import Delivery
-from mpreg.queues.hand_outs import HandOut
+from mpreg.queues.hand_out import HandOut
 from mpreg.queues.line import Demand, Line
 from mpreg.queues.message import Message
 from mpreg.queues.records import MessageRecord

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from mpreg.queues.hand_outs import HandOut
+from mpreg.queues.hand_out import HandOut
 from mpreg.queues.line import Demand, Line, Waiter
 from mpreg.queues.subscription_state import SubscriptionState
 from mpreg.testing import Simulation

@@ -54,6 +54,13 @@ def test_batches_are_made_as_they_are_asked_for() -> None:
 
 # --- limits ---
 
+
+def limits_of(config: PersistenceConfig) -> SizeLimits:
+    return SizeLimits.within(
+        value_bytes_max=config.value_bytes_max, batch_bytes_max=config.batch_bytes_max
+    )
+
+
 SIZES = st.one_of(st.integers(BATCH_BYTES_MIN, 40_000), st.integers(BATCH_BYTES_MIN, 1 << 28))
 
 
@@ -64,7 +71,7 @@ SIZES = st.one_of(st.integers(BATCH_BYTES_MIN, 40_000), st.integers(BATCH_BYTES_
 def test_a_queue_does_not_begin_where_nothing_fits(value: int, batch: int) -> None:
     config = PersistenceConfig(backend="memory", value_bytes_max=value, batch_bytes_max=batch)
     with pytest.raises(ConfigurationError, match="a queue needs"):
-        SizeLimits.of(config)
+        limits_of(config)
 
 
 @given(SIZES | st.integers(VALUE_BYTES_MIN, 20_000), SIZES)
@@ -74,7 +81,7 @@ def test_whatever_is_taken_in_also_fits_with_what_is_written_beside_it(
     config = PersistenceConfig(
         backend="memory", value_bytes_max=min(one, other), batch_bytes_max=max(one, other)
     )
-    limits = SizeLimits.of(config)
+    limits = limits_of(config)
     beside = limits.letter - limits.message
     assert 0 <= beside <= LETTER_BYTES
     assert limits.letter <= config.value_bytes_max
@@ -90,7 +97,7 @@ def test_whatever_is_taken_in_also_fits_with_what_is_written_beside_it(
 
 def test_by_default_a_message_is_almost_as_large_as_a_value() -> None:
     config = PersistenceConfig(backend="memory")
-    limits = SizeLimits.of(config)
+    limits = limits_of(config)
     assert limits.letter == config.value_bytes_max
     assert limits.message == config.value_bytes_max - LETTER_BYTES
 
