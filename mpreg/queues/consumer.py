@@ -93,7 +93,7 @@ class Consumer:
         self._subscription._stop_waiting(self)
         self._give_back_ahead()
         if give_back_current and self._current is not None and self._current._lease is not None:
-            self._core.release([self._current._lease], unseen=False)
+            self._core.settling.release([self._current._lease], unseen=False)
         self._let_lease_run()
 
     def _end_if_closed(self) -> None:
@@ -111,7 +111,7 @@ class Consumer:
         return None
 
     def _give_back_ahead(self) -> None:
-        self._core.release(self._leases_ahead(), unseen=True)
+        self._core.settling.release(self._leases_ahead(), unseen=True)
 
     def _leases_ahead(self) -> list[Lease]:
         ahead, self._ahead = self._ahead, deque()
@@ -121,7 +121,7 @@ class Consumer:
         """From now on the lease of the last message ends by itself."""
         current, self._current = self._current, None
         if current is not None and current._lease is not None:
-            self._core.let_run(current._lease)
+            self._core.settling.let_run(current._lease)
 
     def __del__(self) -> None:
         """A loop that was left: nobody else will ask for what was taken ahead."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -28,26 +27,23 @@ from mpreg.queues.contents import Contents
 from mpreg.queues.cursor import Delivery, DeliveryState
 from mpreg.queues.deaths import Deaths
 from mpreg.queues.hand_outs import HandOuts
-from mpreg.queues.inbox import Dropped, Inbox
-from mpreg.queues.joint import JointAppends, JointEvents
-from mpreg.queues.outgoing import Outgoing
+from mpreg.queues.inbox import Inbox
 from mpreg.queues.records import (
     DeadLetterRecord,
     DeadLettersRemoved,
     Died,
     Event,
-    LaneOpened,
     MessageRecord,
     Place,
-    Returned,
-    Settled,
     encode,
 )
 from mpreg.queues.room import Room
 from mpreg.queues.selection import Choice, choose
+from mpreg.queues.sending import Sending
+from mpreg.queues.settling import Settling
 from mpreg.queues.state import QueueState, dead_letter_key
 from mpreg.queues.storage import QueueStorage, measure
-from mpreg.queues.subscription_state import Lease, SubscriptionState
+from mpreg.queues.subscription_state import SubscriptionState
 
 if TYPE_CHECKING:
     from mpreg.queues.line import Line
@@ -103,10 +99,6 @@ class QueueCore:
     """Whether there are, or were, messages that expire."""
     upkeep_due: float = math.inf
     """When upkeep that was put off, or has failed, is to be done (monotonic)."""
-    deduplicated: int = 0
-    """Sends with a ``deduplication_id`` since ids that are out of their window were removed."""
-    deduplicating: dict[tuple[Transaction, bytes], str] = field(factory=dict)
-    """By ``deduplication_id``, the ids of messages in transactions that are not settled yet."""
     changes: int = 0
     """What a restart would have to read, since the last snapshot."""
     changes_min: int = 0
@@ -117,9 +109,9 @@ class QueueCore:
     """By subscription, those who wait for messages."""
     _moving: set[str] = field(factory=set)
     """Dead letters that are being sent again, or removed."""
-    _sends: JointAppends[Outgoing] = field(init=False)
-    _acknowledgments: JointEvents[Settled, list[Lease]] = field(init=False)
+    sending: Sending = field(init=False)
     hand_outs: HandOuts = field(init=False)
+    settling: Settling = field(init=False)
     counting: anyio.Lock = field(factory=anyio.Lock)
     """Held while bytes are counted, and while a log is truncated."""
 
@@ -130,11 +122,10 @@ class QueueCore:
         self.contents = Contents(
             self.storage, self.state, self.bodies, self.stored, self.ask_for_upkeep
         )
-        self.inbox = Inbox(self._take_back)
-        events, places_max = self.storage.events, self.storage.limits.places
-        self._sends = JointAppends(self._sent)
+        self.sending = Sending(self)
         self.hand_outs = HandOuts(self)
-        self._acknowledgments = JointEvents(events, Settled, self._acknowledged, places_max)
+        self.settling = Settling(self)
+        self.inbox = Inbox(self.settling.take_back)
 
     @property
     def name(self) -> str:
@@ -280,79 +271,6 @@ class QueueCore:
         ):
             self.ask_for_upkeep()
 
-    # --- sending ---
-
-    def send(self, outgoing: Outgoing) -> Awaitable[object]:
-        """Send messages; room for them was taken, and is given back from here. To be awaited at
-        once.
-
-        Not a coroutine itself, as `acknowledge`: it would be resumed once more for each message.
-        """
-        if not self.stored or outgoing.lane not in self.state.lanes:
-            return self._send_in_transaction(outgoing)
-        log = self.storage.lane(outgoing.lane)
-        ack = self._sends.append(outgoing.lane, log, outgoing.encoded, outgoing.size, outgoing)
-        if ack is not None:
-            return ack.wait()
-        return log.append_followed(outgoing.encoded, partial(self._sent, [outgoing]))
-
-    async def _send_in_transaction(self, outgoing: Outgoing) -> None:
-        async with self.registry.transaction() as transaction:
-            self.add(outgoing, transaction)
-
-    def add(self, outgoing: Outgoing, transaction: Transaction) -> None:
-        """`send` in a transaction. Where it raises, the room is still to be given back."""
-        self.registry.check_transaction(transaction)
-        self.require_not_deleted(transaction)
-        if self.stored:
-            if outgoing.lane not in self.state.lanes:
-                self.write(LaneOpened(outgoing.lane), transaction)
-            self.storage.lane(outgoing.lane).append_many_nowait(
-                outgoing.encoded, transaction=transaction
-            )
-        transaction.on_settled(lambda committed: self._sent([outgoing], () if committed else None))
-
-    def _sent(self, outgoings: Sequence[Outgoing], results: Sequence[object] | None) -> None:
-        """What became of sends to one lane, in the order of its log."""
-        count = sum([len(one.records) for one in outgoings])
-        size = sum([one.size for one in outgoings])
-        if results is not None:
-            self._take_in(outgoings, count, size)
-        self.room.give_back(count, size)
-
-    def _take_in(self, outgoings: Sequence[Outgoing], count: int, size: int) -> None:
-        number = outgoings[0].lane
-        lane = self.state.lane(number)
-        first = offset = lane.end
-        # They come in one commit, and so at about the same time.
-        lane.send_times.note(first, outgoings[0].records[-1].sent_at)
-        self.state.sent(number, count, size)
-        bodies: list[tuple[MessageRecord, int]] = []
-        for outgoing in outgoings:
-            own = list(zip(outgoing.records, map(len, outgoing.encoded), strict=True))
-            # All of one send have the same times.
-            if not outgoing.records[-1].is_plain:
-                self._note_times(outgoing, offset, own)
-            bodies += own
-            offset += len(own)
-        self.contents.put_all(number, first, bodies)
-        self.wake_all()
-        self.changed(count)
-
-    def _note_times(
-        self, outgoing: Outgoing, first: int, bodies: Sequence[tuple[MessageRecord, int]]
-    ) -> None:
-        last, now = outgoing.records[-1], self.now()
-        self.state.note_delays(outgoing.lane, first, bodies, wall=self.wall(), now=now)
-        if last.expires_at is not None:
-            self.expiring = True
-            self.sweep_due = min(self.sweep_due, now + last.expires_at - last.sent_at)
-        self.alarm(self)
-
-    def forget_deduplicating(self, key: tuple[Transaction, bytes]) -> None:
-        """What becomes of a transaction is known: from now on the stored ids tell."""
-        self.deduplicating.pop(key, None)
-
     # --- handing out ---
 
     def choose(
@@ -383,148 +301,6 @@ class QueueCore:
         """Whether there may be another message to be handed out."""
         lanes = self.state.lanes.values()
         return any(subscription.cursor(one.number).candidate(one.end) is not None for one in lanes)
-
-    # --- what becomes of a delivery ---
-
-    def check_lease(self, lease: Lease) -> None:
-        """Raises `LeaseLostError` where the message is not this holder's any more."""
-        if lease.is_held and not lease.subscription.deleting and lease.delivery.due > self.now():
-            return
-        delivery = lease.delivery
-        if not lease.subscription.holds(delivery) or delivery.state is DeliveryState.DYING:
-            why = "it is settled, or was removed"
-        elif lease.subscription.deleting:
-            why = "its subscription is being deleted"
-        elif delivery.attempt != lease.attempt:
-            why = f"it was handed out again (attempt {delivery.attempt})"
-        elif delivery.state is DeliveryState.SETTLING:
-            why = "it is being settled already"
-        else:
-            why = "its lease ran out"
-        raise LeaseLostError(
-            f"{self.storage.where(delivery.lane, delivery.offset)}, attempt {lease.attempt}: "
-            f"{why}; nothing was changed: drop the work, the message is done, or somebody else's"
-        )
-
-    def acknowledge(self, leases: list[Lease]) -> Awaitable[object]:
-        """Acknowledge messages of one subscription, whose leases were checked. To be awaited at
-        once."""
-        name = leases[0].subscription.name
-        places, ahead = [], 0
-        for lease in leases:
-            places.append((lease.delivery.lane, lease.delivery.offset))
-            ahead += lease.ahead
-        if ahead:
-            self.hand_outs.want_ahead(leases[0].subscription, ahead)
-        ack = self._acknowledgments.tell(name, places, leases)
-        for lease in leases:
-            lease.delivery.state = DeliveryState.SETTLING
-        if ack is not None:
-            return ack.wait()
-        event = Settled(name, places)
-        return self.write_alone(event, partial(self._acknowledged, event, [leases]))
-
-    def _acknowledged(
-        self, event: Settled, parts: Sequence[list[Lease]], results: Sequence[object] | None
-    ) -> None:
-        if results is None:
-            self._settled([lease for leases in parts for lease in leases], committed=False)
-            return
-        self.written(event, results[0], len(event.places))
-        for place in event.places:
-            self.contents.forget(place)
-        self.room.admit()
-
-    def settle(self, leases: Sequence[Lease], event: Event, transaction: Transaction) -> None:
-        """Write what becomes of messages whose leases were checked."""
-        self.require_subscription(leases[0].subscription, transaction)
-        self.write(event, transaction, lambda committed: self._settled(leases, committed=committed))
-        for lease in leases:
-            lease.delivery.state = DeliveryState.SETTLING
-
-    def _settled(self, leases: Sequence[Lease], *, committed: bool) -> None:
-        if not committed:
-            for lease in leases:
-                if lease.subscription.holds(lease.delivery):
-                    lease.delivery.state = DeliveryState.LEASED
-                    lease.subscription.set_due(lease.delivery, lease.delivery.due)
-            self.alarm(self)
-            return
-        for lease in leases:
-            self._after(lease)
-        self.room.admit()
-
-    def _after(self, lease: Lease) -> None:
-        delivery = lease.delivery
-        if lease.subscription.holds(delivery) and delivery.state is DeliveryState.WAITING:
-            self._wait_for(lease.subscription, delivery)
-        else:
-            self.contents.forget((delivery.lane, delivery.offset))
-
-    def _wait_for(self, subscription: SubscriptionState, delivery: Delivery) -> None:
-        if delivery.delay_seconds:
-            subscription.set_due(delivery, self.now() + delivery.delay_seconds)
-            self.alarm(self)
-        else:
-            subscription.cursor(delivery.lane).make_ready(delivery)
-            self.wake(subscription.name)
-
-    def returned(self, lease: Lease, delay_seconds: float, reason: str) -> Returned:
-        delivery = lease.delivery
-        return Returned(
-            lease.subscription.name,
-            (delivery.lane, delivery.offset),
-            self.wall() + delay_seconds,
-            delay_seconds,
-            reason,
-        )
-
-    def extend(self, lease: Lease, lease_seconds: float) -> None:
-        lease.subscription.set_due(lease.delivery, self.now() + lease_seconds)
-        self.alarm(self)
-
-    def release(self, leases: Iterable[Lease], *, unseen: bool) -> None:
-        """Let others have these messages at once; those that are not held any more are left.
-
-        ``unseen``: nobody has seen them, so the attempt does not count against the limit. That is
-        written some time later: a crash before it is on disk only makes it count.
-        """
-        for lease in leases:
-            if not lease.is_held:
-                continue
-            delivery = lease.delivery
-            if not unseen and self.state.is_exhausted(delivery):
-                delivery.reason = delivery.reason or "its consumer gave it back"
-                delivery.state = DeliveryState.DYING
-                self.dying.append((lease.subscription, delivery))
-                self.ask_for_upkeep()
-                continue
-            lease.subscription.cursor(delivery.lane).make_ready(delivery)
-            if unseen:
-                delivery.forgiven += 1
-                self.released[lease.subscription.name, (delivery.lane, delivery.offset)] = None
-                self.ask_for_upkeep()
-            self.wake(lease.subscription.name)
-
-    def let_run(self, lease: Lease) -> None:
-        """A lease that was held until it is told to end: from now on it ends by itself."""
-        delivery = lease.delivery
-        # Also while its ack is on its way: where that fails, it is leased again.
-        if (
-            delivery.state in (DeliveryState.LEASED, DeliveryState.SETTLING)
-            and delivery.attempt == lease.attempt
-            and delivery.due == math.inf
-            # Most were settled meanwhile: there is no lease any more to be watched.
-            and lease.subscription.holds(delivery)
-        ):
-            self.extend(lease, self.configuration.lease_seconds)
-
-    def _take_back(self, dropped: Dropped) -> None:
-        self.release(dropped.ahead, unseen=True)
-        if dropped.current is not None:
-            if dropped.cancelled:
-                self.release([dropped.current], unseen=False)
-            self.let_run(dropped.current)
 
     # --- dead letters ---
 

@@ -112,7 +112,7 @@ class HandOuts:
         still on its way is done."""
         hand_out.abandoned = True
         if hand_out.committed:
-            self._core.release(self.leases(hand_out), unseen=True)
+            self._core.settling.release(self.leases(hand_out), unseen=True)
 
     def keep_back(self, hand_out: HandOut) -> None:
         """It was not handed out after all: as if it had not been chosen."""
@@ -135,7 +135,7 @@ class HandOuts:
                 delivery.state = DeliveryState.LEASED
                 subscription.set_due(delivery, due)
             if hand_out.abandoned:
-                core.release(self.leases(hand_out), unseen=True)
+                core.settling.release(self.leases(hand_out), unseen=True)
             elif due < core.armed:
                 core.alarm(core)
         else:

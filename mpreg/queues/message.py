@@ -46,12 +46,12 @@ class Receipt:
             return
         core = self._core
         core.check_open()
-        core.check_lease(lease)
+        core.settling.check_lease(lease)
         if transaction is None:
-            await core.acknowledge([lease])
+            await core.settling.acknowledge([lease])
         else:
             check_transaction(transaction)
-            core.settle([lease], _acknowledged([lease]), transaction)
+            core.settling.settle([lease], _acknowledged([lease]), transaction)
 
     async def nack(
         self,
@@ -74,13 +74,13 @@ class Receipt:
             return
         core = self._core
         core.check_open()
-        core.check_lease(lease)
+        core.settling.check_lease(lease)
         record: MessageRecord | None = None
         if dies := core.state.is_exhausted(lease.delivery):
             record = await self._find_record(lease)
             # It may have been read from the disk meanwhile.
             core.check_open()
-            core.check_lease(lease)
+            core.settling.check_lease(lease)
         if transaction is not None:
             self._nack(lease, delay_seconds, reason, transaction, record, dies=dies)
             return
@@ -109,8 +109,8 @@ class Receipt:
         else:
             if delay_seconds is None:
                 delay_seconds = core.configuration.retry_delay(self.attempt)
-            event = core.returned(lease, delay_seconds, reason)
-        core.settle([lease], event, transaction)
+            event = core.settling.returned(lease, delay_seconds, reason)
+        core.settling.settle([lease], event, transaction)
 
     async def extend(self, lease_seconds: float | None = None) -> None:
         """Have the lease end ``lease_seconds`` from now; None: the queue's own time.
@@ -125,9 +125,9 @@ class Receipt:
         if self._lease is None:
             return
         self._core.check_open()
-        self._core.check_lease(self._lease)
+        self._core.settling.check_lease(self._lease)
         seconds = self._core.configuration.lease_seconds if lease_seconds is None else lease_seconds
-        self._core.extend(self._lease, seconds)
+        self._core.settling.extend(self._lease, seconds)
 
     async def _find_record(self, lease: Lease) -> MessageRecord | None:
         """None where it is damaged."""
@@ -200,7 +200,7 @@ async def settle_all(messages: Sequence[Receipt], transaction: Transaction | Non
     core = messages[0]._core
     core.check_open()
     for lease in leases:
-        core.check_lease(lease)
+        core.settling.check_lease(lease)
     places_max = core.storage.limits.places
     subscription = leases[0].subscription
     if (
@@ -208,7 +208,7 @@ async def settle_all(messages: Sequence[Receipt], transaction: Transaction | Non
         and len(leases) <= places_max
         and all(lease.subscription is subscription for lease in leases)
     ):
-        await core.acknowledge(leases)
+        await core.settling.acknowledge(leases)
         return
     by_subscription: dict[str, list[Lease]] = {}
     for lease in leases:
@@ -220,11 +220,11 @@ async def settle_all(messages: Sequence[Receipt], transaction: Transaction | Non
     ]
     if transaction is not None:
         for group in groups:
-            core.settle(group, _acknowledged(group), transaction)
+            core.settling.settle(group, _acknowledged(group), transaction)
     else:
         async with core.registry.transaction() as own:
             for group in groups:
-                core.settle(group, _acknowledged(group), own)
+                core.settling.settle(group, _acknowledged(group), own)
 
 
 def release_all(messages: Iterable[Receipt], *, unseen: bool) -> None:
@@ -232,7 +232,7 @@ def release_all(messages: Iterable[Receipt], *, unseen: bool) -> None:
     their attempts do not count."""
     for message in messages:
         if message._lease is not None:
-            message._core.release([message._lease], unseen=unseen)
+            message._core.settling.release([message._lease], unseen=unseen)
 
 
 def _acknowledged(leases: list[Lease]) -> Settled:

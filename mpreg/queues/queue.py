@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import anyio
@@ -30,7 +30,6 @@ from mpreg.queues.configuration import (
     DeliveryGuarantee,
     QueueConfiguration,
     QueueType,
-    checked_seconds,
 )
 from mpreg.queues.consumer import Consumer
 from mpreg.queues.core import QueueCore
@@ -41,7 +40,7 @@ from mpreg.queues.dead_letters import (
     scan_dead_letters,
 )
 from mpreg.queues.message import Message, Receipt, settle_all
-from mpreg.queues.outgoing import Outgoing, begun_anew, make_outgoing
+from mpreg.queues.outgoing import Outgoing, make_outgoing
 from mpreg.queues.passing import put_back, take_passed_of
 from mpreg.queues.records import (
     Event,
@@ -59,9 +58,6 @@ __all__ = ["MessageQueue"]
 
 DEDUPLICATION_ID_BYTES_MAX: Final = 1_024
 SUBSCRIPTION_NAME_CHARACTERS_MAX: Final = 256
-
-#: Deduplicated sends after which ids that are out of their window are removed.
-SWEEP_AFTER_SENDS: Final = 256
 
 
 @define(eq=False)
@@ -135,23 +131,22 @@ class MessageQueue:
         outgoing = self._outgoing([payload], topic, priority, delay_seconds, ttl_seconds, headers)
         if transaction is not None or encoded_id is not None:
             check_sending(wait_seconds, transaction)
-        record = outgoing.records[0]
+        record, sending = outgoing.records[0], self._core.sending
         if encoded_id is None:
-            await self._send(outgoing, wait_seconds, transaction)
+            await self._core.sending.send(outgoing, wait_seconds, transaction)
             return record.id
         # What was sent before needs no room: nobody waits for some before that is known.
         wait: float | None = 0.0
         while True:
             # In a transaction the answer must be there before it ends; else the write is the check.
-            if transaction is not None:
-                if sent := self._core.deduplicating.get((transaction, encoded_id)):
-                    return sent
-                if sent := await self._sent_before(encoded_id):
-                    return sent
+            if transaction is not None and (
+                sent := await sending.sent_before(encoded_id, transaction)
+            ):
+                return sent
             try:
-                await self._send(outgoing, wait, transaction, encoded_id)
+                await sending.send(outgoing, wait, transaction, encoded_id)
             except (VersionConflictError, QueueFullError) as error:
-                if sent := await self._sent_before(encoded_id):
+                if sent := await sending.sent_before(encoded_id):
                     return sent
                 if isinstance(error, QueueFullError):
                     if wait == wait_seconds:
@@ -180,7 +175,7 @@ class MessageQueue:
         if not payloads:
             await anyio.lowlevel.checkpoint()
             return []
-        await self._send(outgoing, wait_seconds, transaction)
+        await self._core.sending.send(outgoing, wait_seconds, transaction)
         return [record.id for record in outgoing.records]
 
     def _outgoing(
@@ -222,80 +217,6 @@ class MessageQueue:
                 f"a deduplication_id of {size} bytes; at most {DEDUPLICATION_ID_BYTES_MAX}"
             )
         return encoded
-
-    def _send(
-        self,
-        outgoing: Outgoing,
-        wait_seconds: float | None,
-        transaction: Transaction | None,
-        deduplication_id: bytes | None = None,
-    ) -> Awaitable[object]:
-        """To be awaited at once. Not a coroutine itself, as `QueueCore.send`."""
-        core = self._core
-        if wait_seconds is not None and wait_seconds != 0:
-            checked_seconds("wait_seconds", wait_seconds)
-        if (
-            transaction is None
-            and deduplication_id is None
-            and core.stored
-            and core.room.take_nowait(len(outgoing.records), outgoing.size)
-        ):
-            return core.send(outgoing)
-        return self._send_in_line(outgoing, wait_seconds, transaction, deduplication_id)
-
-    async def _send_in_line(
-        self,
-        outgoing: Outgoing,
-        wait_seconds: float | None,
-        transaction: Transaction | None,
-        deduplication_id: bytes | None,
-    ) -> None:
-        core = self._core
-        if not core.stored:
-            # Else nothing of it would be a checkpoint.
-            await anyio.lowlevel.checkpoint()
-        # There may have been a wait since it was asked for, and in the line nobody would be told.
-        core.check_open()
-        room = core.room
-        if not room.take_nowait(len(outgoing.records), outgoing.size):
-            await room.take(len(outgoing.records), outgoing.size, wait_seconds)
-            outgoing = begun_anew(outgoing, core.wall())
-        if transaction is not None:
-            self._add(outgoing, transaction, deduplication_id)
-        elif deduplication_id is None:
-            await core.send(outgoing)
-        else:
-            async with core.registry.transaction() as own:
-                self._add(outgoing, own, deduplication_id)
-
-    def _add(
-        self, outgoing: Outgoing, transaction: Transaction, deduplication_id: bytes | None
-    ) -> None:
-        core = self._core
-        try:
-            if deduplication_id is not None:
-                core.storage.shared.deduplication.put_nowait(
-                    core.storage.key(deduplication_id),
-                    outgoing.records[0].id.encode(),
-                    ttl_seconds=core.configuration.deduplication_window_seconds,
-                    expected_version=0,
-                    transaction=transaction,
-                )
-                key = (transaction, deduplication_id)
-                core.deduplicating[key] = outgoing.records[0].id
-                transaction.on_settled(lambda _: core.forget_deduplicating(key))
-                core.deduplicated += 1
-                if core.deduplicated >= SWEEP_AFTER_SENDS and not core.dirty:
-                    core.ask_for_upkeep()
-            core.add(outgoing, transaction)
-        except BaseException:
-            core.room.give_back(len(outgoing.records), outgoing.size)
-            raise
-
-    async def _sent_before(self, deduplication_id: bytes) -> str | None:
-        storage = self._core.storage
-        entry = await storage.shared.deduplication.get(storage.key(deduplication_id))
-        return None if entry is None else entry.value.decode()
 
     # --- receiving ---
 
@@ -515,10 +436,7 @@ class MessageQueue:
                 "name a queue that stores its messages"
             )
 
-        async def send(outgoing: Outgoing, transaction: Transaction) -> None:
-            await target._send(outgoing, 0.0, transaction)
-
-        return await redrive(self._core, letters, target._core, send)
+        return await redrive(self._core, letters, target._core)
 
     async def purge_dead_letters(self, letters: Iterable[DeadLetter | str] | None = None) -> int:
         """Remove dead letters, all or these, for good; return how many."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, Collection, Iterable
 from contextlib import aclosing
-from typing import TypeAlias
 
 from mpreg.errors import InvalidArgumentError, QueueFullError
 from mpreg.persistence import Transaction
@@ -17,20 +16,17 @@ from mpreg.queues.dead_letters import (
     move_dead_letters,
     scan_dead_letters,
 )
-from mpreg.queues.outgoing import Outgoing, encoded_for
+from mpreg.queues.outgoing import encoded_for
 from mpreg.queues.records import MessageRecord, Place, encode
 from mpreg.queues.sizes import OPERATION_BYTES, batches
 
 __all__ = ["letter_names", "redrive"]
 
-Send: TypeAlias = Callable[[Outgoing, Transaction], Awaitable[None]]
-"""Adds messages to a transaction, if the queue has room for them."""
-
 
 async def redrive(
-    core: QueueCore, letters: Iterable[DeadLetter | str] | None, target: QueueCore, send: Send
+    core: QueueCore, letters: Iterable[DeadLetter | str] | None, target: QueueCore
 ) -> int:
-    """See `MessageQueue.redrive`. ``send`` sends to the target."""
+    """See `MessageQueue.redrive`."""
     names = None if letters is None else letter_names(letters)
     bytes_max, moved, size = core.storage.limits.batch, 0, 0
     some: list[list[DeadLetter]] = []
@@ -41,11 +37,11 @@ async def redrive(
                 some[-1].append(letter)
                 continue
             if some and (len(some) == MOVED_PER_BATCH or size > bytes_max):
-                moved += await _redrive_some(core, some, target, send, moved)
+                moved += await _redrive_some(core, some, target, moved)
                 some, size = [], 0
             some.append([letter])
             size += letter.size_bytes
-    return moved + await _redrive_some(core, some, target, send, moved)
+    return moved + await _redrive_some(core, some, target, moved)
 
 
 async def _whole_letters(
@@ -61,23 +57,23 @@ async def _whole_letters(
 
 
 async def _redrive_some(
-    core: QueueCore, dead: list[list[DeadLetter]], target: QueueCore, send: Send, moved_before: int
+    core: QueueCore, dead: list[list[DeadLetter]], target: QueueCore, moved_before: int
 ) -> int:
     moved, limits = 0, core.storage.limits
     for some in batches(dead, _dead_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.batch):
         for batch in batches(some, _keys_bytes, count_max=MOVED_PER_BATCH, bytes_max=limits.keys):
-            moved += await _redrive_fitting(core, batch, target, send, moved_before + moved)
+            moved += await _redrive_fitting(core, batch, target, moved_before + moved)
     return moved
 
 
 async def _redrive_fitting(
-    core: QueueCore, dead: list[list[DeadLetter]], target: QueueCore, send: Send, moved_before: int
+    core: QueueCore, dead: list[list[DeadLetter]], target: QueueCore, moved_before: int
 ) -> int:
     """As many together as there is room for."""
     moved, count = 0, len(dead)
     while dead:
         try:
-            moved += await _redrive(core, dead[:count], target, send)
+            moved += await _redrive(core, dead[:count], target)
         except QueueFullError as error:
             if count == 1:
                 raise QueueFullError(
@@ -91,9 +87,7 @@ async def _redrive_fitting(
     return moved
 
 
-async def _redrive(
-    core: QueueCore, dead: list[list[DeadLetter]], target: QueueCore, send: Send
-) -> int:
+async def _redrive(core: QueueCore, dead: list[list[DeadLetter]], target: QueueCore) -> int:
     # Those that somebody else is moving, or has moved meanwhile, are not sent twice.
     keys = core.begin_moving(letter.key for letters in dead for letter in letters)
     by_lane: dict[int, list[MessageRecord]] = {}
@@ -107,7 +101,7 @@ async def _redrive(
 
     async def send_all(transaction: Transaction) -> None:
         for lane, records in by_lane.items():
-            await send(encoded_for(lane, records), transaction)
+            await target.sending.send(encoded_for(lane, records), 0.0, transaction)
 
     await move_dead_letters(core, keys, send_all)
     return len(keys)

@@ -294,11 +294,11 @@ def _superfluous(core: QueueCore) -> list[str]:
 async def _sweep(core: QueueCore) -> None:
     """Drop expired messages from the front, and ids whose window is over. Subscriptions pass over
     what they have no use for there: after a restart that may be all that is left of it."""
-    if sent := core.deduplicated:
+    if sent := core.sending.deduplicated:
         deduplication = core.storage.shared.deduplication
         while await deduplication.sweep_expired(SWEPT_PER_UPKEEP) == SWEPT_PER_UPKEEP:
             pass
-        core.deduplicated -= sent
+        core.sending.deduplicated -= sent
     if core.sweeping:
         core.sweeping = False
         try:

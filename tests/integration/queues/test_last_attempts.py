@@ -71,7 +71,7 @@ async def test_those_that_have_attempts_left_are_taken_behind_a_last_one(data_di
             if message.payload in (0, 3):
                 await message.nack(0)
             else:
-                jobs._core.release([message._lease], unseen=True)  # type: ignore[list-item]
+                jobs._core.settling.release([message._lease], unseen=True)  # type: ignore[list-item]
         consumer = jobs.consume(prefetch=6)
         first = await anext(consumer)
         assert (first.payload, first.attempt) == (0, 2)
