@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -107,6 +108,8 @@ class QueueCore:
     """The offset after the last event that the state knows."""
     lines: dict[str, Line] = field(factory=dict)
     """By subscription, those who wait for messages."""
+    _thread: int = field(factory=get_ident)
+    """That of the event loop."""
     _moving: set[str] = field(factory=set)
     """Dead letters that are being sent again, or removed."""
     sending: Sending = field(init=False)
@@ -139,7 +142,12 @@ class QueueCore:
         return self.registry.clock.wall()
 
     def check_open(self) -> None:
-        """Raises what the queue was closed with."""
+        """Raises what the queue was closed with, and `RuntimeError` in another thread."""
+        if get_ident() != self._thread:
+            raise RuntimeError(
+                f"queue {self.name!r} was used in another thread than its event loop's; nothing "
+                "was done: use anyio.from_thread.run, or a portal, to have it done there"
+            )
         if self.failure is None and not self.deleting:
             return
         if (refusal := self._refusal()) is not None:
@@ -148,7 +156,7 @@ class QueueCore:
 
     def raise_failure(self) -> None:
         """`check_open` for who may wait until it is known whether a deletion happens."""
-        if self.failure is not None:
+        if self.failure is not None or get_ident() != self._thread:
             self.check_open()
 
     def _refusal(self) -> Exception | None:

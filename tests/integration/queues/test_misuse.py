@@ -6,7 +6,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.from_thread
+import anyio.to_thread
 import pytest
+import sniffio
 
 from mpreg.persistence import InvalidArgumentError
 from mpreg.queues import Message, MessageQueue, QueueConfiguration
@@ -81,3 +85,50 @@ async def test_a_delay_within_the_life_of_a_message_is_none_of_it(data_dir: Path
         await jobs.send("longer", delay_seconds=4_000.0, ttl_seconds=5_000.0)
         assert (await take(jobs)).payload == "own"
         assert await jobs.send_many([]) == []
+
+
+IN_ANOTHER_THREAD: dict[str, Wrong] = {
+    "a send": lambda jobs, _: jobs.send(2),
+    "several sends": lambda jobs, _: jobs.send_many([2, 3]),
+    "a receive": lambda jobs, _: jobs.receive(0),
+    "a receive of a subscription": lambda jobs, _: jobs._subscriptions["default"].receive(0),
+    "a loop": lambda jobs, _: anext(jobs.consume()),
+    "an ack": lambda _, message: message.ack(),
+    "an ack of several": lambda jobs, message: jobs.ack([message]),
+    "a nack": lambda _, message: message.nack(),
+    "more time": lambda _, message: message.extend(),
+    "a new subscription": lambda jobs, _: jobs.subscription("new"),
+    "a purge": lambda jobs, _: jobs.purge(),
+}
+
+
+@pytest.mark.parametrize("what", IN_ANOTHER_THREAD)
+async def test_a_call_in_another_threads_event_loop_is_refused_and_changes_nothing(
+    data_dir: Path, what: str
+) -> None:
+    library = sniffio.current_async_library()
+    async with open_queue(data_dir) as jobs:
+        await jobs.send(1)
+        message = await take(jobs)
+
+        async def call() -> None:
+            await IN_ANOTHER_THREAD[what](jobs, message)
+
+        def elsewhere() -> None:
+            anyio.run(call, backend=library)
+
+        with pytest.raises(RuntimeError, match="in another thread than its event loop's"):
+            await anyio.to_thread.run_sync(elsewhere)
+        assert (jobs.statistics().sent, list(jobs.statistics().subscriptions)) == (1, ["default"])
+        await message.ack()
+        assert jobs.statistics().size == 0
+
+
+async def test_a_call_is_made_from_another_thread_through_its_event_loop(data_dir: Path) -> None:
+    async with open_queue(data_dir) as jobs:
+
+        def elsewhere() -> str:
+            return anyio.from_thread.run(jobs.send, 1)
+
+        message_id = await anyio.to_thread.run_sync(elsewhere)
+        assert (await take(jobs)).id == message_id
