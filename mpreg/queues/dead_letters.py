@@ -19,6 +19,7 @@ from mpreg.queues.sizes import batches
 __all__ = [
     "MOVED_PER_BATCH",
     "DeadLetter",
+    "find_dead_letters",
     "list_dead_letters",
     "move_dead_letters",
     "remove_dead_letters",
@@ -98,18 +99,32 @@ class DeadLetter:
         return 0 if self.record.message is None else len(encode(self.record.message))
 
 
-async def list_dead_letters(
-    core: QueueCore, *, names: Collection[str] | None = None, limit: int | None = None
-) -> list[DeadLetter]:
-    """`scan_dead_letters`, or those of them named by key or by their message's id."""
+async def list_dead_letters(core: QueueCore, limit: int | None = None) -> list[DeadLetter]:
     letters: list[DeadLetter] = []
     async with aclosing(scan_dead_letters(core)) as found:
         async for letter in found:
             if limit is not None and len(letters) >= limit:
                 break
-            if names is None or letter.key in names or letter.id in names:
-                letters.append(letter)
+            letters.append(letter)
     return letters
+
+
+async def find_dead_letters(
+    core: QueueCore, names: Collection[str]
+) -> AsyncGenerator[DeadLetter, None]:
+    """Those named by key or by their message's id, as `scan_dead_letters` gives them. Where all are
+    named by key, no more is read than from the first to the last."""
+    if not names:
+        return
+    are_keys = all(name in core.state.dead for name in names)
+    # Sorts before the first, and behind hardly any other.
+    after = min(names)[:-1] if are_keys else None
+    async with aclosing(scan_dead_letters(core, after)) as found:
+        async for letter in found:
+            if letter.key in names or letter.id in names:
+                yield letter
+            if are_keys and letter.key >= max(names):
+                break
 
 
 async def scan_dead_letters(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 
 import anyio
@@ -35,6 +36,7 @@ from mpreg.queues.consumer import Consumer
 from mpreg.queues.core import QueueCore
 from mpreg.queues.dead_letters import (
     DeadLetter,
+    find_dead_letters,
     list_dead_letters,
     remove_dead_letters,
     scan_dead_letters,
@@ -395,7 +397,7 @@ class MessageQueue:
         """The messages that used up their attempts, by priority and age; at most ``limit``."""
         self._core.check_open()
         check_limit(limit)
-        return await list_dead_letters(self._core, limit=limit)
+        return await list_dead_letters(self._core, limit)
 
     def scan_dead_letters(self, after: str | None = None) -> AsyncGenerator[DeadLetter, None]:
         """`dead_letters` one by one, as they are read; with ``after``, those behind the one with
@@ -444,9 +446,9 @@ class MessageQueue:
         core.check_open()
         if letters is None:
             return await remove_dead_letters(core, list(core.state.dead))
-        names = letter_names(letters)
-        found = await list_dead_letters(core, names=names)
-        return await remove_dead_letters(core, [letter.key for letter in found])
+        async with aclosing(find_dead_letters(core, letter_names(letters))) as found:
+            keys = [letter.key async for letter in found]
+        return await remove_dead_letters(core, keys)
 
     async def purge(self, *, messages: bool = True, dead_letters: bool = True) -> int:
         """Empty the queue; return how many messages and dead letters it had.

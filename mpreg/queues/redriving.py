@@ -13,6 +13,7 @@ from mpreg.queues.core import QueueCore
 from mpreg.queues.dead_letters import (
     MOVED_PER_BATCH,
     DeadLetter,
+    find_dead_letters,
     move_dead_letters,
     scan_dead_letters,
 )
@@ -49,10 +50,10 @@ async def _whole_letters(
 ) -> AsyncGenerator[DeadLetter, None]:
     """Those that are there now: what dies while others are moved is not met."""
     at_first = set(core.state.dead)
-    async with aclosing(scan_dead_letters(core)) as found:
+    letters = scan_dead_letters(core) if names is None else find_dead_letters(core, names)
+    async with aclosing(letters) as found:
         async for letter in found:
-            is_meant = names is None or letter.key in names or letter.id in names
-            if is_meant and letter.key in at_first and letter.record.message is not None:
+            if letter.key in at_first and letter.record.message is not None:
                 yield letter
 
 

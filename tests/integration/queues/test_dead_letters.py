@@ -324,6 +324,34 @@ async def test_however_many_are_redriven_only_some_are_held(
         assert payloads(await jobs.receive_many(count)) == list(range(count))
 
 
+@pytest.mark.parametrize("method", ["redrive", "purge_dead_letters"])
+async def test_of_those_named_by_key_no_others_are_read(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    read: list[str] = []
+    scan = QueueStorage.dead_letters
+    async with open_queue(data_dir, ONCE) as jobs:
+
+        async def noted(
+            self: QueueStorage, after: str | None = None
+        ) -> AsyncGenerator[tuple[str, Any], None]:
+            async with aclosing(scan(self, after)) as found:
+                async for key, record in found:
+                    read.append(key)
+                    yield key, record
+
+        await jobs.send_many(range(30))
+        await kill(jobs, 30)
+        letters = await jobs.dead_letters()
+        monkeypatch.setattr(QueueStorage, "dead_letters", noted)
+        assert await getattr(jobs, method)([letters[20], letters[22].key]) == 2
+        assert read == [letter.key for letter in letters[20:23]]
+        assert await getattr(jobs, method)([letters[0], letters[29].id, letters[20].key]) == 2
+        assert await getattr(jobs, method)([]) == 0
+        left = [*range(1, 20), 21, *range(23, 29)]
+        assert payloads(await jobs.dead_letters()) == left
+
+
 async def test_those_that_die_again_while_others_are_redriven_are_not_met(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
