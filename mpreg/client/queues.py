@@ -351,7 +351,7 @@ class RemoteSubscription:
         over as many long polls as that takes, and over restarts of the node.
 
         Cancelled, or where an answer was lost on the way, a message may have been taken: it is
-        handed out again when its lease ends.
+        handed out again when its lease ends, or, where that was its last attempt, a dead letter.
 
         Raises:
             QueueNotFoundError, QueueDeletedError: the queue is not there, also while waiting.
