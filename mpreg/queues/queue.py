@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -14,7 +14,6 @@ from mpreg.codec import encode_key
 from mpreg.errors import (
     InvalidArgumentError,
     QueueFullError,
-    QueueNotFoundError,
     ValueTooLargeError,
     VersionConflictError,
 )
@@ -23,14 +22,12 @@ from mpreg.queues.arguments import (
     check_after,
     check_limit,
     check_sending,
-    check_start,
     check_transaction,
     checked_list,
 )
 from mpreg.queues.configuration import (
     DeliveryGuarantee,
     QueueConfiguration,
-    QueueType,
 )
 from mpreg.queues.consumer import Consumer
 from mpreg.queues.core import QueueCore
@@ -43,23 +40,18 @@ from mpreg.queues.dead_letters import (
 )
 from mpreg.queues.message import Message, Receipt, settle_all
 from mpreg.queues.outgoing import Outgoing, make_outgoing
-from mpreg.queues.passing import put_back, take_passed_of
 from mpreg.queues.records import (
-    Event,
     Purged,
-    SubscriptionChanged,
-    SubscriptionDeleted,
 )
 from mpreg.queues.redriving import letter_names, redrive
 from mpreg.queues.state import DEFAULT_SUBSCRIPTION
 from mpreg.queues.statistics import QueueStatistics, count_queue
+from mpreg.queues.subscribing import Subscriptions
 from mpreg.queues.subscription import Subscription
-from mpreg.queues.topics import TopicPattern
 
 __all__ = ["MessageQueue"]
 
 DEDUPLICATION_ID_BYTES_MAX: Final = 1_024
-SUBSCRIPTION_NAME_CHARACTERS_MAX: Final = 256
 
 
 @define(eq=False)
@@ -74,20 +66,17 @@ class MessageQueue:
     - `StorageFullError`, `CommitFailedError`: rolled back; it may be tried again.
     - `CommitUnknownError`: it cannot be told, and the writer is gone.
     - `WriterStoppedError`: the registry is not open (any more); not written.
+    - `RuntimeError`: it was called in another thread than its event loop's; nothing was done.
 
     Cancelled, it may still happen, as a whole. With ``transaction=`` it only adds to that: it
     happens when the transaction is committed, together with all else in it, or not at all.
     """
 
     _core: QueueCore
-    _subscriptions: dict[str, Subscription] = field(factory=dict)
-    _changing: anyio.Lock = field(factory=anyio.Lock)
-    """Held while subscriptions are made, changed or deleted."""
-    _decided: anyio.Event = field(factory=anyio.Event)
-    """Set while no such change is under way."""
+    _subscriptions: Subscriptions = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._decided.set()
+        self._subscriptions = Subscriptions(self._core)
 
     @property
     def name(self) -> str:
@@ -282,28 +271,7 @@ class MessageQueue:
         ``start``, for a new one: ``"earliest"`` (all that is not finished), ``"latest"`` (what is
         sent from now on) or an offset (only where there are no priorities).
         """
-        _check_name(name, self._core.storage.limits.subscription_name)
-        check_start(start)
-        pattern = None if topic_pattern is None else TopicPattern(topic_pattern)
-        core = self._core
-        async with self._changing:
-            await self._decided.wait()
-            core.check_open()
-            state = core.state.subscriptions.get(name)
-            if state is None:
-                starts = self._starts(start)
-            elif state.pattern == pattern or topic_pattern is None:
-                return self._cursor(name)
-            else:
-                starts = None
-            # With another pattern they would count again after a restart.
-            passed = [] if state is None else take_passed_of(state, core.storage.limits.places)
-            await self._change(
-                SubscriptionChanged(name, None if pattern is None else pattern.text, starts),
-                lambda committed: None if committed else put_back(core.state, passed),
-                before=passed,
-            )
-            return self._cursor(name)
+        return await self._subscriptions.make(name, topic_pattern, start)
 
     def get_subscription(self, name: str) -> Subscription:
         """The cursor of this name, which is made nowhere here.
@@ -312,7 +280,7 @@ class MessageQueue:
             QueueNotFoundError: there is none.
         """
         self._core.check_open()
-        return self._cursor(name)
+        return self._subscriptions.find(name)
 
     async def delete_subscription(self, name: str) -> None:
         """Delete a cursor: what only it had not finished is finished.
@@ -320,76 +288,13 @@ class MessageQueue:
         Raises:
             QueueNotFoundError: there is none of this name.
         """
-        core = self._core
-        async with self._changing:
-            await self._decided.wait()
-            core.check_open()
-            subscription = self._cursor(name)
-            if name == DEFAULT_SUBSCRIPTION:
-                raise InvalidArgumentError("the queue's own subscription cannot be deleted")
-            state = core.state.subscriptions[name]
-            state.deleting = True
-
-            def then(committed: bool) -> None:
-                state.deleting = False
-                if committed:
-                    self._subscriptions.pop(name, None)
-                    subscription._end()
-                    core.forget_finished()
-                else:
-                    core.wake(name)
-                    # For those of its messages that were to be buried meanwhile.
-                    core.ask_for_upkeep()
-
-            await self._change(SubscriptionDeleted(name), then)
-            await core.measure()
-
-    async def _change(
-        self, event: Event, then: Callable[[bool], None], before: Sequence[Event] = ()
-    ) -> None:
-        """Write what becomes of a subscription. Cancelled while that is under way, the next change
-        waits until it is known whether this one has happened."""
-        decided = self._decided = anyio.Event()
-
-        def settled(committed: bool) -> None:
-            decided.set()
-            then(committed)
-
-        await self._core.change(event, settled, before=before)
-
-    def _starts(self, start: str | int) -> dict[int, int] | None:
-        lanes = self._core.state.lanes
-        if start == "earliest":
-            return None
-        if start == "latest":
-            return {number: lane.end for number, lane in lanes.items()}
-        assert isinstance(start, int), "it was checked"
-        if self.configuration.queue_type is QueueType.PRIORITY:
-            raise InvalidArgumentError(
-                "start: an offset means nothing in a queue with priorities; "
-                "use 'earliest' or 'latest'"
-            )
-        if start > (end := lanes[0].end):
-            raise InvalidArgumentError(
-                f"start: offset {start} is beyond the next message's, {end}; use 'latest' for "
-                "what is sent from now on"
-            )
-        return {0: start}
-
-    def _cursor(self, name: str) -> Subscription:
-        state = self._core.state.subscriptions.get(name)
-        if state is None:
-            known = ", ".join(map(repr, self._core.state.subscriptions)) or "none"
-            raise QueueNotFoundError(
-                f"queue {self.name!r} has no subscription {name!r} (there is: {known}); "
-                f"make it with `await queue.subscription({name!r})`"
-            )
-        if (subscription := self._subscriptions.get(name)) is None:
-            subscription = self._subscriptions[name] = Subscription(self._core, name, state)
-        return subscription
+        await self._subscriptions.delete(name)
 
     def _default(self) -> Subscription:
-        return self.get_subscription(DEFAULT_SUBSCRIPTION)
+        core = self._core
+        if core.failure is not None or core.deleting:
+            core.check_open()
+        return self._subscriptions.find(DEFAULT_SUBSCRIPTION)
 
     # --- dead letters ---
 
@@ -486,13 +391,3 @@ class MessageQueue:
     def __repr__(self) -> str:
         guarantee: DeliveryGuarantee = self.configuration.delivery_guarantee
         return f"<MessageQueue {self.name!r}, {guarantee.value}, {self._core.state.size} messages>"
-
-
-def _check_name(name: object, bytes_max: int) -> None:
-    if not isinstance(name, str) or not 0 < len(name) <= SUBSCRIPTION_NAME_CHARACTERS_MAX:
-        raise InvalidArgumentError(
-            f"a subscription's name is a str of 1 to {SUBSCRIPTION_NAME_CHARACTERS_MAX} "
-            f"characters, not {name!r:.80}"
-        )
-    if (size := len(name.encode(errors="replace"))) > bytes_max:
-        raise ValueTooLargeError(f"a subscription's name of {size} bytes; at most {bytes_max}")

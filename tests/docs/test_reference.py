@@ -66,9 +66,10 @@ from mpreg.queues.bodies import BODIES_BYTES_MAX
 from mpreg.queues.configuration import DELAY_SECONDS_MAX
 from mpreg.queues.cursor import DeliveryState
 from mpreg.queues.message import REASON_CHARACTERS_MAX
-from mpreg.queues.queue import DEDUPLICATION_ID_BYTES_MAX, SUBSCRIPTION_NAME_CHARACTERS_MAX
+from mpreg.queues.queue import DEDUPLICATION_ID_BYTES_MAX
 from mpreg.queues.records import HEADERS_MAX
 from mpreg.queues.storage import QUEUE_NAME_BYTES_MAX
+from mpreg.queues.subscribing import NAME_CHARACTERS_MAX as SUBSCRIPTION_NAME_CHARACTERS_MAX
 from mpreg.queues.subscription import RECEIVE_MESSAGES_MAX
 from mpreg.queues.topics import TOPIC_BYTES_MAX
 from mpreg.settings import MonitoringSettings, MPREGSettings, PeerSettings, ServerSettings

@@ -91,7 +91,7 @@ IN_ANOTHER_THREAD: dict[str, Wrong] = {
     "a send": lambda jobs, _: jobs.send(2),
     "several sends": lambda jobs, _: jobs.send_many([2, 3]),
     "a receive": lambda jobs, _: jobs.receive(0),
-    "a receive of a subscription": lambda jobs, _: jobs._subscriptions["default"].receive(0),
+    "a receive of a subscription": lambda jobs, _: jobs._subscriptions.find("default").receive(0),
     "a loop": lambda jobs, _: anext(jobs.consume()),
     "an ack": lambda _, message: message.ack(),
     "an ack of several": lambda jobs, message: jobs.ack([message]),

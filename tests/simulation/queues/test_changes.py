@@ -450,7 +450,7 @@ def test_of_deleted_subscriptions_nothing_is_left_in_memory() -> None:
         for number in range(20):
             await queue.subscription(f"{number}")
             await queue.delete_subscription(f"{number}")
-        assert queue._subscriptions == {}
+        assert queue._subscriptions._held == {}
         assert queue._core.lines == {}
 
     Lives().live(life)
