@@ -25,15 +25,15 @@ from mpreg.cache.dependents import Dependents
 from mpreg.cache.entry import CachedEntry
 from mpreg.cache.in_flight import InFlight
 from mpreg.cache.index import VICTIMS_MAX, DiskIndex, Stored
-from mpreg.cache.invalidation import Barriers, Target
-from mpreg.cache.keys import decode_key
+from mpreg.cache.invalidation import Barriers, Prefix, Target
+from mpreg.cache.keys import GlobalCacheKey, decode_key
 from mpreg.cache.memory import EvictionCause, MemoryCache
 from mpreg.cache.reading import CacheReader, log
 from mpreg.cache.reads import Reads
 from mpreg.cache.storage import CacheStorage
 from mpreg.cache.watching import ChangeKind, Watchers
 from mpreg.cache.writes import Change, OvertakenError, Write, linked
-from mpreg.errors import CommitUnknownError
+from mpreg.errors import CommitUnknownError, ValueTooLargeError
 from mpreg.persistence import Ack, Durability, PersistenceRegistry
 from mpreg.persistence.batch import operation_bytes
 from mpreg.persistence.operations import Operation, Put
@@ -150,72 +150,81 @@ class CacheCore:
             OvertakenError: it is not wanted any more.
         """
         size = sum(map(operation_bytes, write.own))
-        wait: Callable[[], Awaitable[object]] | None = None
         while True:
             if not self.storage.reserve_nowait(size):
                 await self.storage.reserve(size)
             try:
-                if (wait := self._prepare(write)) is None and write.operations:
+                is_ready = self._prepare(write)
+                if is_ready and write.operations:
                     self._send(write, durability, size)
                     return
             except BaseException:
                 self.storage.give_back(size)
                 raise
             self.storage.give_back(size)
-            if wait is None:
+            if is_ready:
                 self._end(write)
                 return
-            await wait()
+            await self._until_settled()
 
-    def _prepare(self, write: Write) -> Callable[[], Awaitable[object]] | None:
-        """Decide all that goes along with a write, and note that it is on its way. Or what must be
-        waited for: then nothing is noted."""
+    def _prepare(self, write: Write) -> bool:
+        """Decide all that goes along with a write, and note that it is on its way. False where
+        another one must be settled first: then nothing is noted."""
         if write.is_wanted is not None and not write.is_wanted():
             raise OvertakenError
-        targets: Sequence[Target] = write.targets
-        dependents = self.dependents
-        if not write.is_tidying and dependents.is_anything_depended_on():
-            changed = [one.encoded for one in write.changes]
-            targets = [*targets, *filter(dependents.is_depended_on, changed)]
-            if targets and not self.index.is_complete:
-                # Who depends on whom is known when all of L2 is.
-                return self.until_counted
         self._inherit(write)
-        write.raised = dependents.cascade(targets) if targets else ()
-        write.dependencies = dependents.new_dependencies(write.changes)
+        write.raised = self.dependents.invalidated_by(write)
+        write.dependencies = self.dependents.new_dependencies(write.changes)
         if self.in_flight.are_undecided(write.changes):
-            return self._until_settled
+            return False
         victims_max = VICTIMS_MAX if self.index.is_over else math.inf
         before = self.index.coming
         self.in_flight.begin(write)
         try:
             if not write.is_tidying and not self._make_room(write, victims_max, before):
                 self.in_flight.forget(write)
-                return self._until_settled
+                return False
             self._gather(write)
         except BaseException:
             self.in_flight.forget(write)
             raise
-        return None
+        return True
 
     def _inherit(self, write: Write) -> None:
         """What invalidates that on which its entries depend may be more than when they were made:
         that may have been put while they waited for room. Raises `ValueTooLargeError`."""
         for place, change in enumerate(write.changes):
-            entry, put = change.entry, write.own[place]
-            if entry is None or not entry.links:
-                continue
-            assert isinstance(put, Put)
-            key = change.encoded
-            known = {key, *entry.links}
-            inherited = self.dependents.inherited(
-                one for one in entry.links if isinstance(one, bytes)
+            if change.entry is not None and change.entry.links:
+                put = write.own[place]
+                assert isinstance(put, Put)
+                linked_change, linked_put = self.inherit(change, put)
+                if linked_change is not change:
+                    write.changes = [
+                        *write.changes[:place], linked_change, *write.changes[place + 1 :]
+                    ]  # fmt: skip
+                    write.own = [*write.own[:place], linked_put, *write.own[place + 1 :]]
+
+    def inherit(self, change: Change, put: Put) -> tuple[Change, Put]:
+        """The same with all that now invalidates that on which its entry depends. Raises
+        `ValueTooLargeError`."""
+        assert change.entry is not None
+        links = change.entry.links
+        known = {change.encoded, *links}
+        inherited = self.dependents.inherited(one for one in links if isinstance(one, bytes))
+        new = [one for one in inherited if one not in known]
+        if not new:
+            return change, put
+        change, data = linked(change, put.value, new)
+        self.check_fits(change.key, change.size_bytes)
+        return change, self.storage.put(change.encoded, data, put.expires_at, put.expected_version)
+
+    def check_fits(self, key: GlobalCacheKey, size_bytes: int) -> None:
+        """Raises `ValueTooLargeError` for an entry that L2 could not hold alone."""
+        if size_bytes > self.configuration.disk_bytes_max:
+            raise ValueTooLargeError(
+                f"{key!r:.200} takes {size_bytes} bytes in the cache; "
+                f"at most {self.configuration.disk_bytes_max} (disk_bytes_max)"
             )
-            if new := [one for one in inherited if one not in known]:
-                change, data = linked(change, put.value, new)
-                put = self.storage.put(key, data, put.expires_at, put.expected_version)
-                write.changes = [*write.changes[:place], change, *write.changes[place + 1 :]]
-                write.own = [*write.own[:place], put, *write.own[place + 1 :]]
 
     def _gather(self, write: Write) -> None:
         """Its operations. Raises `ValueTooLargeError`."""
@@ -339,7 +348,10 @@ class CacheCore:
     def _raise(self, target: Target, version: int) -> None:
         self.barriers.raise_to(target, version)
         self.counters.invalidations += 1
-        self.watchers.tell_invalidated(target, version)
+        has_dependents = isinstance(target, Prefix) and self.barriers.depended_on.has_any_of(
+            target.namespace
+        )
+        self.watchers.tell_invalidated(target, version, has_dependents=has_dependents)
         self.ask_for_upkeep()
 
     def _not_written(self, write: Write) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -17,7 +17,7 @@ from mpreg.errors import (
     VersionConflictError,
     WriterStoppedError,
 )
-from mpreg.persistence import Ack, PersistenceRegistry
+from mpreg.persistence import Ack, Durability, PersistenceRegistry
 
 __all__ = ["Counting", "Increment", "ReadNumber", "WriteNumber"]
 
@@ -32,6 +32,9 @@ class Increment:
     by: int
     initial: int
     ttl_seconds: float | None
+    given_at: float
+    """Wall clock: its time to live counts from there."""
+    durability: Durability
     ack: Ack[int] = field(factory=Ack)
 
 
@@ -39,10 +42,10 @@ ReadNumber: TypeAlias = Callable[[GlobalCacheKey, bool], Awaitable[tuple[CachedE
 """See `mpreg.cache.physical.physical`: (key, afresh)."""
 
 WriteNumber: TypeAlias = Callable[
-    [GlobalCacheKey, int, int, CachedEntry | None, float | None], Awaitable[None]
+    [GlobalCacheKey, int, int, CachedEntry | None, Increment, Durability], Awaitable[None]
 ]
-"""Put (key, number, expected version, the entry that it replaces, or else a time to live). Raises
-`VersionConflictError`, `OvertakenError`."""
+"""Put (key, number, expected version, the entry that it replaces, or else who says how long it
+lives, durability). Raises `VersionConflictError`, `OvertakenError`."""
 
 
 @define(eq=False)
@@ -91,9 +94,10 @@ class Counting:
             if not counted:
                 break
             # Who began the number says how long it lives; the last sum is what it is.
-            ttl_seconds, number = counted[0][0].ttl_seconds, counted[-1][1]
+            first, number = counted[0][0], counted[-1][1]
+            durability = _strictest(increment for increment, _ in counted)
             try:
-                await self._write(key, number, version or damaged_version, entry, ttl_seconds)
+                await self._write(key, number, version or damaged_version, entry, first, durability)
             except OvertakenError:
                 continue
             except VersionConflictError as conflict:
@@ -121,6 +125,12 @@ def _sums(value: int | None, increments: list[Increment]) -> list[tuple[Incremen
         else:
             results.append((increment, None))
     return results
+
+
+def _strictest(increments: Iterable[Increment]) -> Durability:
+    """What is written as one is as durable as any of them asks."""
+    durable = any(one.durability is Durability.DURABLE for one in increments)
+    return Durability.DURABLE if durable else Durability.RELAXED
 
 
 def _reject(increments: list[Increment], error: Exception) -> None:

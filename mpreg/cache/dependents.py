@@ -1,21 +1,18 @@
-"""Who depends on whom, and so what is invalidated together."""
+"""Who depends on whom."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
 
 from attrs import define
 
 from mpreg.cache.in_flight import InFlight
 from mpreg.cache.index import DiskIndex
-from mpreg.cache.invalidation import Barriers, Prefix, Target
+from mpreg.cache.invalidation import Barriers, Target
 from mpreg.cache.records import Link
-from mpreg.cache.writes import Change
+from mpreg.cache.writes import Change, Write
 
 __all__ = ["Dependents"]
-
-_NO_KEYS: Final[set[bytes]] = set()
 
 
 @define(eq=False)
@@ -27,8 +24,13 @@ class Dependents:
     def is_depended_on(self, encoded: bytes) -> bool:
         return encoded in self._barriers.depended_on or encoded in self._in_flight.linking
 
-    def is_anything_depended_on(self) -> bool:
-        return bool(self._barriers.depended_on or self._in_flight.linking)
+    def invalidated_by(self, write: Write) -> Sequence[Target]:
+        """What a write invalidates beside what it changes. What depends on that in turn has the
+        same links: see `inherited`."""
+        if write.is_tidying or not (self._barriers.depended_on or self._in_flight.linking):
+            return write.targets
+        changed = [one.encoded for one in write.changes if self.is_depended_on(one.encoded)]
+        return list(dict.fromkeys([*write.targets, *changed]))
 
     def is_not_in_use(self, dependency: bytes) -> bool:
         """Whether nothing depends on a key, nor will."""
@@ -55,35 +57,3 @@ class Dependents:
             for links in self._in_flight.links.get(dependency, ()):
                 found.update(dict.fromkeys(links))
         return tuple(found)
-
-    def cascade(self, targets: Iterable[Target]) -> list[Target]:
-        """What is invalidated, with the keys on which others depend that are invalidated by that,
-        and so on. Complete where the index is."""
-        found: dict[Target, None] = dict.fromkeys(targets)
-        left = list(found)
-        while left:
-            target = left.pop()
-            if isinstance(target, Prefix):
-                known = [*self._barriers.depended_on, *self._in_flight.linking]
-                concerned: Iterable[bytes] = (
-                    one
-                    for one in known
-                    if isinstance(one, bytes) and one.startswith(target.encoded)
-                )
-            else:
-                concerned = self._depended_on_with(target)
-            for one in concerned:
-                if one not in found:
-                    found[one] = None
-                    left.append(one)
-        return list(found)
-
-    def _depended_on_with(self, link: Link) -> Iterable[bytes]:
-        """Keys on which others depend, of the entries with a link: those may be all there are."""
-        linked = self._index.by_link.get(link, _NO_KEYS)
-        found = linked & self._barriers.depended_on
-        found.update(
-            one for one in self._in_flight.linking if isinstance(one, bytes) and one in linked
-        )
-        found.update(filter(self.is_depended_on, self._in_flight.linking.get(link, ())))
-        return found

@@ -133,9 +133,9 @@ class InFlight:
     def _may_concern(self, target: Target, key: GlobalCacheKey, encoded: bytes) -> bool:
         """Where it is not known yet what a key has, it may have any tag. A key that is there for
         all tags would never be counted while others are invalidated all the time."""
-        if isinstance(target, Prefix):
-            return encoded.startswith(target.encoded)
         known = self.memory.peek(key) or self.index.stored.get(encoded)
+        if isinstance(target, Prefix) and target.concerns(encoded, known.links if known else ()):
+            return True
         if known is None:
             return not self.index.is_complete
         return target in known.links

@@ -60,6 +60,8 @@ class DiskIndex:
     """By encoded key, the next to go first."""
     size_bytes: int = 0
     by_link: dict[Link, set[bytes]] = field(factory=dict)
+    deserted: set[bytes] = field(factory=set)
+    """Keys on which nothing depended any more at some time, until that is noted elsewhere."""
     removed: set[bytes] | None = field(factory=set)
     """Keys that were removed while what is there is still being read, page by page: a page may be
     older. None: everything is known, and what is not here is not on disk."""
@@ -275,18 +277,20 @@ class DiskIndex:
         through a million in their order would take the event loop for seconds."""
         return [*dict.keys(self.stored), *self._leaving]
 
-    def killed(
-        self, keys: Iterable[bytes], kills: Callable[[bytes, int], bool]
-    ) -> list[tuple[bytes, int]]:
-        """Of some keys, those whose version ``kills`` says is dead, each with that."""
-        return [(key, at) for key in keys if (at := self._version(key)) and kills(key, at)]
+    def linked(self, link: Link) -> list[bytes]:
+        """The keys of entries with this link, also of those that are leaving."""
+        return list(self.by_link.get(link, ()))
 
-    def linked(self, link: Link, version: int) -> list[tuple[bytes, int]]:
-        """The keys of entries with this link that are of an older version, each with that."""
+    def killed(
+        self, keys: Iterable[bytes], kills: Callable[[bytes, tuple[Link, ...], int], bool]
+    ) -> list[tuple[bytes, int]]:
+        """Of some keys, those of which ``kills`` says that the entry is dead, each with its
+        version."""
+        found = ((key, self.stored.get(key) or self._leaving.get(key)) for key in keys)
         return [
-            (key, at)
-            for key in self.by_link.get(link, ())
-            if (at := self._version(key)) and at < version
+            (key, one.version)
+            for key, one in found
+            if one is not None and kills(key, one.links, one.version)
         ]
 
     def links(self, key: bytes) -> tuple[Link, ...]:
@@ -294,11 +298,6 @@ class DiskIndex:
         from memory too."""
         found = [one.get(key) for one in (self.stored, self._leaving)]
         return tuple(link for stored in found if stored is not None for link in stored.links)
-
-    def _version(self, key: bytes) -> int:
-        """0: it is gone."""
-        stored = self.stored.get(key) or self._leaving.get(key)
-        return 0 if stored is None else stored.version
 
     def _unlink(self, key: bytes, stored: Stored) -> None:
         current = self.stored.get(key)
@@ -310,6 +309,8 @@ class DiskIndex:
                 keys.discard(key)
                 if not keys:
                     del self.by_link[link]
+                    if isinstance(link, bytes):
+                        self.deserted.add(link)
 
     def _will_expire(self, key: bytes, stored: Stored) -> None:
         if stored.expires_at != math.inf:

@@ -6,12 +6,16 @@ concerns and whose version is below it are dead; those that were written after i
 effect as a whole when it is committed, in the one order of the writer, also for entries that are
 not in memory and for those that nobody has counted yet.
 
+What is invalidated takes along what depends on it, and nobody has to be looked for: an entry has
+the tags and dependencies of what it depends on, too, so it is held against the same barriers.
+
 The dead entries are removed later, at leisure. When none is left, the barrier goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 import msgspec
@@ -20,7 +24,7 @@ from attrs import define, field
 from mpreg.cache.keys import KeyPart, decode_namespace, encode_prefix, namespace_of
 from mpreg.cache.records import Link
 
-__all__ = ["Barriers", "Prefix", "Space", "Target", "dependency_row", "target_row"]
+__all__ = ["Barriers", "DependedOn", "Prefix", "Space", "Target", "dependency_row", "target_row"]
 
 
 class Prefix(msgspec.Struct, frozen=True):
@@ -33,6 +37,12 @@ class Prefix(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, namespace: str, prefix: KeyPart | tuple[KeyPart, ...] | None) -> Prefix:
         return cls(encode_prefix(namespace, prefix), namespace, prefix)
+
+    def concerns(self, encoded: bytes, links: Iterable[Link]) -> bool:
+        """A key of it, or what depends on one."""
+        return encoded.startswith(self.encoded) or any(
+            isinstance(link, bytes) and link.startswith(self.encoded) for link in links
+        )
 
 
 Target: TypeAlias = Prefix | str | bytes
@@ -99,6 +109,39 @@ class Space:
 
 
 @define(eq=False)
+class DependedOn:
+    """A set of keys on which others depend."""
+
+    keys: set[bytes] = field(factory=set)
+    _counts: Counter[bytes] = field(factory=Counter)
+    """How many of each namespace, by its bytes."""
+
+    def update(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            if key not in self.keys:
+                self.keys.add(key)
+                self._counts[namespace_of(key)] += 1
+
+    def difference_update(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            if key in self.keys:
+                self.keys.remove(key)
+                namespace = namespace_of(key)
+                self._counts[namespace] -= 1
+                if not self._counts[namespace]:
+                    del self._counts[namespace]
+
+    def has_any_of(self, namespace: str) -> bool:
+        return bool(self._counts) and encode_prefix(namespace, None) in self._counts
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self.keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@define(eq=False)
 class Barriers:
     """All barriers of a cache, in memory."""
 
@@ -110,15 +153,22 @@ class Barriers:
     """In namespaces of which nothing is known."""
     raised: int = 0
     """How often any of them was: what was alive then, and nothing was raised since, is alive."""
-    depended_on: set[bytes] = field(factory=set)
+    depended_on: DependedOn = field(factory=DependedOn)
     """Keys that others depend on, or did: each change of one of them raises its barrier. That is
     stored, too, with the first entry that depends on it."""
+    _barred: dict[bytes, Space] = field(factory=dict)
+    """The namespaces over whose keys barriers stand, by their bytes."""
+
+    @property
+    def are_keys_barred(self) -> bool:
+        """Whether entries may be dead by the beginning of a key: any may be."""
+        return bool(self._barred)
 
     def restore(self, row: bytes, version: int) -> None:
         """Take in a row as it was stored. Raises `ValueError` for one that is none."""
         kind, rest = row[:1], row[1:]
         if kind == b"r":
-            self.depended_on.add(rest)
+            self.depended_on.update([rest])
         elif kind == b"p":
             namespace = decode_namespace(namespace_of(rest))
             self.raise_to(Prefix(rest, namespace), version)
@@ -145,7 +195,19 @@ class Barriers:
 
     def link_kills(self, links: Iterable[Link], version: int) -> bool:
         barriers = self.links
-        return any(version < barriers.get(link, 0) for link in links)
+        if any(version < barriers.get(link, 0) for link in links):
+            return True
+        return bool(self._barred) and any(
+            isinstance(link, bytes) and self._key_kills(link, version) for link in links
+        )
+
+    def _key_kills(self, encoded: bytes, version: int) -> bool:
+        space = self._barred.get(namespace_of(encoded))
+        return space is not None and space.kills(encoded, version)
+
+    def kills(self, encoded: bytes, links: Iterable[Link], version: int) -> bool:
+        """Whether an entry that is not in memory is dead."""
+        return self._key_kills(encoded, version) or self.link_kills(links, version)
 
     def raise_to(self, target: Target, version: int) -> None:
         """It was committed."""
@@ -154,6 +216,7 @@ class Barriers:
             self.links[target] = max(version, self.links.get(target, 0))
             return
         space = self.space(target.namespace)
+        self._barred[space.encoded] = space
         if target.encoded == space.encoded:
             space.barrier = max(version, space.barrier)
         else:
@@ -170,23 +233,13 @@ class Barriers:
             space.barrier = 0 if space.barrier == version else space.barrier
         elif space.prefixes.get(target.encoded) == version:
             space.lower_prefix(target.encoded)
-
-    def killer(self) -> Callable[[bytes, int], bool] | None:
-        """What says whether a key of a version is dead by its beginning; None: no key is."""
-        spaces = {one.encoded: one for one in self.spaces.values() if one.barrier or one.prefixes}
-        if not spaces:
-            return None
-
-        def kills(encoded: bytes, version: int) -> bool:
-            space = spaces.get(namespace_of(encoded))
-            return space is not None and space.kills(encoded, version)
-
-        return kills
+        if not space.barrier and not space.prefixes:
+            self._barred.pop(space.encoded, None)
 
     def standing(self) -> list[tuple[Target, int]]:
         """All of them."""
         found: list[tuple[Target, int]] = list(self.links.items())
-        for space in self.spaces.values():
+        for space in self._barred.values():
             if space.barrier:
                 found.append((Prefix(space.encoded, space.name), space.barrier))
             found += [(Prefix(one, space.name), version) for one, version in space.prefixes.items()]

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import anyio.lowlevel
-from attrs import evolve
+from msgspec.structs import replace
 
 from mpreg.cache.computing import Computation, Compute, Recipe
 from mpreg.cache.configuration import CacheConfiguration, WriteMode
@@ -54,8 +54,8 @@ class GlobalCacheManager:
     - `StorageFullError`, `CommitFailedError`: rolled back; L1 and L2 are as before.
     - `CommitUnknownError`: it cannot be told, and the writer is gone.
     - `WriterStoppedError`: not open (any more); not written. `ReaderStoppedError`: not open yet, or
-      it closed before it was known who depends on the key: a change of a key on which others depend
-      waits for that after an opening.
+      it closed before it was known on what its dependencies depend: a put that has some waits for
+      that after an opening.
     - `CorruptDataError`: that cannot be known, since the database is damaged; not written.
 
     Cancelled, it may still happen, as a whole; cancelled while it waits for room in the mailbox,
@@ -157,9 +157,10 @@ class GlobalCacheManager:
         computing it costs, in any unit, for the policy that looks at it.
         """
         details = Details(ttl_seconds=ttl_seconds, tags=tags, dependencies=dependencies, cost=cost)
-        if details.checked_dependencies:
-            await self._until_counted()
         change, put = prepare_put(self._core, key, value, details)
+        if details.checked_dependencies and not self._core.index.is_complete:
+            await self._until_counted()
+            change, put = self._core.inherit(change, put)
         return (await self._write([change], [put], mode, durability))[-1]
 
     async def put_many(
@@ -182,9 +183,10 @@ class GlobalCacheManager:
                 does.
         """
         details = Details(ttl_seconds=ttl_seconds, tags=tags, dependencies=dependencies, cost=cost)
-        if details.checked_dependencies:
-            await self._until_counted()
         prepared = [prepare_put(self._core, key, one, details) for key, one in values.items()]
+        if details.checked_dependencies and not self._core.index.is_complete:
+            await self._until_counted()
+            prepared = [self._core.inherit(change, put) for change, put in prepared]
         check_together(self.configuration, [change for change, _ in prepared])
         if not prepared:
             await anyio.lowlevel.checkpoint()
@@ -240,25 +242,23 @@ class GlobalCacheManager:
         """
         checked_version(expected_version)
         check_choices(None, durability)
-        # What can be gone through only once is needed in each round.
         details = Details(ttl_seconds=ttl_seconds, tags=tags, dependencies=dependencies, cost=cost)
-        encoded = encode_key(key)
+        change, put = prepare_put(self._core, key, value, details)
+        encoded = change.encoded
         await self._shared.open()
+        if details.checked_dependencies and not self._core.index.is_complete:
+            await self._until_counted()
+            change, put = self._core.inherit(change, put)
         damaged_version, is_afresh = 0, False
         while True:
             entry, version = await physical(self._core, key, encoded, afresh=is_afresh)
             visible = 0 if entry is None else version
             if visible != expected_version:
                 raise VersionConflictError(key.namespace, repr(key), expected_version, visible)
-            details = evolve(details, expected_version=version or damaged_version)
-            if details.checked_dependencies and not self._core.index.is_complete:
-                await self._until_counted()
-                continue
-            change, put = prepare_put(self._core, key, value, details)
             try:
                 (ack,) = await self._core.write(
                     [change],
-                    [put],
+                    [replace(put, expected_version=version or damaged_version)],
                     durability_of(self.configuration, None, durability),
                     is_wanted=partial(is_as_it_was, self._core, key, encoded, entry),
                 )
@@ -278,20 +278,30 @@ class GlobalCacheManager:
         *,
         initial: int = 0,
         ttl_seconds: float | None = None,
+        durability: Durability | None = None,
     ) -> int:
         """Add to a number and return the sum, atomically; ``initial`` is what a missing one counts
         as, and ``ttl_seconds`` its time to live. That of one that is there stays as it is.
 
-        Calls for one key that wait at the same time are written as one.
+        Calls for one key that wait at the same time are written as one, as durable as any of them
+        asks. The sum is that of a commit, so it is waited for in every mode: one that could be
+        taken back would be given to two callers.
 
         Raises:
             InvalidArgumentError: what is there is no `int`, or the sum has more than 64 bits.
             CommitUnknownError: also where the registry closed while it was being written.
         """
         check_increment(by, initial, ttl_seconds)
+        check_choices(None, durability)
         encode_key(key)
+        increment = Increment(
+            by,
+            initial,
+            ttl_seconds,
+            self._wall(),
+            durability_of(self.configuration, None, durability),
+        )
         await self._shared.open()
-        increment = Increment(by, initial, ttl_seconds)
         self._shared.counting.add(key, increment)
         return await increment.ack
 

@@ -57,6 +57,8 @@ class Details:
     dependencies: Iterable[GlobalCacheKey] = ()
     cost: float = 1.0
     expected_version: int | None = None
+    given_at: float | None = None
+    """From when the time to live counts, by the wall clock; None: from when it is prepared."""
     checked_tags: tuple[str, ...] = field(init=False, default=())
     checked_dependencies: tuple[bytes, ...] = field(init=False, default=())
 
@@ -208,9 +210,10 @@ def prepare_put(
     like: CachedEntry | None = None,
     inherited: Iterable[Link] = (),
 ) -> tuple[Change, Put]:
-    """What is to be sent. Where it depends on other keys, the index is complete. ``like``: what
-    belongs to the value is as it was with that entry, and not as the details say. ``inherited``:
-    what invalidated that which it depends on, when the value was made from it.
+    """What is to be sent: the value and the times as they are now. Where it depends on other keys
+    and the index is not complete yet, `CacheCore.inherit` it when it is. ``like``: what belongs to
+    the value is as it was with that entry, and not as the details say. ``inherited``: what
+    invalidated that which it depends on, when the value was made from it.
 
     Raises:
         InvalidArgumentError, ValueTooLargeError
@@ -225,11 +228,7 @@ def prepare_put(
         record, expires_at = _like(payload, like)
     data = encode_record(record)
     size = len(encoded) + len(data) + ENTRY_OVERHEAD_BYTES
-    if size > core.configuration.disk_bytes_max:
-        raise ValueTooLargeError(
-            f"{key!r:.200} takes {size} bytes in the cache; "
-            f"at most {core.configuration.disk_bytes_max} (disk_bytes_max)"
-        )
+    core.check_fits(key, size)
     entry = make_entry(
         key,
         encoded,
@@ -295,7 +294,8 @@ def _times(core: CacheCore, details: Details) -> tuple[float | None, float | Non
         ttl = core.configuration.default_ttl_seconds
     if ttl is None or ttl == math.inf:
         return None, None
-    fresh_until = core.wall() + ttl
+    given_at = core.wall() if details.given_at is None else details.given_at
+    fresh_until = given_at + ttl
     expires_at = fresh_until + details.stale_seconds
     return fresh_until, None if expires_at == math.inf else expires_at
 

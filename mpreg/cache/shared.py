@@ -11,7 +11,7 @@ from mpreg.actors.parking import loop_clock
 from mpreg.cache.computing import Computation, Computations
 from mpreg.cache.configuration import CacheConfiguration
 from mpreg.cache.core import CacheCore
-from mpreg.cache.counting import Counting
+from mpreg.cache.counting import Counting, Increment
 from mpreg.cache.entry import CachedEntry
 from mpreg.cache.keys import GlobalCacheKey, encode_key
 from mpreg.cache.memory import EvictionCause
@@ -22,7 +22,13 @@ from mpreg.cache.statistics import CacheStatistics, NamespaceStatistics
 from mpreg.cache.upkeep import Upkeep
 from mpreg.cache.writes import Change
 from mpreg.errors import ConfigurationError
-from mpreg.persistence import Participant, PersistenceRegistry, ReportProgress, RestoreOrder
+from mpreg.persistence import (
+    Durability,
+    Participant,
+    PersistenceRegistry,
+    ReportProgress,
+    RestoreOrder,
+)
 from mpreg.persistence.operations import Operation
 
 __all__ = ["SharedCache"]
@@ -127,14 +133,19 @@ class SharedCache:
         number: int,
         expected_version: int,
         entry: CachedEntry | None,
-        ttl_seconds: float | None,
+        first: Increment,
+        durability: Durability,
     ) -> None:
-        details = Details(ttl_seconds=ttl_seconds, expected_version=expected_version)
+        details = Details(
+            ttl_seconds=first.ttl_seconds,
+            expected_version=expected_version,
+            given_at=first.given_at,
+        )
         change, put = prepare_put(self.core, key, number, details, like=entry)
         await self.core.write(
             [change],
             [put],
-            durability_of(self.configuration, None, None),
+            durability,
             is_wanted=partial(is_as_it_was, self.core, key, change.encoded, entry),
         )
 

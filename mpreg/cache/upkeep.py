@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -29,6 +28,7 @@ from mpreg.errors import (
     WriterStoppedError,
 )
 from mpreg.persistence import Durability
+from mpreg.persistence.batch import OPERATION_OVERHEAD_BYTES
 
 __all__ = ["Upkeep"]
 
@@ -52,11 +52,19 @@ class Upkeep:
     _core: CacheCore
     restoring: Restoring = field(init=False)
     _asked: anyio.Event = field(factory=anyio.Event)
+    _are_dependencies_known: bool = False
+    """Whether those that were noted before the start have been looked at."""
 
     def __attrs_post_init__(self) -> None:
         self.restoring = Restoring(self._core)
         self._core.ask_for_upkeep = self.ask
         self._core.until_counted = self.restoring.until_counted
+
+    @property
+    def _removed_per_batch(self) -> int:
+        """As many as one batch holds, where that is small."""
+        bytes_max = self._core.registry.config.batch_bytes_max
+        return max(1, min(REMOVED_PER_BATCH, bytes_max // OPERATION_OVERHEAD_BYTES))
 
     def ask(self) -> None:
         self._asked.set()
@@ -137,23 +145,23 @@ class Upkeep:
     async def _remove(self, standing: list[tuple[Target, int]]) -> None:
         """What is dead, and the barriers behind which nothing is left then. All of them together:
         however many there are, the index is gone through twice."""
-        for dead in _batches(await self._dead(standing), REMOVED_PER_BATCH):
+        for dead in _batches(await self._dead(standing), self._removed_per_batch):
             await self._delete(dead)
         left = await self._dead(standing)
         lowered = [one for one in standing if not self._is_anything_behind(one, left)]
         self._core.is_anything_left = len(lowered) < len(standing)
-        for barriers in _batches(lowered, REMOVED_PER_BATCH):
+        for barriers in _batches(lowered, self._removed_per_batch):
             await self._lower(barriers)
 
     async def _dead(self, standing: list[tuple[Target, int]]) -> list[tuple[bytes, int]]:
         """Keys, each with the version that is dead."""
-        index, dead = self._core.index, dict[bytes, int]()
-        for target, barrier in standing:
-            if not isinstance(target, Prefix):
-                dead.update(index.linked(target, barrier))
-        if kills := self._core.barriers.killer():
-            for keys in _batches(index.keys(), KEYS_PER_TURN):
-                dead.update(index.killed(keys, kills))
+        index, barriers, dead = self._core.index, self._core.barriers, dict[bytes, int]()
+        links = [target for target, _ in standing if not isinstance(target, Prefix)]
+        # What a barrier over keys kills is anywhere, and so is what depends on these.
+        concerned = [index.keys()] if barriers.are_keys_barred else map(index.linked, links)
+        for some in concerned:
+            for keys in _batches(some, KEYS_PER_TURN):
+                dead.update(index.killed(keys, barriers.kills))
                 await anyio.lowlevel.checkpoint()
         return list(dead.items())
 
@@ -161,23 +169,27 @@ class Upkeep:
         self, barrier: tuple[Target, int], left: list[tuple[bytes, int]]
     ) -> bool:
         target, raised_by = barrier
-        if isinstance(target, Prefix):
-            return any(
-                key.startswith(target.encoded) and version < raised_by for key, version in left
-            )
-        return bool(self._core.index.linked(target, raised_by))
+        index = self._core.index
+        for key, version in left:
+            if version < raised_by:
+                links = index.links(key)
+                if target in links or (isinstance(target, Prefix) and target.concerns(key, links)):
+                    return True
+        return False
 
     async def _remove_expired(self) -> None:
-        index, now, expired = self._core.index, self._core.wall(), dict[bytes, None]()
+        index, now, left = self._core.index, self._core.wall(), list[bytes]()
         try:
             while index.next_expiry <= now:
-                expired.update(dict.fromkeys(index.take_expired(now, KEYS_PER_TURN)))
+                expired = index.take_expired(now, self._removed_per_batch)
+                try:
+                    await self._delete([(key, 0) for key in expired])
+                finally:
+                    left += filter(index.stored.__contains__, expired)
                 await anyio.lowlevel.checkpoint()
-            for keys in _batches(list(expired), REMOVED_PER_BATCH):
-                await self._delete([(key, 0) for key in keys])
         finally:
             # Those that are still there: they were put again, or a clock was set back.
-            index.expect_again(expired)
+            index.expect_again(left)
 
     async def _delete(self, keys: list[tuple[bytes, int]]) -> None:
         """Those that are still of this version; 0: that the store sees no more. A key that was put
@@ -223,23 +235,40 @@ class Upkeep:
             core.barriers.lower(target, version)
 
     async def _forget_dependencies(self) -> None:
-        """Keys that nothing depends on any more."""
+        """Keys that nothing depends on any more. Only those are looked at of which that was true at
+        some time: any number of others may be depended on."""
         core = self._core
-        for dependency in list(core.barriers.depended_on):
-            if not core.dependents.is_not_in_use(dependency):
-                continue
-            write = Write(
-                own=[core.storage.no_longer_depend(dependency)],
-                is_wanted=partial(core.dependents.is_not_in_use, dependency),
-                is_tidying=True,
-            )
-            try:
-                await core.send(write, Durability.RELAXED)
-            except OvertakenError:
-                continue
-            # From here on, who depends on it says so anew, in a batch that comes later.
-            core.barriers.depended_on.discard(dependency)
-            await write.acks[0]
+        deserted = core.index.deserted
+        if not self._are_dependencies_known:
+            # Of those that were noted before the start it is not known.
+            for some in _batches(list(core.barriers.depended_on.keys), KEYS_PER_TURN):
+                deserted.update(filter(core.dependents.is_not_in_use, some))
+                await anyio.lowlevel.checkpoint()
+            self._are_dependencies_known = True
+        for some in _batches(list(deserted), self._removed_per_batch):
+            deserted.difference_update([one for one in some if one in core.index.by_link])
+            await self._forget([one for one in some if core.dependents.is_not_in_use(one)])
+            await anyio.lowlevel.checkpoint()
+
+    async def _forget(self, dependencies: list[bytes]) -> None:
+        if not dependencies:
+            return
+        core = self._core
+        write = Write(
+            own=[core.storage.no_longer_depend(one) for one in dependencies],
+            is_wanted=lambda: all(map(core.dependents.is_not_in_use, dependencies)),
+            is_tidying=True,
+        )
+        try:
+            await core.send(write, Durability.RELAXED)
+        except OvertakenError:
+            return
+        # From here on, who depends on one of them says so anew, in a batch that comes later.
+        core.barriers.depended_on.difference_update(dependencies)
+        await write.acks[0]
+        core.index.deserted.difference_update(
+            [one for one in dependencies if one not in core.barriers.depended_on]
+        )
 
     async def _fit(self) -> None:
         """After the bounds were lowered, or were overrun while nothing was known of L2."""

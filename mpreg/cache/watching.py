@@ -96,7 +96,10 @@ class Watchers:
         if self._all:
             self._tell(CacheChange(kind, version, key), encoded)
 
-    def tell_invalidated(self, target: Target, version: int) -> None:
+    def tell_invalidated(
+        self, target: Target, version: int, *, has_dependents: bool = False
+    ) -> None:
+        """``has_dependents``: others may depend on keys that are concerned."""
         if not self._all:
             return
         kind = ChangeKind.INVALIDATED
@@ -105,7 +108,7 @@ class Watchers:
                 change = CacheChange(
                     kind, version, namespace=target.namespace, prefix=target.prefix
                 )
-                self._tell(change, target.encoded)
+                self._tell(change, b"" if has_dependents else target.encoded)
             case str():
                 self._tell(CacheChange(kind, version, tag=target), b"")
             case bytes():

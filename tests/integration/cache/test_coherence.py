@@ -85,12 +85,13 @@ async def test_an_invalidation_meets_what_it_concerns_and_what_depends_on_that_w
                 backend.hold_reads(counts_entries)
             settings = {"warm_up_entries_max": 0}
             async with open_cache(directory, backend=backend, **settings) as cache:
-                async with anyio.create_task_group() as task_group:
-                    task_group.start_soon(lambda c=cache, a=arguments: c.invalidate(**a))  # type: ignore[misc]
-                    if where == "being counted":
-                        await backend.read_is_held()
-                        # Who depends on whom is not known yet.
-                        backend.let_reads_go()
+                if where == "being counted":
+                    await backend.read_is_held()
+                with anyio.fail_after(PATIENCE_SECONDS):
+                    await cache.invalidate(**arguments)  # type: ignore[arg-type]
+                if where == "being counted":
+                    assert not cache._core.index.is_complete, "it waits for nothing"
+                    backend.let_reads_go()
                 assert set(await cache.get_many(ALL)) == left
                 await tidied(cache)
                 assert set(await cache.get_many(ALL)) == left
@@ -163,8 +164,11 @@ async def test_a_change_of_a_key_reaches_those_that_depend_on_it_in_turn(
         if is_counted:
             await read_back(cache)
         async with anyio.create_task_group() as task_group:
+            if not is_counted:
+                await backend.read_is_held()
             if change == "put":
-                task_group.start_soon(cache.put, ANN, 5)
+                with anyio.fail_after(PATIENCE_SECONDS):
+                    await cache.put(ANN, 5)
             elif change == "cas":
                 task_group.start_soon(
                     lambda: cache.compare_and_set(ANN, 5, expected_version=version)
@@ -174,9 +178,13 @@ async def test_a_change_of_a_key_reaches_those_that_depend_on_it_in_turn(
             else:
                 task_group.start_soon(cache.delete, ANN)
             if not is_counted:
-                await backend.read_is_held()
+                await anyio.wait_all_tasks_blocked()
+                assert not cache._core.index.is_complete, "a put waits for nothing"
                 backend.let_reads_go()
         assert await cache.get_many([PAGE, SITE]) == {}
+        await tidied(cache)
+        assert await cache.get_many([PAGE, SITE]) == {}
+    assert count_stored(data_dir, "invalidations") == 0
 
 
 async def test_what_depends_on_something_that_is_still_on_its_way_is_invalidated_with_it(

@@ -289,6 +289,54 @@ async def test_a_time_to_live_counts_from_the_put_also_after_promotion_and_resta
         assert await get_value(cache, user(1)) == "new"
 
 
+@pytest.mark.parametrize("call", ["put", "put_many", "cas"])
+async def test_a_put_that_waits_until_all_is_counted_is_of_the_value_and_time_of_its_call(
+    data_dir: Path, call: str
+) -> None:
+    clock, backend, value = TurnedClock(1_000.0), ReadGateBackend(data_dir), ["as given"]
+    details: dict[str, Any] = {"dependencies": [user(2)], "ttl_seconds": 60.0}
+    async with open_cache(data_dir) as cache:
+        await cache.put(user(2), 2, dependencies=[user(3)])
+    backend.hold_reads(counts_entries)
+    async with open_cache(data_dir, backend=backend, clock=clock) as cache:
+        calls = {
+            "put": lambda: cache.put(user(1), value, **details),
+            "put_many": lambda: cache.put_many({user(1): value}, **details),
+            "cas": lambda: cache.compare_and_set(user(1), value, expected_version=0, **details),
+        }
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(calls[call])
+            await backend.read_is_held()
+            await anyio.wait_all_tasks_blocked()
+            value.append("changed since")
+            clock.now += 30
+            backend.let_reads_go()
+        found = await cache.get(user(1))
+        assert found is not None
+        assert (found.value, found.expires_at) == (["as given"], 1_060.0)
+        await cache.invalidate(dependency=user(3))
+        assert await get_value(cache, user(1)) is None
+
+
+async def test_a_number_that_waits_lives_from_the_call_that_made_it(data_dir: Path) -> None:
+    clock, backend = TurnedClock(1_000.0), ReadGateBackend(data_dir)
+    async with open_cache(data_dir, backend=backend, clock=clock) as cache:
+        await read_back(cache)
+        backend.close_gate()
+        async with anyio.create_task_group() as task_group:
+            await cache.put(user(1), 1, mode=WriteMode.WRITE_BEHIND)
+            task_group.start_soon(lambda: cache.delete(user(1)))
+            await backend.reached()
+            await anyio.wait_all_tasks_blocked()
+            task_group.start_soon(lambda: cache.increment(user(1), ttl_seconds=60.0))
+            await anyio.wait_all_tasks_blocked()
+            clock.now += 30
+            backend.open_gate()
+        found = await cache.get(user(1))
+        assert found is not None
+        assert (found.value, found.expires_at) == (1, 1_060.0)
+
+
 async def test_the_default_time_to_live_is_for_calls_that_name_none(data_dir: Path) -> None:
     clock = TurnedClock()
     async with open_cache(data_dir, clock=clock, default_ttl_seconds=10) as cache:
@@ -410,6 +458,27 @@ async def test_how_long_a_put_takes_is_chosen_by_call_and_by_default(data_dir: P
             ack = await cache.put(GlobalCacheKey("k", 1), 1, **given)
             assert ack.done
             assert (await registry.stats()).fsyncs - before == fsyncs, given
+
+
+async def test_a_sum_is_as_durable_as_any_of_those_who_count_together_asks(data_dir: Path) -> None:
+    relaxed, durable = Durability.RELAXED, Durability.DURABLE
+    async with both(data_dir, write_mode="relaxed") as (registry, cache):
+        for asked, fsyncs in (
+            ([None], 0),
+            ([relaxed], 0),
+            ([durable], 1),
+            ([None, durable, relaxed], 1),
+        ):
+            before = await registry.stats()
+            async with anyio.create_task_group() as task_group:
+                for one in asked:
+                    task_group.start_soon(partial(cache.increment, user(1), durability=one))
+            after = await registry.stats()
+            assert after.fsyncs - before.fsyncs == fsyncs, asked
+            assert after.commits - before.commits == 1
+        with pytest.raises(InvalidArgumentError, match="durability"):
+            await cache.increment(user(1), durability="durable")  # type: ignore[arg-type]
+        assert await get_value(cache, user(1)) == 6
 
 
 async def test_a_number_lives_as_long_as_the_first_call_that_counted_says(data_dir: Path) -> None:

@@ -463,7 +463,8 @@ class _Process:
         state = self.story.disk.state
         rows = {decode_row(key) for key, *_ in state.entries(ledger.invalidations_name)}
         depended_on = {link for link in links if isinstance(link, bytes)}
-        assert core.barriers.depended_on == depended_on
+        assert core.barriers.depended_on.keys == depended_on
+        assert index.deserted == set()
         assert rows == {b"r" + one for one in depended_on}
         for key in ledger.rows():
             assert key in ledger.model.alive, f"{key} is dead, and still there"

@@ -27,8 +27,18 @@ BROKEN: dict[str, tuple[type, str, Callable[..., object]]] = {
     "what was invalidated is shown": (CacheReader, "is_alive", lambda _: lambda *_: True),
     "what depends on others is not invalidated with them": (
         Dependents,
-        "cascade",
-        lambda _: lambda _dependents, targets: list(dict.fromkeys(targets)),
+        "invalidated_by",
+        lambda _: lambda _dependents, write: write.targets,
+    ),
+    "what depends on what depends is not invalidated with it": (
+        Dependents,
+        "inherited",
+        lambda _: lambda *_: (),
+    ),
+    "what depends on keys that are invalidated by their beginning is shown": (
+        Barriers,
+        "_key_kills",
+        lambda _: lambda *_: False,
     ),
     "what was evicted from L2 stays in L1": (CacheCore, "_gone", lambda _: lambda *_: None),
     "who is depended on is forgotten at a restart": (Barriers, "restore", forget_dependencies),

@@ -45,6 +45,8 @@ class IndexBesideDisk(RuleBasedStateMachine):
         self.held: set[bytes] = set()
         self.version = 0
         self.now = 0.0
+        self.linked: set[Link] = set()
+        """Whatever was a link at some time."""
 
     def is_written(self, key: bytes) -> bool:
         return any(one.key == key for one in self.pending)
@@ -154,8 +156,10 @@ class IndexBesideDisk(RuleBasedStateMachine):
                 linked.setdefault(link, set()).add(key)
         assert self.index.by_link == linked
         for link, found in linked.items():
-            older = {(key, self.disk[key].version) for key in found if self.disk[key].version < 3}
-            assert set(self.index.linked(link, 3)) == older
+            assert set(self.index.linked(link)) == found
+        self.linked.update(linked)
+        deserted = {link for link in self.linked - set(linked) if isinstance(link, bytes)}
+        assert deserted <= self.index.deserted <= self.linked
 
 
 IndexBesideDisk.TestCase.settings = settings(max_examples=examples(30), stateful_step_count=40)
@@ -247,9 +251,10 @@ def test_an_eviction_that_is_under_way_may_fail_and_so_what_is_dead_is_still_the
     index = filled(4)
     index.put(b"tagged", Stored(4, 1, math.inf, ("tag",)))
     assert len(victims_of(index, 5)) == 5
-    killed = index.killed(index.keys(), lambda key, version: key >= b"0" and version < 3)
+    killed = index.killed(index.keys(), lambda key, links, version: 0 < version < 3)
     assert sorted(killed) == [(b"001", 1), (b"002", 2)]
-    assert index.linked("tag", 5) == [(b"tagged", 4)]
+    tagged = index.killed(index.linked("tag"), lambda key, links, version: "tag" in links)
+    assert tagged == [(b"tagged", 4)]
 
 
 class InOrder(OrderedDict[bytes, Stored]):

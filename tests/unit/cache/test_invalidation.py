@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mpreg.cache.invalidation import (
     MISSED_NAMESPACES_MAX,
     Barriers,
+    DependedOn,
     Prefix,
     Target,
     dependency_row,
@@ -21,7 +22,7 @@ from tests.unit.cache.calls import calls_during
 KEYS = [
     GlobalCacheKey(namespace, part) for namespace in ("a", "a\x00") for part in ("", "x", "xy", 1)
 ]
-LINKS: list[Link] = ["x", b"x", "y"]
+LINKS: list[Link] = ["x", "y", *map(encode_key, KEYS[::3])]
 
 targets: st.SearchStrategy[Target] = st.sampled_from(LINKS) | st.builds(
     Prefix.of,
@@ -33,13 +34,19 @@ entries = st.tuples(st.sampled_from(KEYS), st.sets(st.sampled_from(LINKS)).map(t
 
 def concerns(target: Target, encoded: bytes, links: tuple[Link, ...]) -> bool:
     if isinstance(target, Prefix):
-        return encoded.startswith(target.encoded)
+        return any(one.startswith(target.encoded) for one in (encoded, *keys_in(links)))
     return target in links
+
+
+def keys_in(links: tuple[Link, ...]) -> list[bytes]:
+    return [link for link in links if isinstance(link, bytes)]
 
 
 def is_dead(barriers: Barriers, encoded: bytes, links: tuple[Link, ...], version: int) -> bool:
     space = barriers.space(decode_namespace(namespace_of(encoded)))
-    return space.kills(encoded, version) or barriers.link_kills(links, version)
+    dead = space.kills(encoded, version) or barriers.link_kills(links, version)
+    assert barriers.kills(encoded, links, version) == dead
+    return dead
 
 
 @given(st.lists(targets, max_size=6), entries, st.integers(1, 13))
@@ -83,15 +90,31 @@ def test_lowering_takes_a_barrier_down_unless_it_was_raised_again(
 
 @given(st.lists(targets, max_size=8, unique_by=target_row))
 def test_no_two_targets_have_the_same_row(several: list[Target]) -> None:
-    rows = [target_row(one) for one in several] + [dependency_row(b"x")]
+    rows = [target_row(one) for one in several] + [dependency_row(encode_key(KEYS[0]))]
     assert len(set(rows)) == len(rows)
 
 
 def test_that_something_depends_on_a_key_is_restored_and_is_no_barrier() -> None:
     barriers = Barriers()
-    barriers.restore(dependency_row(b"key"), 5)
-    assert barriers.depended_on == {b"key"}
+    key = encode_key(GlobalCacheKey("a", "x"))
+    barriers.restore(dependency_row(key), 5)
+    assert barriers.depended_on.keys == {key}
     assert barriers.standing() == []
+
+
+@given(st.lists(st.tuples(st.booleans(), st.lists(st.sampled_from(KEYS)))))
+def test_of_which_namespaces_keys_are_depended_on_is_known_at_any_time(
+    steps: list[tuple[bool, list[GlobalCacheKey]]],
+) -> None:
+    told, expected = DependedOn(), set[GlobalCacheKey]()
+    for is_added, keys in steps:
+        (told.update if is_added else told.difference_update)(map(encode_key, keys))
+        (expected.update if is_added else expected.difference_update)(keys)
+        assert told.keys == set(map(encode_key, expected))
+        assert len(told) == len(expected)
+        for namespace in ("a", "a\x00", "never"):
+            known = any(key.namespace == namespace for key in expected)
+            assert told.has_any_of(namespace) == known
 
 
 def test_what_is_raised_is_counted_so_that_what_was_alive_need_not_be_looked_at() -> None:

@@ -1,0 +1,211 @@
+"""What is invalidated and removed at leisure: in small steps, and in small writes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from mpreg.cache import ChangeKind, GlobalCacheKey, GlobalCacheManager, upkeep
+from mpreg.cache.dependents import Dependents
+from mpreg.cache.index import DiskIndex
+from mpreg.cache.invalidation import Barriers
+from mpreg.cache.keys import encode_key
+from mpreg.cache.writes import Write
+from mpreg.persistence import Durability
+from tests.integration.cache.support import (
+    PATIENCE_SECONDS,
+    both,
+    count_stored,
+    get_value,
+    open_cache,
+    read_back,
+    tidied,
+    user,
+)
+from tests.integration.queues.support import until
+from tests.integration.support import TurnedClock
+
+pytestmark = pytest.mark.anyio
+
+MANY = 300
+
+
+def page(number: int) -> GlobalCacheKey:
+    return GlobalCacheKey("pages", number)
+
+
+async def put_pages(cache: GlobalCacheManager) -> None:
+    """Each depends on a user of its own."""
+    async with anyio.create_task_group() as task_group:
+        for number in range(MANY):
+            task_group.start_soon(
+                lambda n=number: cache.put(  # type: ignore[misc]
+                    page(n), n, dependencies=[user(n)], durability=Durability.RELAXED
+                )
+            )
+
+
+@pytest.mark.parametrize("part", [{}, {"prefix": ()}])
+async def test_an_invalidation_is_one_row_however_many_depend_on_what_it_concerns(
+    data_dir: Path, part: dict[str, Any]
+) -> None:
+    store = {"batch_bytes_max": 1_000, "value_bytes_max": 500}
+    async with open_cache(data_dir, store=store) as cache:
+        await put_pages(cache)
+        await cache.put(user(0), "put later", dependencies=[GlobalCacheKey("else", 1)])
+        async with cache.watch(namespace="pages") as changes:
+            before = cache.statistics().invalidations
+            await cache.invalidate(namespace="users", **part)
+            assert cache.statistics().invalidations - before == 1
+            with anyio.fail_after(PATIENCE_SECONDS):
+                told = await anext(changes)
+            assert (told.kind, told.namespace) == (ChangeKind.INVALIDATED, "users")
+        assert await cache.get_many(map(page, range(MANY))) == {}
+        await put_pages(cache)
+        assert len(await cache.get_many(map(page, range(MANY)))) == MANY
+        await cache.invalidate(namespace="users", **part)
+        assert cache.statistics().barriers == 1
+    async with open_cache(data_dir, store=store) as cache:
+        assert await cache.get_many(map(page, range(MANY))) == {}
+        await read_back(cache)
+        await tidied(cache)
+        await until(lambda: not len(cache._core.barriers.depended_on))
+    assert count_stored(data_dir, "entries") == 0
+    assert count_stored(data_dir, "invalidations") == 0
+
+
+async def test_who_watches_keys_is_told_of_no_part_on_which_nothing_depends(
+    data_dir: Path,
+) -> None:
+    async with open_cache(data_dir) as cache, cache.watch(namespace="pages") as changes:
+        await cache.put(page(1), 1, dependencies=[user(1)])
+        await cache.invalidate(namespace="others")
+        await cache.invalidate(namespace="users", prefix="a")
+        await cache.delete(page(1))
+        kinds = [(await anext(changes)).kind for _ in range(3)]
+        assert kinds == [ChangeKind.PUT, ChangeKind.INVALIDATED, ChangeKind.DELETED]
+
+
+class Turns:
+    """Counts what is done in one turn of the event loop, or in two: trio shuffles its tasks."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.done: Counter[int] = Counter()
+
+    async def count(self) -> None:
+        while True:
+            self.number += 1
+            await anyio.lowlevel.checkpoint()
+
+    def watch(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+        method = getattr(owner, name)
+
+        def counted(*arguments: Any) -> Any:
+            self.done[self.number] += 1
+            return method(*arguments)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    @property
+    def most(self) -> int:
+        return max(self.done.values(), default=0)
+
+
+@pytest.mark.parametrize("by", ["tag", "dependency", "namespace"])
+async def test_what_is_invalidated_is_looked_for_in_small_steps(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setattr(upkeep, "KEYS_PER_TURN", 10)
+    targets: dict[str, Any] = {"tag": "t", "dependency": user(1), "namespace": "pages"}
+    turns = Turns()
+    async with open_cache(data_dir) as cache, anyio.create_task_group() as task_group:
+        await cache.put_many(
+            {page(number): number for number in range(MANY)}, tags=["t"], dependencies=[user(1)]
+        )
+        await read_back(cache)
+        turns.watch(monkeypatch, Barriers, "kills")
+        task_group.start_soon(turns.count)
+        await cache.invalidate(**{by: targets[by]})
+        await tidied(cache)
+        task_group.cancel_scope.cancel()
+    assert sum(turns.done.values()) >= MANY
+    assert turns.most <= 20
+
+
+async def test_keys_on_which_others_depend_are_not_gone_through_to_find_those_that_nobody_does(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = Turns()
+    async with open_cache(data_dir) as cache:
+        await put_pages(cache)
+        await cache.put(GlobalCacheKey("alone", 1), 1, dependencies=[GlobalCacheKey("alone", 2)])
+        note = Write(own=[cache._core.storage.depend(encode_key(user("left over")))])
+        await cache._core.send(note, Durability.RELAXED)
+    assert count_stored(data_dir, "invalidations") == MANY + 2
+    async with open_cache(data_dir) as cache, anyio.create_task_group() as task_group:
+        task_group.start_soon(turns.count)
+        monkeypatch.setattr(upkeep, "KEYS_PER_TURN", 10)
+        turns.watch(monkeypatch, Dependents, "is_not_in_use")
+        await read_back(cache)
+        await cache.invalidate(namespace="alone")
+        await tidied(cache)
+        assert turns.most <= 20, "those of the process before are looked at once, in small steps"
+        turns.done.clear()
+        await cache.delete(page(1))
+        await cache.invalidate(tag="nothing")
+        await tidied(cache)
+        await cache._shared.upkeep.tidy_up()
+        assert sum(turns.done.values()) <= 10
+        task_group.cancel_scope.cancel()
+    assert count_stored(data_dir, "invalidations") == MANY - 1
+
+
+async def test_that_nothing_depends_on_a_key_is_found_where_noting_it_has_failed(
+    data_dir: Path,
+) -> None:
+    async with open_cache(data_dir) as cache:
+        await read_back(cache)
+        await cache.put(page(1), 1, dependencies=[user(1)])
+        deserted = cache._core.index.deserted
+        async with anyio.create_task_group() as task_group:
+            # On its way, so that it may be depended on again.
+            task_group.start_soon(lambda: cache.put(page(1), 2, mode=None))
+            task_group.start_soon(lambda: cache.put(page(2), 2, dependencies=[user(1)]))
+        await cache._shared.upkeep.tidy_up()
+        assert cache._core.barriers.depended_on.keys
+        await cache.delete(page(2))
+        assert deserted
+        await cache._shared.upkeep.tidy_up()
+        assert not deserted
+        assert not cache._core.barriers.depended_on.keys
+    assert count_stored(data_dir, "invalidations") == 0
+
+
+async def test_what_has_expired_together_is_removed_and_expected_again_in_small_steps(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, again = TurnedClock(), list[int]()
+    expect_again = DiskIndex.expect_again
+
+    def counted(index: DiskIndex, keys: list[bytes]) -> None:
+        again.append(len(keys))
+        expect_again(index, keys)
+
+    monkeypatch.setattr(upkeep, "REMOVED_PER_BATCH", 10)
+    monkeypatch.setattr(DiskIndex, "expect_again", counted)
+    async with both(data_dir, clock=clock) as (_, cache):
+        await read_back(cache)
+        await cache.put_many({page(number): number for number in range(MANY)}, ttl_seconds=5.0)
+        await cache.put(user(1), 1)
+        clock.now += 5.0
+        await cache._shared.upkeep.tidy_up()
+        assert sum(again) == 0, "none of those that are gone"
+        assert cache.statistics().disk_entries == 1
+        assert await get_value(cache, user(1)) == 1
+    assert count_stored(data_dir, "entries") == 1
