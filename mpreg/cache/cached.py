@@ -6,7 +6,7 @@ import functools
 import inspect
 import types
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from mpreg.cache.configuration import WriteMode
 from mpreg.cache.keys import GlobalCacheKey, KeyPart, check_namespace
@@ -91,12 +91,21 @@ def _name_of(function: Callable[..., object]) -> str:
     return getattr(function, "__qualname__", None) or repr(function)
 
 
+_LIST: Final = 0
+_TUPLE: Final = 1
+
+
 def _plain(value: object) -> object:
-    """Equal arguments as equal bytes: a dict in one order, a tuple, as ``*args`` are, as a list."""
-    if isinstance(value, dict):
+    """Equal arguments as equal bytes, and others as others: a dict in one order, and lists and
+    tuples, as ``*args`` are, with what they are before their items. What derives from these is
+    refused when it is encoded: a function may tell it apart."""
+    kind = type(value)
+    if isinstance(value, dict) and kind is dict:
         # What has keys of other types is refused when it is encoded, and told by name.
         return {key: _plain(value[key]) for key in sorted(value, key=str)}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple) and (kind is list or kind is tuple):
+        return [_LIST if kind is list else _TUPLE, *map(_plain, value)]
+    return value
 
 
 def cached(

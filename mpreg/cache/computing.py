@@ -12,6 +12,7 @@ import anyio
 from attrs import define, evolve, field, frozen
 
 from mpreg.actors.elsewhere import failing_with_what_it_awaited
+from mpreg.cache.circles import Waiting, circle_of, told
 from mpreg.cache.configuration import WriteMode
 from mpreg.cache.core import CacheCore, log
 from mpreg.cache.invalidation import Prefix
@@ -23,7 +24,14 @@ from mpreg.codec import encode_value
 from mpreg.errors import InvalidArgumentError, MpregError, WriterStoppedError
 from mpreg.persistence import Ack, Durability
 
-__all__ = ["Computation", "Computations", "Compute", "Recipe", "checked_awaitable", "copied"]
+__all__ = [
+    "Computation",
+    "Computations",
+    "Compute",
+    "Recipe",
+    "checked_awaitable",
+    "copied",
+]
 
 Compute: TypeAlias = Callable[[], Awaitable[object]]
 
@@ -118,8 +126,11 @@ class Computations:
     _by_link: dict[Link, set[Computation]] = field(factory=dict)
     """The same: thousands may run, and each write asks whom it concerns."""
     _by_encoded: dict[bytes, Computation] = field(factory=dict)
+    _tasks: Waiting[Computation] = field(init=False)
+    """Those of all caches of the registry."""
 
     def __attrs_post_init__(self) -> None:
+        self._tasks = self._core.registry.subsystem("cache computations", Waiting[Computation])
         self._core.on_changing.append(self._changing)
 
     def running(self, key: GlobalCacheKey) -> Computation | None:
@@ -166,7 +177,17 @@ class Computations:
 
     async def wait(self, computation: Computation) -> object:
         """Its result, which is the caller's own. Cancelled: it goes on for the others, and ends
-        with the last of them."""
+        with the last of them.
+
+        Raises:
+            RuntimeError: the caller is a computation for which this one waits.
+        """
+        tasks = self._tasks
+        asking = tasks.by_task.get(anyio.get_current_task().id)
+        if asking is not None:
+            if circle := circle_of(asking, computation, tasks.waits_for):
+                raise RuntimeError(told([one.key for one in circle]))
+            tasks.waits_for[asking] = computation
         computation.waiting += 1
         try:
             return copied(await computation.answer.wait())
@@ -174,6 +195,8 @@ class Computations:
             error.__traceback__ = computation.raised_at
             raise
         finally:
+            if asking is not None:
+                del tasks.waits_for[asking]
             computation.waiting -= 1
             if not (computation.waiting or computation.is_refresh or computation.answer.done):
                 # From here on it is not told of changes: what is shielded may go on for a while.
@@ -184,6 +207,8 @@ class Computations:
     async def _run(self, computation: Computation) -> None:
         counters, answer = self._core.counters, computation.answer
         counters.computations += 1
+        task_id = anyio.get_current_task().id
+        self._tasks.by_task[task_id] = computation
         try:
             # What it awaits may be cancelled by others: that is no end of the registry's tasks.
             with failing_with_what_it_awaited(), computation.scope:
@@ -206,6 +231,7 @@ class Computations:
             computation.raised_at = error.__traceback__
             answer.reject(error)
         finally:
+            del self._tasks.by_task[task_id]
             self._forget(computation)
             if not answer.done:
                 answer.reject(

@@ -17,6 +17,7 @@ from mpreg.errors import InvalidArgumentError, ValueTooLargeError
 __all__ = [
     "GlobalCacheKey",
     "KeyPart",
+    "check_key",
     "check_namespace",
     "decode_key",
     "decode_namespace",
@@ -128,10 +129,17 @@ def _check_part(part: object) -> None:
     )
 
 
+def check_key(key: object) -> None:
+    """Raises `InvalidArgumentError` for another type: for a plain tuple, too, that equals a key.
+    Its parts were never looked at, and True would be taken for 1."""
+    if type(key) is not GlobalCacheKey:
+        raise InvalidArgumentError(f"a key is a GlobalCacheKey, not {key!r:.80}")
+
+
 def encode_key(key: GlobalCacheKey) -> bytes:
     """Raises `InvalidArgumentError` for another type, `ValueTooLargeError` over 64 KiB."""
     if type(key) is not GlobalCacheKey:
-        raise InvalidArgumentError(f"a key is a GlobalCacheKey, not {key!r:.80}")
+        check_key(key)
     encoded = b"".join([_encode_part(part) for part in key])
     if len(encoded) > KEY_BYTES_MAX:
         raise ValueTooLargeError(f"a key of {len(encoded)} bytes; at most {KEY_BYTES_MAX}")

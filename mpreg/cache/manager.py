@@ -14,7 +14,7 @@ from mpreg.cache.computing import Computation, Compute, Recipe
 from mpreg.cache.configuration import CacheConfiguration, WriteMode
 from mpreg.cache.counting import Increment
 from mpreg.cache.entry import CachedEntry, Found
-from mpreg.cache.keys import GlobalCacheKey, KeyPart, encode_key
+from mpreg.cache.keys import GlobalCacheKey, KeyPart, check_key, encode_key
 from mpreg.cache.physical import is_as_it_was, physical
 from mpreg.cache.requests import (
     Details,
@@ -82,6 +82,8 @@ class GlobalCacheManager:
 
         Where it is in L1 nothing is awaited: it is no checkpoint then.
         """
+        if type(key) is not GlobalCacheKey:
+            check_key(key)
         entry = self._peek(key)
         if (
             entry is not None
@@ -118,7 +120,11 @@ class GlobalCacheManager:
         found: dict[GlobalCacheKey, Found] = {}
         missing: dict[GlobalCacheKey, bytes] = {}
         now = self._core.wall()
-        for key in dict.fromkeys(keys):
+        asked = tuple(keys)
+        for kind in set(map(type, asked)):
+            if kind is not GlobalCacheKey:
+                check_key(next(key for key in asked if type(key) is kind))
+        for key in dict.fromkeys(asked):
             entry = self._core.reader.look(key, now)
             if entry is not None and now < entry.fresh_until:
                 entry.space.memory_hits += 1
@@ -364,7 +370,8 @@ class GlobalCacheManager:
         other. ``cost``: None: the seconds that it took.
 
         Raises:
-            RuntimeError: the computation awaited something that somebody else has cancelled.
+            RuntimeError: the computation awaited something that somebody else has cancelled; or it
+                asks, in its own task, for what is being computed from it, or for its own key.
             WriterStoppedError: the registry has closed meanwhile.
         """
         check_choices(mode, durability)

@@ -22,7 +22,7 @@ from mpreg.cache import (
     KeyPart,
 )
 from mpreg.cache.computing import Compute
-from mpreg.cache.keys import encode_key
+from mpreg.cache.keys import check_key, encode_key
 from mpreg.cache.requests import (
     Details,
     check_compute,
@@ -359,6 +359,7 @@ class RemoteCacheWatch(RemoteWatch[CacheChange]):
 
 
 def _where(key: GlobalCacheKey) -> tuple[str, dict[str, str]]:
+    check_key(key)
     return f"/v1/cache/{as_name('namespace', key.namespace)}/", {"parts": as_parts(key.parts)}
 
 

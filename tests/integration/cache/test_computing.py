@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -12,7 +13,7 @@ import anyio
 import pytest
 from attrs import define, field
 
-from mpreg.cache import GlobalCacheKey, GlobalCacheManager, WriteMode, cached
+from mpreg.cache import CacheConfiguration, GlobalCacheKey, GlobalCacheManager, WriteMode, cached
 from mpreg.cache.keys import encode_key
 from mpreg.cache.writes import Change, Write
 from mpreg.persistence import CommitUnknownError, Durability, MpregError, WriterStoppedError
@@ -165,6 +166,64 @@ async def test_a_computation_whose_work_others_cancel_fails_alone(
                 await cache.get_or_compute(user(1), await_what_others_cancelled)
         await registry.key_value_store("orders").put("k", b"the registry goes on")
         assert await cache.get_or_compute(user(2), opened()) == "computed"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+async def test_computations_that_would_wait_for_each_other_for_ever_are_told(
+    data_dir: Path, count: int
+) -> None:
+    """Each in a cache of its own, as far as there are several."""
+    async with both(data_dir) as (registry, cache):
+        other = GlobalCacheManager(registry, CacheConfiguration(name="other"))
+        caches = [cache, other, cache]
+        waiting = anyio.Event()
+
+        async def compute(number: int) -> Any:
+            if number == 0:
+                await waiting.wait()
+            return await ask((number + 1) % count)
+
+        async def ask(number: int) -> Any:
+            return await caches[number].get_or_compute(user(number), partial(compute, number))
+
+        async def fails(number: int) -> None:
+            with pytest.raises(RuntimeError, match="for ever") as caught:
+                await ask(number)
+            assert all(repr(user(one)) in str(caught.value) for one in range(count))
+
+        with anyio.fail_after(PATIENCE_SECONDS):
+            async with anyio.create_task_group() as task_group:
+                for number in range(count):
+                    task_group.start_soon(fails, number)
+                await anyio.wait_all_tasks_blocked()
+                waiting.set()
+        tasks = cache._shared.computations._tasks
+        assert (tasks.by_task, tasks.waits_for) == ({}, {})
+        assert await cache.get_or_compute(user(0), opened()) == "computed"
+
+
+async def test_who_asks_beside_a_computation_or_after_another_one_is_no_circle(
+    data_dir: Path,
+) -> None:
+    results = list[Any]()
+    async with open_cache(data_dir) as cache, anyio.create_task_group() as beside:
+
+        async def ask() -> None:
+            results.append(await cache.get_or_compute(user(1), opened("never")))
+
+        async def compute() -> Any:
+            # In a task that it does not wait for.
+            beside.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            one = await cache.get_or_compute(user(2), opened("a"))
+            two = await cache.get_or_compute(user(3), partial(from_another, user(2)))
+            return [one, two]
+
+        async def from_another(key: GlobalCacheKey) -> Any:
+            return await cache.get_or_compute(key, opened("b"))
+
+        assert await cache.get_or_compute(user(1), compute) == ["a", "a"]
+    assert results == [["a", "a"]]
 
 
 async def test_one_that_nobody_waits_for_any_more_fails_alone_as_well(data_dir: Path) -> None:

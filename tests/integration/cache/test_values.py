@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mpreg.cache import (
@@ -182,6 +183,35 @@ async def test_calls_that_cannot_mean_anything_are_refused(data_dir: Path) -> No
             with pytest.raises(InvalidArgumentError, match="compute is an async function that"):
                 await cache.get_or_compute(user(1), compute)  # type: ignore[arg-type]
         assert cache.statistics().puts == 0
+
+
+@pytest.mark.parametrize("wrong", [("users", True), ("users", 1), ["users", 1], "users", None])
+async def test_only_keys_are_taken_for_keys_also_where_one_would_equal_one_in_memory(
+    data_dir: Path, wrong: Any
+) -> None:
+    async with open_cache(data_dir) as cache:
+        await cache.put(user(1), 1)
+        assert await get_value(cache, user(1)) == 1
+        calls = (
+            lambda: cache.get(wrong),
+            lambda: cache.get_many([wrong]),
+            lambda: cache.get_many(iter([user(1), wrong])),
+            lambda: cache.put(wrong, 2),
+            lambda: cache.put(user(2), 2, dependencies=[wrong]),
+            lambda: cache.put_many({wrong: 2}),
+            lambda: cache.delete(wrong),
+            lambda: cache.increment(wrong),
+            lambda: cache.compare_and_set(wrong, 2, expected_version=1),
+            lambda: cache.get_or_compute(wrong, anyio.lowlevel.checkpoint),
+            lambda: cache.invalidate(dependency=wrong),
+        )
+        for call in calls:
+            if isinstance(wrong, list) and call is calls[5]:
+                continue
+            with pytest.raises(InvalidArgumentError, match=r"GlobalCacheKey|one of namespace"):
+                await call()
+        assert cache.statistics().puts == 1
+        assert await get_value(cache, user(1)) == 1
 
 
 #: Of the longest key that there may be. That others depend on it takes a byte more.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections import Counter
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -49,13 +50,21 @@ def test_a_function_without_a_name_is_told_as_what_it_is() -> None:
 
 
 scalars = st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.0, 1.0, "1", b"1"])
-values = scalars | st.lists(scalars, max_size=2) | st.dictionaries(st.sampled_from("ab"), scalars)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.lists(inner, max_size=2).map(tuple)
+        | st.dictionaries(st.sampled_from("ab"), inner)
+    ),
+    max_leaves=4,
+)
 
 
 def shape(value: object) -> object:
     """What tells values apart whose types differ: ``1 == True == 1.0``."""
-    if isinstance(value, list):
-        return [shape(item) for item in value]
+    if isinstance(value, list | tuple):
+        return type(value)(shape(item) for item in value)
     if isinstance(value, dict):
         return {key: shape(item) for key, item in value.items()}
     return type(value), value
@@ -72,9 +81,23 @@ def test_arguments_do_not_run_into_one_another() -> None:
     assert f.key("a", "b,c") != f.key("a,b", "c")
     assert f.key(1, 2, 3) != f.key(1, 2, [3])
     assert f.key(1, c={"x": 1}) != f.key(1, x=1)
+    assert f.key((1,)) != f.key([1])
+    assert f.key([0, 1]) != f.key([1])
+    assert f.key([(1,)]) != f.key([[1]])
 
 
-@pytest.mark.parametrize("argument", [object(), {1: 2, "a": 3}, {"s"}, 2**70, "\ud800", f])
+class Point(NamedTuple):
+    x: int
+
+
+class Names(list[str]):
+    pass
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [object(), {1: 2, "a": 3}, {"s"}, 2**70, "\ud800", f, Point(1), [Names("a")], Counter("a")],
+)
 def test_an_argument_that_makes_no_key_is_refused_with_what_to_do(argument: object) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         f.key(argument)
