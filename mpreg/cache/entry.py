@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -17,6 +18,9 @@ __all__ = ["ENTRY_OVERHEAD_BYTES", "CacheLevel", "CachedEntry", "Found", "make_e
 
 #: What an entry in L1 counts for beside its key and its value: the objects that hold it.
 ENTRY_OVERHEAD_BYTES: Final = 640
+
+#: What a text may take beside its bytes as stored, and be held as one: of the above.
+TEXT_OVERHEAD_BYTES: Final = 256
 
 CacheLevel: TypeAlias = Literal["L1", "L2"]
 
@@ -53,13 +57,14 @@ class CachedEntry(HeldEntry, eq=False, kw_only=True, gc=False):
     checked_at: int = -1
     """`Barriers.raised` when it was last held against them."""
     found: Found | None = None
-    """What every reader is given, where its value cannot be changed: from the first read on."""
+    """What every reader is given, where its value cannot be changed: from the first read on. A text
+    of wide characters is made anew for each."""
 
     def give(self, level: CacheLevel = "L1") -> Found:
         if self.found is None:
             assert isinstance(self.value, bytes)
             value = decode_value(self.value)
-            if type(value) not in _SHARED:
+            if type(value) not in _SHARED or _is_wide(value, len(self.value)):
                 return self._found(level, value)
             self.value, self.found = None, self._found("L1", value)
         return self.found if level == "L1" else self._found(level, self.found.value)
@@ -73,6 +78,14 @@ class CachedEntry(HeldEntry, eq=False, kw_only=True, gc=False):
     def _found(self, level: CacheLevel, value: object) -> Found:
         expires_at = None if self.fresh_until == math.inf else self.fresh_until
         return Found(value, level, self.version or None, expires_at)
+
+
+def _is_wide(value: object, size_bytes: int) -> bool:
+    """Whether it is a text that would take much more memory than it counts for: one wide character
+    makes all of them wide."""
+    if type(value) is not str or value.isascii():
+        return False
+    return sys.getsizeof(value) > size_bytes + TEXT_OVERHEAD_BYTES
 
 
 def make_entry(

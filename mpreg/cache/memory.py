@@ -11,6 +11,7 @@ import msgspec
 
 from mpreg.cache.eviction import EvictionPolicyName, make_policy
 from mpreg.cache.eviction.ranking import Ranking
+from mpreg.errors import InvalidArgumentError
 from mpreg.validation import found
 
 __all__ = ["EvictionCause", "HeldEntry", "MemoryCache"]
@@ -46,6 +47,12 @@ class HeldEntry(msgspec.Struct, eq=False):
 
 
 E = TypeVar("E", bound=HeldEntry)
+
+
+def _no_size(entry: HeldEntry) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"size_bytes is a whole number, at least 0, not {entry.size_bytes!r:.80}"
+    )
 
 
 class MemoryCache(Generic[E]):
@@ -105,8 +112,13 @@ class MemoryCache(Generic[E]):
         """Hold an entry instead of the one that its key has, which counts as a use; make room.
 
         False where it is larger than the whole cache: then nothing is held for its key.
+
+        Raises:
+            InvalidArgumentError: its size is no whole number, or below 0; nothing has changed.
         """
         key, size_bytes = entry.key, entry.size_bytes
+        if type(size_bytes) is not int or size_bytes < 0:
+            raise _no_size(entry)
         before = self._entries.get(key)
         if size_bytes > self.bytes_max:
             if before is not None:
@@ -129,9 +141,12 @@ class MemoryCache(Generic[E]):
 
     def offer(self, entry: E, bytes_max: int) -> bool | None:
         """Hold an entry whose key has none, if nothing must leave for it and all together have at
-        most ``bytes_max``. None where its key has one; else whether it is held now.
+        most ``bytes_max``. None where its key has one; else whether it is held now. Raises as `put`
+        does.
         """
         key, entries = entry.key, self._entries
+        if type(entry.size_bytes) is not int or entry.size_bytes < 0:
+            raise _no_size(entry)
         size_bytes = self.size_bytes + entry.size_bytes
         if key in entries:
             return None

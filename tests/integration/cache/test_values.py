@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Awaitable
 from functools import partial
 from pathlib import Path
@@ -91,6 +92,20 @@ async def test_lists_and_dicts_are_the_callers_own(data_dir: Path) -> None:
         (await cache.get_or_compute(user(2), compute))["roles"].clear()
         assert await get_value(cache, user(1)) == {"roles": ["admin"]}
         assert await get_value(cache, user(2)) == {"roles": ["computed"]}
+
+
+@pytest.mark.parametrize("text", ["a" * 100_000 + "😀", "a" * 100_000 + "€", "ü" * 100_000])
+async def test_a_text_takes_no_more_memory_than_it_counts_for(data_dir: Path, text: str) -> None:
+    async with open_cache(data_dir) as cache:
+        await cache.put(user(1), text)
+        for _ in range(2):
+            found = await cache.get(user(1))
+            assert found is not None
+            assert (found.value, found.level) == (text, "L1")
+        entry = cache._core.memory.peek(user(1))
+        assert entry is not None
+        held = entry.value if entry.found is None else entry.found.value
+        assert sys.getsizeof(held) <= cache.statistics().memory_bytes
 
 
 REFUSED: list[Any] = [

@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 from mpreg.cache import EvictionCause, EvictionPolicyName, HeldEntry, MemoryCache
-from mpreg.errors import ConfigurationError
+from mpreg.errors import ConfigurationError, InvalidArgumentError
 
 every_policy = pytest.mark.parametrize("policy", EvictionPolicyName)
 
@@ -141,6 +141,23 @@ def test_what_has_left_is_held_by_nothing(policy: EvictionPolicyName) -> None:
         assert (len(entries), len(keys)) == (0, 0)
     finally:
         gc.enable()
+
+
+@every_policy
+@pytest.mark.parametrize("size", [-1, math.nan, 1.5, True, "3", None])
+def test_a_size_that_is_none_is_refused_and_changes_nothing(
+    policy: EvictionPolicyName, size: object
+) -> None:
+    cache: MemoryCache[HeldEntry] = MemoryCache(entries_max=2, bytes_max=10, policy=policy)
+    held = HeldEntry("a", None, 4)
+    cache.put(held)
+    for key in ("a", "b"):
+        wrong = HeldEntry(key, None, size)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgumentError, match="size_bytes is a whole number"):
+            cache.put(wrong)
+        with pytest.raises(InvalidArgumentError, match="size_bytes is a whole number"):
+            cache.offer(wrong, 10)
+    assert (len(cache), cache.size_bytes, cache.peek("a")) == (1, 4, held)
 
 
 def test_bounds_and_policies_that_cannot_be_are_refused() -> None:
