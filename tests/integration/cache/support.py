@@ -26,6 +26,7 @@ __all__ = [
     "count_stored",
     "damage",
     "get_value",
+    "heat_saved",
     "open_cache",
     "read_back",
     "tidied",
@@ -75,8 +76,18 @@ async def read_back(cache: GlobalCacheManager) -> None:
 
 
 async def tidied(cache: GlobalCacheManager) -> None:
-    """Return when nothing that was invalidated is left."""
-    await until(lambda: cache.statistics().barriers == 0)
+    """Return when nothing that was invalidated is left, nor a note that others depend on a key that
+    nothing depends on: what is committed after this is no work of upkeep."""
+    core = cache._core
+    core.ask_for_upkeep()
+    await until(lambda: cache.statistics().barriers == 0 and not core.index.deserted)
+
+
+async def heat_saved(cache: GlobalCacheManager) -> None:
+    """Return when it is written down which entries are the most used. At its close a cache does so,
+    too, if it is warm by then, and has seconds for it: too few on a machine that is very busy."""
+    await cache.wait_until_warm()
+    await cache._shared.upkeep.save_heat()
 
 
 class ReadGateBackend(GatedBackend):

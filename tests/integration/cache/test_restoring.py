@@ -33,6 +33,7 @@ from tests.integration.cache.support import (
     count_stored,
     damage,
     get_value,
+    heat_saved,
     open_cache,
     read_back,
     tidied,
@@ -62,6 +63,7 @@ async def test_the_most_used_are_warm_after_a_restart_up_to_the_budget(
     async with open_cache(data_dir, memory_entries_max=4) as cache:
         for number in range(6):
             await cache.put(user(number), number)
+        await heat_saved(cache)
     async with open_cache(data_dir, **settings) as cache:
         await cache.wait_until_warm()
         statistics = cache.statistics()
@@ -77,6 +79,7 @@ async def test_what_is_warm_is_in_the_order_of_use(data_dir: Path) -> None:
         for number in range(4):
             await cache.put(user(number), number)
         await cache.get(user(0))
+        await heat_saved(cache)
     for _ in range(2):
         async with open_cache(data_dir) as cache:
             await cache.wait_until_warm()
@@ -90,6 +93,7 @@ async def test_of_the_list_of_the_most_used_what_is_gone_or_invalid_is_passed_ov
     async with open_cache(data_dir) as cache:
         for number in range(4):
             await cache.put(user(number), number)
+        await heat_saved(cache)
     async with open_cache(data_dir, warm_up_entries_max=0) as cache:
         await cache.delete(user(1))
         await cache.invalidate(namespace="users", prefix=2)
@@ -188,6 +192,7 @@ async def test_a_list_of_the_most_used_that_could_not_be_written_is_written_the_
             with pytest.raises(ParticipantFailedError):
                 await registry.save_snapshots()
         # Nothing has changed since.
+        await registry.save_snapshots()
     async with both(data_dir) as (_, cache):
         await cache.wait_until_warm()
         assert cache.statistics().to_be_warmed == 1
@@ -198,8 +203,7 @@ async def test_a_damaged_list_of_the_most_used_only_begins_cold(
 ) -> None:
     async with open_cache(data_dir) as cache:
         await cache.put(user("ann"), 1)
-        # Until then the list of the life before is kept, and here is none.
-        await cache.wait_until_warm()
+        await heat_saved(cache)
     for id, name in rows(data_dir, "SELECT id, name FROM namespaces"):
         if b"snapshot" in name and b"heat" in name:
             tamper(data_dir, "UPDATE entries SET value = x'00' WHERE namespace_id = ?", (id,))
@@ -209,6 +213,7 @@ async def test_a_damaged_list_of_the_most_used_only_begins_cold(
         found = await cache.get(user("ann"))
         assert found is not None
         assert found.level == "L2"
+        await heat_saved(cache)
     assert "L1 begins cold" in caplog.text
     async with open_cache(data_dir) as cache:
         await cache.wait_until_warm()
