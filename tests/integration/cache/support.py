@@ -79,7 +79,9 @@ async def tidied(cache: GlobalCacheManager) -> None:
     """Return when nothing that was invalidated is left, nor a note that others depend on a key that
     nothing depends on: what is committed after this is no work of upkeep."""
     core = cache._core
-    core.ask_for_upkeep()
+    if core.index.deserted:
+        # What is evicted leaves that to the next time.
+        core.ask_for_upkeep()
     await until(lambda: cache.statistics().barriers == 0 and not core.index.deserted)
 
 

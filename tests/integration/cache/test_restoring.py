@@ -264,6 +264,7 @@ async def test_a_cache_that_nobody_uses_commits_nothing_and_is_not_woken(data_di
     async with both(data_dir) as (_, cache):
         await cache.put(user(1), 1)
         await cache.invalidate(tag="eu")
+        await heat_saved(cache)
     async with both(data_dir) as (registry, cache):
         await read_back(cache)
         await tidied(cache)
