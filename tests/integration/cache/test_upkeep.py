@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import anyio.lowlevel
@@ -15,7 +15,9 @@ from mpreg.cache.dependents import Dependents
 from mpreg.cache.index import DiskIndex
 from mpreg.cache.invalidation import Barriers
 from mpreg.cache.keys import encode_key
+from mpreg.cache.storage import CacheStorage
 from mpreg.cache.writes import Write
+from mpreg.errors import StorageFullError
 from mpreg.persistence import Durability
 from tests.integration.cache.support import (
     PATIENCE_SECONDS,
@@ -164,24 +166,31 @@ async def test_keys_on_which_others_depend_are_not_gone_through_to_find_those_th
     assert count_stored(data_dir, "invalidations") == MANY - 1
 
 
-async def test_that_nothing_depends_on_a_key_is_found_where_noting_it_has_failed(
-    data_dir: Path,
+async def test_a_key_is_noted_as_long_as_anything_depends_on_it_and_no_longer(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def fails(storage: CacheStorage, dependency: bytes) -> NoReturn:
+        raise StorageFullError("no room")
+
     async with open_cache(data_dir) as cache:
         await read_back(cache)
         await cache.put(page(1), 1, dependencies=[user(1)])
-        deserted = cache._core.index.deserted
+        deserted, depended_on = cache._core.index.deserted, cache._core.barriers.depended_on
         async with anyio.create_task_group() as task_group:
-            # On its way, so that it may be depended on again.
-            task_group.start_soon(lambda: cache.put(page(1), 2, mode=None))
+            # One no longer does, and another one does from now on.
+            task_group.start_soon(cache.put, page(1), 2)
             task_group.start_soon(lambda: cache.put(page(2), 2, dependencies=[user(1)]))
         await cache._shared.upkeep.tidy_up()
-        assert cache._core.barriers.depended_on.keys
+        assert (len(deserted), len(depended_on)) == (0, 1)
         await cache.delete(page(2))
-        assert deserted
+        assert len(deserted) == 1
+        with monkeypatch.context() as failing:
+            failing.setattr(CacheStorage, "no_longer_depend", fails)
+            with pytest.raises(StorageFullError):
+                await cache._shared.upkeep.tidy_up()
+        assert (len(deserted), len(depended_on)) == (1, 1)
         await cache._shared.upkeep.tidy_up()
-        assert not deserted
-        assert not cache._core.barriers.depended_on.keys
+        assert (len(deserted), len(depended_on)) == (0, 0)
     assert count_stored(data_dir, "invalidations") == 0
 
 
