@@ -59,8 +59,9 @@ class DiskIndex:
     stored: OrderedDict[bytes, Stored] = field(factory=OrderedDict)
     """By encoded key, the next to go first."""
     size_bytes: int = 0
-    by_link: dict[Link, set[bytes]] = field(factory=dict)
-    deserted: set[bytes] = field(factory=set)
+    by_link: dict[Link, dict[bytes, None]] = field(factory=dict)
+    """Keys in the order in which they came: of a set it would be another one in each process."""
+    deserted: dict[bytes, None] = field(factory=dict)
     """Keys on which nothing depended any more at some time, until that is noted elsewhere."""
     removed: set[bytes] | None = field(factory=set)
     """Keys that were removed while what is there is still being read, page by page: a page may be
@@ -229,7 +230,7 @@ class DiskIndex:
         self.stored[key] = stored
         self.size_bytes += stored.size_bytes
         for link in stored.links:
-            self.by_link.setdefault(link, set()).add(key)
+            self.by_link.setdefault(link, {})[key] = None
         self._will_expire(key, stored)
         if self.removed:
             self.removed.discard(key)
@@ -306,11 +307,11 @@ class DiskIndex:
                 continue
             keys = self.by_link.get(link)
             if keys is not None:
-                keys.discard(key)
+                keys.pop(key, None)
                 if not keys:
                     del self.by_link[link]
                     if isinstance(link, bytes):
-                        self.deserted.add(link)
+                        self.deserted[link] = None
 
     def _will_expire(self, key: bytes, stored: Stored) -> None:
         if stored.expires_at != math.inf:

@@ -110,22 +110,23 @@ class Space:
 
 @define(eq=False)
 class DependedOn:
-    """A set of keys on which others depend."""
+    """Keys on which others depend, in the order in which that was noted: of a set it would be
+    another one in each process."""
 
-    keys: set[bytes] = field(factory=set)
+    keys: dict[bytes, None] = field(factory=dict)
     _counts: Counter[bytes] = field(factory=Counter)
     """How many of each namespace, by its bytes."""
 
     def update(self, keys: Iterable[bytes]) -> None:
         for key in keys:
             if key not in self.keys:
-                self.keys.add(key)
+                self.keys[key] = None
                 self._counts[namespace_of(key)] += 1
 
     def difference_update(self, keys: Iterable[bytes]) -> None:
         for key in keys:
             if key in self.keys:
-                self.keys.remove(key)
+                del self.keys[key]
                 namespace = namespace_of(key)
                 self._counts[namespace] -= 1
                 if not self._counts[namespace]:

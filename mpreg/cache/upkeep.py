@@ -242,11 +242,11 @@ class Upkeep:
         if not self._are_dependencies_known:
             # Of those that were noted before the start it is not known.
             for some in _batches(list(core.barriers.depended_on.keys), KEYS_PER_TURN):
-                deserted.update(filter(core.dependents.is_not_in_use, some))
+                deserted.update(dict.fromkeys(filter(core.dependents.is_not_in_use, some)))
                 await anyio.lowlevel.checkpoint()
             self._are_dependencies_known = True
         for some in _batches(list(deserted), self._removed_per_batch):
-            deserted.difference_update([one for one in some if one in core.index.by_link])
+            _forget_all(deserted, [one for one in some if one in core.index.by_link])
             await self._forget([one for one in some if core.dependents.is_not_in_use(one)])
             await anyio.lowlevel.checkpoint()
 
@@ -266,8 +266,9 @@ class Upkeep:
         # From here on, who depends on one of them says so anew, in a batch that comes later.
         core.barriers.depended_on.difference_update(dependencies)
         await write.acks[0]
-        core.index.deserted.difference_update(
-            [one for one in dependencies if one not in core.barriers.depended_on]
+        _forget_all(
+            core.index.deserted,
+            [one for one in dependencies if one not in core.barriers.depended_on],
         )
 
     async def _fit(self) -> None:
@@ -279,6 +280,11 @@ class Upkeep:
             if not write.victims:
                 return
             await write.acks[0]
+
+
+def _forget_all(keys: dict[bytes, None], some: list[bytes]) -> None:
+    for key in some:
+        keys.pop(key, None)
 
 
 def _batches(items: list[T], size: int) -> Iterator[list[T]]:

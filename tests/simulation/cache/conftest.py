@@ -1,18 +1,12 @@
-"""What happens to a cache after thousands of entries happens here after a few."""
+"""Everything here is told of something small."""
 
 from __future__ import annotations
 
 import pytest
 
-from mpreg.cache import index, restoring, upkeep
-from mpreg.persistence.backends import state
+from tests.simulation.cache.small import make_small
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "PASSED_OVER_MAX", 4)
-    monkeypatch.setattr(index, "VICTIMS_MAX", 4)
-    monkeypatch.setattr(restoring, "KEYS_PER_READ", 2)
-    monkeypatch.setattr(upkeep, "REMOVED_PER_BATCH", 2)
-    monkeypatch.setattr(upkeep, "KEYS_PER_TURN", 3)
-    monkeypatch.setattr(state, "PAGE_ITEMS_MAX", 2)
+    make_small(monkeypatch)
