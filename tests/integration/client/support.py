@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +24,7 @@ __all__ = [
     "LOST_ANSWER",
     "NOBODY",
     "PATIENCE_SECONDS",
+    "Tiring",
     "Way",
     "client_at",
     "client_of",
@@ -70,9 +72,20 @@ class Hasty(random.Random):
         return a / 5
 
 
+class Tiring(Hasty):
+    """Once it is tired, the next pause is longer than any patience: so that ends after an attempt,
+    and not after a time in which a slow machine gets nowhere."""
+
+    is_tired = False
+
+    def uniform(self, a: float, b: float) -> float:
+        return math.inf if self.is_tired else super().uniform(a, b)
+
+
 def client_of(way: Way, **options: Any) -> MPREGClient:
     options.setdefault("patience_seconds", PATIENCE_SECONDS)
-    return MPREGClient("http://localhost", transport=way, randomness=Hasty(1), **options)
+    options.setdefault("randomness", Hasty(1))
+    return MPREGClient("http://localhost", transport=way, **options)
 
 
 def client_at(url: str, **options: Any) -> MPREGClient:

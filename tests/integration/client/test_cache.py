@@ -345,9 +345,11 @@ async def test_a_computation_whose_work_others_cancel_fails_alone(data_dir: Path
 async def test_what_was_computed_is_given_also_where_it_cannot_be_stored(
     data_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_client(data_dir, patience_seconds=0.05) as (node, way, _):
+    async with open_client(data_dir) as (node, way, _):
 
         async def compute() -> int:
+            # Not before: the node may take its time to say that it has nothing.
+            node._calls._patience_seconds = 0.05
             way.app = None
             return 1
 

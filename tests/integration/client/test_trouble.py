@@ -33,7 +33,14 @@ from mpreg.errors import (
 from mpreg.queues import QueueConfiguration
 from mpreg.reasons import reason
 from mpreg.server.state import Phase
-from tests.integration.client.support import LOST_ANSWER, NOBODY, Way, client_of, open_client
+from tests.integration.client.support import (
+    LOST_ANSWER,
+    NOBODY,
+    Tiring,
+    Way,
+    client_of,
+    open_client,
+)
 from tests.integration.server.support import open_node
 from tests.integration.server.test_connections import serving
 
@@ -151,7 +158,8 @@ async def test_a_node_that_is_away_is_waited_for_and_one_that_stays_away_is_told
 
 
 async def test_what_may_have_been_done_is_not_denied_by_what_comes_later(data_dir: Path) -> None:
-    async with open_client(data_dir, patience_seconds=0.5) as (node, way, server):
+    chance = Tiring(1)
+    async with open_client(data_dir, randomness=chance) as (node, way, server):
         jobs = await node.message_queues.get_queue("jobs")
         way.troubles.append(LOST_ANSWER)
         count = len(way.asked)
@@ -159,6 +167,7 @@ async def test_what_may_have_been_done_is_not_denied_by_what_comes_later(data_di
         def stop(_: httpx.Request) -> None:
             if len(way.asked) > count:
                 server.state.phase = Phase.STARTING
+                chance.is_tired = True
 
         way.before = stop
         with pytest.raises(NodeUnreachableError) as raised:
