@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import click
 
@@ -27,6 +27,9 @@ from mpreg.errors import (
     StorageIOError,
     WriterStoppedError,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "DAMAGED",
@@ -52,11 +55,13 @@ DAMAGED: Final = 3
 DISK: Final = 4
 INTERRUPTED: Final = 130
 
+#: The disk did nothing wrong: this user may not do that.
+_NOT_ALLOWED: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
+
 #: Failures of the operating system that say no more than: not there, or not allowed.
 _REFUSALS: Final = {
+    *_NOT_ALLOWED,
     errno.ENOENT,
-    errno.EACCES,
-    errno.EPERM,
     errno.EEXIST,
     errno.EISDIR,
     errno.ENOTDIR,
@@ -65,7 +70,6 @@ _REFUSALS: Final = {
 }
 
 
-_NOT_ALLOWED: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
 #: Of `sqlite3`, which help and completion do without.
 _SQLITE_READONLY: Final = 8
 
@@ -237,8 +241,18 @@ def _is_not_allowed(error: StorageIOError) -> bool:
     if getattr(cause, "sqlite_errorcode", 0) & 0xFF == _SQLITE_READONLY:
         return True
     # Of a file that it cannot open SQLite does not say why.
-    path = error.path
-    return path is not None and path.exists() and not os.access(path, os.R_OK)
+    return error.path is not None and _may_not_read(error.path)
+
+
+def _may_not_read(path: Path) -> bool:
+    try:
+        path.stat()
+    except PermissionError:
+        # Not even whether it is there: a directory above it is somebody else's.
+        return True
+    except OSError:
+        return False
+    return not os.access(path, os.R_OK)
 
 
 def _of_the_system(error: OSError) -> _Ending:

@@ -74,6 +74,7 @@ def test_what_may_not_be_read_or_written_is_no_failure_of_the_disk(
     path = tmp_path / "mpreg.db"
     for number in (errno.EACCES, errno.EPERM, errno.EROFS):
         assert ended(failed_by(OSError(number, "no"), path), capsys)[0] == REFUSED
+        assert ended(OSError(number, "no"), capsys)[0] == REFUSED
     assert ended(failed_by(refused_by_sqlite(path), path), capsys)[0] == REFUSED
     assert ended(failed_by(OSError(errno.EIO, "no"), path), capsys)[0] == DISK
     assert ended(failed_by(sqlite3.OperationalError("disk I/O error"), path), capsys)[0] == DISK
@@ -86,6 +87,24 @@ def test_a_file_that_this_user_may_not_read_is_refused_where_sqlite_does_not_say
     path = tmp_path / "mpreg.db"
     path.touch(mode=0)
     cause = sqlite3.OperationalError("unable to open database file")
+    assert ended(failed_by(cause, path), capsys)[0] == REFUSED
+
+
+def test_a_file_that_cannot_even_be_looked_for_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "closed" / "mpreg.db"
+    cause = sqlite3.OperationalError("unable to open database file")
+    assert ended(failed_by(cause, path), capsys)[0] == DISK
+    stat = Path.stat
+
+    def refused(self: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if self == path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return stat(self, follow_symlinks=follow_symlinks)
+
+    # Root may look everywhere.
+    monkeypatch.setattr(Path, "stat", refused)
     assert ended(failed_by(cause, path), capsys)[0] == REFUSED
 
 
