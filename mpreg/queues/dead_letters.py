@@ -20,6 +20,7 @@ __all__ = [
     "MOVED_PER_BATCH",
     "DeadLetter",
     "find_dead_letters",
+    "find_keys",
     "list_dead_letters",
     "move_dead_letters",
     "remove_dead_letters",
@@ -116,15 +117,28 @@ async def find_dead_letters(
     named by key, no more is read than from the first to the last."""
     if not names:
         return
-    are_keys = all(name in core.state.dead for name in names)
+    are_keys = _are_keys(core, names)
     # Sorts before the first, and behind hardly any other.
-    after = min(names)[:-1] if are_keys else None
+    after, last = (min(names)[:-1], max(names)) if are_keys else (None, None)
     async with aclosing(scan_dead_letters(core, after)) as found:
         async for letter in found:
             if letter.key in names or letter.id in names:
                 yield letter
-            if are_keys and letter.key >= max(names):
+            if last is not None and letter.key >= last:
                 break
+
+
+async def find_keys(core: QueueCore, names: Collection[str]) -> list[str]:
+    """The keys of those that `find_dead_letters` gives; where all are named by key, nothing is
+    read, and damaged ones are among them."""
+    if _are_keys(core, names):
+        return sorted(names)
+    async with aclosing(find_dead_letters(core, names)) as found:
+        return [letter.key async for letter in found]
+
+
+def _are_keys(core: QueueCore, names: Collection[str]) -> bool:
+    return all(name in core.state.dead for name in names)
 
 
 async def scan_dead_letters(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import aclosing
 from typing import Any, Final
 
 import anyio
@@ -25,24 +24,19 @@ from mpreg.queues.arguments import (
     check_transaction,
     checked_list,
 )
-from mpreg.queues.configuration import (
-    DeliveryGuarantee,
-    QueueConfiguration,
-)
+from mpreg.queues.configuration import DeliveryGuarantee, QueueConfiguration
 from mpreg.queues.consumer import Consumer
 from mpreg.queues.core import QueueCore
 from mpreg.queues.dead_letters import (
     DeadLetter,
-    find_dead_letters,
+    find_keys,
     list_dead_letters,
     remove_dead_letters,
     scan_dead_letters,
 )
 from mpreg.queues.message import Message, Receipt, settle_all
 from mpreg.queues.outgoing import Outgoing, make_outgoing
-from mpreg.queues.records import (
-    Purged,
-)
+from mpreg.queues.records import Purged
 from mpreg.queues.redriving import letter_names, redrive
 from mpreg.queues.state import DEFAULT_SUBSCRIPTION
 from mpreg.queues.statistics import QueueStatistics, count_queue
@@ -124,7 +118,7 @@ class MessageQueue:
             check_sending(wait_seconds, transaction)
         record, sending = outgoing.records[0], self._core.sending
         if encoded_id is None:
-            await self._core.sending.send(outgoing, wait_seconds, transaction)
+            await sending.send(outgoing, wait_seconds, transaction)
             return record.id
         # What was sent before needs no room: nobody waits for some before that is known.
         wait: float | None = 0.0
@@ -351,9 +345,7 @@ class MessageQueue:
         core.check_open()
         if letters is None:
             return await remove_dead_letters(core, list(core.state.dead))
-        async with aclosing(find_dead_letters(core, letter_names(letters))) as found:
-            keys = [letter.key async for letter in found]
-        return await remove_dead_letters(core, keys)
+        return await remove_dead_letters(core, await find_keys(core, letter_names(letters)))
 
     async def purge(self, *, messages: bool = True, dead_letters: bool = True) -> int:
         """Empty the queue; return how many messages and dead letters it had.

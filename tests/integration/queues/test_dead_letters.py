@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from mpreg.queues import (
     QueueFullError,
     QueueType,
 )
-from mpreg.queues.dead_letters import MOVED_PER_BATCH
+from mpreg.queues.dead_letters import MOVED_PER_BATCH, find_dead_letters
 from mpreg.queues.storage import QueueStorage
 from mpreg.testing import Simulation
 from tests.integration.queues.support import (
@@ -345,11 +345,43 @@ async def test_of_those_named_by_key_no_others_are_read(
         letters = await jobs.dead_letters()
         monkeypatch.setattr(QueueStorage, "dead_letters", noted)
         assert await getattr(jobs, method)([letters[20], letters[22].key]) == 2
-        assert read == [letter.key for letter in letters[20:23]]
+        # What is only to be removed is not even read.
+        assert read == [letter.key for letter in letters[20:23] if method == "redrive"]
         assert await getattr(jobs, method)([letters[0], letters[29].id, letters[20].key]) == 2
         assert await getattr(jobs, method)([]) == 0
         left = [*range(1, 20), 21, *range(23, 29)]
         assert payloads(await jobs.dead_letters()) == left
+
+
+async def test_of_many_that_are_named_the_last_is_looked_for_once(data_dir: Path) -> None:
+    class Names(set[str]):
+        times_read = 0
+
+        def __iter__(self) -> Iterator[str]:
+            self.times_read += 1
+            return super().__iter__()
+
+    async with open_queue(data_dir, ONCE) as jobs:
+        await jobs.send_many(range(30))
+        await kill(jobs, 30)
+        names = Names(jobs._core.state.dead)
+        async with aclosing(find_dead_letters(jobs._core, names)) as found:
+            assert [letter.payload async for letter in found] == list(range(30))
+        assert names.times_read < 5
+
+
+async def test_a_damaged_one_can_be_purged_by_its_key(data_dir: Path) -> None:
+    async with open_queue(data_dir, ONCE) as jobs:
+        await jobs.send_many(["torn", "whole"])
+        await kill(jobs, 2)
+        torn, _ = jobs._core.state.dead
+        # Not what a dead letter is, though its checksum is right.
+        stores = jobs._core.storage
+        await stores.shared.dead_letters.put(stores.key(torn.encode()), b"torn")
+        assert payloads(await jobs.dead_letters()) == ["whole"]
+        assert await jobs.purge_dead_letters([torn]) == 1
+        assert jobs.statistics().dead == 1
+        assert payloads(await jobs.dead_letters()) == ["whole"]
 
 
 async def test_those_that_die_again_while_others_are_redriven_are_not_met(
