@@ -1,17 +1,29 @@
-"""The thread of a connection, where its event loop is gone before it is done."""
+"""The thread of a connection: where its event loop is gone before it is done, and what it keeps."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import uvloop
 
 from mpreg.persistence.backends.sqlite.connection import start_thread
+from mpreg.persistence.backends.worker_thread import start_worker
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What nobody refers to goes at once; what keeps itself alive stays."""
+    gc.disable()
+    yield
+    gc.enable()
+
 
 LOOPS = [
     pytest.param(asyncio.new_event_loop, id="asyncio"),
@@ -65,3 +77,29 @@ def test_a_thread_whose_event_loop_is_gone_closes_quietly(
     assert session.closed == 1
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         session.connection.execute("SELECT 1")
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_collector")
+async def test_a_thread_without_work_keeps_nothing_of_the_last_call() -> None:
+    """A value, or what was written, may be large, and the next call may be hours away."""
+
+    class Large:
+        """Can be referred to weakly."""
+
+    def fail(_: Large) -> None:
+        raise ValueError("torn")
+
+    thread, _ = await start_worker("test", lambda: None)
+    given = Large()
+    result: Large | None = await thread.run(lambda _: Large(), given)
+    left = [weakref.ref(given), weakref.ref(result)]
+    del given, result
+    assert [one() for one in left] == [None, None]
+    given = Large()
+    left = [weakref.ref(given)]
+    with pytest.raises(ValueError, match="torn") as caught:
+        await thread.run(fail, given)
+    del given, caught
+    assert [one() for one in left] == [None]
+    await thread.close(lambda: None)

@@ -26,12 +26,16 @@ Call: TypeAlias = Callable[[], Any]
 
 
 class _Job:
-    """One call, and the task that waits for it. Lives until its result is delivered."""
+    """One call, and the task that waits for it.
+
+    The thread has it in its hands until there is another one, which may be hours. So it keeps the
+    call no longer than until it was made, and the result until it is taken: either may be large.
+    """
 
     __slots__ = ("_call", "_call_soon", "_place", "_result")
 
     def __init__(self, call: Call, call_soon: CallSoon) -> None:
-        self._call = call
+        self._call: Call | None = call
         self._call_soon = call_soon
         self._place = new_place()
         self._result: outcome.Outcome[Any] | None = None
@@ -39,12 +43,19 @@ class _Job:
     async def wait(self) -> Any:
         """The result. Cancelled: nobody waits for it any more."""
         await self._place
-        assert self._result is not None
-        return self._result.unwrap()
+        # Not by a name of this frame: an error would keep itself alive, by its own traceback.
+        return self._taken().unwrap()
+
+    def _taken(self) -> outcome.Outcome[Any]:
+        result, self._result = self._result, None
+        assert result is not None
+        return result
 
     def work(self) -> None:
         """Make the call and hand its result over. On the thread."""
+        assert self._call is not None
         self._result = outcome.capture(self._call)
+        self._call = None
         # Does nothing where the event loop is gone, and with it everyone who could want the result.
         self._call_soon(self._deliver)
 
