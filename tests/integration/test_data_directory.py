@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mpreg.persistence.backends.file.session import FileSession
 from mpreg.persistence.backends.sqlite.write_session import WriteSession
 from mpreg.persistence.commit_group import CommitGroup
 from mpreg.persistence.data_directory import DataDirectory
+from mpreg.persistence.maintenance.restore import held_place
 from tests.integration.support import database, registry
 
 pytestmark = pytest.mark.anyio
@@ -148,6 +149,31 @@ async def test_a_lock_file_that_is_a_link_is_refused_and_its_target_left_alone(
             pass
     assert target.read_bytes() == b"mine"
     assert [entry.name for entry in data_dir.iterdir()] == ["LOCK"]
+
+
+async def test_the_lock_of_a_directory_that_was_put_there_is_somebody_elses(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    """A command fails after it has put a store in the place of an empty directory."""
+    data_dir.mkdir(exist_ok=True)
+    made = tmp_path / "made"
+    DataDirectory(made).acquire()()
+    others: list[Callable[[], None]] = []
+
+    def put_there_and_fail() -> None:
+        with held_place(data_dir) as is_empty:
+            assert is_empty
+            data_dir.rename(tmp_path / "before")
+            made.rename(data_dir)
+            others.append(DataDirectory(data_dir).acquire())
+            raise OSError("no sync")
+
+    with pytest.raises(OSError, match="no sync"):
+        put_there_and_fail()
+    with pytest.raises(DataDirectoryLockedError):
+        DataDirectory(data_dir).acquire()
+    [let_go] = others
+    let_go()
 
 
 async def test_a_lock_on_a_file_that_is_gone_holds_nothing(

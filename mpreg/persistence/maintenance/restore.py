@@ -251,15 +251,20 @@ def held_place(data_dir: Path) -> Iterator[bool]:
     if names and LOCK_NAME not in names and names.isdisjoint(STORES.values()):
         yield False
         return
+    lock = data_dir / LOCK_NAME
     let_go = DataDirectory(data_dir, backend=_backend_of(data_dir)).acquire()
     try:
-        yield all(path.name == LOCK_NAME for path in data_dir.iterdir())
-    except BaseException:
-        if not names:
-            # Nothing was put there. Before it is let go: afterwards it may be somebody else's.
-            with suppress(OSError):
-                (data_dir / LOCK_NAME).unlink()
-        raise
+        held = lock.lstat()
+        try:
+            yield all(path.name == LOCK_NAME for path in data_dir.iterdir())
+        except BaseException:
+            if not names:
+                # Before it is let go: afterwards it may be somebody else's. So may the one of a
+                # directory that was put there whole, before something else failed.
+                with suppress(OSError):
+                    if os.path.samestat(held, lock.lstat()):
+                        lock.unlink()
+            raise
     finally:
         let_go()
 
