@@ -6,6 +6,7 @@ import enum
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -173,6 +174,7 @@ class PersistenceRegistry:
         self._opening_seconds = 0.0
         self._engine: Engine | None = None
         self._state = _State.NEW
+        self._thread: int | None = None
         self._stop_asked = anyio.Event()
         self._block: AbstractAsyncContextManager[PersistenceRegistry] | None = None
 
@@ -272,6 +274,18 @@ class PersistenceRegistry:
         """Whether it is too late to register what is to be restored."""
         return self._state is not _State.NEW
 
+    def check_thread(self, user: str) -> None:
+        """For parts that tell it before anything is done; ``user`` is what was called.
+
+        Raises:
+            RuntimeError: this is another thread than that of the event loop it was opened in.
+        """
+        if self._thread is not None and get_ident() != self._thread:
+            raise RuntimeError(
+                f"{user} was used in another thread than its event loop's; nothing was done: use "
+                "anyio.from_thread.run, or a portal, to have it done there"
+            )
+
     async def save_snapshots(self) -> None:
         """Call ``snapshot`` of all participants, in the order of their restores, and wait.
 
@@ -367,7 +381,7 @@ class PersistenceRegistry:
             raise ConfigurationError(
                 f"this registry is {self._state.value} already; make a new one to open it again"
             )
-        self._state = _State.OPEN
+        self._state, self._thread = _State.OPEN, get_ident()
         try:
             with collapsed_groups():
                 await self._serve(task_status)

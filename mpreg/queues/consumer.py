@@ -54,6 +54,7 @@ class Consumer:
         Raises, beside what `Subscription.receive` raises:
             anyio.BusyResourceError: another task waits for the next message.
         """
+        self._core.check_thread()
         if self._is_waiting:
             raise anyio.BusyResourceError("waiting for the next message of")
         self._let_lease_run()

@@ -141,13 +141,14 @@ class QueueCore:
     def wall(self) -> float:
         return self.registry.clock.wall()
 
+    def check_thread(self) -> None:
+        """Raises `RuntimeError` in another thread than its event loop's."""
+        self.registry.check_thread(f"queue {self.name!r}")
+
     def check_open(self) -> None:
         """Raises what the queue was closed with, and `RuntimeError` in another thread."""
         if get_ident() != self._thread:
-            raise RuntimeError(
-                f"queue {self.name!r} was used in another thread than its event loop's; nothing "
-                "was done: use anyio.from_thread.run, or a portal, to have it done there"
-            )
+            self.check_thread()
         if self.failure is None and not self.deleting:
             return
         if (refusal := self._refusal()) is not None:

@@ -99,7 +99,9 @@ class _Queues:
             self._takes_part = True
 
     def changing(self, name: str) -> anyio.Lock:
-        """Held while the queue of this name is made, opened, changed or deleted."""
+        """Held while the queue of this name is made, opened, changed or deleted. Raises
+        `RuntimeError` in another thread than the event loop's."""
+        self.registry.check_thread(f"queue {name!r}")
         return self._changing.setdefault(name, anyio.Lock())
 
 
@@ -151,7 +153,8 @@ class MessageQueueManager:
     made later, each when it is first asked for. A queue whose configuration is damaged is told of
     in the log, and by whatever asks for it; it keeps no other one from being read back.
 
-    A queue's name is any str that is not empty, at most 900 bytes of UTF-8.
+    A queue's name is any str that is not empty, at most 900 bytes of UTF-8. Used in another thread
+    than that of the registry's event loop, its methods raise `RuntimeError`; nothing was done.
     """
 
     def __init__(self, registry: PersistenceRegistry) -> None:
@@ -228,6 +231,7 @@ class MessageQueueManager:
 
     async def queue_names(self) -> list[str]:
         """The names of all queues, in order."""
+        self._registry.check_thread("a queue manager")
         return await self._queues.stores.names()
 
     def open_queues(self) -> list[MessageQueue]:

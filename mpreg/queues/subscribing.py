@@ -53,6 +53,7 @@ class Subscriptions:
     async def make(self, name: str, topic_pattern: str | None, start: str | int) -> Subscription:
         """See `MessageQueue.subscription`."""
         core = self._core
+        core.check_thread()
         _check_name(name, core.storage.limits.subscription_name)
         check_start(start)
         pattern = None if topic_pattern is None else TopicPattern(topic_pattern)
@@ -78,6 +79,7 @@ class Subscriptions:
     async def delete(self, name: str) -> None:
         """See `MessageQueue.delete_subscription`."""
         core = self._core
+        core.check_thread()
         async with self._changing:
             await self._decided.wait()
             core.check_open()

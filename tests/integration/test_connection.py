@@ -92,8 +92,8 @@ async def test_a_thread_without_work_keeps_nothing_of_the_last_call() -> None:
 
     thread, _ = await start_worker("test", lambda: None)
     given = Large()
-    result: Large | None = await thread.run(lambda _: Large(), given)
-    left = [weakref.ref(given), weakref.ref(result)]
+    result = await thread.run(lambda _: Large(), given)
+    left: list[weakref.ref[Large]] = [weakref.ref(given), weakref.ref(result)]
     del given, result
     assert [one() for one in left] == [None, None]
     given = Large()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,10 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
-import sniffio
 
 from mpreg.persistence import InvalidArgumentError
-from mpreg.queues import Message, MessageQueue, QueueConfiguration
-from tests.integration.queues.support import open_queue, take
+from mpreg.queues import Message, MessageQueue, MessageQueueManager, QueueConfiguration
+from tests.integration.queues.support import PATIENCE_SECONDS, open_queue, open_queues, take
 
 pytestmark = pytest.mark.anyio
 
@@ -99,29 +100,82 @@ IN_ANOTHER_THREAD: dict[str, Wrong] = {
     "more time": lambda _, message: message.extend(),
     "a new subscription": lambda jobs, _: jobs.subscription("new"),
     "a purge": lambda jobs, _: jobs.purge(),
+    "a deletion of a subscription": lambda jobs, _: jobs.delete_subscription("none"),
 }
 
 
+async def refused_elsewhere(call: Callable[[], Awaitable[object]], library: str) -> None:
+    """In the event loop of another thread it says so, and does not wait for anything."""
+
+    async def called() -> None:
+        with anyio.fail_after(PATIENCE_SECONDS):
+            await call()
+
+    with pytest.raises(RuntimeError, match="in another thread than its event loop's"):
+        await anyio.to_thread.run_sync(partial(anyio.run, called, backend=library))
+
+
+LIBRARIES = pytest.mark.parametrize("library", ["asyncio", "trio"])
+
+
+@LIBRARIES
 @pytest.mark.parametrize("what", IN_ANOTHER_THREAD)
 async def test_a_call_in_another_threads_event_loop_is_refused_and_changes_nothing(
-    data_dir: Path, what: str
+    data_dir: Path, what: str, library: str
 ) -> None:
-    library = sniffio.current_async_library()
     async with open_queue(data_dir) as jobs:
         await jobs.send(1)
         message = await take(jobs)
-
-        async def call() -> None:
-            await IN_ANOTHER_THREAD[what](jobs, message)
-
-        def elsewhere() -> None:
-            anyio.run(call, backend=library)
-
-        with pytest.raises(RuntimeError, match="in another thread than its event loop's"):
-            await anyio.to_thread.run_sync(elsewhere)
+        await refused_elsewhere(lambda: IN_ANOTHER_THREAD[what](jobs, message), library)
         assert (jobs.statistics().sent, list(jobs.statistics().subscriptions)) == (1, ["default"])
         await message.ack()
         assert jobs.statistics().size == 0
+
+
+@LIBRARIES
+async def test_a_change_in_another_thread_is_refused_also_while_another_one_is_under_way(
+    data_dir: Path, library: str
+) -> None:
+    async with open_queue(data_dir) as jobs, jobs._subscriptions._changing:
+        await refused_elsewhere(lambda: jobs.subscription("new"), library)
+        await refused_elsewhere(lambda: jobs.delete_subscription("default"), library)
+
+
+@LIBRARIES
+async def test_a_loop_that_is_refused_in_another_thread_keeps_its_message(
+    data_dir: Path, library: str
+) -> None:
+    async with open_queue(data_dir) as jobs:
+        await jobs.send(1)
+        async with jobs.consume() as messages:
+            message = await anext(messages)
+            assert message._lease is not None
+            await refused_elsewhere(lambda: anext(messages), library)
+            # It is held until the loop goes on, or is left.
+            assert message._lease.delivery.due == math.inf
+            await message.ack()
+
+
+MANAGED: dict[str, Callable[[MessageQueueManager], Awaitable[object]]] = {
+    "made": lambda queues: queues.create_queue("new"),
+    "found": lambda queues: queues.get_queue("jobs"),
+    "changed": lambda queues: queues.create_queue("jobs", QueueConfiguration(max_deliveries=9)),
+    "deleted": lambda queues: queues.delete_queue("jobs"),
+    "named": lambda queues: queues.queue_names(),
+}
+
+
+@LIBRARIES
+@pytest.mark.parametrize("what", MANAGED)
+async def test_queues_are_not_managed_in_another_thread(
+    data_dir: Path, what: str, library: str
+) -> None:
+    async with open_queues(data_dir) as (_, queues):
+        jobs = await queues.create_queue("jobs")
+        await refused_elsewhere(lambda: MANAGED[what](queues), library)
+        assert await queues.queue_names() == ["jobs"]
+        assert jobs.configuration == QueueConfiguration()
+        await jobs.send(1)
 
 
 async def test_a_call_is_made_from_another_thread_through_its_event_loop(data_dir: Path) -> None:
