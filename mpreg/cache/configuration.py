@@ -60,7 +60,8 @@ class CacheConfiguration:
     memory_entries_max: int = field(default=100_000, validator=whole_number(1))
     """Entries in L1."""
     memory_bytes_max: int = field(default=128 * MIB, validator=whole_number(1))
-    """Bytes in L1: keys and values as stored, and 640 for each entry."""
+    """Bytes in L1: keys and values as stored, 640 for each entry, and 64 and its bytes for each tag
+    and dependency."""
     policy: EvictionPolicyName = field(default=EvictionPolicyName.LRU, converter=_policy)
     """Which entry L1 gives up first."""
 

@@ -40,6 +40,10 @@ from mpreg.persistence.operations import Operation, Put
 
 __all__ = ["CacheCore", "log"]
 
+#: Notes that others depend on a key, of which so many may be needed no more, are not left to lie
+#: until there is something else to be done.
+DESERTED_MAX: Final = 256
+
 #: What has expired and is dropped beside each put: more than one, so that it does not pile up.
 EXPIRED_PER_PUT: Final = 4
 
@@ -309,6 +313,8 @@ class CacheCore:
         self.index.leave(write.victims)
         for victim in write.victims:
             self._gone(victim)
+        if len(self.index.deserted) >= DESERTED_MAX:
+            self.ask_for_upkeep()
 
     def _written(self, change: Change, result: object, is_tidying: bool) -> None:
         self.reads.overtake(change.encoded)

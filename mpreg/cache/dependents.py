@@ -37,15 +37,17 @@ class Dependents:
         return dependency not in self._index.by_link and dependency not in self._in_flight.linking
 
     def new_dependencies(self, changes: Sequence[Change]) -> list[bytes]:
-        """Also those that a write on its way will note: that one may fail."""
+        """Also those that a write on its way will note: that one may fail. Each once, however many
+        of its entries depend on it."""
         known = self._barriers.depended_on
-        return [
+        new = [
             link
             for change in changes
             if change.entry is not None and change.entry.links
             for link in change.entry.links
             if isinstance(link, bytes) and link not in known
         ]
+        return list(dict.fromkeys(new)) if new else new
 
     def inherited(self, dependencies: Iterable[bytes]) -> tuple[Link, ...]:
         """What invalidates the entries of these keys, and so whatever depends on them: also when

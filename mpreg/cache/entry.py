@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -14,10 +15,20 @@ from mpreg.cache.memory import HeldEntry
 from mpreg.cache.records import NO_LINKS, CachedRecord, Link
 from mpreg.codec import decode_value
 
-__all__ = ["ENTRY_OVERHEAD_BYTES", "CacheLevel", "CachedEntry", "Found", "make_entry"]
+__all__ = [
+    "ENTRY_OVERHEAD_BYTES",
+    "CacheLevel",
+    "CachedEntry",
+    "Found",
+    "links_bytes",
+    "make_entry",
+]
 
 #: What an entry in L1 counts for beside its key and its value: the objects that hold it.
 ENTRY_OVERHEAD_BYTES: Final = 640
+
+#: What each tag or key on which it depends counts for there, beside its own bytes.
+LINK_OVERHEAD_BYTES: Final = 64
 
 #: What a text may take beside its bytes as stored, and be held as one: of the above.
 TEXT_OVERHEAD_BYTES: Final = 256
@@ -88,6 +99,11 @@ def _is_wide(value: object, size_bytes: int) -> bool:
     return sys.getsizeof(value) > size_bytes + TEXT_OVERHEAD_BYTES
 
 
+def links_bytes(links: Sequence[Link]) -> int:
+    """What these count for in L1."""
+    return LINK_OVERHEAD_BYTES * len(links) + sum(map(len, links))
+
+
 def make_entry(
     key: GlobalCacheKey,
     encoded: bytes,
@@ -99,16 +115,18 @@ def make_entry(
 ) -> CachedEntry:
     """What is held of a record. Version 0: it is not on disk yet."""
     payload = bytes(record.value)
+    # No call where there is none: nearly always, and there may be many entries to make.
+    links = record.links if record.tags or record.dependencies else NO_LINKS
+    size_bytes = ENTRY_OVERHEAD_BYTES + len(encoded) + len(payload)
     return CachedEntry(
         key=key,
         value=payload,
-        size_bytes=ENTRY_OVERHEAD_BYTES + len(encoded) + len(payload),
+        size_bytes=size_bytes + links_bytes(links) if links else size_bytes,
         expires_at=math.inf if expires_at is None else expires_at,
         cost=record.cost,
         version=version,
         encoded=encoded,
         space=space,
-        # No call where there is none: nearly always, and there may be many entries to make.
-        links=record.links if record.tags or record.dependencies else NO_LINKS,
+        links=links,
         fresh_until=math.inf if record.fresh_until is None else record.fresh_until,
     )

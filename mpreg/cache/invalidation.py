@@ -15,7 +15,7 @@ The dead entries are removed later, at leisure. When none is left, the barrier g
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -206,9 +206,12 @@ class Barriers:
         space = self._barred.get(namespace_of(encoded))
         return space is not None and space.kills(encoded, version)
 
-    def kills(self, encoded: bytes, links: Iterable[Link], version: int) -> bool:
+    def kills(self, encoded: bytes, links: Sequence[Link], version: int) -> bool:
         """Whether an entry that is not in memory is dead."""
-        return self._key_kills(encoded, version) or self.link_kills(links, version)
+        if self._barred and self._key_kills(encoded, version):
+            return True
+        # No call where there is none: nearly always, and a million may be looked through.
+        return bool(links) and self.link_kills(links, version)
 
     def raise_to(self, target: Target, version: int) -> None:
         """It was committed."""

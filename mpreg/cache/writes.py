@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from mpreg.cache.entry import CachedEntry
+from mpreg.cache.entry import CachedEntry, links_bytes
 from mpreg.cache.invalidation import Target
 from mpreg.cache.keys import GlobalCacheKey
 from mpreg.cache.records import Link, decode_record, encode_record
@@ -38,7 +38,11 @@ def linked(change: Change, data: bytes, links: Sequence[Link]) -> tuple[Change, 
         tags=(*record.tags, *(one for one in links if isinstance(one, str))),
         dependencies=(*record.dependencies, *(one for one in links if isinstance(one, bytes))),
     )
-    entry = msgspec.structs.replace(change.entry, links=record.links)
+    entry = msgspec.structs.replace(
+        change.entry,
+        links=record.links,
+        size_bytes=change.entry.size_bytes + links_bytes(links),
+    )
     longer = encode_record(record)
     size_bytes = change.size_bytes + len(longer) - len(data)
     return Change(change.key, change.encoded, entry, size_bytes), longer

@@ -30,6 +30,7 @@ __all__ = [
     "open_cache",
     "read_back",
     "tidied",
+    "until",
     "user",
 ]
 

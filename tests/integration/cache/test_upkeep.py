@@ -11,6 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from mpreg.cache import ChangeKind, GlobalCacheKey, GlobalCacheManager, upkeep
+from mpreg.cache.core import DESERTED_MAX
 from mpreg.cache.dependents import Dependents
 from mpreg.cache.index import DiskIndex
 from mpreg.cache.invalidation import Barriers
@@ -27,6 +28,7 @@ from tests.integration.cache.support import (
     open_cache,
     read_back,
     tidied,
+    until,
     user,
 )
 from tests.integration.support import TurnedClock
@@ -216,3 +218,17 @@ async def test_what_has_expired_together_is_removed_and_expected_again_in_small_
         assert cache.statistics().disk_entries == 1
         assert await get_value(cache, user(1)) == 1
     assert count_stored(data_dir, "entries") == 1
+
+
+async def test_notes_that_are_needed_no_more_do_not_pile_up_until_something_else_is_to_be_done(
+    data_dir: Path,
+) -> None:
+    """Each entry is evicted for the next one, and nothing else wakes upkeep."""
+    async with open_cache(data_dir, disk_entries_max=1) as cache:
+        await read_back(cache)
+        depended_on = cache._core.barriers.depended_on
+        for number in range(2 * DESERTED_MAX):
+            await cache.put(
+                page(number), 1, dependencies=[user(number)], durability=Durability.RELAXED
+            )
+        await until(lambda: len(depended_on) <= DESERTED_MAX)

@@ -578,3 +578,45 @@ async def test_what_can_be_gone_through_only_once_is_kept_by_a_condition_that_is
             assert await get_value(cache, user(1)) == 1
             await cache.invalidate(**by)
             assert await get_value(cache, user(1)) is None
+
+
+async def test_a_key_on_which_many_of_a_batch_depend_is_noted_once(data_dir: Path) -> None:
+    """Noted for each of them, they would be more than a batch holds."""
+    dependencies = [GlobalCacheKey("sources", number) for number in range(20)]
+    store = {"batch_bytes_max": 100_000, "value_bytes_max": 1_000}
+    async with open_cache(data_dir, store=store) as cache:
+        await cache.put_many({user(n): n for n in range(100)}, dependencies=dependencies)
+    assert count_stored(data_dir, "invalidations") == len(dependencies)
+
+
+async def test_what_an_entry_depends_on_counts_in_memory_wherever_it_came_from(
+    data_dir: Path,
+) -> None:
+    sources = [GlobalCacheKey("sources", number) for number in range(500)]
+    linked = sum(map(len, map(encode_key, [*sources, user("middle")]))) + len("tag")
+    backend = ReadGateBackend(data_dir)
+    async with open_cache(data_dir) as cache:
+        await cache.put(user("middle"), None, dependencies=sources, tags=["tag"])
+        size_bytes = cache.statistics().memory_bytes
+        assert size_bytes > linked
+        await cache.put(user("top"), None, dependencies=[user("middle")])
+        assert cache.statistics().memory_bytes > size_bytes + linked
+    backend.hold_reads(counts_entries)
+    async with open_cache(
+        data_dir, backend=backend, memory_bytes_max=100_000, warm_up_entries_max=0
+    ) as cache:
+        await cache.get(user("middle"))
+        assert cache.statistics().memory_bytes == size_bytes
+        async with anyio.create_task_group() as task_group:
+            # Known only when all is counted.
+            task_group.start_soon(
+                lambda: cache.put(user("above"), None, dependencies=[user("middle")])
+            )
+            await backend.read_is_held()
+            await anyio.wait_all_tasks_blocked()
+            backend.let_reads_go()
+        assert cache.statistics().memory_bytes > size_bytes + linked
+        for number in range(5):
+            await cache.put(user(number), None, dependencies=sources)
+            assert cache.statistics().memory_entries <= 100_000 // size_bytes
+            assert cache.statistics().memory_bytes <= 100_000
