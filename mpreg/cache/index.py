@@ -224,13 +224,15 @@ class DiskIndex:
 
     def put(self, key: bytes, stored: Stored) -> None:
         """It was committed, or read where nothing newer is known."""
-        if (old := self.stored.pop(key, None)) is not None:
-            self.size_bytes -= old.size_bytes
-            self._unlink(key, old)
+        old = self.stored.pop(key, None)
         self.stored[key] = stored
         self.size_bytes += stored.size_bytes
         for link in stored.links:
             self.by_link.setdefault(link, {})[key] = None
+        if old is not None:
+            # After the new ones: what it still depends on is not deserted in between.
+            self.size_bytes -= old.size_bytes
+            self._unlink(key, old)
         self._will_expire(key, stored)
         if self.removed:
             self.removed.discard(key)

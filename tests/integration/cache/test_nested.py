@@ -223,3 +223,22 @@ async def test_what_a_put_depends_on_is_known_when_it_is_sent_and_not_when_it_be
         assert await get_value(cache, TOP) == "t"
         await cache.invalidate(dependency=SOURCE)
         assert await get_value(cache, TOP) is None
+
+
+async def test_what_was_computed_while_what_it_depends_on_was_stored_is_cached_the_next_time(
+    data_dir: Path,
+) -> None:
+    computed: list[str] = []
+    async with open_cache(data_dir) as cache:
+
+        async def middle() -> int:
+            computed.append("middle")
+            return 1
+
+        async def top() -> Any:
+            computed.append("top")
+            return await cache.get_or_compute(MIDDLE, middle, dependencies=[SOURCE])
+
+        for _ in range(3):
+            assert await cache.get_or_compute(TOP, top, dependencies=[MIDDLE]) == 1
+        assert computed == ["top", "middle", "top"]

@@ -288,3 +288,12 @@ def test_the_list_of_expiries_does_not_grow_with_puts_of_the_same_keys() -> None
     for number in range(10_000):
         index.put(b"%d" % (number % 10), Stored(number, 1, float(number)))
     assert len(index._expiries) <= 64
+
+
+def test_what_an_entry_that_is_put_again_still_depends_on_is_not_looked_at_as_deserted() -> None:
+    index = DiskIndex(ENTRIES_MAX, BYTES_MAX)
+    index.complete()
+    index.put(b"key", Stored(1, 1, math.inf, (b"stays", b"goes", "tag")))
+    index.put(b"key", Stored(2, 1, math.inf, ("tag", b"stays", b"new")))
+    assert index.by_link == {link: {b"key": None} for link in ("tag", b"stays", b"new")}
+    assert index.deserted == {b"goes": None}
