@@ -231,7 +231,7 @@ class CacheCore:
             )
 
     def _gather(self, write: Write) -> None:
-        """Its operations. Raises `ValueTooLargeError`."""
+        """Its operations."""
         if write.raised or write.dependencies or write.victims:
             write.operations = [
                 *map(self.storage.invalidate, write.raised),
