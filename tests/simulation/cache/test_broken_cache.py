@@ -12,7 +12,7 @@ from mpreg.cache.invalidation import Barriers
 from mpreg.cache.reading import CacheReader
 from tests.simulation.cache.story import CacheStory
 
-SEEDS_MAX = 30
+SEEDS_MAX = 100
 
 
 def forget_dependencies(restore: Callable[..., None]) -> Callable[..., None]:
