@@ -34,7 +34,11 @@ def persistence_report(snapshot: NodeSnapshot, openings: Sequence[Opening]) -> J
         "last_checkpoint": _last(stats.checkpointed_at, stats.checkpoints, stats.checkpoint_seconds)
         | {"wal_pages_left": stats.wal_pages_left},
         "last_compaction": _last(stats.compacted_at, stats.compactions, stats.compaction_seconds),
-        "sizes": {"database_bytes": stats.database_bytes, "wal_bytes": stats.wal_bytes},
+        "sizes": {
+            "database_bytes": stats.database_bytes,
+            "value_bytes": stats.value_bytes,
+            "wal_bytes": stats.wal_bytes,
+        },
         "integrity": _integrity(snapshot.config, stats),
         "actors": {
             "writer": {"state": actor_state(stats.writer), "restarts": stats.writer_restarts},

@@ -127,6 +127,8 @@ class BackendStatistics:
     fsyncs: int = 0
     """Commits that waited for an fsync, since the backend was made."""
     database_bytes: int = 0
+    value_bytes: int = 0
+    """Of values that stand in files beside it."""
     wal_bytes: int = 0
     """Committed and not yet in the database file."""
     rewrite_bytes: int = 0

@@ -22,6 +22,7 @@ __all__ = [
     "JOURNAL_NAME",
     "LOCK_NAME",
     "STORES",
+    "VALUES_NAME",
     "DataDirectory",
     "Holder",
     "holder_of",
@@ -34,6 +35,8 @@ JOURNAL_NAME: Final = "mpreg.journal"
 STORES: Final = {"sqlite": DATABASE_NAME, "file": JOURNAL_NAME}
 """What a backend's store is known by in its directory."""
 LOCK_NAME: Final = "LOCK"
+VALUES_NAME: Final = "values"
+"""The directory of the SQLite backend's files of values."""
 
 ACKED_NAME: Final = "ACKED"
 BACKUP_NAME: Final = "BACKUP"
@@ -150,6 +153,11 @@ class DataDirectory:
                 self.database,
                 "this is a link: SQLite would keep its log beside the file that it names, where "
                 "nobody else looks; move the file here",
+            )
+        values = self.path / VALUES_NAME
+        if self._backend == "sqlite" and values.is_symlink():
+            raise DataDirectoryError(
+                values, "this is a link, and no copy of the directory would have what is behind it"
             )
         _write_holder(lock)
 

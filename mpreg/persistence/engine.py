@@ -25,7 +25,7 @@ from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.data_directory import DataDirectory
 from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.reader import Reader
-from mpreg.persistence.snapshots import SnapshotSharing
+from mpreg.persistence.snapshots import SnapshotSharing, save_in
 from mpreg.persistence.statistics import RegistryStatistics
 from mpreg.persistence.switch_interval import lowered_switch_interval
 from mpreg.persistence.upkeep_policy import CheckpointWatch
@@ -175,6 +175,7 @@ class Engine:
             damaged=self._reader.damaged,
             acked_sequence=self._accounting.written_sequence,
             database_bytes=backend.database_bytes,
+            value_bytes=backend.value_bytes,
             wal_bytes=backend.wal_bytes,
         )
 
@@ -202,6 +203,7 @@ def _make_backend(
             cache_bytes=config.cache_bytes,
             wal_checkpoint_pages=config.wal_checkpoint_pages,
             busy_timeout_seconds=config.busy_timeout_seconds,
+            together=save_in,
         ),
         hold=directory.hold,
         upgrade=Upgrade(clock=clock),

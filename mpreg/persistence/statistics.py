@@ -71,6 +71,8 @@ class RegistryStatistics:
     account is kept."""
 
     database_bytes: int
+    value_bytes: int
+    """Values that stand in files beside the database."""
     wal_bytes: int
     """The write-ahead log's file; it is used again and not cut after each checkpoint."""
 

@@ -690,6 +690,21 @@ class StorageBackendContract:
             same = await again.records() == [(0, value)]
             assert same
 
+    async def test_a_value_of_any_size_takes_the_place_of_one_of_any_other(
+        self, tmp_path: Path
+    ) -> None:
+        sizes = (0, 900, 901, 4_096, 100_000, 131_071, 131_072, 200_000)
+        async with self.opened(tmp_path) as store:
+            for shift in range(len(sizes)):
+                turned = [*sizes[shift:], *sizes[:shift]]
+                values = {b"%d" % n: bytes([shift]) * size for n, size in enumerate(turned)}
+                await store.do(*(Put(b"n", key, value) for key, value in values.items()))
+                for key, value in values.items():
+                    same = await store.value(key) == value
+                    assert same
+            await store.do(*(Delete(b"n", key) for key in values))
+            assert await store.keys() == []
+
     async def test_entries_with_and_without_expiry_change_places_in_one_batch(
         self, tmp_path: Path
     ) -> None:

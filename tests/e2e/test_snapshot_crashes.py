@@ -15,6 +15,7 @@ import pytest
 from mpreg.persistence import PersistenceConfig, PersistenceRegistry
 from mpreg.persistence.backends.file.files import OperatingSystem
 from mpreg.persistence.backends.file.session import FileOptions, FileSession
+from mpreg.persistence.snapshots import CHUNK_BYTES
 from tests.e2e.programs.snapshots import KEPT, pieces_of
 from tests.e2e.support import Program
 from tests.integration.support import left_over
@@ -70,7 +71,7 @@ async def _check(
         if acked > 1:
             assert len(found) == KEPT
     sizes = [sum(map(len, pieces_of(number))) for number in found]
-    expected = sum(-(-size // (256 << 10)) for size in sizes) + len(found) + bool(found)
+    expected = sum(-(-size // CHUNK_BYTES) for size in sizes) + len(found) + bool(found)
     assert left_over(data_dir, backend) == []
     count = _entries(data_dir, backend)
     assert count == expected, "something of a save that was cut short has stayed"

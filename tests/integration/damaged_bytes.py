@@ -145,7 +145,7 @@ async def _write_something(stores: _Stores, luck: random.Random, state: dict[Ite
     key = luck.choice(KEYS)
     match luck.choice(["put"] * 12 + ["delete", "append", "append", "append", "truncate", "save"]):
         case "put":
-            value = luck.randbytes(luck.choice([0, 20, 20, 300, 300, 9_000]))
+            value = luck.randbytes(luck.choice([140_000, 0, 20, 20, 300, 300, 9_000]))
             await entries.put(key, value)
             state["entry", key] = value
         case "delete":
@@ -204,7 +204,8 @@ async def _record(log: LogStore, offset: int) -> object:
 
 
 def content_of(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
+    found = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in found}
 
 
 def _killed_now(data_dir: Path) -> dict[str, bytes]:
@@ -218,4 +219,5 @@ def put_back(directory: Path, content: dict[str, bytes]) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o700)
     for name, data in content.items():
+        (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_bytes(data)

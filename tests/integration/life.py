@@ -26,10 +26,14 @@ Content: TypeAlias = tuple[dict[str | bytes, bytes], list[bytes], bytes | None]
 
 #: Checkpoints, segments and snapshots of the journal come every few commits, and what is saved has
 #: several chunks.
+#: The SQLite backend has such values in files.
+IN_A_FILE = 140_000
+
 SETTINGS: dict[str, Any] = {
     "wal_checkpoint_pages": 8,
     "journal_segment_bytes": 4_096,
-    "value_bytes_max": 2_048,
+    # And so the size of a snapshot's chunks.
+    "value_bytes_max": IN_A_FILE,
     "accounting_interval_seconds": 0.01,
     "free_bytes_max": 0,
 }
@@ -67,13 +71,17 @@ class Life:
                 await self._put(opened, f"k{number}", bytes([number]) * 900)
                 await self._append(opened, b"r%d" % number)
             await self._put(opened, SOON, b"expires", ttl_seconds=1.0)
-            await self._save(opened, bytes(5_000))
+            await self._save(opened, bytes(2 * IN_A_FILE + 1))
+            await self._put(opened, "large", b"a" * IN_A_FILE)
+            await self._put(opened, "large", b"b" * IN_A_FILE)
+            await self._put(opened, "k3", b"c" * IN_A_FILE, durability=Durability.RELAXED)
             await self._put(opened, "k0", b"changed", durability=Durability.RELAXED)
             await self._together(opened)
             self.clock.now += 5.0
             self._expire()
             await self._compact(opened)
-            await self._save(opened, b"x" * 3_000)
+            await self._save(opened, b"x" * (IN_A_FILE + 1))
+            await self._put(opened, "large", b"small")
             for number in range(6, 9):
                 await self._put(opened, f"k{number}", bytes(1_500))
             await self.check(opened)

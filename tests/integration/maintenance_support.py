@@ -34,6 +34,7 @@ async def fill(registry: PersistenceRegistry, *, entries: int = 60, seed: int = 
     await registry.snapshot_store("empty").save(b"")
     await fill_queue(registry)
     await shelf.put("large", random.Random(seed).randbytes(3_000))
+    await shelf.put("largest", random.Random(seed).randbytes(150_000))
 
 
 async def fill_queue(registry: PersistenceRegistry) -> None:

@@ -61,7 +61,7 @@ class RefusingSystem:
     def place_of(self, descriptor: int) -> Path:
         """Where the open file is, if it is in the directory; the root where it is not."""
         status = os.fstat(descriptor)
-        for path in (self.directory, *self.directory.iterdir()):
+        for path in (self.directory, *self.directory.rglob("*")):
             with suppress(FileNotFoundError):
                 if os.path.samestat(path.stat(), status):
                     return path

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import errno
 import random
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +25,8 @@ from urllib.parse import unquote, urlsplit
 import apsw
 import pytest
 from attrs import define, field, frozen
+
+from mpreg.persistence.backends.file.files import OperatingSystem
 
 __all__ = ["Connection", "Disk", "Driver", "driven_by"]
 
@@ -60,6 +63,20 @@ class Truncate:
 
 
 @frozen
+class Named:
+    """A file got its name, which is for certain once the directory is synced."""
+
+    file: str
+
+
+@frozen
+class Unnamed:
+    """A file lost its name."""
+
+    file: str
+
+
+@frozen
 class Sync:
     file: str
     failed: bool = False
@@ -73,7 +90,10 @@ class Mark:
     sequence: int
 
 
-Event = Write | Truncate | Sync | Mark
+Event = Write | Truncate | Named | Unnamed | Sync | Mark
+
+VALUES = "values"
+"""The directory of the files of values. Their names here begin with it."""
 
 
 @define
@@ -120,11 +140,19 @@ class Disk:
         ``keeps=False``: nothing survives but what was synced.
         """
         content = {name: bytearray(data) for name, data in self.durable.items()}
+        named = {name for name in content if name.startswith(VALUES)}
+        renamed: list[Named | Unnamed] = []
         waiting: dict[str, list[Write | Truncate]] = {}
         for event in self.events[:at]:
             match event:
                 case Write() | Truncate():
                     waiting.setdefault(event.file, []).append(event)
+                case Named() | Unnamed():
+                    renamed.append(event)
+                case Sync(file, failed) if file == VALUES:
+                    if not failed:
+                        _rename(named, renamed)
+                    renamed = []
                 case Sync(file, failed):
                     changes = waiting.pop(file, [])
                     if not failed:
@@ -132,11 +160,20 @@ class Disk:
                             change.apply(content.setdefault(file, bytearray()))
         if keeps:
             _survive_by_luck(waiting, content, luck)
-        return Disk({name: bytes(data) for name, data in content.items()})
+            # A file system writes names down in their order.
+            _rename(named, renamed[: luck.randint(0, len(renamed))])
+        return Disk(
+            {
+                name: bytes(content.get(name, b""))
+                for name in content.keys() | named
+                if name in named or not name.startswith(VALUES)
+            }
+        )
 
     def put_into(self, directory: Path) -> Path:
         directory.mkdir()
         for name, data in self.durable.items():
+            (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_bytes(data)
         return directory
 
@@ -145,7 +182,14 @@ class Disk:
         directory.mkdir()
         for name in ("mpreg.db", "mpreg.db-wal"):
             (directory / name).write_bytes((source / name).read_bytes())
+        if (source / VALUES).exists():
+            shutil.copytree(source / VALUES, directory / VALUES)
         return Disk(dict(self.durable), copy.copy(self.events))
+
+
+def _rename(named: set[str], renamed: Iterable[Named | Unnamed]) -> None:
+    for event in renamed:
+        (named.add if isinstance(event, Named) else named.discard)(event.file)
 
 
 def _survive_by_luck(
@@ -197,6 +241,67 @@ class _File(apsw.VFSFile):
 
     def xSync(self, flags: int) -> None:  # noqa: N802
         self._disk.sync(self._name)
+
+
+# --- beside SQLite ---
+
+
+class SimulatedValues(OperatingSystem):
+    """The files of values of one store, on a `Disk`."""
+
+    def __init__(self, disk: Disk, directory: Path) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._open: dict[int, str] = {}
+
+    def _is_ours(self, path: Path) -> bool:
+        return path.parent == self._directory / VALUES
+
+    def create(self, path: Path) -> int:
+        handle = super().create(path)
+        if self._is_ours(path):
+            self._open[handle] = f"{VALUES}/{path.name}"
+            self._disk.events.append(Named(self._open[handle]))
+        return handle
+
+    def open(self, path: Path) -> int:
+        handle = super().open(path)
+        if self._is_ours(path):
+            self._open[handle] = f"{VALUES}/{path.name}"
+        return handle
+
+    def close(self, file: int) -> None:
+        super().close(file)
+        self._open.pop(file, None)
+
+    def write(self, file: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+        super().write(file, data, offset)
+        if file in self._open:
+            self._disk.events.append(Write(self._open[file], offset, bytes(data)))
+
+    def truncate(self, file: int, size: int) -> None:
+        super().truncate(file, size)
+        if file in self._open:
+            self._disk.events.append(Truncate(self._open[file], size))
+
+    def sync(self, file: int) -> None:
+        if file in self._open:
+            self._synced(self._open[file])
+
+    def remove(self, path: Path) -> None:
+        super().remove(path)
+        if self._is_ours(path):
+            self._disk.events.append(Unnamed(f"{VALUES}/{path.name}"))
+
+    def sync_directory(self, directory: Path) -> None:
+        if directory == self._directory / VALUES:
+            self._synced(VALUES)
+
+    def _synced(self, name: str) -> None:
+        try:
+            self._disk.sync(name)
+        except apsw.IOError as error:
+            raise OSError(errno.EIO, str(error)) from error
 
 
 # --- above SQLite: the words of the `sqlite3` module ---
@@ -293,5 +398,9 @@ def driven_by(disk: Disk, directory: Path) -> Iterator[Driver]:
         patch.setattr(
             "mpreg.persistence.backends.sqlite.write_session.rewrite_wal",
             lambda path: disk.rewrite(Path(f"{path}-wal")) if path.parent == directory else None,
+        )
+        patch.setattr(
+            "mpreg.persistence.backends.sqlite.value_files.OperatingSystem",
+            lambda: SimulatedValues(disk, directory),
         )
         yield driver

@@ -65,9 +65,21 @@ def left_over(data_dir: Path, backend: str) -> list[str]:
     own = {"ACKED", "LOCK", {"sqlite": "mpreg.db", "file": "mpreg.journal"}[backend]}
     names = sorted(path.name for path in data_dir.iterdir())
     snapshots = [name for name in names if name.startswith("snapshot-")]
+    if backend == "sqlite":
+        own.add("values")
     left = [name for name in names if name not in own and not _is_numbered(name, numbered)]
+    if "values" in names:
+        left += [f"values/{name}" for name in _unnamed_values(data_dir)]
     # The newest stands for all before it.
     return left + snapshots[:-1]
+
+
+def _unnamed_values(data_dir: Path) -> list[str]:
+    """The files of values that no row names."""
+    with closing(sqlite3.connect(database(data_dir))) as connection:
+        rows = connection.execute("SELECT number FROM value_files WHERE live >= 0")
+        named = {f"{number:016x}" for (number,) in rows}
+    return sorted({path.name for path in (data_dir / "values").iterdir()} - named)
 
 
 def _is_numbered(name: str, kinds: tuple[str, ...]) -> bool:

@@ -92,8 +92,8 @@ def contents(directory: Path) -> dict[str, bytes]:
     # SQLite's index of the WAL is made anew by whoever looks into it.
     return {
         entry.name: entry.read_bytes()
-        for entry in directory.iterdir()
-        if not entry.name.endswith("-shm")
+        for entry in directory.rglob("*")
+        if entry.is_file() and not entry.name.endswith("-shm")
     }
 
 

@@ -43,16 +43,18 @@ async def test_a_backup_of_a_closed_store_is_restored_with_all_that_was_in_it(
     await filled(data_dir)
     report = await backup(data_dir, destination)
     assert report.verification.sound
-    assert names(destination) == ["BACKUP", "mpreg.db"]
+    assert names(destination) == ["BACKUP", "mpreg.db", "values"]
     assert names(destination.parent) == ["nightly"]
     assert read_manifest(destination).commit_sequence == report.commit_sequence
     assert destination.stat().st_mode & 0o777 == 0o700
-    assert {path.stat().st_mode & 0o777 for path in destination.iterdir()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in destination.rglob("*") if path.is_file()} == {
+        0o600
+    }
 
     restored = tmp_path / "restored"
     done = await restore(destination, restored)
     assert (done.commit_sequence, done.replaced) == (report.commit_sequence, False)
-    assert names(restored) == ["ACKED", "mpreg.db"]
+    assert names(restored) == ["ACKED", "mpreg.db", "values"]
     assert (await verify(restored, full=True)).sound
     assert await read_all(restored) == await read_all(data_dir)
 
@@ -222,7 +224,9 @@ async def test_a_cancelled_backup_leaves_nothing_and_the_one_before(
     await filled(data_dir)
     await backup(data_dir, destination)
     async with registry(data_dir) as opened:
-        await opened.key_value_store("shelf").put("more", b"")
+        # More than is copied without a pause.
+        for number in range(4):
+            await opened.key_value_store("shelf").put(f"more {number}", bytes(100_000))
         with anyio.move_on_after(0.1) as scope:
             await backup(data_dir, destination, bytes_per_second=1000.0)
         assert scope.cancelled_caught

@@ -231,6 +231,17 @@ async def test_a_database_that_is_a_link_is_refused_and_its_target_left_alone(
     assert sorted(entry.name for entry in data_dir.iterdir()) == ["LOCK", "mpreg.db"]
 
 
+async def test_a_directory_of_values_that_is_a_link_is_refused(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    data_dir.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (data_dir / "values").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataDirectoryError, match="this is a link"):
+        async with registry(data_dir):
+            pass
+
+
 def test_who_only_looks_whether_it_is_held_keeps_nobody_out(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,7 +104,7 @@ async def test_what_is_left_of_a_store_is_replaced_and_its_lock_alone_is_no_stor
     saved: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     for path in data_dir.iterdir():
-        if path.name != "ACKED":
+        if path.is_file() and path.name != "ACKED":
             path.unlink()
     assert (await restore(saved, data_dir, overwrite=True)).replaced
     assert (await verify(data_dir)).sound

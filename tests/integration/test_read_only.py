@@ -63,7 +63,8 @@ def crash_in(data_dir: Path) -> None:
 def state_of(data_dir: Path) -> dict[str, tuple[Any, ...]]:
     return {
         path.name: (path.stat().st_mtime_ns, path.stat().st_ino, path.read_bytes())
-        for path in data_dir.iterdir()
+        for path in data_dir.rglob("*")
+        if path.is_file()
     }
 
 
@@ -422,10 +423,8 @@ def test_a_directory_that_may_only_be_read_can_be_read(
         data_dir = Path(made, "data")
         anyio.run(fill, data_dir)
         change(data_dir)
-        for path in (Path(made), data_dir):
-            path.chmod(0o755)
-        for path in data_dir.iterdir():
-            path.chmod(0o644)
+        for path in (Path(made), *Path(made).rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
         before = state_of(data_dir)
         done = subprocess.run(
             [sys.executable, "-c", READER, str(data_dir)], capture_output=True, text=True

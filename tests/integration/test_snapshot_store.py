@@ -30,6 +30,7 @@ from mpreg.persistence import (
 from mpreg.persistence.backend import GetEntry, ScanEntries
 from mpreg.persistence.snapshots import CHUNK_BYTES, CHUNKS_IN_FLIGHT_MAX
 from mpreg.persistence.snapshots.layout import numbered_key
+from mpreg.persistence.snapshots.reader import CHUNKS_PER_PAGE
 from tests.integration.support import OpenBackend, config, database, listed, registry, tamper
 
 pytestmark = pytest.mark.anyio
@@ -160,7 +161,7 @@ async def test_chunks_are_read_a_page_at_a_time_and_by_themselves_where_one_is_d
             query for query in backend.queries if isinstance(query, GetEntry) and query.key == fifth
         ]
     if damage is None:
-        assert (read, len(pages), alone) == (data, 3, [])
+        assert (read, len(pages), alone) == (data, -(-9 // CHUNKS_PER_PAGE), [])
     else:
         assert (read, len(alone)) == (data[: 4 * CHUNK_BYTES], 1)
 

@@ -200,9 +200,9 @@ async def test_a_cancelled_import_leaves_nothing(data_dir: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE large_values SET value = x'00' WHERE length(value) > 100000",
-        "DELETE FROM large_values WHERE length(value) > 100000",
-        "DELETE FROM large_values WHERE length(value) < 100000",
+        "UPDATE large_values SET value = x'00' WHERE typeof(value) = 'text'",
+        "DELETE FROM large_values WHERE typeof(value) = 'text'",
+        "DELETE FROM large_values WHERE typeof(value) = 'blob'",
         "UPDATE entries SET value = x'00' WHERE length(key) = 6",
         "UPDATE records SET data = x'00' WHERE offset = 9",
         "DELETE FROM records WHERE offset = 9",

@@ -68,13 +68,13 @@ async def test_a_full_disk_is_told_reads_go_on_and_writes_work_again_with_room(
         await backend.on_writer(f"PRAGMA max_page_count = {pages}")
 
         with pytest.raises(StorageFullError, match="no room left"):
-            await store.put("big", bytes(1_000_000))
+            await store.put("big", bytes(100_000))
         with pytest.raises(StorageFullError):
-            await log.append(bytes(1_000_000))
+            await log.append(bytes(100_000))
         with pytest.raises(StorageFullError):  # noqa: PT012
             async with opened.transaction() as transaction:
                 store.put_nowait("k", b"changed", transaction=transaction)
-                store.put_nowait("big", bytes(1_000_000), transaction=transaction)
+                store.put_nowait("big", bytes(100_000), transaction=transaction)
 
         entry = await store.get("k")
         assert entry is not None
@@ -83,7 +83,7 @@ async def test_a_full_disk_is_told_reads_go_on_and_writes_work_again_with_room(
         assert await log.next_offset() == 0
 
         await backend.on_writer("PRAGMA max_page_count = 1000000")
-        assert await store.put("big", bytes(1_000_000)) == version + 1
+        assert await store.put("big", bytes(100_000)) == version + 1
         assert await log.append(b"r") == 0
         stats = await opened.stats()
         assert (stats.writer, stats.writer_restarts, stats.failed) == (Running(1), 0, 3)
@@ -99,7 +99,7 @@ async def test_a_disk_that_is_full_for_large_writes_still_takes_small_ones(data_
         (pages,) = await backend.on_writer("PRAGMA page_count")
         await backend.on_writer(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(StorageFullError):
-            await store.put("big", bytes(1_000_000))
+            await store.put("big", bytes(100_000))
         await store.put("k", b"after")
         entry = await store.get("k")
         assert entry is not None

@@ -164,12 +164,20 @@ async def test_what_a_kill_has_left_in_the_log_is_moved_though_nobody_writes(
         await until(lambda: b"unheard-of" in path.read_bytes())
 
 
+async def write_over(opened: PersistenceRegistry, *, times: int) -> None:
+    """2 MB of values that go through the log, in one commit each time."""
+    store = opened.key_value_store("s")
+    for _ in range(times):
+        async with opened.transaction() as transaction:
+            for number in range(20):
+                store.put_nowait(f"k{number}", bytes(100_000), transaction=transaction)
+
+
 async def test_a_log_large_beside_the_rest_is_cut_when_nobody_writes_any_more(
     data_dir: Path,
 ) -> None:
     async with registry(data_dir, upkeep_interval_seconds=0.01) as opened:
-        for _ in range(3):
-            await opened.key_value_store("s").put("k", bytes(2_000_000))
+        await write_over(opened, times=3)
         wal = Path(f"{database(data_dir)}-wal")
         assert wal.stat().st_size > 4_000_000
         await until(lambda: wal.stat().st_size == 0)
@@ -189,8 +197,7 @@ async def test_a_large_log_is_cut_though_somebody_goes_on_to_write_a_little(
     monkeypatch.setattr(Activity, "take", take_some)
     async with registry(data_dir, upkeep_interval_seconds=0.01) as opened:
         store = opened.key_value_store("s")
-        for _ in range(3):
-            await store.put("k", bytes(2_000_000))
+        await write_over(opened, times=3)
         wal = Path(f"{database(data_dir)}-wal")
         assert wal.stat().st_size > 4_000_000
         with anyio.fail_after(PATIENCE_SECONDS):

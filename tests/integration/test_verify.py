@@ -107,12 +107,12 @@ async def test_a_store_that_is_open_can_be_verified_and_goes_on(data_dir: Path) 
         (
             "DELETE FROM entries WHERE key = ?",
             (encode_key("large"),),
-            (FindingKind.ENTRY, "namespace 'shelf', key 'large', large value 6"),
+            (FindingKind.ENTRY, "namespace 'shelf', key 'large', large value 4"),
         ),
         (
             "UPDATE large_values SET namespace_id = 999 WHERE key = ?",
             (encode_key("large"),),
-            (FindingKind.ENTRY, "namespace number 999, key 'large', large value 6"),
+            (FindingKind.ENTRY, "namespace number 999, key 'large', large value 4"),
         ),
         (
             "UPDATE large_values SET value = x'00' WHERE key = ?",

@@ -28,8 +28,8 @@ from mpreg.persistence.maintenance.snapshots import (
     KeptVersion,
     SnapshotCheck,
     SnapshotEntriesFound,
-    is_snapshot_namespace,
 )
+from mpreg.persistence.snapshots import is_snapshot_namespace
 from mpreg.persistence.snapshots.layout import Manifest, VersionList, chunk_key
 
 ANY_TEXT = st.text(st.characters(), min_size=1, max_size=20)

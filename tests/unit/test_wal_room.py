@@ -14,6 +14,7 @@ from mpreg.actors import Ack
 from mpreg.persistence.backend import Checkpoint, GetEntry, StoredEntry
 from mpreg.persistence.backends.sqlite import SqliteOptions
 from mpreg.persistence.backends.sqlite.files import looking_at
+from mpreg.persistence.backends.sqlite.places import FILE_VALUE_BYTES
 from mpreg.persistence.backends.sqlite.read_session import ReadSession
 from mpreg.persistence.backends.sqlite.wal_room import (
     FIRST_STEP_BYTES,
@@ -109,6 +110,13 @@ def test_an_expiry_counts_for_the_pages_of_its_index_as_well() -> None:
     plain, expiring = Put(b"n", b"k", b""), Put(b"n", b"k", b"", 1.0)
     assert pages_at_most(CommitGroup(1, 0.0, (batch(plain, plain),))) == 2 + 1
     assert pages_at_most(CommitGroup(1, 0.0, (batch(plain, expiring),))) == 1 + 3 + 1
+
+
+def test_a_value_that_is_written_to_a_file_needs_no_room() -> None:
+    large = Put(b"n", b"k", bytes(FILE_VALUE_BYTES))
+    assert pages_at_most(CommitGroup(1, 0.0, (batch(large),))) == 1 + 2 + 1
+    smaller = Put(b"n", b"k", bytes(FILE_VALUE_BYTES - 1))
+    assert pages_at_most(CommitGroup(1, 0.0, (batch(smaller),))) > FILE_VALUE_BYTES // 4_096
 
 
 def test_room_can_be_made_by_the_page(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ def backup(
 
     The copy is one state, with everything that was acknowledged as durable before it began. It is
     verified, and then put in the place of the backup that is there. A store that has not changed
-    since is not copied again; one that has is copied as a whole. Where the store is damaged, the
-    backup before stays (see --allow-damaged).
+    since is not copied again; one that has is copied as a whole, but for files of values that the
+    backup has already. Where the store is damaged, the backup before stays (see --allow-damaged).
     """
     execute(
         common,

@@ -136,6 +136,11 @@ PERSISTENCE: Final = (
         one(lambda s: s.registry.database_bytes),
     ),
     gauge(
+        "mpreg_value_file_bytes",
+        "Size of the files of values beside the database.",
+        one(lambda s: s.registry.value_bytes),
+    ),
+    gauge(
         "mpreg_wal_bytes",
         "Size of the write-ahead log, or of the journal after the snapshot.",
         one(lambda s: s.registry.wal_bytes),

@@ -177,7 +177,7 @@ function showFacts(status) {
   const facts = [
     ["Backend", kept.mode.backend],
     ["A durable ack comes", kept.mode.durable_acks],
-    ["On disk", `${bytes(kept.sizes.database_bytes)}, and ${bytes(kept.sizes.wal_bytes)} of log`],
+    ["On disk", `${bytes(kept.sizes.database_bytes + kept.sizes.value_bytes)}, and ${bytes(kept.sizes.wal_bytes)} of log`],
     ["Last commit", `${whole.format(kept.sequences.committed)}` + (kept.sequences.durable_lag ? `, ${count(kept.sequences.durable_lag)} not fsynced yet` : ", all fsynced")],
     ["Opened", `${when(kept.opened_at, status.at)}, in ${seconds(kept.opening_seconds)}; restored in ${seconds(kept.restore_seconds)}`],
     ["Last checkpoint", when(kept.last_checkpoint.at, status.at)],

@@ -53,6 +53,7 @@ from mpreg.persistence.maintenance.staging import (
     resolved,
     staged,
 )
+from mpreg.persistence.maintenance.value_copies import ValueCopies, changed_values
 from mpreg.persistence.maintenance.verify import examine_database
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
 
@@ -77,13 +78,14 @@ async def backup(
     ``destination`` is always a complete backup or what was there before. A backup that is there is
     replaced; anything else is refused, also a backup with other files beside it: they would be
     lost. Where it holds this very state already (same store, same commit sequence), it is only
-    verified. A database that has changed is copied as a whole. Of a journal the segments that the
-    backup before has already, by size and checksum, are not copied again: they become files of
-    both. Where ``destination`` is a link, that is done where it leads to.
+    verified. A database that has changed is copied as a whole. Of its files of values, and of a
+    journal's segments, those that the backup before has already, by size and checksum, are not
+    copied again: they become files of both. Where ``destination`` is a link, that is done where it
+    leads to.
 
-    ``bytes_per_second`` slows it down. While it copies, the store's WAL grows by what is written,
-    and is emptied by the first checkpoint afterwards: do not slow it down so much that the device
-    fills.
+    ``bytes_per_second`` slows it down. While it copies the database, the store's WAL grows by what
+    is written, and is emptied by the first checkpoint afterwards; and files of values that have no
+    use any more stay until the end: do not slow it down so much that the device fills.
 
     Cancelled, or failed: nothing is left of it. Killed: what is left is removed by the next one.
 
@@ -135,16 +137,35 @@ class _Backup:
                 )
             if store.backend == "file":
                 return self._of_a_journal(control).run(staging, previous)
+            values = self._value_copies(staging, previous, control)
             with open_source(store.path, control) as source:
                 meta = _numbers(source)
                 if previous is not None and self._is_of(previous, meta):
                     source.connection.rollback()
                     if (report := self._still_good(previous, control)) is not None:
-                        return self._report(previous, report, unchanged=True)
+                        return self._report(previous, report, copied_bytes=None)
                     source.connection.execute("BEGIN")
                     meta = _numbers(source)
+                used = _files_used(source)
                 self._copy(source, staging, control)
-            return self._finish(staging, meta, control)
+                # The log need not grow while they are copied: they are held without that.
+                source.connection.rollback()
+                with file_errors(self.data_dir):
+                    values.take(used)
+            return self._finish(staging, meta, values, control)
+
+    def _value_copies(
+        self, staging: Staging, previous: BackupManifest | None, control: Control
+    ) -> ValueCopies:
+        def after_piece(size: int) -> None:
+            control.step("copying values", values.copied_bytes)
+            if self.bytes_per_second is not None:
+                control.pause(size / self.bytes_per_second)
+
+        values = ValueCopies(
+            self.data_dir, staging.path, self.destination, previous, after_piece, control
+        )
+        return values
 
     def _of_a_journal(self, control: Control) -> JournalBackup:
         return JournalBackup(
@@ -194,10 +215,12 @@ class _Backup:
             report = self._verified(self.destination, control)
             with file_errors(self.destination):
                 digest = file_digest(self.destination / DATABASE_NAME, control)
+                changed, _ = changed_values(self.destination, previous, control)
                 check_quarantine(self.destination, previous, control)
         except PersistenceError:
             return None
-        return report if report.sound and digest == previous.sha256 else None
+        intact = digest == previous.sha256 and not changed
+        return report if report.sound and intact else None
 
     def _copy(self, source: SqliteSource, staging: Staging, control: Control) -> None:
         copy = staging.path / DATABASE_NAME
@@ -222,7 +245,11 @@ class _Backup:
             raise translate(error, copy) from error
 
     def _finish(
-        self, staging: Staging, meta: tuple[int, int, int], control: Control
+        self,
+        staging: Staging,
+        meta: tuple[int, int, int],
+        values: ValueCopies,
+        control: Control,
     ) -> BackupReport:
         generation, sequence, last_version = meta
         report = self._verified(staging.path, control).with_damage(
@@ -237,14 +264,16 @@ class _Backup:
             )
         copy = staging.path / DATABASE_NAME
         with file_errors(copy):
+            size = copy.stat().st_size
             manifest = BackupManifest(
                 source=source_name(self.data_dir),
                 made_at=self.wall(),
                 generation=generation,
                 commit_sequence=sequence,
                 last_version=last_version,
-                size_bytes=copy.stat().st_size,
+                size_bytes=size + sum(file.size_bytes for file in values.files.values()),
                 sha256=file_digest(copy, control),
+                files=values.files,
                 quarantine={
                     one.name: describe_file(one, control)
                     for one in copy_quarantine(self.data_dir, staging.path)
@@ -254,7 +283,7 @@ class _Backup:
             write_manifest(staging.path, manifest)
             control.step("syncing", manifest.size_bytes, manifest.size_bytes)
             staging.publish()
-        return self._report(manifest, report, unchanged=False)
+        return self._report(manifest, report, copied_bytes=size + values.copied_bytes)
 
     def _verified(self, directory: Path, control: Control) -> VerificationReport:
         return examine_database(
@@ -262,18 +291,27 @@ class _Backup:
         )
 
     def _report(
-        self, manifest: BackupManifest, report: VerificationReport, *, unchanged: bool
+        self, manifest: BackupManifest, report: VerificationReport, *, copied_bytes: int | None
     ) -> BackupReport:
+        """``copied_bytes``: None where it is the one before."""
         return BackupReport(
             path=self.destination,
             commit_sequence=manifest.commit_sequence,
             first_sequence=manifest.earliest,
             size_bytes=manifest.size_bytes,
-            copied_bytes=0 if unchanged else manifest.size_bytes,
-            unchanged=unchanged,
+            copied_bytes=copied_bytes or 0,
+            unchanged=copied_bytes is None,
             # It was examined where it was made, under a name that is gone.
             verification=evolve(report, path=self.destination / DATABASE_NAME),
         )
+
+
+def _files_used(source: SqliteSource) -> list[tuple[int, int]]:
+    try:
+        return source.files_used()
+    except DamagedRowsError:
+        # Which the verification of the copy tells.
+        return []
 
 
 def _numbers(source: SqliteSource) -> tuple[int, int, int]:

@@ -9,7 +9,9 @@ from typing import Any, Final
 from attrs import define, field
 
 from mpreg.codec import checksum_record, decode_key, decode_name
+from mpreg.persistence.backends.sqlite.places import Place, file_name
 from mpreg.persistence.backends.sqlite.tables import is_intact
+from mpreg.persistence.data_directory import VALUES_NAME
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
 from mpreg.persistence.maintenance.rows import EntryRow, LargeValueRow, RecordRow
 
@@ -62,6 +64,8 @@ def check_entry(namespace: Any, row: EntryRow) -> Finding | None:
         return Finding(FindingKind.ENTRY, lost, "no namespace has this number")
     if type(row.value) is int:
         message = "its large value is missing"
+    elif isinstance(row.value, Place):
+        message = f"the file {VALUES_NAME}/{file_name(row.value.number)} of its value is missing"
     elif not is_intact(
         zlib.crc32(namespace), row.key, row.version, row.expires_at, row.value, row.checksum
     ):

@@ -34,12 +34,12 @@ from mpreg.persistence.maintenance.rows import DamagedRowsError, EntryRow, LogRo
 from mpreg.persistence.maintenance.snapshots import (
     KeptVersion,
     find_entries,
-    is_snapshot_namespace,
     read_versions,
 )
 from mpreg.persistence.maintenance.source import open_source, store_in
 from mpreg.persistence.maintenance.staging import file_errors
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
+from mpreg.persistence.snapshots import is_snapshot_namespace
 from mpreg.persistence.snapshots.layout import VersionList, chunk_key
 
 __all__ = ["ExportReport", "export_lines"]

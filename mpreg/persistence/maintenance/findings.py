@@ -22,8 +22,9 @@ class FindingKind(enum.Enum):
     META = "meta"
     """The store's own numbers contradict what is stored, or each other."""
     ENTRY = "entry"
-    """An entry does not match its checksum, or belongs to no namespace; its large value is missing,
-    or a large value is no entry's."""
+    """An entry does not match its checksum, or belongs to no namespace; its large value, or the
+    file of its value, is missing; a large value is no entry's; the values of a file are not as many
+    as its row says."""
     NAMESPACE = "namespace"
     """A namespace's name is none, or it cannot be found by it."""
     LOG = "log"
@@ -40,7 +41,8 @@ class FindingKind(enum.Enum):
     """A queue's cursor has come further than its log reaches. `verify` knows nothing of queues: who
     does, adds these."""
     LEFTOVER = "leftover"
-    """Chunks that no snapshot names. They take room and harm nothing: not counted as damage."""
+    """Chunks that no snapshot names; a file that no value names. They take room and harm nothing:
+    not counted as damage."""
     SET_ASIDE = "set aside"
     """Records that are missing because a repair put them into quarantine: not counted as damage."""
     QUARANTINE = "quarantine"

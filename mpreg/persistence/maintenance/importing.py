@@ -27,11 +27,10 @@ from mpreg.persistence.maintenance.lines import (
     store_name_of,
 )
 from mpreg.persistence.maintenance.restore import held_place
-from mpreg.persistence.maintenance.snapshots import is_snapshot_namespace
 from mpreg.persistence.maintenance.staging import Staging, file_errors, staged
 from mpreg.persistence.operations import Append, Operation, Put, TruncateBefore
 from mpreg.persistence.registry import PersistenceRegistry
-from mpreg.persistence.snapshots import SnapshotRetention, SnapshotStore
+from mpreg.persistence.snapshots import SnapshotRetention, SnapshotStore, is_snapshot_namespace
 
 __all__ = ["ImportReport", "import_into", "import_lines"]
 

@@ -52,12 +52,13 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
     """All groups up to this one are in the backup, and none after it."""
     last_version: int
     size_bytes: int
+    """Of all that it is a copy of."""
     sha256: str = ""
     """Of the database file."""
     first_sequence: int | None = None
     """Of a journal: the commit of its snapshot, the earliest as of which it can be restored."""
     files: dict[str, FileInBackup] = {}
-    """Of a journal: its files by name."""
+    """Of a journal: its files by name; of a database: those of its values, with their directory."""
     quarantine: dict[str, FileInBackup] = {}
     """What repairs had set aside, by the names of the files."""
     damaged: int = 0

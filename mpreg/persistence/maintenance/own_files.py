@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from mpreg.errors import DataDirectoryError
+from mpreg.persistence.backends.sqlite.places import number_of
 from mpreg.persistence.data_directory import (
     ACKED_NAME,
     DATABASE_NAME,
     JOURNAL_NAME,
     LOCK_NAME,
     STORES,
+    VALUES_NAME,
 )
 from mpreg.persistence.maintenance.manifest import MANIFEST_NAME
 from mpreg.persistence.maintenance.quarantine import QUARANTINE_NAME
@@ -30,6 +33,11 @@ _STORE: Final = re.compile(
     rf"|({_JOURNAL})(\.new)?"
 )
 _SET_ASIDE: Final = re.compile(r"\d{6,}\.jsonl")
+#: What may be in a directory of this name, by the names of the files.
+_DIRECTORIES: Final[dict[str, Callable[[str], bool]]] = {
+    QUARANTINE_NAME: lambda name: _SET_ASIDE.fullmatch(name) is not None,
+    VALUES_NAME: lambda name: number_of(name) is not None,
+}
 
 
 def is_of_a_backup(name: str) -> bool:
@@ -54,11 +62,11 @@ def foreign_files(directory: Path, *, of_a_backup: bool) -> list[str]:
     is_own = is_of_a_backup if of_a_backup else is_of_a_store
     foreign = []
     for path in sorted(directory.iterdir()):
-        if path.name == QUARANTINE_NAME and _is_directory(path):
+        if path.name in _DIRECTORIES and _is_directory(path):
             foreign += [
-                f"{QUARANTINE_NAME}/{one.name}"
+                f"{path.name}/{one.name}"
                 for one in sorted(path.iterdir())
-                if not (_SET_ASIDE.fullmatch(one.name) and _is_file(one))
+                if not (_DIRECTORIES[path.name](one.name) and _is_file(one))
             ]
         elif not (is_own(path.name) and _is_file(path)):
             foreign.append(path.name)

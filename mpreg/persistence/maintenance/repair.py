@@ -21,6 +21,7 @@ from attrs import define, field, frozen
 from mpreg.codec import checksum_entry
 from mpreg.errors import CorruptDataError, DataDirectoryError
 from mpreg.persistence.backends.sqlite.failures import translate
+from mpreg.persistence.backends.sqlite.places import Place
 from mpreg.persistence.data_directory import ACKED_NAME, sync_directory
 from mpreg.persistence.maintenance.acked import read_acked, unaccounted
 from mpreg.persistence.maintenance.checks import check_entry, check_name, check_record
@@ -40,12 +41,19 @@ from mpreg.persistence.maintenance.rows import (
 from mpreg.persistence.maintenance.snapshots import (
     SnapshotCheck,
     find_entries,
-    is_snapshot_namespace,
 )
 from mpreg.persistence.maintenance.source import SqliteSource, open_source, store_in
 from mpreg.persistence.maintenance.staging import file_errors
+from mpreg.persistence.maintenance.value_repair import (
+    count_anew,
+    file_items,
+    is_of_a_file,
+    nobodys_files,
+    remove_files,
+)
 from mpreg.persistence.maintenance.verify import examine_database, examine_journal
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
+from mpreg.persistence.snapshots import is_snapshot_namespace
 from mpreg.persistence.snapshots.layout import VERSION, VERSIONS_KEY, chunk_place, numbered_key
 
 __all__ = ["repair"]
@@ -75,8 +83,10 @@ async def repair(
     ``mended`` of the report is what was damaged before and is no more: with it what is lost, as far
     as that can be known.
 
-    Only for a store that nobody has open. A snapshot of which a part is lost goes as a whole. The
-    offset of a record that was set aside stays without one, and is told by `verify` as a notice.
+    Only for a store that nobody has open. A snapshot of which a part is lost goes as a whole. Of a
+    value whose file is missing the place is kept. A file of values that no value names is set aside
+    as bytes. The offset of a record that was set aside stays without one, and is told by `verify`
+    as a notice.
 
     An index that differs from its table is made anew: that of the names of namespaces and logs,
     and, where ``full`` has SQLite compare them as in `verify`, that of the entries that expire. A
@@ -144,7 +154,7 @@ def _repair(data_dir: Path, control: Control, *, full: bool) -> VerificationRepo
                 path,
                 finding.where,
             )
-    if before.sound:
+    if before.sound and not any(is_of_a_file(finding) for finding in before.findings):
         return before.with_mended(names)
     # Before anything is removed from an index that does not have it.
     mend_expiries(path, before.findings)
@@ -157,8 +167,14 @@ def _repair(data_dir: Path, control: Control, *, full: bool) -> VerificationRepo
                 control.step("setting aside", len(quarantine.rows))
                 quarantine.add_lost_value(lost, source)
             written = list(_lists_anew(source))
+            files = nobodys_files(source)
+            for number in files:
+                control.step("setting aside", len(quarantine.rows))
+                for item in file_items(path, number):
+                    quarantine.write(item)
         quarantine.sync()
         _change(path, quarantine.rows, written)
+        remove_files(path, files)
     after = examine_database(path, control, full=full, set_aside=read_set_aside(data_dir))
     return after.with_mended([*names, *before.findings])
 
@@ -279,7 +295,7 @@ def _entry_item(row: EntryRow, source: SqliteSource) -> dict[str, Any]:
         "version": row.version,
         "expires_at": row.expires_at,
         "checksum": row.checksum,
-        "value": row.value,
+        "value": str(row.value) if isinstance(row.value, Place) else row.value,
     }
 
 
@@ -323,6 +339,7 @@ def _change(path: Path, rows: list[tuple[str, Any, Any]], written: list[NewEntry
                 checksum = checksum_entry(zlib.crc32(row.name), row.key, version, None, row.value)
                 values = (row.namespace_id, row.key, version, None, checksum, row.value)
                 connection.execute(_INSERT_ENTRY, values)
+            count_anew(connection)
             connection.execute("COMMIT")
     except sqlite3.Error as error:
         raise translate(error, path) from error

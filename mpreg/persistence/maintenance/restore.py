@@ -46,6 +46,7 @@ from mpreg.persistence.maintenance.staging import (
     refuse_nested,
     staged,
 )
+from mpreg.persistence.maintenance.value_copies import changed_values, copy_values
 from mpreg.persistence.maintenance.verify import examine_database
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
 
@@ -127,7 +128,7 @@ class _Restore:
                 if manifest.backend == "file":
                     copy_journal(self.source, manifest, digests, staging.path, sequence, control)
                 else:
-                    self._copy(staging, manifest, digests[DATABASE_NAME], control)
+                    self._copy(staging, manifest, digests, control)
                 copy_quarantine(self.source, staging.path)
                 write_acked(staging.path, manifest.generation, sequence)
                 staging.publish()
@@ -175,15 +176,19 @@ class _Restore:
         database = self.source / DATABASE_NAME
         with file_errors(database):
             digest = file_digest(database, control)
+            changed, digests = changed_values(self.source, manifest, control)
         hint = "nothing was restored; use another backup, or take it with --allow-damaged"
-        changed = [] if digest == manifest.sha256 else [changed_file(DATABASE_NAME)]
+        if digest != manifest.sha256:
+            changed.insert(0, changed_file(DATABASE_NAME))
         if changed and not self.allow_damaged:
             # Before it is looked into: it may be no database any more.
-            raise CorruptDataError(f"{changed[0].message}; {hint}", path=database)
+            raise CorruptDataError(
+                f"{changed[0].message}; {hint}", path=self.source / changed[0].where
+            )
         report = self._examined_if_readable(manifest, control).with_damage(changed)
         if not report.sound and not self.allow_damaged:
             raise damage_in(report, database, hint)
-        return report, {DATABASE_NAME: digest}
+        return report, {DATABASE_NAME: digest, **digests}
 
     def _examined_if_readable(
         self, manifest: BackupManifest, control: Control
@@ -212,20 +217,31 @@ class _Restore:
         )
 
     def _copy(
-        self, staging: Staging, manifest: BackupManifest, digest: str, control: Control
+        self,
+        staging: Staging,
+        manifest: BackupManifest,
+        digests: dict[str, str],
+        control: Control,
     ) -> None:
         copy = staging.path / DATABASE_NAME
         copy.touch(mode=0o600)
         done = 0
+
+        def after_piece(size: int) -> None:
+            nonlocal done
+            done += size
+            control.step("copying", done, manifest.size_bytes)
+
         with (self.source / DATABASE_NAME).open("rb") as source, copy.open("r+b") as target:
             while piece := source.read(_PIECE_BYTES):
                 target.write(piece)
-                done += len(piece)
-                control.step("copying", done, manifest.size_bytes)
+                after_piece(len(piece))
             target.flush()
             os.fsync(target.fileno())
-        if file_digest(copy, control) != digest:
+        if file_digest(copy, control) != digests[DATABASE_NAME]:
             raise CorruptDataError("the copy differs from the backup; nothing was restored", copy)
+        values = {name: digest for name, digest in digests.items() if name != DATABASE_NAME}
+        copy_values(self.source, staging.path, values, after_piece)
 
 
 @contextmanager

@@ -29,19 +29,10 @@ __all__ = [
     "SnapshotCheck",
     "SnapshotEntriesFound",
     "find_entries",
-    "is_snapshot_namespace",
     "read_versions",
 ]
 
 T = TypeVar("T")
-
-
-def is_snapshot_namespace(name: object) -> bool:
-    """``snapshot/…`` of users, and ``KIND.snapshot/…`` of parts of mpreg."""
-    if not isinstance(name, bytes) or name[:1] != b"\xff":
-        return False
-    kind, slash, _ = name[1:].partition(b"/")
-    return bool(slash) and (kind == b"snapshot" or kind.endswith(b".snapshot"))
 
 
 @frozen
@@ -176,6 +167,12 @@ class SnapshotCheck:
             if listed[number] != kept[number]:
                 yield self._finding("the list of versions and its manifest differ", number)
 
+    def is_nobodys(self, key: object) -> bool:
+        """Whether it is the key of a chunk that no version names. Of a save that a power cut has
+        ended, some may be named and not be there."""
+        place = chunk_place(key)
+        return place is not None and place[0] not in self._wholes
+
     def follow(self, key: bytes, value: object, *, intact: bool) -> Iterator[Finding]:
         """The next entry of the namespace, and whether it matches its checksum."""
         place = chunk_place(key)
@@ -203,7 +200,10 @@ class SnapshotCheck:
             manifest = whole.kept.manifest
             yield from self._skip_to(whole, manifest.chunks)
             seen = (whole.size_bytes, whole.checksum)
-            if not whole.broken and seen != (manifest.size_bytes, manifest.checksum):
+            if not whole.broken and seen != (
+                manifest.size_bytes,
+                manifest.checksum,
+            ):
                 whole.broken = True
                 yield self._finding("the whole does not match its checksum", whole.kept.number)
         for save, chunks in self._lost.items():

@@ -3,7 +3,8 @@
 Beside a running server this is safe: the connection cannot write, and so can never checkpoint,
 which only the writer's connection may do. All reads see one state, that of the first of them. The
 price is that SQLite cannot start its WAL anew while the transaction lasts: the WAL grows by what is
-written meanwhile, and is emptied by the first checkpoint after it.
+written meanwhile, and is emptied by the first checkpoint after it. Files of values that the writer
+has no use for any more stay until then as well.
 
 Everything here is blocking, and used on one worker thread.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -32,7 +33,10 @@ from mpreg.persistence.backends.sqlite.opening_read_only import (
     look_at,
     read_wal_header,
 )
-from mpreg.persistence.data_directory import STORES
+from mpreg.persistence.backends.sqlite.places import Place, directory_of, file_name, number_of
+from mpreg.persistence.backends.sqlite.value_reading import held, read_value
+from mpreg.persistence.backends.system_errors import told_as
+from mpreg.persistence.data_directory import STORES, VALUES_NAME
 from mpreg.persistence.found_directory import FoundDirectory, find_holder
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
 from mpreg.persistence.maintenance.manifest import MANIFEST_NAME
@@ -85,6 +89,10 @@ _RECORDS: Final = "SELECT offset, checksum, data FROM records WHERE log_id = ? O
 _RECORDS_FROM: Final = (
     "SELECT offset, checksum, data FROM records WHERE log_id = ? AND offset >= ? ORDER BY offset"
 )
+
+
+def _file_told(number: int) -> str:
+    return f"file {VALUES_NAME}/{file_name(number)}"
 
 
 Rows: TypeAlias = Iterator[tuple[Any, ...]]
@@ -150,19 +158,24 @@ class SqliteSource:
             if last is not _MARKER and not _sorts_before(last, row[0]):
                 raise DamagedRowsError("the rows are not in the order of their keys")
             last = row[0]
-            yield EntryRow(namespace_id, *row)
+            yield self._entry(namespace_id, row)
 
     def entries_with(self, namespace_id: Any, prefix: bytes) -> Iterator[EntryRow]:
         """Those whose keys start with ``prefix``."""
         for row in self._rows(schema.SCAN_ENTRIES_TO_END, (namespace_id, prefix)):
             if not isinstance(row[0], bytes) or not row[0].startswith(prefix):
                 return
-            yield EntryRow(namespace_id, *row)
+            yield self._entry(namespace_id, row)
 
     def entry(self, namespace_id: Any, key: bytes) -> EntryRow | None:
         for row in self._rows(schema.GET_ENTRY, (namespace_id, key)):
-            return EntryRow(namespace_id, *row)
+            return self._entry(namespace_id, row)
         return None
+
+    def _entry(self, namespace_id: Any, row: tuple[Any, ...]) -> EntryRow:
+        key, version, expires_at, checksum, stored = row
+        value = self._value(stored)
+        return EntryRow(namespace_id, key, version, expires_at, checksum, value)
 
     def lost_values(self) -> Iterator[LargeValueRow]:
         """Large values that are no entry's."""
@@ -170,7 +183,78 @@ class SqliteSource:
             yield LargeValueRow(*row)
 
     def large_value(self, id: Any) -> Any:
-        return self._one(_LARGE_VALUE, (id,))
+        return self._value(self._one(_LARGE_VALUE, (id,)))
+
+    # --- values in files ---
+
+    def _value(self, stored: Any) -> Any:
+        """What a column has, or the file that it names: see `EntryRow.value`.
+
+        Raises:
+            StorageIOError: the system refuses to read it.
+        """
+        if not isinstance(stored, str) or (place := Place.parse(stored)) is None:
+            return stored
+        try:
+            return read_value(self.path, place)
+        except FileNotFoundError:
+            return place
+        except OSError as error:
+            raise told_as(error, self.path, "a value cannot be read") from error
+
+    def files_listed(self) -> list[int]:
+        """The numbers of those that have a row."""
+        return [number for number, *_ in self._rows(schema.VALUE_FILES)]
+
+    def files_used(self) -> list[tuple[int, int]]:
+        """(number, bytes) of the files that have a value."""
+        rows = self._rows(schema.VALUE_FILES)
+        return [
+            (number, size)
+            for number, size, _, live in rows
+            if live != schema.EMPTIED and type(size) is int
+        ]
+
+    def files_counted(self) -> dict[int, tuple[int, int]]:
+        """By the number of each file that a large value names: how many do, and where the last of
+        them ends. That is what its row should say."""
+        counted: dict[int, tuple[int, int]] = {}
+        for (text,) in self._rows(schema.PLACES):
+            if (place := Place.parse(text)) is not None:
+                live, end = counted.get(place.number, (0, 0))
+                counted[place.number] = live + 1, max(end, place.offset + place.length)
+        return counted
+
+    def value_files(self) -> Iterator[Finding]:
+        """The rows of the files against the values, and against the directory."""
+        counted = self.files_counted()
+        rows = {number: (live, size) for number, size, _, live in self._rows(schema.VALUE_FILES)}
+        for number in sorted(counted.keys() | rows.keys()):
+            live, end = counted.get(number, (0, 0))
+            told, size = rows.get(number, (0, 0))
+            if (live or schema.EMPTIED) != told or type(size) is not int or end > size:
+                message = f"{live} values name it, and its row says {told}"
+                yield Finding(FindingKind.ENTRY, _file_told(number), message)
+        for number in self.nobodys_files(rows):
+            yield Finding(FindingKind.LEFTOVER, _file_told(number), "no value names it")
+
+    def nobodys_files(self, known: Collection[int]) -> list[int]:
+        """Of the files in the directory: those that are not ``known``, in order.
+
+        Not those after the last one: they may be of a group that is not committed yet; where it
+        never is, the next opening removes them.
+        """
+        try:
+            names = [path.name for path in directory_of(self.path).iterdir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise told_as(error, self.path, "the values cannot be listed") from error
+        last = max(known, default=-1)
+        numbers = [number_of(name) for name in names]
+        return sorted(
+            one for one in numbers if one is not None and one <= last and one not in known
+        )
 
     def logs(self) -> Iterator[LogRow]:
         for row in self._rows(_LOGS):
@@ -312,6 +396,7 @@ def open_source(path: Path, control: Control, *, immutable: bool = False) -> Ite
         StorageIOError: it cannot be opened.
     """
     with ExitStack() as stack:
+        stack.enter_context(held(path))
         with _opening(path):
             connection, still = _connect(path, stack, immutable=immutable)
         try:

@@ -32,11 +32,11 @@ from mpreg.persistence.maintenance.rows import DamagedRowsError, EntryRow, LogRo
 from mpreg.persistence.maintenance.snapshots import (
     SnapshotCheck,
     find_entries,
-    is_snapshot_namespace,
 )
 from mpreg.persistence.maintenance.source import open_source, store_in
 from mpreg.persistence.maintenance.staging import file_errors
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
+from mpreg.persistence.snapshots import is_snapshot_namespace
 
 __all__ = ["Examination", "examine_database", "examine_journal", "verify"]
 
@@ -49,10 +49,11 @@ async def verify(
 ) -> VerificationReport:
     """Examine the store of a data directory, open in another process, in this one, or in none.
 
-    Nothing is changed, and no lock is taken. It reads everything once. Of a database in one
-    transaction: beside a running server the WAL grows meanwhile by what is written, and is emptied
-    by the first checkpoint afterwards; memory is bounded by the largest value. A journal is read
-    into memory as a whole.
+    Nothing is changed, and nobody waits for it: a shared lock on the directory of values keeps
+    those that are there from being removed meanwhile. It reads everything once. Of a database in
+    one transaction: beside a running server the WAL grows meanwhile by what is written, and is
+    emptied by the first checkpoint afterwards; memory is bounded by the largest value. A journal is
+    read into memory as a whole.
 
     ``full`` has SQLite compare every index with its table as well (``integrity_check``), which
     takes several times as long as ``quick_check``.
@@ -175,6 +176,7 @@ class Examination:
         yield from self._guarded("table namespaces", self._namespaces())
         yield from self._guarded("table entries", self._all_entries())
         yield from self._guarded("table large_values", self._lost_values())
+        yield from self._guarded("table value_files", self.source.value_files())
         yield from self._guarded("table logs", self._all_logs())
         yield from self._guarded("table records", lost_records(self.source))
         yield from self._guarded("table meta", self._numbers())
@@ -238,7 +240,8 @@ class Examination:
         self._snapshots += len(check.found.versions)
         yield from check.listed()
         for row in self.source.entries(id):
-            if (finding := self._entry(name, row)) is not None:
+            finding = self._entry(name, row)
+            if finding is not None and not check.is_nobodys(row.key):
                 yield finding
             yield from check.follow(row.key, row.value, intact=finding is None)
         yield from check.finish()

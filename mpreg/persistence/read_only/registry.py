@@ -33,7 +33,7 @@ from mpreg.persistence.backends.sqlite import SqliteOptions
 from mpreg.persistence.backends.sqlite.read_only import ReadOnlyReader
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.config import PersistenceConfig
-from mpreg.persistence.data_directory import ACKED_NAME
+from mpreg.persistence.data_directory import ACKED_NAME, VALUES_NAME
 from mpreg.persistence.engine import collapsed_groups
 from mpreg.persistence.found_directory import FoundDirectory, Holder
 from mpreg.persistence.kv_store import Entry, KeyValueStore
@@ -74,7 +74,8 @@ class DirectoryStatistics:
     last_version: int
     """Given by the last write of a key."""
     files: dict[str, int]
-    """The size in bytes of every file in the directory, by name."""
+    """The size in bytes of every file in the directory, by name; of the files of values together,
+    as ``values/``."""
 
 
 @frozen(kw_only=True)
@@ -325,7 +326,10 @@ def _sizes(path: Path) -> dict[str, int]:
     sizes = {}
     for file in sorted(path.iterdir()):
         try:
-            sizes[file.name] = file.stat().st_size
+            if file.name == VALUES_NAME and file.is_dir():
+                sizes[f"{file.name}/"] = sum(_sizes(file).values())
+            else:
+                sizes[file.name] = file.stat().st_size
         except OSError:
             # Gone meanwhile, or a link that leads nowhere.
             continue

@@ -25,6 +25,7 @@ again.
 
 from mpreg.persistence.snapshots.chunks import CHUNK_BYTES, CHUNKS_IN_FLIGHT_MAX
 from mpreg.persistence.snapshots.entries import SnapshotEntries
+from mpreg.persistence.snapshots.layout import is_snapshot_namespace, save_in
 from mpreg.persistence.snapshots.reader import SnapshotReader
 from mpreg.persistence.snapshots.removal import REMOVED_PER_BATCH, Remover, Tidied
 from mpreg.persistence.snapshots.retention import SnapshotRetention
@@ -50,4 +51,6 @@ __all__ = [
     "SnapshotStore",
     "SnapshotVersion",
     "Tidied",
+    "is_snapshot_namespace",
+    "save_in",
 ]

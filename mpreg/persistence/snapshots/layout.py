@@ -23,8 +23,10 @@ __all__ = [
     "VersionList",
     "chunk_key",
     "chunk_place",
+    "is_snapshot_namespace",
     "number_in",
     "numbered_key",
+    "save_in",
     "save_of_chunk",
 ]
 
@@ -120,6 +122,20 @@ def chunk_place(key: object) -> tuple[int, int] | None:
         return None
     save, index = _CHUNK_KEY.unpack(key[len(CHUNKS) :])
     return save, index
+
+
+def is_snapshot_namespace(name: object) -> bool:
+    """``snapshot/…`` of users, and ``KIND.snapshot/…`` of parts of mpreg."""
+    if not isinstance(name, bytes) or name[:1] != b"\xff":
+        return False
+    kind, slash, _ = name[1:].partition(b"/")
+    return bool(slash) and (kind == b"snapshot" or kind.endswith(b".snapshot"))
+
+
+def save_in(namespace: bytes, key: bytes) -> int | None:
+    """Of which save an entry is a chunk; None where it is none."""
+    place = chunk_place(key) if is_snapshot_namespace(namespace) else None
+    return None if place is None else place[0]
 
 
 def save_of_chunk(key: bytes) -> int:

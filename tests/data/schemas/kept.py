@@ -3,6 +3,7 @@
 ::
 
     schema-N/closed/            as a clean close leaves it
+    schema-N/*/values/          what the database has in files, from version 2 on
     schema-N/killed/            as a killed process leaves it: the last writes are in the WAL alone
     schema-N/contents.json      what either must give back, by mpreg's own calls
     journal-N/                  the same of the file backend, by the version of its format

@@ -71,7 +71,7 @@ async def _write(registry: PersistenceRegistry) -> None:
     await deleted.delete()
     image = registry.snapshot_store("image")
     await image.save(b"the first")
-    # More than one chunk.
+    # More than stands in a database: the SQLite backend has it in a file.
     await image.save(b"".join(b"%08d" % number for number in range(33_000)))
 
 
@@ -122,7 +122,9 @@ async def _noted(registry: PersistenceRegistry, data_dir: Path) -> None:
 def _keep(data_dir: Path, there: Path) -> None:
     there.mkdir(parents=True)
     for path in data_dir.iterdir():
-        if path.name not in NOT_KEPT and path.stat().st_size:
+        if path.is_dir():
+            shutil.copytree(path, there / path.name, copy_function=shutil.copyfile)
+        elif path.name not in NOT_KEPT and path.stat().st_size:
             shutil.copyfile(path, there / path.name)
 
 

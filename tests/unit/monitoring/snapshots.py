@@ -35,7 +35,7 @@ REGISTRY = RegistryStatistics(
     compaction_seconds=0.75, mailbox_depth=5, mailbox_bytes=500, waiting_senders=0,
     writer=Running(2), writer_restarts=1, writer_failures=(PastFailure(40.0, "StorageIOError"),),
     reader=Running(1), reader_restarts=0, reader_failures=(), damaged=1, acked_sequence=10,
-    database_bytes=4_096, wal_bytes=1_024, opened_at=900.0, opening_seconds=0.125,
+    database_bytes=4_096, value_bytes=0, wal_bytes=1_024, opened_at=900.0, opening_seconds=0.125,
     restore_seconds=0.25, participants=(PARTICIPANT,),
 )  # fmt: skip
 

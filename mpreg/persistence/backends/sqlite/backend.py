@@ -106,6 +106,7 @@ class SqliteBackend:
         return BackendStatistics(
             fsyncs=self._fsyncs_before + (0 if self._session is None else self._session.fsyncs),
             database_bytes=_size(self._path),
+            value_bytes=0 if self._session is None else self._session.value_bytes,
             wal_bytes=_size(Path(f"{self._path}-wal")),
         )
 

@@ -29,11 +29,13 @@ _LOGS: Final = (
     "SELECT name, first_offset, (SELECT max(offset) FROM records WHERE log_id = logs.id) "
     "FROM logs WHERE name > ? ORDER BY name LIMIT ?"
 )
-#: The length of a blob is known without reading it.
+#: The length of a blob is known without reading it, and a place ends with the length of its value.
 _COUNT: Final = (
     "SELECT count(*), total(bytes), max(key) FROM "  # noqa: S608
     "(SELECT entries.key, length(entries.key) + "
     "CASE WHEN large_values.id IS NULL THEN length(entries.value) "
+    "WHEN typeof(large_values.value) = 'text' THEN CAST(substr(large_values.value, "
+    "18 + instr(substr(large_values.value, 18), ':')) AS INTEGER) "
     f"ELSE length(large_values.value) END AS bytes FROM entries {schema.JOIN_LARGE} "
     "WHERE entries.namespace_id = ? AND entries.key > ? ORDER BY entries.key LIMIT ?)"
 )

@@ -59,7 +59,10 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     # them would write them all through the WAL in one transaction, so that it would take as much
     # room again, and a long time in which nobody is served. To leave them costs no code: a value
     # that stands in its entry is read, overwritten and deleted in the same way at any length.
-    Migration("large values have a table of their own", (schema.CREATE_LARGE_VALUES,)),
+    Migration(
+        "large values have a table of their own, and the largest of them files",
+        (schema.CREATE_LARGE_VALUES, schema.CREATE_VALUE_FILES),
+    ),
 )
 
 CURRENT: Final = Schema(schema.CREATE, MIGRATIONS)

@@ -36,8 +36,11 @@ from mpreg.persistence.backend import (
 from mpreg.persistence.backends.answers import answer_bytes
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, translate
+from mpreg.persistence.backends.sqlite.places import Place
 from mpreg.persistence.backends.sqlite.tables import checked_bounds, is_intact
+from mpreg.persistence.backends.sqlite.value_reading import ValueGoneError, ValueReader
 from mpreg.persistence.backends.sqlite.write_session import SqliteOptions
+from mpreg.persistence.backends.system_errors import told_as
 from mpreg.persistence.commit_group import LogBounds
 
 __all__ = ["ReadSession"]
@@ -58,6 +61,7 @@ class ReadSession:
         self._path = path
         # Namespaces are never removed or renumbered, so what was found once holds.
         self._namespace_ids: dict[bytes, int] = {}
+        self._values = ValueReader(path)
 
     @classmethod
     def open(cls, path: Path, options: SqliteOptions) -> ReadSession:
@@ -85,6 +89,17 @@ class ReadSession:
 
     def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | CorruptDataError]:
         """See `StorageReader.read`."""
+        self._values = ValueReader(self._path)
+        while True:
+            try:
+                return self._read_in_one_view(queries)
+            except ValueGoneError:
+                # At most once for each file: what is missing in two views is damage.
+                continue
+
+    def _read_in_one_view(
+        self, queries: Sequence[ReadQuery]
+    ) -> Sequence[ReadResult | CorruptDataError]:
         try:
             if len(queries) == 1 and _is_of_one_entry(queries[0]):
                 # A single row is one state by itself.
@@ -97,6 +112,8 @@ class ReadSession:
                 self.connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
+        except OSError as error:
+            raise told_as(error, self._path, "a value cannot be read") from error
 
     def _answer_some(self, queries: Sequence[ReadQuery]) -> list[ReadResult | CorruptDataError]:
         answers: list[ReadResult | CorruptDataError | None] = []
@@ -207,7 +224,8 @@ class ReadSession:
     def _get_intact(
         self, namespace_id: int, seed: int, keys: Sequence[bytes], room: int
     ) -> _Entries | None:
-        """Until there is no room for more, in bytes. None where one of them is damaged."""
+        """Until there is no room for more, in bytes. None where one of them is damaged, or stands
+        in a file."""
         found: list[StoredEntry | CorruptDataError | None] = []
         size, get = 0, schema.GET_ENTRIES[len(keys)]
         # For bytes, sqlite3 looks for an adapter each time, which takes as long as the row.
@@ -225,7 +243,7 @@ class ReadSession:
                     if size >= room:
                         break
         except (TypeError, ValueError, struct.error):
-            # A damaged row can come back with a column of another type.
+            # A damaged row can come back with a column of another type; a place is a text.
             return None
         except sqlite3.Error as error:
             if is_corrupt(error):
@@ -263,10 +281,17 @@ class ReadSession:
     def _verified_entry(
         self, namespace: bytes, row: tuple[Any, ...]
     ) -> StoredEntry | CorruptDataError:
-        key, version, expires_at, checksum, value = row
+        key, version, expires_at, checksum, stored = row
+        value = self._value(stored)
         if is_intact(zlib.crc32(namespace), key, version, expires_at, value, checksum):
             return StoredEntry(key, version, expires_at, value)
         return self._damaged_entry(namespace, key)
+
+    def _value(self, stored: Any) -> Any:
+        """What a column has, or the file that it names."""
+        if not isinstance(stored, str) or (place := Place.parse(stored)) is None:
+            return stored
+        return self._values.read(place)
 
     def _damaged_entry(self, namespace: bytes, key: object) -> CorruptDataError:
         return CorruptDataError(
@@ -353,6 +378,13 @@ def _shown(key: object) -> object:
         return key
 
 
+def _bytes_of(stored: object) -> int:
+    if isinstance(stored, str):
+        place = Place.parse(stored)
+        return 0 if place is None else place.length
+    return len(stored) if isinstance(stored, bytes) else 0
+
+
 def _take_page(
     rows: sqlite3.Cursor, *, value_column: int
 ) -> tuple[list[tuple[Any, ...]], tuple[Any, ...] | None]:
@@ -364,8 +396,7 @@ def _take_page(
             if page and (len(page) >= PAGE_ITEMS_MAX or size >= PAGE_BYTES_MAX):
                 return page, row
             page.append(row)
-            value = row[value_column]
-            size += len(value) if isinstance(value, bytes) else 0
+            size += _bytes_of(row[value_column])
         return page, None
     finally:
         rows.close()

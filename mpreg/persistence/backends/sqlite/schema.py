@@ -6,7 +6,8 @@
     namespaces   name → id        (so that an entry does not repeat its namespace's name)
     entries      (namespace, key) → version, expiry, checksum, value or the id of a large one
                  and those that have an expiry, in the order of it
-    large_values id → namespace, key, value
+    large_values id → namespace, key, value or its place in a file
+    value_files  number → bytes, how many of them are synced, how many values are an entry's
     logs         name → id, first offset
     records      (log, offset) → checksum, data
 
@@ -39,8 +40,15 @@ Below, what is overwritten would pay for what is new. A large value stands with 
 entry, so that one that belongs to nobody can be told by name; only where both agree is it that
 entry's. It keeps its row, and mostly its pages, as long as the key has a large value.
 
+SQLite writes every byte twice, to its log and from there into the database, page by page. So a
+value of at least `FILE_VALUE_BYTES` (see `places`) is written to a file beside the database, and
+its row of ``large_values`` has the place: a text, where a value is a blob. ``value_files`` has a
+row for each of these files, from the transaction on that first names it. Where no value in it is
+any entry's, the row stays until the file is gone: so a file of a committed group is only ever
+removed because a row says so.
+
 A value of any length may stand in ``entries`` itself: those written with schema version 1 do, and
-so the bound can be moved without a migration.
+so the bounds can be moved without a migration.
 """
 
 from __future__ import annotations
@@ -53,11 +61,14 @@ __all__ = [
     "APPLICATION_ID",
     "ALL_ENTRIES",
     "APPEND_RECORDS",
+    "CHECK_VALUE_FILES",
     "CREATE",
     "CREATION_PRAGMAS",
     "CREATE_LARGE_VALUES",
     "CREATE_LOG",
     "CREATE_NAMESPACE",
+    "CREATE_VALUE_FILES",
+    "EMPTIED",
     "EXPIRED_ENTRIES",
     "DELETE_ENTRY",
     "DELETE_LARGE_VALUE",
@@ -65,9 +76,11 @@ __all__ = [
     "DELETE_LOG",
     "DELETE_LOG_RECORDS",
     "DELETE_RECORDS",
+    "DROP_FROM_FILE",
     "FIND_LARGE_VALUES",
     "FIND_LOG",
     "FIND_NAMESPACE",
+    "FORGET_FILE",
     "GET_ENTRIES",
     "GET_ENTRY",
     "GET_ENTRY_VERSION",
@@ -79,7 +92,9 @@ __all__ = [
     "LIST_NAMESPACES",
     "MultiRow",
     "NEW_GENERATION",
+    "PLACES",
     "PUT_ENTRIES",
+    "PUT_INTO_FILE",
     "PUT_LARGE_VALUES",
     "PUT_LASTING_ENTRIES",
     "PUT_SMALL_ENTRIES",
@@ -91,8 +106,10 @@ __all__ = [
     "SCAN_ENTRIES_TO_END",
     "SCHEMA_VERSION",
     "SET_FIRST_OFFSET",
+    "SYNCED_FILE",
     "UPDATE_META",
     "VALUE",
+    "VALUE_FILES",
     "WRITER_PRAGMAS",
 ]
 
@@ -144,6 +161,15 @@ CREATE_LARGE_VALUES: Final = """
     )
     """
 
+CREATE_VALUE_FILES: Final = """
+    CREATE TABLE value_files (
+        number INTEGER PRIMARY KEY,
+        bytes INTEGER NOT NULL,
+        synced_bytes INTEGER NOT NULL,
+        live INTEGER NOT NULL
+    )
+    """
+
 CREATE: Final = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     """
@@ -172,6 +198,7 @@ CREATE: Final = (
         WHERE expires_at IS NOT NULL
     """,
     CREATE_LARGE_VALUES,
+    CREATE_VALUE_FILES,
     """
     CREATE TABLE logs (
         id INTEGER PRIMARY KEY,
@@ -261,7 +288,8 @@ JOIN_LARGE: Final = (
     "AND large_values.namespace_id = entries.namespace_id AND large_values.key = entries.key"
 )
 VALUE: Final = "ifnull(large_values.value, entries.value)"
-"""Of an entry, after `JOIN_LARGE`. A number, where its large value is missing."""
+"""Of an entry, after `JOIN_LARGE`. A text, where it stands in a file; a number, where its large
+value is missing."""
 
 # Ids are given here and not by SQLite: to return them, it would copy all values once more.
 PUT_LARGE_VALUES: Final = MultiRow(
@@ -272,13 +300,33 @@ PUT_LARGE_VALUES: Final = MultiRow(
 # A damaged id can be as large as any number. None that was given ever is.
 LAST_LARGE_VALUE: Final = f"SELECT ifnull(max(id), 0) FROM large_values WHERE id < {1 << 62}"  # noqa: S608
 FIND_LARGE_VALUES: Final = MultiRow(
-    "SELECT entries.namespace_id, entries.key, large_values.id FROM (VALUES ",
+    "SELECT entries.namespace_id, entries.key, large_values.id, "
+    "CASE WHEN typeof(large_values.value) = 'text' THEN large_values.value END FROM (VALUES ",
     ") AS wanted JOIN entries "
     "ON entries.namespace_id = wanted.column1 AND entries.key = wanted.column2 " + JOIN_LARGE,
     row="(?, ?)",
 )
-"""Those entries that there are, with the ids of their large values, or NULL."""
+"""Those entries that there are, with the ids of their large values, or NULL, and the places of
+those that stand in a file."""
 DELETE_LARGE_VALUE: Final = "DELETE FROM large_values WHERE id = ?"
+
+PUT_INTO_FILE: Final = (
+    "INSERT INTO value_files VALUES (?, ?, ?, ?) ON CONFLICT (number) DO UPDATE "
+    "SET bytes = excluded.bytes, live = live + excluded.live"
+)
+EMPTIED: Final = -1
+"""In the place of ``live`` where no value is left. Not 0, which one changed bit makes of 1."""
+DROP_FROM_FILE: Final = (
+    f"UPDATE value_files SET live = CASE WHEN live > ?1 THEN live - ?1 ELSE {EMPTIED} END "  # noqa: S608
+    "WHERE number = ?2 RETURNING live, bytes"
+)
+CHECK_VALUE_FILES: Final = "PRAGMA integrity_check(value_files)"
+"""Whether a page of the table hides rows. It is small: a row for each file."""
+FORGET_FILE: Final = "DELETE FROM value_files WHERE number = ?"
+PLACES: Final = "SELECT value FROM large_values WHERE typeof(value) = 'text'"
+"""Of all values that stand in files. It reads every row of the table, but no value."""
+SYNCED_FILE: Final = "UPDATE value_files SET synced_bytes = ? WHERE number = ?"
+VALUE_FILES: Final = "SELECT number, bytes, synced_bytes, live FROM value_files ORDER BY number"
 
 GET_ENTRY_VERSION: Final = (
     "SELECT version, expires_at FROM entries WHERE namespace_id = ? AND key = ?"

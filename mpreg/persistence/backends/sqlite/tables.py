@@ -5,17 +5,21 @@ from __future__ import annotations
 import sqlite3
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Collection, Container
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from attrs import define, field, frozen
 
 from mpreg.codec import checksum_entry, checksum_record, shown_name
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.backends.sqlite import schema
+from mpreg.persistence.backends.sqlite.places import FILE_VALUE_BYTES, Place
 from mpreg.persistence.backends.sqlite.schema import LARGE_VALUE_BYTES, MultiRow
+from mpreg.persistence.backends.sqlite.value_files import ValueFiles
+from mpreg.persistence.backends.sqlite.value_reading import read_value
 from mpreg.persistence.commit_group import CommitPlan, Expired, LogBounds, NewEntry
 from mpreg.persistence.operations import EntryKey
 
@@ -39,6 +43,10 @@ class _Name:
     """CRC-32 of its name: where the checksums of its items start."""
 
 
+_Large: TypeAlias = tuple[int | None, str | None]
+"""(id, place in a file) of a large value; None where there is none."""
+
+
 @define(eq=False)
 class Added:
     """What a group changes of what is known. It counts only once the group is committed."""
@@ -55,9 +63,12 @@ class Tables:
     What it knows of the committed state it may remember, because nobody else writes.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, values: ValueFiles) -> None:
         self._connection = connection
         self._path = path
+        self._values = values
+        self._dropped: Counter[int] = Counter()
+        """Values of the group's that files lose, by number."""
         self._last_version = 0
         self._namespaces: dict[bytes, _Name] = {}
         self._logs: dict[bytes, tuple[_Name, LogBounds]] = {}
@@ -76,7 +87,9 @@ class Tables:
         """Write the rows. What it returns is known only if the transaction commits."""
         added = Added(plan.last_version)
         if plan.entries:
+            self._dropped.clear()
             self._write_entries(plan.entries, added)
+            self._values.record(self._dropped)
         if plan.records or plan.truncated or plan.deleted:
             self._write_logs(plan, added)
         return added
@@ -97,7 +110,8 @@ class Tables:
                 version, expires_at, value = entry
                 checksum = checksum_entry(name.seed, key, version, expires_at, value)
                 if len(value) > LARGE_VALUE_BYTES:
-                    large.append((name.id, key, version, expires_at, checksum, value))
+                    stored = self._stored(namespace, key, value)
+                    large.append((name.id, key, version, expires_at, checksum, stored))
                     continue
                 bound, held = bytearray(key), bytearray(value)
                 if expires_at is None:
@@ -111,6 +125,12 @@ class Tables:
         if deletes:
             self._delete(deletes)
 
+    def _stored(self, namespace: bytes, key: bytes, value: bytes) -> bytes | str:
+        """What a large value's row has of it."""
+        if len(value) < FILE_VALUE_BYTES:
+            return value
+        return str(self._values.write(namespace, key, value))
+
     def _put_small(self, puts: list[Any], put: MultiRow, put_all: MultiRow) -> None:
         """``put`` leaves those as they are that have a large value, and ``put_all`` none."""
         columns = put.columns
@@ -121,12 +141,14 @@ class Tables:
     def _put_large(self, rows: list[tuple[Any, ...]]) -> None:
         """What has a large value already keeps its row, which is mostly written over in place."""
         found = self._find_large([row[:2] for row in rows])
+        # Its place is about to be written over.
+        self._drop_places(found)
         (last,) = self._connection.execute(schema.LAST_LARGE_VALUE).fetchone()
         values: list[Any] = []
         puts: list[Any] = []
         for *row, value in rows:
             namespace_id, key, *_ = row
-            id = found.get((namespace_id, key))
+            id, _ = found.get((namespace_id, key), (None, None))
             if id is None:
                 id = last = last + 1
             values += (id, namespace_id, key, value)
@@ -142,15 +164,22 @@ class Tables:
     def _drop_large(self, keys: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
         """Remove the large values that some of the entries have. Which of the entries there are."""
         found = self._find_large(keys)
-        ids = [(id,) for id in found.values() if id is not None]
+        self._drop_places(found)
+        ids = [(id,) for id, _ in found.values() if id is not None]
         self._connection.executemany(schema.DELETE_LARGE_VALUE, ids)
         return list(found)
 
-    def _find_large(self, keys: list[tuple[int, bytes]]) -> dict[tuple[int, bytes], int | None]:
-        """Of those entries that there are: the ids of their large values, if they have one."""
+    def _drop_places(self, found: dict[tuple[int, bytes], _Large]) -> None:
+        for _, text in found.values():
+            place = None if text is None else Place.parse(text)
+            if place is not None:
+                self._dropped[place.number] += 1
+
+    def _find_large(self, keys: list[tuple[int, bytes]]) -> dict[tuple[int, bytes], _Large]:
+        """Of those entries that there are: their large values, if they have one."""
         wanted = [part for key in keys for part in key]
         rows = schema.FIND_LARGE_VALUES.fetch(self._connection, wanted)
-        return {(namespace_id, key): id for namespace_id, key, id in rows}
+        return {(namespace_id, key): (id, place) for namespace_id, key, id, place in rows}
 
     def _namespace(self, name: bytes) -> _Name:
         found = self._connection.execute(schema.FIND_NAMESPACE, (name,)).fetchone()
@@ -219,12 +248,21 @@ class Tables:
         with closing(self._connection.execute(schema.EXPIRED_ENTRIES, (name.id, now))) as rows:
             for expires_at, key, version, checksum, value in rows:
                 if (namespace, key) not in without and is_intact(
-                    name.seed, key, version, expires_at, value, checksum
+                    name.seed, key, version, expires_at, self._read(value), checksum
                 ):
                     found.append((expires_at, key))
                     if len(found) >= count:
                         break
         return found
+
+    def _read(self, value: object) -> object:
+        """A stored value; None where it stands in a file that cannot be read."""
+        if not isinstance(value, str) or (place := Place.parse(value)) is None:
+            return value
+        try:
+            return read_value(self._path, place)
+        except FileNotFoundError:
+            return None
 
     def _stored_namespace(self, namespace: bytes) -> _Name | None:
         found = self._connection.execute(schema.FIND_NAMESPACE, (namespace,)).fetchone()

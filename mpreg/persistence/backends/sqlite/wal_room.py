@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from mpreg.persistence.backends.sqlite.places import FILE_VALUE_BYTES
 from mpreg.persistence.commit_group import CommitGroup
 from mpreg.persistence.operations import Put
 
@@ -21,7 +22,8 @@ STEP_BYTES_MAX: Final = 1 << 20
 
 
 def pages_at_most(group: CommitGroup) -> int:
-    """A page for each row, those that large values fill, and that of the meta row.
+    """A page for each row, those that large values fill, and that of the meta row. Values that are
+    written to files fill none.
 
     An expiry is a row in the index besides, and moves there from one page to another.
     What is removed without being named is not among them: see `CommitPlan.rows_removed`.
@@ -30,7 +32,14 @@ def pages_at_most(group: CommitGroup) -> int:
     for batch in group.batches:
         size += batch.size_bytes
         for operation in batch.operations:
-            rows += 3 if type(operation) is Put and operation.expires_at is not None else 1
+            if type(operation) is Put:
+                rows += 1 if operation.expires_at is None else 3
+                if len(operation.value) >= FILE_VALUE_BYTES:
+                    # Its own row, and that of its file.
+                    rows += 2
+                    size -= len(operation.value)
+            else:
+                rows += 1
     return rows + size // PAGE_BYTES + 1
 
 

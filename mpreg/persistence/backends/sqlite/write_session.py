@@ -22,6 +22,8 @@ from mpreg.persistence.backend import (
     UpkeepStep,
     check_nothing,
 )
+from mpreg.persistence.backends import system_errors
+from mpreg.persistence.backends.file.files import FileSystem
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.checkpoint_policy import CheckpointPolicy
 from mpreg.persistence.backends.sqlite.failures import (
@@ -37,8 +39,10 @@ from mpreg.persistence.backends.sqlite.files import (
     read_meta,
     rewrite_wal,
 )
+from mpreg.persistence.backends.sqlite.places import Together, alone
 from mpreg.persistence.backends.sqlite.tables import Added, Tables
 from mpreg.persistence.backends.sqlite.upgrade import Upgrade
+from mpreg.persistence.backends.sqlite.value_files import ValueFiles
 from mpreg.persistence.backends.sqlite.wal_room import PAGE_BYTES, WalRoom, pages_at_most
 from mpreg.persistence.backends.system_errors import told_as
 from mpreg.persistence.batch import Durability
@@ -63,6 +67,8 @@ class SqliteOptions:
     cache_bytes: int
     wal_checkpoint_pages: int
     busy_timeout_seconds: float
+    together: Together = alone
+    """Which values are parts of one whole."""
 
     def prepare(self, connection: sqlite3.Connection) -> None:
         """What every connection needs."""
@@ -83,11 +89,12 @@ class WriteSession:
     How groups become transactions, and what a failure of one means. The rows are `Tables`' work.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, values: ValueFiles) -> None:
         self.connection = connection
         self.fsyncs = 0
         self._path = path
-        self._tables = Tables(connection, path)
+        self._values = values
+        self._tables = Tables(connection, path, values)
         self._synchronous = Durability.DURABLE
         self._pages_max = self._busy_timeout = 0
         self._policy = CheckpointPolicy(0)
@@ -113,6 +120,7 @@ class WriteSession:
         again: bool = False,
         check: CheckFound = check_nothing,
         upgrade: Upgrade = UPGRADE,
+        system: FileSystem | None = None,
     ) -> WriteSession:
         """Connect, creating the database where there is none. See `StorageBackend.open`.
 
@@ -132,7 +140,7 @@ class WriteSession:
                 generation_min = check(found)
                 if found is None:
                     create_database(path, upgrade.schema)
-                session = cls._connect(path, options)
+                session = cls._connect(path, options, system)
         except sqlite3.Error as error:
             raise translate(error, path) from error
         except OSError as error:
@@ -150,16 +158,19 @@ class WriteSession:
             if isinstance(error, sqlite3.Error):
                 raise translate(error, path) from error
             if isinstance(error, OSError):
-                raise told_as(error, path, "the WAL cannot be synced") from error
+                what = "what a crash has left cannot be brought in order"
+                raise told_as(error, path, what) from error
             raise
         return session
 
     @classmethod
-    def _connect(cls, path: Path, options: SqliteOptions) -> WriteSession:
+    def _connect(
+        cls, path: Path, options: SqliteOptions, system: FileSystem | None
+    ) -> WriteSession:
         connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, cached_statements=256
         )
-        session = cls(connection, path)
+        session = cls(connection, path, ValueFiles(connection, path, options.together, system))
         try:
             session._configure(options)
         except BaseException:
@@ -216,6 +227,7 @@ class WriteSession:
         self._tables.committed(Added(last_version))
         self._generation = max(found, generation_min) + 1
         execute(schema.NEW_GENERATION, (self._generation, found)).fetchall()
+        self._values.take_over(self._generation)
         execute("COMMIT")
         self.fsyncs += 1
 
@@ -232,13 +244,41 @@ class WriteSession:
             if self._broken:
                 self.let_go()
                 return
+            self._sync_values()
             try:
-                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                self._record_synced()
+                _, log, moved = self.connection.execute(
+                    "PRAGMA wal_checkpoint(TRUNCATE)"
+                ).fetchone()
+                if log == moved:
+                    self._values.made_durable()
             finally:
+                self._values.let_go()
                 self.connection.close()
         except sqlite3.Error as error:
             if not is_transient(error):
                 raise translate(error, self._path) from error
+
+    @property
+    def value_bytes(self) -> int:
+        """Of the files of values."""
+        return self._values.size_bytes
+
+    def _sync_values(self) -> None:
+        """Raises `StorageIOError` with the log as it is: to move it would make durable what names
+        the value that could not be synced."""
+        try:
+            self._values.sync_all()
+        except OSError as error:
+            self.let_go()
+            raise told_as(error, self._path, "a value cannot be synced") from error
+
+    def _record_synced(self) -> None:
+        """Or the next opening would write anew what it cannot know to be on the device."""
+        if self._values.is_record_behind:
+            self.connection.execute("BEGIN IMMEDIATE")
+            self._values.record_synced()
+            self.connection.execute("COMMIT")
 
     def let_go(self) -> None:
         """Close and leave the files as they are. Twice does nothing.
@@ -248,6 +288,7 @@ class WriteSession:
         moves nothing, is made to be the last.
         """
         self._closed = True
+        self._values.let_go()
         with contextlib.suppress(sqlite3.Error):
             last = sqlite3.connect(
                 f"{self._path.as_uri()}?mode=ro", uri=True, check_same_thread=False
@@ -262,9 +303,10 @@ class WriteSession:
     def commit(self, group: CommitGroup) -> Sequence[BatchOutcome]:
         """One group, one transaction. See `StorageBackend.commit`."""
         outcomes: Sequence[BatchOutcome] | None = None
+        durable = group.durability is Durability.DURABLE or self._values.wants_durable_commit
         self._wal_room.make(group)
         try:
-            self._set_synchronous(group.durability)
+            self._set_synchronous(Durability.DURABLE if durable else Durability.RELAXED)
             self.connection.execute("BEGIN IMMEDIATE")
             plan = plan_group(group, self._tables)
             if not plan.accepted:
@@ -274,13 +316,15 @@ class WriteSession:
                 self._wal_room.make_pages(plan.rows_removed)
             added = self._tables.carry_out(plan)
             self._number(group.sequence, plan.last_version)
+            self._values.sync(plan.entries, durable=durable)
             outcomes = plan.outcomes
             self.connection.execute("COMMIT")
         except Exception as error:
             raise self._failure(error, outcomes) from error
         self._tables.committed(added)
+        self._values.committed(durable=durable)
         self._sequence = group.sequence
-        if group.durability is Durability.DURABLE:
+        if durable:
             self.fsyncs += 1
         self._look_at_wal(pages_at_most(group) + plan.rows_removed)
         return outcomes
@@ -322,6 +366,9 @@ class WriteSession:
                     return self._give_back(step.pages_max)
                 case RefreshStatistics():
                     return self._refresh_statistics()
+        except OSError as error:
+            self._broken = True
+            raise told_as(error, self._path, "a value cannot be synced") from error
         except sqlite3.Error as error:
             # A damaged page that only upkeep has met is no reason to stop those who do not need it.
             passes = is_transient(error) or (is_corrupt(error) and not isinstance(step, Checkpoint))
@@ -336,6 +383,7 @@ class WriteSession:
         before = self._wal_bytes()
         self._policy.failed(before)
         execute = self.connection.execute
+        self._values.sync_all()
         if truncate:
             # Our readers' transactions are short. Whoever else reads must not hold up the writer.
             execute(f"PRAGMA busy_timeout = {min(self._busy_timeout, TRUNCATE_WAIT_MS)}")
@@ -347,6 +395,7 @@ class WriteSession:
                 execute(f"PRAGMA busy_timeout = {self._busy_timeout}")
         if log == moved:
             self._policy.succeeded()
+            self._values.made_durable()
         if truncate and not log:
             self._wal_room = WalRoom(self._path, pages_max=self._pages_max)
         return UpkeepResult(
@@ -386,8 +435,8 @@ class WriteSession:
     def _failure(
         self, error: Exception, outcomes: Sequence[BatchOutcome] | None
     ) -> CommitFailedError | CommitInDoubtError:
-        if isinstance(error, sqlite3.Error) and is_transient(error) and self._rolled_back():
-            if is_full(error):
+        if self._is_transient(error) and self._rolled_back():
+            if not isinstance(error, sqlite3.Error) or is_full(error):
                 self._make_room()
                 return StorageFullError(
                     f"{self._path}: no room left on the device; the write was rolled back, "
@@ -395,11 +444,21 @@ class WriteSession:
                 )
             return CommitFailedError(f"{self._path}: {error}; the write was rolled back")
         self._broken = True
+        if isinstance(error, OSError):
+            told = told_as(error, self._path, "a value cannot be written")
+            told.__cause__ = error
+            return CommitInDoubtError(told, outcomes)
         if not isinstance(error, sqlite3.Error):
             return CommitInDoubtError(error, outcomes)
         reason = translate(error, self._path)
         reason.__cause__ = error
         return CommitInDoubtError(reason, outcomes)
+
+    def _is_transient(self, error: Exception) -> bool:
+        if isinstance(error, OSError):
+            # What a sync did not take, even for want of room, no later one will write.
+            return system_errors.is_full(error) and not self._values.sync_failed
+        return isinstance(error, sqlite3.Error) and is_transient(error)
 
     def _make_room(self) -> None:
         """What was moved into the database leaves room in the WAL: also for what removes something,
@@ -415,4 +474,7 @@ class WriteSession:
                 self.connection.execute("ROLLBACK")
         except sqlite3.Error:
             return False
-        return not self.connection.in_transaction
+        if self.connection.in_transaction:
+            return False
+        self._values.rolled_back()
+        return True

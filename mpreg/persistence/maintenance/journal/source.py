@@ -87,6 +87,9 @@ class JournalSource:
         """A journal keeps a value where its entry is."""
         return iter(())
 
+    def value_files(self) -> Iterator[Finding]:
+        return iter(())
+
     def name_of_namespace(self, id: Any) -> Any:
         return id
 
