@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import errno
 import json
 import os
 import shutil
@@ -12,7 +14,12 @@ import pytest
 from anyio import from_thread
 
 from mpreg.codec import encode_key
-from mpreg.persistence import CorruptDataError, DataDirectoryError, PersistenceRegistry
+from mpreg.persistence import (
+    CorruptDataError,
+    DataDirectoryError,
+    PersistenceRegistry,
+    StorageIOError,
+)
 from mpreg.persistence.backends.sqlite.places import FILE_VALUE_BYTES, file_name
 from mpreg.persistence.maintenance import (
     FindingKind,
@@ -305,6 +312,51 @@ async def test_rows_of_files_that_do_not_agree_with_the_values_are_told_and_coun
         await opened.key_value_store("s").delete("a")
         await opened.snapshot_store("image").delete()
     assert len(files_in(data_dir)) == 1
+
+
+async def test_where_the_place_of_a_value_is_damaged_its_bytes_are_set_aside_with_it(
+    data_dir: Path,
+) -> None:
+    await filled(data_dir)
+    file = files_in(data_dir)[-1]
+    tamper(
+        data_dir,
+        "UPDATE large_values SET value = replace(value, ?, ?)",
+        (file.name, file.name[::-1]),
+    )
+    tamper(data_dir, "DELETE FROM entries WHERE key = ?", (encode_key("a"),))
+    data = file.read_bytes()
+    assert (await repair(data_dir)).sound
+    (quarantined,) = quarantine_files(data_dir)
+    items = [json.loads(line) for line in quarantined.read_text().splitlines()]
+    kept = [one for one in items if one.get("file") == f"values/{file.name}"]
+    assert b"".join(base64.b64decode(one["data"]["base64"]) for one in kept) == data
+    assert await content(data_dir) == [None, LARGE[::-1], None]
+    assert len(files_in(data_dir)) == 1
+
+
+async def test_a_file_that_is_not_ours_to_read_is_no_damage_and_stays(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(data_dir)
+    before, real = files_in(data_dir), os.open
+
+    def refused(path: Any, *rest: Any, **options: Any) -> int:
+        if str(path) == str(before[0]):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refused)
+    for examine in (verify, repair):
+        with pytest.raises(StorageIOError, match="Permission denied") as caught:
+            await examine(data_dir)
+        assert str(before[0]) in str(caught.value)
+    async with registry(data_dir) as opened:
+        with pytest.raises(CorruptDataError):
+            await opened.key_value_store("s").get("a")
+    monkeypatch.undo()
+    assert files_in(data_dir) == before
+    assert await content(data_dir) == WHOLE
 
 
 async def test_a_large_value_of_no_entry_is_set_aside_with_its_bytes(data_dir: Path) -> None:

@@ -200,11 +200,14 @@ class SqliteSource:
         except FileNotFoundError:
             return place
         except OSError as error:
-            raise told_as(error, self.path, "a value cannot be read") from error
+            # Also where it is not ours to read: that is no damage, and it must not be repaired.
+            file = directory_of(self.path) / file_name(place.number)
+            raise told_as(error, file, "a value cannot be read") from error
 
-    def files_listed(self) -> list[int]:
-        """The numbers of those that have a row."""
-        return [number for number, *_ in self._rows(schema.VALUE_FILES)]
+    def files_listed(self) -> dict[int, bool]:
+        """By the numbers of those that have a row: whether they are to be removed."""
+        rows = self._rows(schema.VALUE_FILES)
+        return {number: live == schema.EMPTIED for number, _, _, live in rows}
 
     def files_used(self) -> list[tuple[int, int]]:
         """(number, bytes) of the files that have a value."""
@@ -235,14 +238,14 @@ class SqliteSource:
             if (live or schema.EMPTIED) != told or type(size) is not int or end > size:
                 message = f"{live} values name it, and its row says {told}"
                 yield Finding(FindingKind.ENTRY, _file_told(number), message)
-        for number in self.nobodys_files(rows):
+        for number in self.nobodys_files(rows, max(rows, default=-1)):
             yield Finding(FindingKind.LEFTOVER, _file_told(number), "no value names it")
 
-    def nobodys_files(self, known: Collection[int]) -> list[int]:
+    def nobodys_files(self, known: Collection[int], last: int) -> list[int]:
         """Of the files in the directory: those that are not ``known``, in order.
 
-        Not those after the last one: they may be of a group that is not committed yet; where it
-        never is, the next opening removes them.
+        Not those after the ``last`` that was committed: they may be of a group that is not yet;
+        where it never is, the next opening removes them.
         """
         try:
             names = [path.name for path in directory_of(self.path).iterdir()]
@@ -250,7 +253,6 @@ class SqliteSource:
             return []
         except OSError as error:
             raise told_as(error, self.path, "the values cannot be listed") from error
-        last = max(known, default=-1)
         numbers = [number_of(name) for name in names]
         return sorted(
             one for one in numbers if one is not None and one <= last and one not in known
@@ -396,8 +398,8 @@ def open_source(path: Path, control: Control, *, immutable: bool = False) -> Ite
         StorageIOError: it cannot be opened.
     """
     with ExitStack() as stack:
-        stack.enter_context(held(path))
         with _opening(path):
+            stack.enter_context(held(path))
             connection, still = _connect(path, stack, immutable=immutable)
         try:
             connection.set_progress_handler(lambda: control.stopped, _STEPS_BETWEEN_LOOKS)

@@ -25,8 +25,13 @@ def is_of_a_file(finding: Finding) -> bool:
 
 
 def nobodys_files(source: SqliteSource) -> list[int]:
-    """The files that neither a row nor a value names. What only a value names gets a row."""
-    return source.nobodys_files({*source.files_counted(), *source.files_listed()})
+    """The files that no value names, but for those that have lost their last one to a commit.
+
+    What only a value names gets a row. What only a row names has a value of which the place is
+    damaged: that is set aside as damaged, and the bytes it should lead to are these."""
+    named, listed = source.files_counted(), source.files_listed()
+    emptied = [number for number, is_emptied in listed.items() if is_emptied]
+    return source.nobodys_files({*named, *emptied}, max((*named, *listed), default=-1))
 
 
 def file_items(database: Path, number: int) -> Iterator[dict[str, Any]]:
