@@ -32,7 +32,7 @@ from typing import Final, Protocol, TypeAlias
 import msgspec
 from attrs import frozen
 
-from mpreg.errors import CorruptDataError
+from mpreg.errors import CorruptDataError, StorageIOError
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup, LogBounds
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "PAGE_ITEMS_MAX",
     "ReadQuery",
     "ReadRecords",
+    "ReadFailure",
     "ReadResult",
     "RecordsPage",
     "RefreshStatistics",
@@ -377,6 +378,10 @@ ReadResult: TypeAlias = (
 )
 
 
+ReadFailure: TypeAlias = CorruptDataError | StorageIOError
+"""In the place of an answer: something is damaged, or the system does not let it be read now."""
+
+
 class StorageReader(Protocol):
     """A reader's side of a store: committed data only."""
 
@@ -384,12 +389,12 @@ class StorageReader(Protocol):
         """Open. The backend is open at that time. Where it raises, nothing stays open."""
         ...
 
-    async def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | CorruptDataError]:
+    async def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | ReadFailure]:
         """Answer queries in one thread hop, from one consistent state.
 
         Not all of them where the answers become too large: only the first ones then, at least one.
 
-        A damaged item is the answer to its own query only. A page never holds more than a bounded
+        A failure is the answer to its own query only. A page never holds more than a bounded
         number of items and bytes (but at least one item).
 
         Raises:

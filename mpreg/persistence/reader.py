@@ -9,7 +9,7 @@ import msgspec
 from attrs import define, field
 
 from mpreg.actors import Ack, Mailbox
-from mpreg.errors import CorruptDataError, ReaderStoppedError
+from mpreg.errors import CorruptDataError, ReaderStoppedError, StorageIOError
 from mpreg.persistence.backend import (
     FoundEntries,
     ReadQuery,
@@ -73,6 +73,9 @@ class Reader:
         for request, answer in zip(requests, answers, strict=False):
             if isinstance(answer, CorruptDataError):
                 self.damaged += 1
+                request.ack.reject(answer)
+                continue
+            if isinstance(answer, StorageIOError):
                 request.ack.reject(answer)
                 continue
             if isinstance(answer, _PAGES):

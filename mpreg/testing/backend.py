@@ -8,13 +8,14 @@ from typing import NoReturn
 import anyio
 import anyio.lowlevel
 
-from mpreg.errors import CommitFailedError, CorruptDataError, StorageFullError, StorageIOError
+from mpreg.errors import CommitFailedError, StorageFullError, StorageIOError
 from mpreg.persistence.backend import (
     BackendStatistics,
     CheckFound,
     CommitInDoubtError,
     FoundState,
     OpenedState,
+    ReadFailure,
     ReadQuery,
     ReadResult,
     UpkeepResult,
@@ -218,7 +219,7 @@ class SimulatedReader(_Process):
     async def open(self) -> None:
         await self._work()
 
-    async def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | CorruptDataError]:
+    async def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | ReadFailure]:
         await self._work()
         if self.faults.strikes(Fault.READ_FAILS):
             raise StorageIOError("simulated: the disk failed while it was read")

@@ -27,7 +27,12 @@ import pytest
 from attrs import define
 
 from mpreg.actors import Ack
-from mpreg.errors import CorruptDataError, OffsetOutOfRangeError, VersionConflictError
+from mpreg.errors import (
+    CorruptDataError,
+    OffsetOutOfRangeError,
+    StorageIOError,
+    VersionConflictError,
+)
 from mpreg.persistence.backend import (
     PAGE_BYTES_MAX,
     PAGE_ITEMS_MAX,
@@ -135,7 +140,7 @@ class ContractStore:
 
     async def ask(self, query: ReadQuery) -> ReadResult:
         (answer,) = await self.reader.read([query])
-        assert not isinstance(answer, CorruptDataError)
+        assert not isinstance(answer, CorruptDataError | StorageIOError)
         return answer
 
     async def get(self, key: bytes, namespace: bytes = b"n") -> StoredEntry | None:

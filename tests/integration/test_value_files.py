@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -14,7 +15,13 @@ import pytest
 from attrs import define, evolve, field
 
 from mpreg.actors import Ack
-from mpreg.persistence import Durability, StorageFullError, StorageIOError, WriteBatch
+from mpreg.persistence import (
+    CommitFailedError,
+    Durability,
+    StorageFullError,
+    StorageIOError,
+    WriteBatch,
+)
 from mpreg.persistence.backend import (
     Checkpoint,
     CommitInDoubtError,
@@ -306,6 +313,43 @@ def test_after_a_failed_sync_the_session_is_broken_and_its_group_not_committed(
     assert store.value(b"key") == LARGE
 
 
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE], ids=["EMFILE", "ENFILE"])
+@pytest.mark.parametrize("kind", ["create", "sync names"])
+def test_where_too_many_files_are_open_the_group_is_rolled_back_and_the_next_commit_works(
+    store: Store, kind: str, code: int
+) -> None:
+    """That passes, and to begin anew would need more of them."""
+    store.commit(Put(N, b"key", LARGE))
+    before = store.files
+    store.system.fails = failing(kind, code)
+    with pytest.raises(CommitFailedError, match="rolled back") as caught:
+        store.commit(Put(N, b"key", OTHER))
+    assert not isinstance(caught.value, StorageFullError)
+    assert store.files == before
+    assert store.value(b"key") == LARGE
+    store.system.asked.clear()
+    store.commit(Put(N, b"key", OTHER))
+    assert "sync names" in store.system.asked
+    assert store.value(b"key") == OTHER
+
+
+def test_where_too_many_files_are_open_a_checkpoint_is_put_off(store: Store) -> None:
+    store.commit(Put(N, b"part/w/0", LARGE), durability=RELAXED)
+    store.system.fails = failing("sync names", errno.EMFILE)
+    with pytest.raises(CommitFailedError, match="put off"):
+        store.session.upkeep(Checkpoint())
+    store.session.upkeep(Checkpoint())
+    assert store.system.asked[-1] == "sync names"
+    store.commit(Put(N, b"other", b""))
+
+
+def test_a_writer_that_another_one_has_taken_over_from_makes_no_files(store: Store) -> None:
+    with closing(WriteSession.open(store.path, OPTIONS)):
+        with pytest.raises(CommitInDoubtError, match="another writer"):
+            store.commit(Put(N, b"key", LARGE))
+        assert store.files == []
+
+
 def test_a_write_that_fails_otherwise_breaks_the_session(store: Store) -> None:
     store.system.fails = failing("write", errno.EIO)
     with pytest.raises(CommitInDoubtError) as caught:
@@ -412,6 +456,41 @@ def test_where_the_table_of_files_is_damaged_none_is_removed(
         file.write(b"\x01")
     store.open()
     assert store.files == before
+
+
+@pytest.mark.parametrize("live", ["1", "-1"], ids=["a value's", "emptied"])
+def test_where_the_number_in_a_row_is_damaged_no_file_is_removed(store: Store, live: str) -> None:
+    """The file that it should name looks as if it had never been committed."""
+    store.commit(Put(N, b"a", LARGE))
+    store.commit(Put(N, b"b", LARGE), Put(N, b"c", LARGE))
+    last = int(store.files[-1].name, 16)
+    store.session.connection.execute(
+        f"UPDATE value_files SET number = number - (1 << 32), live = CASE number WHEN {last} "
+        f"THEN 1 ELSE {live} END WHERE number > {last} - 2"
+    )
+    before = store.files
+    store.session.close()
+    store.open()
+    assert store.files == before
+    assert [store.value(key) for key in (b"a", b"b", b"c")] == [LARGE, LARGE, LARGE]
+
+
+def test_an_older_database_that_is_put_back_beside_newer_files_does_not_remove_them(
+    store: Store, tmp_path: Path
+) -> None:
+    store.commit(Put(N, b"key", LARGE))
+    store.session.close()
+    shutil.copy(store.path, tmp_path / "older")
+    store.open()
+    store.commit(Put(N, b"key", OTHER))
+    store.session.close()
+    shutil.copy(store.path, tmp_path / "newer")
+    shutil.copy(tmp_path / "older", store.path)
+    store.open()
+    store.session.close()
+    shutil.copy(tmp_path / "newer", store.path)
+    store.open()
+    assert store.value(b"key") == OTHER
 
 
 def test_a_file_between_others_that_nothing_names_is_left_alone(store: Store) -> None:
@@ -531,6 +610,25 @@ def test_files_that_are_open_are_bounded(store: Store) -> None:
         assert store.value(b"part/%d/0" % number) == LARGE
 
 
+def test_the_name_of_a_whole_that_is_not_open_any_more_is_synced_too(store: Store) -> None:
+    names = [b"part/%d/0" % number for number in range(WHOLES_OPEN_MAX + 1)]
+    for name in names:
+        store.commit(Put(N, name, LARGE), durability=RELAXED)
+    for name in names[1:]:
+        store.commit(Delete(N, name), durability=RELAXED)
+    store.system.asked.clear()
+    store.commit(Put(N, b"other", b""))
+    assert "sync names" in store.system.asked
+
+
+def test_a_whole_that_is_closed_to_make_room_is_known_to_be_synced(store: Store) -> None:
+    for number in range(WHOLES_OPEN_MAX):
+        store.commit(Put(N, b"part/%d/0" % number, LARGE))
+    store.commit(Put(N, b"part/0/1", LARGE), durability=RELAXED)
+    store.commit(Put(N, b"part/another/0", LARGE), durability=RELAXED)
+    assert store.rows()[0][1:3] == (2 * len(LARGE), 2 * len(LARGE))
+
+
 def test_parts_that_were_not_known_to_be_synced_are_written_anew_by_the_next_opening(
     store: Store,
 ) -> None:
@@ -612,6 +710,75 @@ def test_a_reader_whose_view_is_older_than_the_removal_reads_in_a_new_one(
     if queries == QUERIES[2] and new is None:
         expected = [LARGE]
     assert found == expected
+
+
+@contextmanager
+def too_many_open_files() -> Iterator[None]:
+    """For whoever opens what is in the directory of values, or that itself."""
+    real = os.open
+
+    def refused(path: Any, *rest: Any, **options: Any) -> int:
+        if "values" in str(path):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return real(path, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", refused)
+        yield
+
+
+@pytest.mark.parametrize("queries", QUERIES, ids=["get", "get many", "scan", "gets"])
+def test_where_too_many_files_are_open_only_who_reads_a_file_is_told(
+    store: Store, queries: list[ReadQuery]
+) -> None:
+    """The reader goes on: to open its connection anew would need more of them."""
+    store.commit(Put(N, b"key", LARGE), Put(N, b"small", b"1"))
+    with closing(ReadSession.open(store.path, OPTIONS)) as reader:
+        with too_many_open_files():
+            *failed, small = reader.read([*queries[:1], GetEntry(N, b"small")])
+            assert [str(one) for one in failed if isinstance(one, StorageIOError)] == [
+                f"{store.path}: a value cannot be read: Too many open files"
+            ]
+            assert isinstance(small, StoredEntry)
+        found = [value for result in reader.read(queries) for value in found_in(result)]
+    assert found[0] == LARGE
+
+
+def test_where_too_many_files_are_open_what_has_expired_is_swept_later(store: Store) -> None:
+    store.commit(Put(N, b"goes", LARGE, expires_at=999.0))
+    with too_many_open_files():
+        assert store.commit(SweepExpired(N, 10))[0] == (0,)
+    assert store.commit(SweepExpired(N, 10))[0] == (1,)
+
+
+def test_where_it_cannot_be_asked_whether_a_file_is_held_it_is_removed_later(store: Store) -> None:
+    store.commit(Put(N, b"key", LARGE))
+    with held(store.path):
+        with too_many_open_files():
+            store.commit(Delete(N, b"key"))
+        assert len(store.files) == 1
+    store.commit(Put(N, b"other", b""))
+    assert store.files == []
+
+
+def test_who_cannot_hold_the_files_is_told(store: Store) -> None:
+    store.commit(Put(N, b"key", LARGE))
+    with too_many_open_files(), pytest.raises(OSError, match="Too many open files"):
+        held(store.path).__enter__()
+
+
+def test_what_is_held_at_an_opening_is_removed_by_that_session_later(store: Store) -> None:
+    store.commit(Put(N, b"a", LARGE))
+    store.commit(Delete(N, b"a"), durability=RELAXED)
+    store.session.let_go()
+    never_committed = store.directory / file_name(first_number(7))
+    never_committed.write_bytes(LARGE)
+    with held(store.path):
+        store.open()
+        assert len(store.files) == 1
+        assert never_committed not in store.files, "no view names it, so nobody can hold it"
+    store.commit(Put(N, b"b", b""))
+    assert store.files == []
 
 
 @pytest.mark.parametrize("queries", QUERIES, ids=["get", "get many", "scan", "gets"])

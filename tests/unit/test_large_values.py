@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpreg.actors import Ack
-from mpreg.errors import CorruptDataError, StorageFullError
+from mpreg.errors import CorruptDataError, StorageFullError, StorageIOError
 from mpreg.persistence.backend import (
     GetEntries,
     GetEntry,
@@ -66,7 +66,7 @@ class Store:
             (answer,) = reader.read([query])
         finally:
             reader.close()
-        if isinstance(answer, CorruptDataError):
+        if isinstance(answer, CorruptDataError | StorageIOError):
             raise answer
         return answer
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mpreg.errors import CorruptDataError
 from mpreg.persistence.backend import (
     FoundEntries,
+    ReadFailure,
     ReadResult,
     RecordsPage,
     ScanPage,
@@ -15,7 +15,7 @@ from mpreg.persistence.backend import (
 __all__ = ["answer_bytes"]
 
 
-def answer_bytes(answer: ReadResult | CorruptDataError) -> int:
+def answer_bytes(answer: ReadResult | ReadFailure) -> int:
     """The bytes of the values and records in it."""
     match answer:
         case StoredEntry():

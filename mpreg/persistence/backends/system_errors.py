@@ -8,13 +8,19 @@ from typing import Final
 
 from mpreg.errors import StorageFullError, StorageIOError
 
-__all__ = ["is_full", "no_room", "told_as"]
+__all__ = ["is_full", "is_out_of_handles", "no_room", "told_as"]
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_OUT_OF_HANDLES: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def is_full(error: OSError) -> bool:
     return error.errno in _FULL
+
+
+def is_out_of_handles(error: OSError) -> bool:
+    """Whether too many files are open, of the process or of the system: nothing was done."""
+    return error.errno in _OUT_OF_HANDLES
 
 
 def no_room(path: Path, said: str | None) -> StorageFullError:

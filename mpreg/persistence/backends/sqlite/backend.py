@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpreg.errors import CorruptDataError
 from mpreg.persistence.backend import (
     BackendStatistics,
     CheckFound,
     OpenedState,
+    ReadFailure,
     ReadQuery,
     ReadResult,
     UpkeepResult,
@@ -123,7 +123,7 @@ class SqliteReader:
             lambda: ReadSession.open(self._path, self._options)
         )
 
-    async def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | CorruptDataError]:
+    async def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | ReadFailure]:
         assert self._thread is not None
         assert self._session is not None
         return await self._thread.run(self._session.read, queries)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from mpreg.codec import checksum_entry, checksum_record, decode_key, shown_name
-from mpreg.errors import CorruptDataError
+from mpreg.errors import CorruptDataError, StorageIOError
 from mpreg.persistence.backend import (
     PAGE_BYTES_MAX,
     PAGE_ITEMS_MAX,
@@ -24,6 +24,7 @@ from mpreg.persistence.backend import (
     ListNamespaces,
     NamespaceExpiry,
     NamespacesPage,
+    ReadFailure,
     ReadQuery,
     ReadRecords,
     ReadResult,
@@ -40,15 +41,14 @@ from mpreg.persistence.backends.sqlite.places import Place
 from mpreg.persistence.backends.sqlite.tables import checked_bounds, is_intact
 from mpreg.persistence.backends.sqlite.value_reading import ValueGoneError, ValueReader
 from mpreg.persistence.backends.sqlite.write_session import SqliteOptions
-from mpreg.persistence.backends.system_errors import told_as
 from mpreg.persistence.commit_group import LogBounds
 
 __all__ = ["ReadSession"]
 
-_Entries: TypeAlias = tuple[list[StoredEntry | CorruptDataError | None], int]
+_Entries: TypeAlias = tuple[list[StoredEntry | ReadFailure | None], int]
 """For the first of some keys, and how many bytes their values have."""
 
-_Answers: TypeAlias = tuple[Sequence[ReadResult | CorruptDataError], int]
+_Answers: TypeAlias = tuple[Sequence[ReadResult | ReadFailure], int]
 """To the first of some queries, and how many bytes they hold."""
 
 
@@ -87,7 +87,7 @@ class ReadSession:
     def close(self) -> None:
         self.connection.close()
 
-    def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | CorruptDataError]:
+    def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | ReadFailure]:
         """See `StorageReader.read`."""
         self._values = ValueReader(self._path)
         while True:
@@ -97,9 +97,7 @@ class ReadSession:
                 # At most once for each file: what is missing in two views is damage.
                 continue
 
-    def _read_in_one_view(
-        self, queries: Sequence[ReadQuery]
-    ) -> Sequence[ReadResult | CorruptDataError]:
+    def _read_in_one_view(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | ReadFailure]:
         try:
             if len(queries) == 1 and _is_of_one_entry(queries[0]):
                 # A single row is one state by itself.
@@ -112,11 +110,9 @@ class ReadSession:
                 self.connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
-        except OSError as error:
-            raise told_as(error, self._path, "a value cannot be read") from error
 
-    def _answer_some(self, queries: Sequence[ReadQuery]) -> list[ReadResult | CorruptDataError]:
-        answers: list[ReadResult | CorruptDataError | None] = []
+    def _answer_some(self, queries: Sequence[ReadQuery]) -> list[ReadResult | ReadFailure]:
+        answers: list[ReadResult | ReadFailure] = []
         room = READ_BYTES_MAX
         while len(answers) < len(queries) and room > 0:
             some, size = self._answer_next(queries, len(answers), room)
@@ -135,11 +131,16 @@ class ReadSession:
         answer = self._answer_or_error(query)
         return [answer], answer_bytes(answer)
 
-    def _answer_or_error(self, query: ReadQuery) -> ReadResult | CorruptDataError:
+    def _answer_or_error(self, query: ReadQuery) -> ReadResult | ReadFailure:
         try:
             return self._answer(query)
-        except CorruptDataError as error:
+        except (CorruptDataError, StorageIOError) as error:
             return error
+        except OSError as error:
+            # Of a file of values, and not of the connection: others can be read.
+            failed = StorageIOError(f"a value cannot be read: {error.strerror}", self._path)
+            failed.__cause__ = error
+            return failed
         except sqlite3.Error as error:
             if not is_corrupt(error):
                 raise
@@ -202,15 +203,20 @@ class ReadSession:
         return entry
 
     def _get_many(self, query: GetEntries) -> FoundEntries:
+        found: list[StoredEntry | CorruptDataError | None] = []
         entries, _ = self._get_together(query.namespace, query.keys, PAGE_BYTES_MAX)
-        return FoundEntries(tuple(entries))
+        for entry in entries:
+            if isinstance(entry, StorageIOError):
+                raise entry
+            found.append(entry)
+        return FoundEntries(tuple(found))
 
     def _get_together(self, namespace: bytes, keys: Sequence[bytes], room: int) -> _Entries:
         """Until there is no room for more, in bytes."""
         namespace_id = self._namespace_id(namespace)
         if namespace_id is None:
             return [None] * len(keys), 0
-        found: list[StoredEntry | CorruptDataError | None] = []
+        found: list[StoredEntry | ReadFailure | None] = []
         size, seed = 0, zlib.crc32(namespace)
         while (left := len(keys) - len(found)) and size < room:
             count = next((one for one in schema.GET_ENTRIES if one <= left), 1)
@@ -226,7 +232,7 @@ class ReadSession:
     ) -> _Entries | None:
         """Until there is no room for more, in bytes. None where one of them is damaged, or stands
         in a file."""
-        found: list[StoredEntry | CorruptDataError | None] = []
+        found: list[StoredEntry | ReadFailure | None] = []
         size, get = 0, schema.GET_ENTRIES[len(keys)]
         # For bytes, sqlite3 looks for an adapter each time, which takes as long as the row.
         parameters = (*map(bytearray, keys), namespace_id)
@@ -253,11 +259,13 @@ class ReadSession:
 
     def _get_one_by_one(self, namespace: bytes, keys: Sequence[bytes], room: int) -> _Entries:
         """The same, where what is damaged must not cost the others."""
-        found: list[StoredEntry | CorruptDataError | None] = []
+        found: list[StoredEntry | ReadFailure | None] = []
         size = 0
         for key in keys:
             answer = self._answer_or_error(GetEntry(namespace, key))
-            assert answer is None or isinstance(answer, StoredEntry | CorruptDataError)
+            assert answer is None or isinstance(
+                answer, StoredEntry | CorruptDataError | StorageIOError
+            )
             found.append(answer)
             size += answer_bytes(answer)
             if size >= room:

@@ -261,7 +261,8 @@ class Tables:
             return value
         try:
             return read_value(self._path, place)
-        except FileNotFoundError:
+        except OSError:
+            # Whatever it is, it is no failure of what is being written.
             return None
 
     def _stored_namespace(self, namespace: bytes) -> _Name | None:

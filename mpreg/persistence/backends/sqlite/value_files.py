@@ -44,8 +44,10 @@ from mpreg.persistence.backends.sqlite.places import (
     file_name,
     first_number,
     never_committed,
+    number_of,
 )
 from mpreg.persistence.backends.sqlite.value_reading import removable
+from mpreg.persistence.backends.system_errors import is_out_of_handles
 from mpreg.persistence.operations import EntryKey
 
 __all__ = ["EMPTIED_MAX", "UNSYNCED_BYTES_MAX", "WHOLES_OPEN_MAX", "ValueFiles"]
@@ -142,19 +144,34 @@ class ValueFiles:
         self.size_bytes = sum(size for _, size, _, live in rows if live != schema.EMPTIED)
         names = self._names()
         left = never_committed(names, known)
-        left += [number for number, live in known.items() if live == schema.EMPTIED]
-        if left and self._connection.execute(schema.CHECK_VALUE_FILES).fetchall() != [("ok",)]:
-            # It may hide what names them.
-            left = []
+        emptied = [number for number, live in known.items() if live == schema.EMPTIED]
+        if (left or emptied) and self._is_in_doubt(rows, names):
+            left, emptied = [], []
+        # No view names a file that was never committed, so nobody can hold it.
+        gone = [number for number in left if self._is_removed(number)]
         with removable(self._directory) as may_go:
-            gone = [number for number in left if may_go and self._is_removed(number)]
+            if may_go:
+                gone += [number for number in emptied if self._is_removed(number)]
+            else:
+                self._removable = emptied
         if gone and names:
             self._system.sync_directory(self._directory)
         self._connection.executemany(schema.FORGET_FILE, [(number,) for number in gone])
         for number, size, synced, live in rows:
             if live != schema.EMPTIED and synced < size:
                 self._write_anew(number, synced, size)
-                self._connection.execute(schema.SYNCED_FILE, (size, number))
+
+    def _is_in_doubt(self, rows: list[tuple[int, int, int, int]], names: list[str]) -> bool:
+        """Whether the rows may not be all, or not those of these files, so that none may be removed
+        for what they do not say: a page of the table is damaged, or the number in a row; or the
+        database is an older one, put back beside newer files."""
+        there = {number_of(name) for name in names}
+        if any(
+            live != schema.EMPTIED and size and synced >= size and number not in there
+            for number, size, synced, live in rows
+        ):
+            return True
+        return self._connection.execute(schema.CHECK_VALUE_FILES).fetchall() != [("ok",)]
 
     def _write_anew(self, number: int, start: int, end: int) -> None:
         """After a failed sync the system may take pages for written that are only in its cache, and
@@ -162,7 +179,8 @@ class ValueFiles:
         try:
             handle = self._system.open(self._path(number))
         except FileNotFoundError:
-            # Lost in a power cut, with parts of a whole that nothing names.
+            # Lost in a power cut, with parts of a whole that nothing names. Its row does not say
+            # that it was synced, so nothing else is concluded from it.
             return
         try:
             for offset in range(start, end, _PIECE_BYTES):
@@ -173,6 +191,7 @@ class ValueFiles:
         finally:
             self._system.close(handle)
         self._system.sync_directory(self._directory)
+        self._connection.execute(schema.SYNCED_FILE, (end, number))
 
     def _names(self) -> list[str]:
         try:
@@ -206,9 +225,10 @@ class ValueFiles:
         whole = self._together(namespace, key)
         file = self._wholes.get(whole) if whole is not None else None
         if file is None:
-            file = self._create(namespace)
             if whole is not None:
                 self._make_room_for_whole()
+            file = self._create(namespace)
+            if whole is not None:
                 self._wholes[whole] = file
         if not file.values:
             self._group.append(file)
@@ -272,7 +292,7 @@ class ValueFiles:
         Raises:
             OSError: the session is broken.
         """
-        if not self._group and not self._wholes:
+        if not self._group and not self._wholes and self._names_synced:
             return
         parts = list(self._wholes.values())
         singles = [file for file in self._group if file not in parts]
@@ -319,8 +339,9 @@ class ValueFiles:
     def _sync_directory(self, directory: Path) -> None:
         try:
             self._system.sync_directory(directory)
-        except OSError:
-            self.sync_failed = True
+        except OSError as error:
+            # Without a handle it was not even tried, and can be tried again.
+            self.sync_failed = not is_out_of_handles(error)
             raise
 
     # --- after it ---
@@ -396,8 +417,9 @@ class ValueFiles:
 
     def let_go(self) -> None:
         """Close the files, and leave them as they are. Twice does nothing."""
-        open_ones = {file.handle for file in (*self._wholes.values(), *self._group)}
-        self._wholes, self._group = {}, []
+        files = (*self._wholes.values(), *self._group, *self._created)
+        open_ones = {file.handle for file in files}
+        self._wholes, self._group, self._created = {}, [], []
         for handle in open_ones:
             with contextlib.suppress(OSError):
                 self._system.close(handle)

@@ -25,7 +25,7 @@ __all__ = ["ValueGoneError", "ValueReader", "held", "read_value", "removable"]
 
 _OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 #: Of the file, and not of the system as a whole: what cannot be read of it is damaged.
-_DAMAGE: Final = frozenset({errno.EIO, errno.ELOOP, errno.EISDIR, errno.EACCES})
+_DAMAGE: Final = frozenset({errno.EIO, errno.ELOOP, errno.EISDIR})
 
 
 class ValueGoneError(Exception):
@@ -37,6 +37,7 @@ def read_value(database: Path, place: Place) -> bytes | None:
 
     Raises:
         FileNotFoundError: there is no such file.
+        PermissionError: it is not this user's to read.
         OSError: the system refuses it, for a reason that is not the file's.
     """
     path = directory_of(database) / file_name(place.number)
@@ -67,7 +68,7 @@ def held(database: Path) -> Iterator[None]:
     """No file of values is removed while the block runs."""
     try:
         directory = os.open(directory_of(database), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         # There is none, or nothing in it can be read.
         yield
         return
@@ -83,8 +84,12 @@ def removable(directory: Path) -> Iterator[bool]:
     """Whether files may be removed while the block runs: nobody holds them. For the writer."""
     try:
         opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         yield True
+        return
+    except OSError:
+        # Who holds them cannot be asked.
+        yield False
         return
     try:
         yield _lock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -111,7 +116,7 @@ class ValueReader:
         self._gone: set[int] = set()
 
     def read(self, place: Place) -> bytes | None:
-        """None where it is damaged.
+        """None where it is damaged, or not this user's to read.
 
         Raises:
             ValueGoneError: ask again in a new view, with this same reader.
@@ -124,3 +129,6 @@ class ValueReader:
                 return None
             self._gone.add(place.number)
             raise ValueGoneError from error
+        except PermissionError:
+            # Others are read by the same call.
+            return None

@@ -83,6 +83,12 @@ def _clamped(value: float) -> int:
     return round(min(value, 2**31 - 1))
 
 
+def _is_for_want_of_room(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return system_errors.is_full(error)
+    return isinstance(error, sqlite3.Error) and is_full(error)
+
+
 class WriteSession:
     """One incarnation of the writer's connection. Made and used on the connection's thread.
 
@@ -314,8 +320,9 @@ class WriteSession:
                 return plan.outcomes
             if plan.rows_removed:
                 self._wal_room.make_pages(plan.rows_removed)
-            added = self._tables.carry_out(plan)
+            # First: a writer that was fenced makes no files.
             self._number(group.sequence, plan.last_version)
+            added = self._tables.carry_out(plan)
             self._values.sync(plan.entries, durable=durable)
             outcomes = plan.outcomes
             self.connection.execute("COMMIT")
@@ -367,6 +374,8 @@ class WriteSession:
                 case RefreshStatistics():
                     return self._refresh_statistics()
         except OSError as error:
+            if self._is_transient(error) and self._rolled_back():
+                raise CommitFailedError(f"{self._path}: upkeep was put off: {error}") from error
             self._broken = True
             raise told_as(error, self._path, "a value cannot be synced") from error
         except sqlite3.Error as error:
@@ -436,7 +445,7 @@ class WriteSession:
         self, error: Exception, outcomes: Sequence[BatchOutcome] | None
     ) -> CommitFailedError | CommitInDoubtError:
         if self._is_transient(error) and self._rolled_back():
-            if not isinstance(error, sqlite3.Error) or is_full(error):
+            if _is_for_want_of_room(error):
                 self._make_room()
                 return StorageFullError(
                     f"{self._path}: no room left on the device; the write was rolled back, "
@@ -457,7 +466,8 @@ class WriteSession:
     def _is_transient(self, error: Exception) -> bool:
         if isinstance(error, OSError):
             # What a sync did not take, even for want of room, no later one will write.
-            return system_errors.is_full(error) and not self._values.sync_failed
+            passes = system_errors.is_full(error) or system_errors.is_out_of_handles(error)
+            return passes and not self._values.sync_failed
         return isinstance(error, sqlite3.Error) and is_transient(error)
 
     def _make_room(self) -> None:
