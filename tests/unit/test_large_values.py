@@ -216,11 +216,11 @@ def test_small_values_cost_no_statement_more(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         store.put(b"large", bytes(LARGE))
         for _ in range(2):
-            assert statements(store, *group) == ["BEGIN", "INSERT", "UPDATE", "COMMIT"]
+            assert statements(store, *group) == ["BEGIN", "UPDATE", "INSERT", "COMMIT"]
         deletes = [(Delete(b"n", b"%d" % number),) for number in range(2)]
         planned = ["SELECT", "SELECT"]
         assert statements(store, *deletes) == (
-            ["BEGIN", *planned, "DELETE", "DELETE", "UPDATE", "COMMIT"]
+            ["BEGIN", *planned, "UPDATE", "DELETE", "DELETE", "COMMIT"]
         )
 
 
