@@ -118,6 +118,8 @@ class ValueFiles:
         self._forgetting = False
         """Whether the group under way removes those rows."""
         self._names_synced = True
+        self._directory_synced = False
+        """Whether the name of the directory is. Whoever made it may have been killed before."""
         self.sync_failed = False
         """Whether what was written is in doubt for good: nothing may be synced any more."""
         self.size_bytes = 0
@@ -242,9 +244,10 @@ class ValueFiles:
         return place
 
     def _create(self, namespace: bytes) -> _File:
-        if not self._directory.is_dir():
-            self._directory.mkdir(mode=0o700)
+        if not self._directory_synced:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
             self._sync_directory(self._directory.parent)
+            self._directory_synced = True
         number, self._next = self._next, self._next + 1
         file = _File(number, self._system.create(self._path(number)), namespace)
         self._created.append(file)
@@ -292,7 +295,7 @@ class ValueFiles:
         Raises:
             OSError: the session is broken.
         """
-        if not self._group and not self._wholes and self._names_synced:
+        if not self._group and not self._wholes:
             return
         parts = list(self._wholes.values())
         singles = [file for file in self._group if file not in parts]
