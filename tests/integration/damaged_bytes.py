@@ -145,7 +145,7 @@ async def _write_something(stores: _Stores, luck: random.Random, state: dict[Ite
     key = luck.choice(KEYS)
     match luck.choice(["put"] * 12 + ["delete", "append", "append", "append", "truncate", "save"]):
         case "put":
-            value = luck.randbytes(luck.choice([140_000, 0, 20, 20, 300, 300, 9_000]))
+            value = luck.randbytes(luck.choice([0, 20, 20, 300, 300, 9_000, 140_000]))
             await entries.put(key, value)
             state["entry", key] = value
         case "delete":

@@ -169,7 +169,8 @@ class SqliteSource:
 
     def entry(self, namespace_id: Any, key: bytes) -> EntryRow | None:
         for row in self._rows(schema.GET_ENTRY, (namespace_id, key)):
-            return self._entry(namespace_id, row)
+            # See `ReadSession._get`: it may be another key's.
+            return self._entry(namespace_id, (key, *row[1:]))
         return None
 
     def _entry(self, namespace_id: Any, row: tuple[Any, ...]) -> EntryRow:

@@ -197,7 +197,9 @@ class ReadSession:
             row = self.connection.execute(schema.GET_ENTRY, place).fetchone()
         if row is None:
             return None
-        entry = self._verified_entry(query.namespace, row)
+        # On a damaged page, SQLite's search can end at the row of another key, which is whole: its
+        # checksum is held against the key that was asked for.
+        entry = self._verified_entry(query.namespace, (query.key, *row[1:]))
         if isinstance(entry, CorruptDataError):
             raise entry
         return entry
