@@ -114,7 +114,7 @@ def test_the_shell_completes_commands_options_and_names(
     assert complete(f"mpreg inspect keys {at} s") == ["plain,shelf"]
     assert complete(f"mpreg inspect records {at} a") == ["plain,audit"]
     assert complete(f"mpreg inspect snapshot {at} i") == ["plain,image"]
-    assert complete(f"mpreg inspect key {at} shelf lar") == ["plain,large"]
+    assert complete(f"mpreg inspect key {at} shelf lar") == ["plain,large", "plain,largest"]
     # Then a key is given in hexadecimal.
     assert complete(f"mpreg inspect key {at} --hex shelf lar") == []
     assert complete(f"mpreg queue peek letters {at} --subscription au") == ["plain,audit"]

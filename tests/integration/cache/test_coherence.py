@@ -289,7 +289,7 @@ async def test_what_is_deleted_while_it_is_evicted_does_not_come_back_where_that
 
     async def put_large(cache: GlobalCacheManager) -> None:
         try:
-            await cache.put(BOB, "x" * 1_000_000)
+            await cache.put(BOB, "x" * 100_000)
         except StorageFullError as error:
             failed.append(error)
 
@@ -342,7 +342,7 @@ async def test_a_read_that_has_its_answer_already_keeps_the_put_that_came_meanwh
 async def test_a_full_disk_leaves_both_levels_as_they_were_and_computing_goes_on(
     data_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    backend, large = ReadGateBackend(data_dir), "x" * 1_000_000
+    backend, large = ReadGateBackend(data_dir), "x" * 100_000
 
     async def compute() -> str:
         return large

@@ -303,7 +303,7 @@ def test_a_backup_is_not_put_where_it_goes_with_the_store(data_dir: Path, tmp_pa
         assert refused.exit_code == 1, command
         assert "name another place" in refused.stderr or "name a directory in it" in refused.stderr
     assert run("verify", "--data-dir", data_dir).exit_code == 0
-    assert {path.name for path in place.iterdir()} == {"BACKUP", "mpreg.db"}
+    assert {path.name for path in place.iterdir()} == {"BACKUP", "mpreg.db", "values"}
 
 
 def test_an_export_goes_to_what_is_no_file_and_never_in_its_place(
