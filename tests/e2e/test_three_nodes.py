@@ -20,11 +20,12 @@ from typing import Any, Final
 import anyio
 import anyio.to_thread
 import httpx
+import pytest
 from attrs import define, field
 
 from mpreg.client import MPREGClient, RemoteQueue
 from mpreg.errors import LeaseLostError
-from tests.e2e.support import GUARD_SECONDS, on_both_loops
+from tests.e2e.support import GUARD_SECONDS, loops
 from tests.e2e.test_serve import Served
 
 #: On each loop, each node once; `make crash` sets more: from six on, by each signal.
@@ -323,7 +324,7 @@ async def until_acked(works: list[Work], chance: random.Random) -> None:
         await anyio.sleep(0.03)
 
 
-@on_both_loops
+@pytest.mark.parametrize("loop", loops("trio"))
 def test_three_nodes_that_end_in_turn_under_load_keep_what_they_promised(
     tmp_path: Path, loop: str
 ) -> None:
