@@ -77,7 +77,8 @@ class Mailbox(Generic[M]):
         self._depth = 0
         self._bytes = 0
         self._sent = 0
-        self._last: M | None = None
+        self.last: M | None = None
+        """The message that was sent last, where it may `grow`."""
         self._clock: Callable[[], float] | None = None
         self._waiting_since: float | None = None
         self._closed_by: Callable[[], Exception] | None = None
@@ -178,19 +179,12 @@ class Mailbox(Generic[M]):
     def is_closed(self) -> bool:
         return self._closed_by is not None
 
-    @property
-    def last(self) -> M | None:
-        """The message that was sent last, if it has not been taken yet."""
-        return self._last
-
     def grow(self, message: M, size_bytes: int) -> bool:
         """Take room for more in the message that was sent last, so that what is added to it is
         where a message of its own would be. False where it was taken, where there is no room, and
         where others wait for it: then nothing may be added.
         """
-        if message is not self._last or self._waiters or self._closed_by is not None:
-            return False
-        if self._bytes + size_bytes > self._bytes_max:
+        if message is not self.last or self._bytes + size_bytes > self._bytes_max:
             return False
         self._bytes += size_bytes
         return True
@@ -199,6 +193,8 @@ class Mailbox(Generic[M]):
         """Return with the room reserved, or raise with nothing reserved."""
         waiter = _Waiter(size)
         self._waiters[waiter] = None
+        # What is added to it now would overtake the one that waits.
+        self.last = None
         try:
             await waiter.event.wait()
         except BaseException:
@@ -218,7 +214,7 @@ class Mailbox(Generic[M]):
 
     def _put(self, message: M) -> None:
         self._sent += 1
-        self._last = message
+        self.last = None if self._waiters else message
         if self._clock is not None and self._waiting_since is None:
             self._waiting_since = self._clock()
         self._sender.send_nowait(message)
@@ -271,8 +267,8 @@ class Mailbox(Generic[M]):
         return message
 
     def _taken(self, message: M) -> None:
-        if message is self._last:
-            self._last = None
+        if message is self.last:
+            self.last = None
         self._release(message.size_bytes)
 
     async def receive_many(self, *, messages_max: int, bytes_max: int) -> list[M]:
@@ -296,8 +292,8 @@ class Mailbox(Generic[M]):
                 size += message.size_bytes
         except (anyio.WouldBlock, anyio.EndOfStream):
             pass
-        if message is self._last:
-            self._last = None
+        if message is self.last:
+            self.last = None
         self._release(size - first_size, messages=len(messages) - 1)
         return messages
 
@@ -311,6 +307,7 @@ class Mailbox(Generic[M]):
         if self._closed_by is not None:
             return
         self._closed_by = make_error or _mailbox_closed
+        self.last = None
         self._sender.close()
         for waiter in self._waiters:
             waiter.event.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from attrs import define
 
@@ -16,6 +16,9 @@ from mpreg.persistence.batch import (
 )
 
 __all__ = ["GrowingAppend"]
+
+#: Room that is taken beside what is asked for, where there is some: others come in a moment.
+ROOM_BYTES: Final = 4_096
 
 
 @define(eq=False)
@@ -33,6 +36,8 @@ class GrowingAppend:
     _batch: AppendBatch
     ack: SharedAck
     """Gives the offset of the first record."""
+    _room: int = 0
+    """Bytes that are taken, and that nothing fills yet."""
 
     def grow(self, size_bytes: int) -> bool:
         """Take room for more in a record that is made when the writer takes it; at most so much.
@@ -40,12 +45,21 @@ class GrowingAppend:
         False: too late, or no room. Nothing may be added to it then.
         """
         batch = self._batch
-        if batch.size_bytes + size_bytes > self._bytes_max:
+        if size_bytes > self._room:
+            if not self._take_room(size_bytes + ROOM_BYTES) and not self._take_room(size_bytes):
+                return False
+        elif self._writes.last is not batch:
             return False
-        if not self._writes.grow(batch, size_bytes):
-            return False
-        batch.size_bytes += size_bytes
+        self._room -= size_bytes
         batch.callers += 1
+        return True
+
+    def _take_room(self, size_bytes: int) -> bool:
+        batch, more = self._batch, size_bytes - self._room
+        if batch.size_bytes + more > self._bytes_max or not self._writes.grow(batch, more):
+            return False
+        batch.size_bytes += more
+        self._room = size_bytes
         return True
 
     def add(self, records: Sequence[bytes], size_bytes: int) -> bool:

@@ -69,6 +69,19 @@ class Bodies:
         if not places:
             del self._places[queue]
 
+    def pop_run(self, queue: str, lane: int, start: int, stop: int) -> None:
+        """`pop` of all from one offset of a lane up to another."""
+        if (places := self._places.get(queue)) is None:
+            return
+        pop = self._bodies.pop
+        for offset in range(start, stop):
+            place = (lane, offset)
+            if (body := pop((queue, place), None)) is not None:
+                places.remove(place)
+                self.bytes -= _size(body)
+        if not places:
+            del self._places[queue]
+
     def forget(self, queue: str) -> None:
         """Forget all of a queue."""
         for place in self._places.pop(queue, ()):

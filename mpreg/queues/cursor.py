@@ -117,6 +117,17 @@ class Cursor:
         self._position = min(position, end)
         return position if position < end else None
 
+    def untouched(self, end: int) -> int | None:
+        """`fresh`, where nothing comes before it and nothing behind it is done; else None."""
+        if self.held_back_from is not None or self.ready_most():
+            return None
+        offset = self.fresh(end)
+        return None if offset is None or offset < self.done.end else offset
+
+    def come_to(self, offset: int) -> None:
+        """All from `fresh` up to ``offset`` is open now."""
+        self._position = offset
+
     def make_ready(self, delivery: Delivery) -> None:
         delivery.state = DeliveryState.READY
         # The first one may still be there from the last time, and come back again and again.
@@ -134,6 +145,15 @@ class Cursor:
         delivery = self.open.pop(offset, None)
         self.done.add(offset)
         return 0 if delivery is None else delivery.size
+
+    def finish_run(self, start: int, stop: int) -> int:
+        """`finish` of all from ``start`` up to ``stop``. Their size together."""
+        pop, size = self.open.pop, 0
+        for offset in range(start, stop):
+            if (delivery := pop(offset, None)) is not None:
+                size += delivery.size
+        self.done.add_range(start, stop)
+        return size
 
     def skip(self, start: int, stop: int) -> None:
         """From ``start``, which `candidate` gave, up to ``stop`` nothing is to be handed out any

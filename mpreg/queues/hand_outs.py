@@ -133,7 +133,7 @@ class HandOuts:
             for delivery, _ in hand_out.deliveries:
                 delivery.is_counted = False
                 delivery.state = DeliveryState.LEASED
-                subscription.set_due(delivery, due)
+            subscription.set_all_due([one for one, _ in hand_out.deliveries], due)
             if hand_out.abandoned:
                 core.settling.release(self.leases(hand_out), unseen=True)
             elif due < core.armed:

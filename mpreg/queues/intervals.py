@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mpreg.errors import InvalidArgumentError
 
-__all__ = ["IntervalSet", "covered_at_least"]
+__all__ = ["IntervalSet", "covered_at_least", "runs"]
 
 
 class IntervalSet:
@@ -81,6 +81,10 @@ class IntervalSet:
             stops.append(stop)
             self._count += stop - start
             return
+        if start == stops[-1]:
+            stops[-1] = stop
+            self._count += stop - start
+            return
         # All that the new one overlaps or touches becomes one with it.
         first = bisect_left(stops, start)
         after = bisect_right(starts, stop)
@@ -91,6 +95,11 @@ class IntervalSet:
         starts[first:after] = [start]
         stops[first:after] = [stop]
         self._count += stop - start - merged
+
+    @property
+    def end(self) -> int:
+        """The offset after the last one; from there on all are missing."""
+        return self._stops[-1] if self._stops else 0
 
     def __contains__(self, offset: int) -> bool:
         stops = self._stops
@@ -134,7 +143,7 @@ class IntervalSet:
         All of them are counted at once; a part takes time for each interval in it.
         """
         starts, stops = self._starts, self._stops
-        if not starts:
+        if not starts or start >= stops[-1]:
             return 0
         if start <= starts[0] and (stop is None or stop >= stops[-1]):
             return self._count
@@ -209,6 +218,24 @@ def covered_at_least(times: int, sets: Sequence[IntervalSet]) -> IntervalSet:
         elif depth < times <= before:
             covered.add_range(began, offset)
     return covered
+
+
+def runs(places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Pairs of a number and an offset, in any order and perhaps named twice, as number, start and
+    stop of what lies side by side; from the lowest up."""
+    ordered = sorted(places)
+    if not ordered:
+        return
+    number, start = ordered[0]
+    stop = start
+    for place in ordered:
+        if place == (number, stop):
+            stop += 1
+        elif place != (number, stop - 1):
+            yield number, start, stop
+            number, start = place
+            stop = start + 1
+    yield number, start, stop
 
 
 def _negative(offset: int) -> InvalidArgumentError:

@@ -66,6 +66,13 @@ class Lane:
             if offset < self.measured_to:
                 self.measured -= size
 
+    def finish_run(self, start: int, stop: int, size: int) -> None:
+        """`finish` of all from ``start`` up to ``stop``, which are of so many bytes together. None
+        of them may be finished, and the lane is to be measured."""
+        self.finished.add_range(start, stop)
+        self._bytes_most -= size
+        self.measured -= size
+
     def measure(self, offset: int, size: int) -> None:
         """Count one more message, in the order of the offsets; one that is counted is left."""
         if offset < self.measured_to:

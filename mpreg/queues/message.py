@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from mpreg.codec import decode_value
 from mpreg.errors import InvalidArgumentError
 from mpreg.persistence import Transaction
@@ -19,19 +21,17 @@ __all__ = ["Message", "Receipt", "release_all", "settle_all"]
 REASON_CHARACTERS_MAX: Final = 4_096
 
 
-class Receipt:
+class Receipt(msgspec.Struct, eq=False):
     """The right to settle one delivery of one message, without what was sent: `Message` has that,
-    and a node that waits for somebody else's acknowledgment does not need it."""
+    and a node that waits for somebody else's acknowledgment does not need it. Both are msgspec
+    structs, because one is made for every message."""
 
-    __slots__ = ("_core", "_lease", "attempt")
-
-    def __init__(self, core: QueueCore, lease: Lease | None) -> None:
-        self._core = core
-        self._lease = lease
-        self.attempt = 1 if lease is None else lease.attempt - lease.delivery.forgiven
-        """1 for the first delivery; counted on disk before the message is handed out. Deliveries
-        that were given back before anybody saw them do not count, unless the process was killed
-        before that was noted."""
+    _core: QueueCore
+    _lease: Lease | None
+    attempt: int
+    """1 for the first delivery; counted on disk before the message is handed out. Deliveries that
+    were given back before anybody saw them do not count, unless the process was killed before that
+    was noted."""
 
     async def ack(self, *, transaction: Transaction | None = None) -> None:
         """Acknowledge it: it will not be handed out again. Returns when that is durable.
@@ -133,6 +133,9 @@ class Receipt:
         """None where it is damaged."""
         return await self._core.contents.find((lease.delivery.lane, lease.delivery.offset))
 
+    def __repr__(self) -> str:
+        return f"<Receipt of {self._core.name!r}, attempt {self.attempt}>"
+
 
 class Message(Receipt):
     """One delivery of one message, to be acknowledged or given back before its lease ends.
@@ -143,20 +146,9 @@ class Message(Receipt):
     nothing.
     """
 
-    __slots__ = ("_record", "priority", "subscription")
-
-    def __init__(
-        self,
-        core: QueueCore,
-        record: MessageRecord,
-        lease: Lease | None,
-        priority: int,
-        subscription: str,
-    ) -> None:
-        super().__init__(core, lease)
-        self._record = record
-        self.priority = priority
-        self.subscription = subscription
+    _record: MessageRecord
+    priority: int
+    subscription: str
 
     @property
     def id(self) -> str:
@@ -183,7 +175,7 @@ class Message(Receipt):
 
     def receipt(self) -> Receipt:
         """To settle it by, when it is not needed itself any more."""
-        return Receipt(self._core, self._lease)
+        return Receipt(self._core, self._lease, self.attempt)
 
     async def _find_record(self, lease: Lease) -> MessageRecord | None:
         return self._record

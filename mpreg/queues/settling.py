@@ -83,8 +83,7 @@ class Settling:
             return
         core = self._core
         core.written(event, results[0], len(event.places))
-        for place in event.places:
-            core.contents.forget(place)
+        core.contents.forget_all(event.places)
         core.room.admit()
 
     def settle(self, leases: Sequence[Lease], event: Event, transaction: Transaction) -> None:

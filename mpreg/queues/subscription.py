@@ -258,7 +258,7 @@ class Subscription:
         core = self._core
         if not core.stored:
             return [
-                Message(core, record, None, delivery.lane, self.name)
+                Message(core, None, 1, record, delivery.lane, self.name)
                 for delivery, record in hand_out.deliveries
             ]
         state, name, count = hand_out.subscription, self.name, len(hand_out.deliveries)
@@ -266,8 +266,9 @@ class Subscription:
         return [
             Message(
                 core,
+                Lease(state, one, one.attempt, count if number == count else 0),
+                one.attempt - one.forgiven,
                 record,
-                Lease(state, one, one.attempt, ahead=count if number == count else 0),
                 one.lane,
                 name,
             )

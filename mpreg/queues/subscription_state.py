@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import msgspec
 from attrs import define, field
@@ -18,6 +20,9 @@ __all__ = ["Lease", "SubscriptionState"]
 
 #: Up to here deadlines that do not count any more are just kept.
 CLEAR_DEADLINES_AT = 256
+
+#: Those in which a delivery's deadline counts.
+_TIMED: Final = (DeliveryState.LEASED, DeliveryState.WAITING)
 
 
 @define(eq=False)
@@ -69,12 +74,22 @@ class SubscriptionState:
 
     def set_due(self, delivery: Delivery, due: float) -> None:
         """When its lease, or its wait, is over."""
-        delivery.due = due
-        if due == float("inf"):
-            return
-        heapq.heappush(self._deadlines, (due, next(self._numbers), delivery))
+        self.set_all_due((delivery,), due)
+
+    def set_all_due(self, deliveries: Iterable[Delivery], due: float) -> None:
+        """`set_due` of each of them."""
+        is_timed, deadlines, numbers = due != math.inf, self._deadlines, self._numbers
+        for delivery in deliveries:
+            delivery.due = due
+            if is_timed:
+                heapq.heappush(deadlines, (due, next(numbers), delivery))
         if len(self._deadlines) >= self._clear_at:
-            self._deadlines = [entry for entry in self._deadlines if self._counts(entry)]
+            # Most are over, and so not asked more than that.
+            self._deadlines = [
+                entry
+                for entry in self._deadlines
+                if entry[2].state in _TIMED and self._counts(entry)
+            ]
             heapq.heapify(self._deadlines)
             self._clear_at = max(CLEAR_DEADLINES_AT, 2 * len(self._deadlines))
 
@@ -98,11 +113,7 @@ class SubscriptionState:
 
     def _counts(self, entry: tuple[float, int, Delivery]) -> bool:
         due, _, delivery = entry
-        return (
-            delivery.due == due
-            and delivery.state in (DeliveryState.LEASED, DeliveryState.WAITING)
-            and self.holds(delivery)
-        )
+        return delivery.due == due and delivery.state in _TIMED and self.holds(delivery)
 
 
 class Lease(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -118,8 +129,8 @@ class Lease(msgspec.Struct, frozen=True, eq=False, gc=False):
     def is_held(self) -> bool:
         """Whether it is right, and nothing is being written of it."""
         delivery = self.delivery
-        return (
-            delivery.state is DeliveryState.LEASED
-            and delivery.attempt == self.attempt
-            and self.subscription.holds(delivery)
-        )
+        if delivery.state is not DeliveryState.LEASED or delivery.attempt != self.attempt:
+            return False
+        # `holds`, without a call: it is asked of every message.
+        cursor = self.subscription.cursors.get(delivery.lane)
+        return cursor is not None and cursor.open.get(delivery.offset) is delivery

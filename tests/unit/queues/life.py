@@ -6,6 +6,7 @@ them. It knows nothing of intervals, heaps and positions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Final
@@ -116,14 +117,20 @@ class Model:
         return sorted(self.messages, key=lambda place: (-place[0], place[1]))
 
     def choose(
-        self, name: str, count: int, matches: Callable[[str], bool], wall: float, now: float
+        self,
+        name: str,
+        count: int,
+        bytes_max: float,
+        matches: Callable[[str], bool],
+        wall: float,
+        now: float,
     ) -> tuple[list[Place], list[Place]]:
         """Which messages are handed out, and which die; the rest is noted."""
         chosen: list[Place] = []
         dying: list[Place] = []
         for place in self.by_priority():
             told, record = self.told[name][place], self.messages[place][0]
-            if len(chosen) == count:
+            if len(chosen) == count or sum(self.messages[one][1] for one in chosen) >= bytes_max:
                 break
             if told.done or told.held or told.until > now:
                 continue
@@ -181,6 +188,7 @@ class Life:
             (self.unsubscribe, 1),
             (self.remove_letters, 1),
             (self.truncate, 2),
+            (self.measure, 1),
         ]
         if self.random.random() < 0.5:
             kinds.append((self.purge, 1))
@@ -210,7 +218,7 @@ class Life:
         number = random.choice(LANES)
         if number not in self.state.lanes:
             self.write(LaneOpened(number))
-        sized = [self._message() for _ in range(random.randint(1, 4))]
+        sized = [self._message() for _ in range(random.randint(1, 6))]
         first = self.state.lanes[number].end
         self.state.sent(number, len(sized), sum(size for _, size in sized))
         self.state.note_delays(number, first, sized, wall=self.wall, now=self.now)
@@ -234,10 +242,21 @@ class Life:
         if not self.model.told:
             return
         name = self.random.choice(list(self.model.told))
-        count = self.random.randint(1, 4)
+        count = self.random.randint(1, 6)
+        bytes_max = self.random.choice([math.inf, math.inf, 8, 16])
         subscription = self.state.subscriptions[name]
-        wanted, lost = self.model.choose(name, count, subscription.matches, self.wall, self.now)
-        choice = choose(self.state, subscription, count, self.find, wall=self.wall, now=self.now)
+        wanted, lost = self.model.choose(
+            name, count, bytes_max, subscription.matches, self.wall, self.now
+        )
+        choice = choose(
+            self.state,
+            subscription,
+            count,
+            self.find,
+            wall=self.wall,
+            now=self.now,
+            bytes_max=bytes_max,
+        )
         chosen = [delivery for delivery, _ in choice.deliveries]
         assert [(one.lane, one.offset) for one in chosen] == wanted
         assert [(one.lane, one.offset) for one in choice.dying] == lost
@@ -276,9 +295,14 @@ class Life:
     def settle(self) -> None:
         if (lease := self._take_lease()) is None:
             return
-        name, one = lease
-        self.write(Settled(name, [(one.lane, one.offset)]))
-        self.model.finish(name, (one.lane, one.offset), acknowledged=True)
+        name, first = lease
+        # Together with others of the subscription, in any order.
+        others = [one for other, one in self.leases if other == name and self.random.random() < 0.7]
+        self.leases = [(of, one) for of, one in self.leases if one not in others]
+        settled = self.random.sample([first, *others], len(others) + 1)
+        self.write(Settled(name, [(one.lane, one.offset) for one in settled]))
+        for one in settled:
+            self.model.finish(name, (one.lane, one.offset), acknowledged=True)
 
     def give_back(self) -> None:
         if (lease := self._take_lease()) is None:
@@ -396,10 +420,10 @@ class Life:
         kept = [each for each in range(lane.first, first) if each not in lane.finished]
         self.write(Kept(lane.number, kept, first))
 
-    def measure(self) -> None:
-        """As is done where the bytes are to be counted anew."""
+    def measure(self, *, wholly: bool = False) -> None:
+        """As is done where the bytes are to be counted anew: some now, some later."""
         for number, lane in self.state.lanes.items():
-            for offset in range(lane.end):
+            for offset in range(lane.end if wholly else self.random.randint(0, lane.end)):
                 lane.measure(offset, self.model.messages[number, offset][1])
 
     # --- the same again ---
@@ -426,7 +450,11 @@ class Life:
         assert state.dead == model.dead
         assert state.acknowledged == model.acknowledged
         left = [size for place, (_, size) in model.messages.items() if place not in model.finished]
-        assert (state.size, state.bytes) == (len(left), sum(left))
+        assert state.size == len(left)
+        if all(lane.is_measured for lane in state.lanes.values()):
+            assert state.bytes == sum(left)
+        else:
+            assert state.bytes >= sum(left)
 
 
 def replayed(
@@ -456,11 +484,22 @@ def told_by(state: QueueState, subscription: SubscriptionState) -> dict[Place, T
 
 
 def state_of(state: QueueState) -> object:
-    """All of a state that a restart has to bring back, to be compared."""
+    """All of a state that a restart has to bring back, to be compared.
+
+    Not, what a subscription has found to be finished by others: it finds that again.
+    """
+    finished = _places(state, lambda n: state.lanes[n].finished.ranges())
+
+    def told(subscription: SubscriptionState) -> dict[Place, Told]:
+        found = told_by(state, subscription)
+        return {
+            place: one for place, one in found.items() if one.acknowledged or place not in finished
+        }
+
     return (
-        _places(state, lambda n: state.lanes[n].finished.ranges()),
+        finished,
         {number: (lane.first, lane.end, lane.kept) for number, lane in state.lanes.items()},
-        {name: (one.pattern, told_by(state, one)) for name, one in state.subscriptions.items()},
+        {name: (one.pattern, told(one)) for name, one in state.subscriptions.items()},
         state.dead,
         state.acknowledged,
         state.redelivered,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mpreg.errors import InvalidArgumentError
-from mpreg.queues.intervals import IntervalSet, covered_at_least
+from mpreg.queues.intervals import IntervalSet, covered_at_least, runs
 from tests.unit.examples import examples
 
 #: Few enough that offsets meet, touch and enclose each other all the time.
@@ -96,11 +96,11 @@ class IntervalStory(RuleBasedStateMachine):
 
     @invariant()
     def it_has_the_offsets_of_the_model_in_as_few_intervals_as_can_be(self) -> None:
-        runs = runs_of(self.model)
-        assert self.intervals.ranges() == runs
-        assert len(self.intervals) == len(runs)
+        expected = runs_of(self.model)
+        assert self.intervals.ranges() == expected
+        assert len(self.intervals) == len(expected)
         assert self.intervals.count() == len(self.model)
-        assert self.intervals.first_missing() == (runs[0][1] if 0 in self.model else 0)
+        assert self.intervals.first_missing() == (expected[0][1] if 0 in self.model else 0)
 
 
 TestIntervalStory = IntervalStory.TestCase
@@ -223,3 +223,17 @@ def test_a_set_given_twice_counts_twice() -> None:
 def test_covered_at_least_less_than_once_is_refused(times: int) -> None:
     with pytest.raises(InvalidArgumentError, match=f"at least {times} times"):
         covered_at_least(times, [IntervalSet()])
+
+
+PLACES = st.lists(st.tuples(st.integers(0, 2), OFFSETS), max_size=40)
+
+
+@given(PLACES)
+@settings(max_examples=examples(150))
+def test_runs_are_the_places_side_by_side(places: list[tuple[int, int]]) -> None:
+    expected = [
+        (number, start, stop)
+        for number in sorted({number for number, _ in places})
+        for start, stop in runs_of({offset for of, offset in places if of == number})
+    ]
+    assert list(runs(places)) == expected

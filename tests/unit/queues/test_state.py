@@ -138,7 +138,7 @@ def _restart(life: Life) -> None:
     life.state.lose_leases(life.wall, life.now)
     life.leases.clear()
     life.dying.clear()
-    life.measure()
+    life.measure(wholly=True)
     for subscription in life.state.subscriptions.values():
         subscription.tick(life.now)
     for name, every in life.model.told.items():
