@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
 import anyio.lowlevel
@@ -89,7 +89,7 @@ class GlobalCacheManager:
             entry is not None
             and entry.checked_at == self._barriers.raised
             and not self._behind
-            and (entry.fresh_until == math.inf or self._wall() < entry.fresh_until)
+            and (entry.fresh_until == inf or self._wall() < entry.fresh_until)
         ):
             self._touch(key)
             entry.space.memory_hits += 1

@@ -11,7 +11,7 @@ from attrs import define, field
 
 from mpreg.errors import CorruptDataError
 from mpreg.queues.bodies import Bodies
-from mpreg.queues.intervals import runs
+from mpreg.queues.intervals import are_runs, runs
 from mpreg.queues.records import MessageRecord, Place
 from mpreg.queues.selection import GONE, UNREAD, Found
 from mpreg.queues.state import QueueState
@@ -106,13 +106,12 @@ class Contents:
 
     def forget_all(self, places: Sequence[Place]) -> None:
         """`forget` each of them."""
-        if len(places) == 1 or not self._stored:
+        if not self._stored or not are_runs(places):
             for place in places:
                 self.forget(place)
             return
         for number, start, stop in runs(places):
-            finished = self._state.lane(number).finished
-            if finished.count(start, stop) == stop - start:
+            if self._state.lane(number).finished.count(start, stop) == stop - start:
                 self._bodies.pop_run(self._storage.incarnation, number, start, stop)
             else:
                 for offset in range(start, stop):

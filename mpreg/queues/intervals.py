@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mpreg.errors import InvalidArgumentError
 
-__all__ = ["IntervalSet", "covered_at_least", "runs"]
+__all__ = ["IntervalSet", "are_runs", "covered_at_least", "runs"]
 
 
 class IntervalSet:
@@ -48,14 +48,15 @@ class IntervalSet:
             return True
         # Where all but a few come in order, it is most often the first gap that closes.
         after = 1 if offset == stops[0] else bisect_right(starts, offset)
-        if after and offset < stops[after - 1]:
+        stop = stops[after - 1] if after else -1
+        if offset < stop:
             return False
-        follows = after > 0 and offset == stops[after - 1]
         precedes = after < len(starts) and offset + 1 == starts[after]
-        if follows and precedes:
-            del starts[after], stops[after - 1]
-        elif follows:
-            stops[after - 1] = offset + 1
+        if offset == stop:
+            if precedes:
+                del starts[after], stops[after - 1]
+            else:
+                stops[after - 1] = offset + 1
         elif precedes:
             starts[after] = offset
         else:
@@ -218,6 +219,11 @@ def covered_at_least(times: int, sets: Sequence[IntervalSet]) -> IntervalSet:
         elif depth < times <= before:
             covered.add_range(began, offset)
     return covered
+
+
+def are_runs(places: Sequence[tuple[int, int]]) -> bool:
+    """Whether it pays to ask for their `runs`: by the first two of them."""
+    return len(places) > 1 and places[1][1] == places[0][1] + 1
 
 
 def runs(places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:

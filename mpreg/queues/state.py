@@ -16,7 +16,7 @@ from attrs import define, field
 from mpreg.queues.agreement import Agreement
 from mpreg.queues.configuration import DeliveryGuarantee, QueueConfiguration
 from mpreg.queues.cursor import Delivery, DeliveryState
-from mpreg.queues.intervals import IntervalSet, covered_at_least, runs
+from mpreg.queues.intervals import IntervalSet, are_runs, covered_at_least, runs
 from mpreg.queues.lane import Lane
 from mpreg.queues.records import (
     Configured,
@@ -154,7 +154,7 @@ class QueueState:
 
     def _settle(self, event: Settled) -> None:
         subscription = self._subscribe(event.subscription)
-        if len(event.places) > 1 and not self.is_quorum and self._is_only(subscription):
+        if are_runs(event.places) and not self.is_quorum and self._is_only(subscription):
             for number, start, stop in runs(event.places):
                 self._settle_run(subscription, number, start, stop)
         else:
@@ -163,7 +163,7 @@ class QueueState:
 
     def _settle_one(self, subscription: SubscriptionState, number: int, offset: int) -> None:
         cursor = subscription.cursor(number)
-        if offset in cursor.done:
+        if offset not in cursor.open and offset in cursor.done:
             return
         self.acknowledged += 1
         if self.is_quorum:
