@@ -21,8 +21,8 @@ def answer_bytes(answer: ReadResult | ReadFailure) -> int:
         case StoredEntry():
             return len(answer.value)
         case ScanPage() | FoundEntries():
-            return sum(answer_bytes(entry) for entry in answer.entries if entry is not None)
+            return sum([len(item.value) for item in answer.entries if type(item) is StoredEntry])
         case RecordsPage():
-            return sum(len(item.data) for item in answer.records if isinstance(item, StoredRecord))
+            return sum([len(item.data) for item in answer.records if type(item) is StoredRecord])
         case _:
             return 0
