@@ -108,6 +108,11 @@ class WriteBatch(msgspec.Struct, eq=False):
         return cls(operations, acks, durability, sum(map(operation_bytes, operations)), settled)
 
     @property
+    def filled_bytes(self) -> int:
+        """Its size, without room that was taken in the mailbox and nothing came to fill."""
+        return self.size_bytes
+
+    @property
     def asked(self) -> tuple[int, int]:
         """How many callers have asked for it, and for how many operations."""
         return 1, len(self.operations)
@@ -155,6 +160,8 @@ class AppendBatch(WriteBatch, kw_only=True):
     firsts: list[int]
     """By caller: the index of its first record."""
     listeners: list[Settled | None]
+    room: int = 0
+    """Of ``size_bytes``, what nothing fills yet: see `GrowingAppend`."""
     callers: int = 1
     """Those who have appended, or added to an append."""
     unmade: list[tuple[int, MakeRecord]]
@@ -181,6 +188,10 @@ class AppendBatch(WriteBatch, kw_only=True):
             listeners=[settled],
             unmade=[],
         )
+
+    @property
+    def filled_bytes(self) -> int:
+        return self.size_bytes - self.room
 
     @property
     def asked(self) -> tuple[int, int]:

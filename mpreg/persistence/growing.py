@@ -36,8 +36,6 @@ class GrowingAppend:
     _batch: AppendBatch
     ack: SharedAck
     """Gives the offset of the first record."""
-    _room: int = 0
-    """Bytes that are taken, and that nothing fills yet."""
 
     def grow(self, size_bytes: int) -> bool:
         """Take room for more in a record that is made when the writer takes it; at most so much.
@@ -45,21 +43,21 @@ class GrowingAppend:
         False: too late, or no room. Nothing may be added to it then.
         """
         batch = self._batch
-        if size_bytes > self._room:
+        if size_bytes > batch.room:
             if not self._take_room(size_bytes + ROOM_BYTES) and not self._take_room(size_bytes):
                 return False
         elif self._writes.last is not batch:
             return False
-        self._room -= size_bytes
+        batch.room -= size_bytes
         batch.callers += 1
         return True
 
     def _take_room(self, size_bytes: int) -> bool:
-        batch, more = self._batch, size_bytes - self._room
+        batch, more = self._batch, size_bytes - self._batch.room
         if batch.size_bytes + more > self._bytes_max or not self._writes.grow(batch, more):
             return False
         batch.size_bytes += more
-        self._room = size_bytes
+        batch.room = size_bytes
         return True
 
     def add(self, records: Sequence[bytes], size_bytes: int) -> bool:

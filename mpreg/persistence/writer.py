@@ -245,7 +245,7 @@ class Writer:
             sequence=group.sequence,
             batches=sum(batch.asked[0] for batch in committed),
             operations=sum(batch.asked[1] for batch in committed),
-            size_bytes=sum(batch.size_bytes for batch in committed),
+            size_bytes=sum(batch.filled_bytes for batch in committed),
             durability=group.durability,
             commit_seconds=took,
             ack_seconds=anyio.current_time() - since,

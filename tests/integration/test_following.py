@@ -21,6 +21,7 @@ from mpreg.persistence import (
     PersistenceConfig,
     PersistenceRegistry,
 )
+from mpreg.persistence.batch import OPERATION_OVERHEAD_BYTES
 
 pytestmark = pytest.mark.anyio
 
@@ -185,6 +186,27 @@ async def test_an_observer_is_told_of_each_commit_and_what_it_took(tmp_path: Pat
     for commit in observer.commits:
         assert 0 <= commit.commit_seconds <= commit.ack_seconds
         assert commit.size_bytes > 0
+
+
+async def test_what_was_committed_is_counted_without_room_that_was_left(tmp_path: Path) -> None:
+    sizes = []
+    async with _registry(tmp_path) as registry:
+        log, observer = registry.log_store("log"), _Observer()
+        registry.observe(observer)
+        for _ in range(2):
+            growing = log.append_growing([b"0"], lambda _: None)
+            assert growing is not None
+            for _ in range(3):
+                assert growing.add([b"12345"], 5)
+            assert await growing.ack >= 0
+            async with anyio.create_task_group() as task_group:
+                for record in (b"0", *[b"12345"] * 3):
+                    task_group.start_soon(log.append, record)
+        sizes = [commit.size_bytes for commit in observer.commits]
+    # Those that come by themselves are an operation each.
+    grown, alone = sizes[::2], sizes[1::2]
+    assert len(set(grown)) == len(set(alone)) == 1
+    assert grown[0] == alone[0] - 3 * OPERATION_OVERHEAD_BYTES
 
 
 async def test_a_log_is_not_followed_from_beyond_its_end(tmp_path: Path) -> None:

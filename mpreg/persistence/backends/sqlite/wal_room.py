@@ -30,7 +30,7 @@ def pages_at_most(group: CommitGroup) -> int:
     """
     size = rows = 0
     for batch in group.batches:
-        size += batch.size_bytes
+        size += batch.filled_bytes
         for operation in batch.operations:
             if type(operation) is Put:
                 rows += 1 if operation.expires_at is None else 3
