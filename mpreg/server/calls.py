@@ -30,6 +30,10 @@ T = TypeVar("T")
 #: A body that does not come on for so long is not waited for, nor one that is late by so much.
 BODY_SECONDS_MAX: Final = 30.0
 
+#: What a flag of a query may have as its value, or not be there.
+_SET: Final = ("", "true", "1")
+_UNSET: Final = (None, "false", "0")
+
 Effect: TypeAlias = Callable[[Transaction | None], Awaitable[Answer]]
 
 
@@ -101,6 +105,18 @@ class Call:
             return None if text is None else float(text)
         except ValueError:
             raise InvalidArgumentError(f"{name} is a number, not {text!r:.80}") from None
+
+    def flag(self, name: str) -> bool:
+        """Whether the query has it: alone, or with a value that says so. Raises
+        `InvalidArgumentError`."""
+        text = self.query(name)
+        if text in _UNSET:
+            return False
+        if text not in _SET:
+            raise InvalidArgumentError(
+                f"{name} is true, 1, false, 0, or stands alone, which is true; not {text!r:.80}"
+            )
+        return True
 
     async def body(self) -> bytes:
         """All of it, as it came.

@@ -76,7 +76,7 @@ async def elsewhere(call: Call, endpoint: Endpoint) -> Forward | None:
     """What asks the node that has the queue of a request; None where it is here, or nowhere.
 
     Raises:
-        InvalidArgumentError: the name is impossible.
+        InvalidArgumentError: the name is impossible, or ``here`` has another value than it may.
         CorruptDataError: it is here, and damaged.
         PeersUnheardError: it is not here, and a peer that may have it was not heard of yet.
         QueueNotFoundError: the same, and that peer was given up.
@@ -96,7 +96,7 @@ async def elsewhere(call: Call, endpoint: Endpoint) -> Forward | None:
             raise PeerUnreachableError(
                 f"queue {queue!r} is at node {to!r:.80}, of which nothing is known here", False
             )
-    elif endpoint.makes_queue and call.query("here") is not None:
+    elif endpoint.makes_queue and call.flag("here"):
         return None
     elif found is None:
         await _check_heard(state, endpoint, queue)

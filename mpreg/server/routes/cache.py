@@ -197,7 +197,7 @@ async def invalidate(call: Call) -> Answer:
 async def get_cache(call: Call) -> Answer | ASGIApp:
     """How much is cached, and how it is used, since the start of the node. With ``watch``: all
     changes from now on, as server-sent events."""
-    if call.query("watch") is not None:
+    if call.flag("watch"):
         return _watch(call, None, None)
     return Answer(value=msgspec.to_builtins(call.state.cache.statistics()))
 
@@ -206,7 +206,7 @@ async def get_namespace(call: Call) -> Answer | ASGIApp:
     """How reads of a namespace went since the start of the node. With ``watch``: its changes from
     now on, of keys that begin with ``prefix``, or with ``parts``, as server-sent events."""
     namespace = call.name("namespace")
-    if call.query("watch") is not None:
+    if call.flag("watch"):
         return _watch(call, namespace, _prefix(call))
     statistics = call.state.cache.statistics().namespaces.get(namespace, _NEVER_READ)
     return Answer(

@@ -86,7 +86,7 @@ async def list_keys(call: Call) -> Answer | ASGIApp:
     ``after``, at most ``limit``; ``next`` is the ``after`` of the next page. With ``watch``: their
     changes from now on, as server-sent events."""
     store, prefix = _store(call), call.query("prefix") or ""
-    if call.query("watch") is not None:
+    if call.flag("watch"):
         return _watch(call, store, prefix)
     limit = call.number("limit", 100, minimum=1, maximum=SCAN_ENTRIES_MAX)
     entries: list[dict[str, Any]] = []

@@ -60,7 +60,7 @@ async def read_records(call: Call) -> Answer | ASGIApp:
     as server-sent events; without ``start`` only those that come. Following from beyond the end of
     the log: 416."""
     log = _log(call)
-    if call.query("follow") is not None:
+    if call.flag("follow"):
         return await _follow(call, log)
     limit = call.number("limit", 100, minimum=1, maximum=READ_RECORDS_MAX)
     stop = None if call.query("stop") is None else call.number("stop", 0, maximum=OFFSET_MAX)

@@ -226,7 +226,7 @@ async def receive(call: Call) -> Answer:
         source = queue.get_subscription(what.subscription)
 
     # Not in the body: there an older node refuses what it does not know.
-    one_by_one = call.query("one_by_one") is not None
+    one_by_one = call.flag("one_by_one")
     take = partial(source.receive_many, count, bytes_max=ANSWER_BYTES_MAX, one_by_one=one_by_one)
     # What is there is taken first: nobody has to watch then whether its receiver still is.
     messages = await take(min(wait_seconds, 0.0))

@@ -35,6 +35,7 @@ __all__ = ["SHAPES"]
 _TEXT: Final = {"type": "string"}
 _OFFSET: Final = {"type": "integer", "minimum": 0}
 _NUMBER: Final = {"type": "integer", "minimum": 1}
+_FLAG: Final = {"type": "string", "enum": ["", "true", "1", "false", "0"]}
 _SECONDS: Final = {"type": "number", "exclusiveMinimum": 0}
 
 
@@ -54,13 +55,13 @@ _UNLESS: Final = _header("If-None-Match", "304 where it has this version.")
 _AGAIN: Final = _header("Last-Event-ID", "Goes on behind this event.")
 _TTL: Final = Parameter("ttl_seconds", _SECONDS, "From now on; then it is gone.")
 _PREFIX: Final = Parameter("prefix", _TEXT, "Those that begin with it.")
-_WATCH: Final = Parameter("watch", _TEXT, "The changes from now on, as server-sent events.")
+_WATCH: Final = Parameter("watch", _FLAG, "The changes from now on, as server-sent events.")
 _START: Final = Parameter("start", _OFFSET, "From this offset on.")
 _VERSION: Final = Parameter("version", _NUMBER, "This one.")
 _PARTS: Final = Parameter("parts", _TEXT, "A list in JSON: the parts of the key.")
-_HERE: Final = Parameter("here", _TEXT, "At this node, whatever others have.")
+_HERE: Final = Parameter("here", _FLAG, "At this node, whatever others have.")
 _ONE_BY_ONE: Final = Parameter(
-    "one_by_one", _TEXT, "The last attempt of a message only as the first one of the answer."
+    "one_by_one", _FLAG, "The last attempt of a message only as the first one of the answer."
 )
 _SAME: Final = {304: "It still has this version."}
 
@@ -302,7 +303,7 @@ _LOGS: Final = {
             _START,
             Parameter("stop", _OFFSET, "Before this offset."),
             _limit(READ_RECORDS_MAX),
-            Parameter("follow", _TEXT, "Those that come as well, as server-sent events."),
+            Parameter("follow", _FLAG, "Those that come as well, as server-sent events."),
             _AGAIN,
         ),
         gives_events=True,

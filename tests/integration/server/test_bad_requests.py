@@ -94,6 +94,40 @@ async def test_a_body_that_makes_no_sense_is_refused(data_dir: Path) -> None:
         assert await node.receive() == []
 
 
+STREAMS = [
+    *(("/v1/keys/n", "watch"), ("/v1/cache", "watch"), ("/v1/cache/n", "watch")),
+    ("/v1/logs/audit/records", "follow"),
+]
+
+
+async def test_a_flag_of_a_query_stands_alone_or_says_what_it_is(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        for path, flag in STREAMS:
+            for said in ("", "=", "=true", "=1"):
+                answer = await node.client.head(f"{path}?{flag}{said}")
+                assert answer.headers["content-type"].startswith("text/event-stream"), path
+            for said in ("=false", "=0"):
+                answer = await node.client.head(f"{path}?{flag}{said}")
+                assert answer.headers["content-type"] == "application/json", path
+
+
+@pytest.mark.parametrize("said", ["no", "False", "2", "00", "true,false"])
+async def test_a_flag_of_a_query_with_another_value_is_refused(data_dir: Path, said: str) -> None:
+    async with open_node(data_dir) as node:
+        await node.send("x")
+        for path, flag in STREAMS:
+            assert (await node.client.head(f"{path}?{flag}={said}")).status_code == 400, path
+        for method, path, flag in (
+            ("POST", "/v1/queues/jobs/receive", "one_by_one"),
+            ("PUT", "/v1/queues/new", "here"),
+        ):
+            answer = await node.client.request(method, f"{path}?{flag}={said}", json={})
+            assert error_of(answer) == (400, "InvalidArgumentError"), path
+            assert said in answer.json()["detail"]
+        assert [one["attempt"] for one in await node.receive()] == [1]
+        assert await node.state.queues.queue_names() == ["jobs"]
+
+
 async def test_a_route_or_method_that_is_not_there_is_told_so(data_dir: Path) -> None:
     async with open_node(data_dir) as node:
         for path in ("/none", "/v1", "/v1/queues/", "/v1/queues/a/b/c", "/v1/keys", "/v1//queues"):

@@ -310,8 +310,12 @@ async def test_a_last_attempt_comes_alone_to_who_works_on_one_after_the_other(
 ) -> None:
     async with open_node(data_dir) as node:
         await node.client.put(JOBS, json={"max_deliveries": 1})
-        await node.send(1, 2, 3, 4)
-        for path, given in (("receive?one_by_one", [1]), ("receive", [2, 3, 4])):
+        await node.send(1, 2, 3, 4, 5, 6)
+        for path, given in (
+            ("receive?one_by_one", [1]),
+            ("receive?one_by_one=true", [2]),
+            ("receive?one_by_one=false", [3, 4, 5, 6]),
+        ):
             answer = await node.post(f"{JOBS}/{path}", {"messages_max": 10})
             assert [one["payload"] for one in answer.json()["messages"]] == given
 
