@@ -25,6 +25,7 @@ from mpreg.cache.computing import Compute
 from mpreg.cache.keys import check_key, encode_key
 from mpreg.cache.requests import (
     Details,
+    check_choices,
     check_compute,
     check_increment,
     check_negative_ttl,
@@ -43,6 +44,7 @@ from mpreg.errors import (
     NotFoundError,
     VersionConflictError,
 )
+from mpreg.persistence import Durability
 
 __all__ = ["RemoteCacheManager", "RemoteCacheWatch"]
 
@@ -202,9 +204,10 @@ class RemoteCacheManager:
         *,
         initial: int = 0,
         ttl_seconds: float | None = None,
+        durability: Durability | None = None,
     ) -> int:
-        """Add to a number and return the sum, atomically. `mpreg.cache.GlobalCacheManager`. As
-        durable as the ``write_mode`` of the node's cache says.
+        """Add to a number and return the sum, atomically. `mpreg.cache.GlobalCacheManager`. Without
+        ``durability`` it is as durable as the ``write_mode`` of the node's cache says.
 
         Raises:
             InvalidArgumentError: what is there is no `int`, or the sum has more than 64 bits.
@@ -212,8 +215,12 @@ class RemoteCacheManager:
                 write is: it could be counted twice.
         """
         check_increment(by, initial, ttl_seconds)
+        check_choices(None, durability)
         path, params = _where(key)
-        body = {"by": by, "initial": initial, "ttl_seconds": ttl_seconds}
+        body: dict[str, Any] = {"by": by, "initial": initial, "ttl_seconds": ttl_seconds}
+        if durability is not None:
+            # Else not at all: an older node refuses what it does not know.
+            body["durability"] = durability.value
         async with self._changing(key):
             answer = await self._calls.ask(
                 "POST", f"{path}/increment", body=body, params=params, is_made_once=False

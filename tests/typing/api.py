@@ -603,7 +603,7 @@ async def remote_cache(node: MPREGClient) -> None:
     assert_type(await cache.put(ann, {"name": "Ann"}, ttl_seconds=60, tags=["eu"]), Ack[int])
     assert_type(await cache.put_many({ann: 1}), Ack[int] | None)
     assert_type(await cache.delete(ann), bool)
-    assert_type(await cache.increment(ann, by=-1, initial=10), int)
+    assert_type(await cache.increment(ann, by=-1, durability=Durability.RELAXED), int)
     assert_type(await cache.compare_and_set(ann, 3, expected_version=0), int)
     assert_type(await cache.invalidate(namespace="users", prefix=("ann", 7)), int)
     assert_type(await cache.get_or_compute(ann, compute, negative_ttl_seconds=1.0), Any)

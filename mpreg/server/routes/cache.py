@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import msgspec
 from attrs import define
@@ -45,6 +45,7 @@ class IncrementRequest(msgspec.Struct, forbid_unknown_fields=True):
     by: int = 1
     initial: int = 0
     ttl_seconds: float | None = None
+    durability: Literal["durable", "relaxed"] | None = None
 
 
 class InvalidateRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -169,11 +170,15 @@ async def put_many_cached(call: Call) -> Answer:
 
 
 async def increment(call: Call) -> Answer:
-    """Add to a number, atomically; one that is not there begins at ``initial``. As durable as
-    the ``write_mode`` of the cache says."""
+    """Add to a number, atomically; one that is not there begins at ``initial``. As
+    ``durability`` asks; without it, as durable as the ``write_mode`` of the cache says."""
     what = await call.read(IncrementRequest)
     value = await call.state.cache.increment(
-        _key(call), what.by, initial=what.initial, ttl_seconds=what.ttl_seconds
+        _key(call),
+        what.by,
+        initial=what.initial,
+        ttl_seconds=what.ttl_seconds,
+        durability=None if what.durability is None else Durability(what.durability),
     )
     return Answer(value={"value": value})
 

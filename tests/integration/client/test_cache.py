@@ -19,6 +19,7 @@ from mpreg.errors import (
     VersionConflictError,
     WatchLaggedError,
 )
+from mpreg.persistence import Durability
 from tests.integration.client.support import (
     LOST_ANSWER,
     NOBODY,
@@ -77,6 +78,15 @@ async def test_an_increment_is_not_sent_again_where_it_may_have_been_made(data_d
         assert raised.value.may_have_been_made
         assert len(way.asked) == asked + 1
         assert await node.cache.increment(KEY) == 3
+
+
+async def test_an_increment_is_as_durable_as_is_asked(data_dir: Path) -> None:
+    async with open_client(data_dir) as (node, _, server):
+        for durability in (Durability.RELAXED, Durability.DURABLE, None):
+            await node.cache.increment(KEY, durability=durability)
+            stats = await server.state.registry.stats()
+            is_durable = stats.durable_sequence == stats.commit_sequence
+            assert is_durable is (durability is not Durability.RELAXED)
 
 
 async def test_a_condition_that_an_earlier_attempt_may_have_ended_is_not_told_as_one_of_others(

@@ -19,7 +19,7 @@ from mpreg.errors import (
     SnapshotNotFoundError,
     VersionConflictError,
 )
-from mpreg.persistence import PersistenceRegistry, SnapshotRetention
+from mpreg.persistence import Durability, PersistenceRegistry, SnapshotRetention
 from tests.integration.client.support import client_at
 from tests.integration.client.test_same_program import PAYLOADS
 from tests.integration.server.test_connections import serving
@@ -133,6 +133,7 @@ async def use_cache(cache: Cache) -> list[Any]:
     count = GlobalCacheKey("numbers", "n")
     seen.append((await cache.increment(count), await cache.increment(count, -5, initial=9)))
     seen.append(await cache.increment(GlobalCacheKey("numbers", "m"), initial=9, ttl_seconds=60.0))
+    seen.append([await cache.increment(count, durability=one) for one in Durability])
     targets: list[dict[str, Any]] = [
         {"tag": "t"},
         {"namespace": "a", "prefix": "b"},
@@ -232,6 +233,7 @@ async def go_wrong_elsewhere(stores: Stores, cache: Cache) -> list[Any]:
         cache.increment(key),
         cache.increment(GlobalCacheKey("ns", "x"), initial=2**63 - 1),
         cache.increment(key, 1.5),  # type: ignore[arg-type]
+        cache.increment(GlobalCacheKey("ns", "x"), durability="relaxed"),  # type: ignore[arg-type]
         cache.invalidate(),
         cache.invalidate(tag="a", namespace="b"),
         cache.invalidate(tag="a", prefix="b"),

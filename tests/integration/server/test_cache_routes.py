@@ -151,6 +151,20 @@ async def test_a_number_is_added_to(data_dir: Path) -> None:
         assert error_of(too_large) == (400, "InvalidArgumentError")
 
 
+async def test_a_number_is_added_to_as_durably_as_is_asked(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        path = f"{PAGES}/views/increment"
+        for durability, is_durable in (("relaxed", False), ("durable", True), (None, True)):
+            answer = await node.post(path, {"durability": durability})
+            assert answer.status_code == 200, answer.text
+            stats = await node.state.registry.stats()
+            assert (stats.durable_sequence == stats.commit_sequence) is is_durable
+        for wrong in ("DURABLE", "", 1):
+            refused = await node.post(path, {"durability": wrong})
+            assert error_of(refused) == (400, "InvalidArgumentError")
+        assert (await node.client.get(f"{PAGES}/views")).json() == 3
+
+
 async def test_values_are_invalidated_by_namespace_prefix_tag_and_dependency(
     data_dir: Path,
 ) -> None:
