@@ -88,7 +88,7 @@ class CacheCore:
             on_evicted=self._evicted,
         )
         self.index = DiskIndex(configuration.disk_entries_max, configuration.disk_bytes_max)
-        self.watchers = Watchers(configuration.watch_changes_max)
+        self.watchers = Watchers(configuration.watch_changes_max, self.registry.check_thread)
         self.in_flight = InFlight(self.index, self.memory)
         self.dependents = Dependents(self.index, self.barriers, self.in_flight)
         self.reader = CacheReader(

@@ -104,6 +104,7 @@ class GlobalCacheManager:
 
     async def _get_from_disk(self, key: GlobalCacheKey) -> Found | None:
         encoded = encode_key(key)
+        self._shared.check_thread()
         if not self._shared.is_ready:
             await self._shared.open()
         return self._given(key, await self._core.reader.find(key, encoded))
@@ -117,6 +118,7 @@ class GlobalCacheManager:
 
     async def get_many(self, keys: Iterable[GlobalCacheKey]) -> dict[GlobalCacheKey, Found]:
         """Those that are there. What is not in L1 is read from L2 together."""
+        self._shared.check_thread()
         found: dict[GlobalCacheKey, Found] = {}
         missing: dict[GlobalCacheKey, bytes] = {}
         now = self._core.wall()
@@ -440,6 +442,7 @@ class GlobalCacheManager:
         return self._core.watchers.watch(checked_beginning(namespace, prefix))
 
     def statistics(self) -> CacheStatistics:
+        self._shared.check_thread()
         return self._shared.statistics()
 
     async def wait_until_warm(self) -> None:
@@ -467,6 +470,7 @@ class GlobalCacheManager:
         durability: Durability | None,
     ) -> Sequence[Ack[int]]:
         check_choices(mode, durability)
+        self._shared.check_thread()
         if not self._shared.is_ready:
             await self._shared.open()
         return await self._core.write(

@@ -76,15 +76,21 @@ class SharedCache:
         """Before L2 is used. Cancelled, the next caller does it.
 
         Raises:
+            RuntimeError: this is another thread than that of the event loop.
             CorruptDataError: what is invalid cannot be told any more: nothing is served.
             ReaderStoppedError, WriterStoppedError: not open (any more).
         """
+        self.check_thread()
         if self.is_ready:
             return
         async with self._opening:
             if not self.is_ready:
                 await restore_invalidations(self.core, lambda _: None)
                 self._start()
+
+    def check_thread(self) -> None:
+        """Raises `RuntimeError` in another thread than that of the event loop."""
+        self.registry.check_thread("a cache")
 
     async def _restore(self, report: ReportProgress) -> None:
         await restore_invalidations(self.core, lambda done: report(done, unit="invalidations"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 
 import anyio.lowlevel
 from attrs import define, field, frozen
@@ -66,6 +67,7 @@ class Watch(Feed[CacheChange]):
         super().end(failure)
 
     async def _enter(self) -> None:
+        self._watchers.check_thread("a watch")
         await anyio.lowlevel.checkpoint()
         self._watchers.add(self)
 
@@ -76,6 +78,8 @@ class Watch(Feed[CacheChange]):
 @define(eq=False)
 class Watchers:
     _changes_max: int
+    check_thread: Callable[[str], None]
+    """See `mpreg.persistence.PersistenceRegistry.check_thread`."""
     _all: dict[Watch, None] = field(factory=dict)
     _have_ended: bool = False
 

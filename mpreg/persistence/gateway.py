@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Sequence
+from threading import get_ident
 from typing import Any
 
 from attrs import define, field
@@ -35,7 +36,7 @@ from mpreg.persistence.operations import Append, Operation
 from mpreg.persistence.reader import ReadRequest
 from mpreg.persistence.upkeep_command import UpkeepCommand, WriterMessage
 
-__all__ = ["READS_WAITING_MAX", "StoreGateway"]
+__all__ = ["READS_WAITING_MAX", "StoreGateway", "another_thread"]
 
 READS_WAITING_MAX = 8_192
 
@@ -55,6 +56,8 @@ class StoreGateway:
     followers: Followers = field(factory=Followers)
     earliest_expiry: float = math.inf
     """Nothing that upkeep does not know of expires before (wall clock)."""
+    thread: int | None = None
+    """That of the event loop; None until there is one."""
 
     def __attrs_post_init__(self) -> None:
         self.new_mailboxes()
@@ -70,6 +73,15 @@ class StoreGateway:
         self.reads = Mailbox(messages_max=READS_WAITING_MAX, bytes_max=READS_WAITING_MAX)
         if self.followers.observers:
             self.writes.note_waiting(loop_clock())
+
+    def check_thread(self, user: str = "a store") -> None:
+        """For what is changed before anything is sent; ``user`` is what was called.
+
+        Raises:
+            RuntimeError: this is another thread than that of the event loop.
+        """
+        if get_ident() != self.thread and self.thread is not None:
+            raise another_thread(user)
 
     def note_waiting(self) -> None:
         """An observer wants to know how long the batches wait."""
@@ -129,6 +141,8 @@ class StoreGateway:
 
         ``settled`` is told where it was sent.
         """
+        if get_ident() != self.thread:
+            self.check_thread()
         ack = self.writes.new_ack()
         batch = WriteBatch(
             (operation,), (ack,), durability, self._checked(operation_bytes(operation)), settled
@@ -146,6 +160,8 @@ class StoreGateway:
 
         ``settled`` is told where it was sent.
         """
+        if get_ident() != self.thread:
+            self.check_thread()
         acks = tuple([self.writes.new_ack() for _ in operations])
         batch = WriteBatch.of(tuple(operations), acks, durability, settled)
         self._checked(batch.size_bytes)
@@ -156,6 +172,8 @@ class StoreGateway:
         self, append: Append, durability: Durability, settled: Settled | None = None
     ) -> Awaitable[int]:
         """`write` for an append: together with those of others where it comes right after them."""
+        if get_ident() != self.thread:
+            self.check_thread("a log")
         batch, writes = self.writes.last, self.writes
         if type(batch) is AppendBatch and batch.takes(append, durability):
             size = operation_bytes(append)
@@ -168,10 +186,13 @@ class StoreGateway:
 
     def reserve_nowait(self, size_bytes: int) -> bool:
         """See `Mailbox.reserve_nowait`."""
+        if get_ident() != self.thread:
+            self.check_thread()
         return self.writes.reserve_nowait(size_bytes)
 
     async def reserve(self, size_bytes: int) -> None:
         """See `Mailbox.reserve`."""
+        self.check_thread()
         await self.writes.reserve(size_bytes)
 
     def send_reserved(
@@ -228,6 +249,8 @@ class StoreGateway:
 
         ``settled`` is told where it was sent.
         """
+        if get_ident() != self.thread:
+            self.check_thread()
         batch = WriteBatch.of(tuple(operations), tuple(acks), durability, settled)
         self._checked(batch.size_bytes)
         await self.writes.send(batch)
@@ -245,6 +268,8 @@ class StoreGateway:
 
     async def read(self, query: ReadQuery) -> Any:
         """Ask and await the answer. Cancelled: nothing is left behind."""
+        if get_ident() != self.thread:
+            self.check_thread()
         request = ReadRequest(query, self.reads.new_ack())
         try:
             try:
@@ -266,6 +291,13 @@ class StoreGateway:
                 "(batch_bytes_max); write it in several"
             )
         return size
+
+
+def another_thread(user: str) -> RuntimeError:
+    return RuntimeError(
+        f"{user} was used in another thread than its event loop's; nothing was done: use "
+        "anyio.from_thread.run, or a portal, to have it done there"
+    )
 
 
 def _writer_not_open() -> Exception:

@@ -30,7 +30,6 @@ from mpreg.persistence.backend import (
     StoredEntry,
 )
 from mpreg.persistence.batch import Durability
-from mpreg.persistence.following import KeyFollower
 from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.operations import Delete, Put, SweepExpired
 from mpreg.persistence.paging import OnDamaged, Page, Paged
@@ -71,7 +70,7 @@ class KeyWatch(Feed[KeyChange]):
         WriterStoppedError: the registry has closed; there will be no more.
     """
 
-    _followers: dict[bytes, dict[KeyFollower, None]] = field(kw_only=True)
+    _gateway: StoreGateway = field(kw_only=True)
     _namespace: bytes = field(kw_only=True)
     _prefix: bytes = field(kw_only=True)
     """As keys are encoded; empty: all."""
@@ -93,14 +92,16 @@ class KeyWatch(Feed[KeyChange]):
         return change
 
     async def _enter(self) -> None:
+        self._gateway.check_thread("a watch")
         await anyio.lowlevel.checkpoint()
-        self._followers.setdefault(self._namespace, {})[self] = None
+        self._gateway.followers.keys.setdefault(self._namespace, {})[self] = None
 
     async def _leave(self, *_: object) -> None:
-        found = self._followers[self._namespace]
+        followers = self._gateway.followers.keys
+        found = followers[self._namespace]
         del found[self]
         if not found:
-            del self._followers[self._namespace]
+            del followers[self._namespace]
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -297,7 +298,7 @@ class KeyValueStore:
         """
         return KeyWatch(
             changes_max,
-            followers=self._gateway.followers.keys,
+            gateway=self._gateway,
             namespace=self._name,
             prefix=b"" if prefix is None else encode_key(prefix),
         )

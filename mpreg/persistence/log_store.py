@@ -254,7 +254,8 @@ class LogFollow:
         start: int | None,
         on_damaged: OnDamaged | None,
     ) -> None:
-        self._log, self._followers, self._name = log, gateway.followers, name
+        self._log, self._gateway, self._name = log, gateway, name
+        self._followers = gateway.followers
         self._next, self._on_damaged = start, on_damaged
         self._grown = anyio.Event()
         self._failure: Exception | None = None
@@ -262,6 +263,7 @@ class LogFollow:
         self._page_end = 0
 
     async def __aenter__(self) -> Self:
+        self._gateway.check_thread("a log")
         self._followers.logs.setdefault(self._name, {})[self._wake] = None
         self._followers.ends[self._end] = None
         try:

@@ -25,7 +25,7 @@ from mpreg.persistence.compactor import CompactionReport
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.engine import Engine, collapsed_groups
 from mpreg.persistence.following import Observer
-from mpreg.persistence.gateway import StoreGateway
+from mpreg.persistence.gateway import StoreGateway, another_thread
 from mpreg.persistence.kv_store import KeyValueStore
 from mpreg.persistence.lifecycle import Lifecycle
 from mpreg.persistence.log_store import LogStore
@@ -281,10 +281,7 @@ class PersistenceRegistry:
             RuntimeError: this is another thread than that of the event loop it was opened in.
         """
         if self._thread is not None and get_ident() != self._thread:
-            raise RuntimeError(
-                f"{user} was used in another thread than its event loop's; nothing was done: use "
-                "anyio.from_thread.run, or a portal, to have it done there"
-            )
+            raise another_thread(user)
 
     async def save_snapshots(self) -> None:
         """Call ``snapshot`` of all participants, in the order of their restores, and wait.
@@ -295,6 +292,7 @@ class PersistenceRegistry:
             ParticipantFailedError: it names those that failed.
             WriterStoppedError: the registry is not open (any more).
         """
+        self.check_thread("a registry")
         if self._engine is None or self._state is not _State.OPEN:
             raise WriterStoppedError("the registry is not open; no snapshot was saved")
         await self._lifecycle.save_snapshots()
@@ -337,6 +335,7 @@ class PersistenceRegistry:
             StorageFullError, CommitFailedError: it may be tried again.
             CommitUnknownError: the writer is gone.
         """
+        self.check_thread("a registry")
         if self._engine is None or self._state is not _State.OPEN:
             raise WriterStoppedError("the registry is not open; nothing was compacted")
         return await self._engine.compact()
@@ -382,6 +381,7 @@ class PersistenceRegistry:
                 f"this registry is {self._state.value} already; make a new one to open it again"
             )
         self._state, self._thread = _State.OPEN, get_ident()
+        self._gateway.thread = self._thread
         try:
             with collapsed_groups():
                 await self._serve(task_status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Callable, Hashable, Sequence
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Self
 
@@ -116,12 +117,15 @@ class Transaction:
             )
 
     def _check_open(self) -> None:
+        if get_ident() != self._gateway.thread:
+            self._gateway.check_thread("a transaction")
         if self._state is not _State.OPEN:
             raise TransactionStateError(
                 f"the transaction is {self._state.value}; nothing was added"
             )
 
     async def __aenter__(self) -> Self:
+        self._gateway.check_thread("a transaction")
         if self._state is not _State.NEW:
             raise TransactionStateError("a transaction is used once; make a new one")
         self._state = _State.OPEN

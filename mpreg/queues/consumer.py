@@ -88,8 +88,10 @@ class Consumer:
         """End the loop, also of a task that waits for the next message. Give back what was taken
         ahead, uncounted, and perhaps the last message as well.
 
-        Else that one keeps its lease, for ``lease_seconds`` from now.
+        Else that one keeps its lease, for ``lease_seconds`` from now. Raises `RuntimeError` in
+        another thread than its event loop's.
         """
+        self._core.check_thread()
         self._is_closed = True
         self._subscription._stop_waiting(self)
         self._give_back_ahead()

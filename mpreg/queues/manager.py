@@ -237,6 +237,7 @@ class MessageQueueManager:
     def open_queues(self) -> list[MessageQueue]:
         """Those that are in memory: all that there are, where the first manager was made before the
         registry was opened. Reads nothing."""
+        self._registry.check_thread("a queue manager")
         return [found.queue for found in self._queues.open.values()]
 
     # --- opening ---

@@ -377,6 +377,7 @@ class MessageQueue:
 
     def statistics(self) -> QueueStatistics:
         """Counts as they are now; cheap."""
+        self._core.check_thread()
         self._core.inbox.empty()
         return count_queue(self._core.state, self._core.wall())
 

@@ -115,6 +115,7 @@ class Subscription:
 
     def statistics(self) -> SubscriptionStatistics:
         """Counts as they are now."""
+        self._core.check_thread()
         self._core.inbox.empty()
         return count_subscription(self._core.state, self._checked_state())
 

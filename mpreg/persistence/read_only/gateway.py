@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from threading import get_ident
 from typing import Any, NoReturn
 
 from attrs import define
@@ -23,6 +24,7 @@ class ReadOnlyGateway(StoreGateway):
 
     def open_reads(self) -> None:
         """Take reads from now on. The mailbox of the writer stays the closed one it was made."""
+        self.thread = get_ident()
         self.reads = Mailbox(messages_max=READS_WAITING_MAX, bytes_max=READS_WAITING_MAX)
 
     def write(

@@ -98,6 +98,7 @@ class SnapshotReader:
             ReaderStoppedError: the registry is not open (any more).
             InvalidArgumentError: after the end of its block.
         """
+        self._entries.gateway.check_thread("a snapshot")
         if self._closed:
             raise InvalidArgumentError("the snapshot was closed at the end of its block")
         if self._damage is not None:

@@ -144,6 +144,7 @@ class SnapshotStore:
             WriterStoppedError: not open (any more); not saved.
             CorruptDataError: its own note of the save was damaged meanwhile; not saved.
         """
+        self._gateway.check_thread("a snapshot")
         pieces = checked_data(data)
         slot = self._sharing.first_free_slot(self._namespace)
         async with self._cleaned_up():
@@ -346,6 +347,7 @@ class SnapshotStore:
         upkeep; those that are being read, when that is done. A save under way is not concerned.
         Cancelled: it may still happen. Raises what `save` raises.
         """
+        self._gateway.check_thread("a snapshot")
         number = None if version is None else checked_version(version)
         async with self._cleaned_up():
             with _not_done("it may not have been deleted"):

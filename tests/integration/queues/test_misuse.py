@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ import pytest
 
 from mpreg.persistence import InvalidArgumentError
 from mpreg.queues import Message, MessageQueue, MessageQueueManager, QueueConfiguration
-from tests.integration.queues.support import PATIENCE_SECONDS, open_queue, open_queues, take
+from tests.integration.queues.support import open_queue, open_queues, take
+from tests.integration.threads import LIBRARIES, refused_elsewhere
 
 pytestmark = pytest.mark.anyio
 
@@ -88,6 +88,10 @@ async def test_a_delay_within_the_life_of_a_message_is_none_of_it(data_dir: Path
         assert await jobs.send_many([]) == []
 
 
+async def counted(queue: Any) -> object:
+    return queue.statistics()
+
+
 IN_ANOTHER_THREAD: dict[str, Wrong] = {
     "a send": lambda jobs, _: jobs.send(2),
     "several sends": lambda jobs, _: jobs.send_many([2, 3]),
@@ -101,21 +105,9 @@ IN_ANOTHER_THREAD: dict[str, Wrong] = {
     "a new subscription": lambda jobs, _: jobs.subscription("new"),
     "a purge": lambda jobs, _: jobs.purge(),
     "a deletion of a subscription": lambda jobs, _: jobs.delete_subscription("none"),
+    "counts": lambda jobs, _: counted(jobs),
+    "counts of a subscription": lambda jobs, _: counted(jobs._subscriptions.find("default")),
 }
-
-
-async def refused_elsewhere(call: Callable[[], Awaitable[object]], library: str) -> None:
-    """In the event loop of another thread it says so, and does not wait for anything."""
-
-    async def called() -> None:
-        with anyio.fail_after(PATIENCE_SECONDS):
-            await call()
-
-    with pytest.raises(RuntimeError, match="in another thread than its event loop's"):
-        await anyio.to_thread.run_sync(partial(anyio.run, called, backend=library))
-
-
-LIBRARIES = pytest.mark.parametrize("library", ["asyncio", "trio"])
 
 
 @LIBRARIES
@@ -150,10 +142,19 @@ async def test_a_loop_that_is_refused_in_another_thread_keeps_its_message(
         async with jobs.consume() as messages:
             message = await anext(messages)
             assert message._lease is not None
+
+            async def close() -> None:
+                messages.close(give_back_current=True)
+
             await refused_elsewhere(lambda: anext(messages), library)
+            await refused_elsewhere(close, library)
             # It is held until the loop goes on, or is left.
             assert message._lease.delivery.due == math.inf
             await message.ack()
+
+
+async def listed(queues: MessageQueueManager) -> object:
+    return queues.open_queues()
 
 
 MANAGED: dict[str, Callable[[MessageQueueManager], Awaitable[object]]] = {
@@ -162,6 +163,7 @@ MANAGED: dict[str, Callable[[MessageQueueManager], Awaitable[object]]] = {
     "changed": lambda queues: queues.create_queue("jobs", QueueConfiguration(max_deliveries=9)),
     "deleted": lambda queues: queues.delete_queue("jobs"),
     "named": lambda queues: queues.queue_names(),
+    "listed": listed,
 }
 
 
