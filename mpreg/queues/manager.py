@@ -23,6 +23,7 @@ from mpreg.persistence import (
     PersistenceRegistry,
     ReportProgress,
     RestoreOrder,
+    Transaction,
 )
 from mpreg.queues.bodies import Bodies
 from mpreg.queues.configuration import DeliveryGuarantee, QueueConfiguration, StoredQueue
@@ -166,11 +167,19 @@ class MessageQueueManager:
             self._queues.take_part(self._restore)
 
     async def create_queue(
-        self, name: str, configuration: QueueConfiguration | None = None
+        self,
+        name: str,
+        configuration: QueueConfiguration | None = None,
+        *,
+        written: Callable[[Transaction], None] | None = None,
     ) -> MessageQueue:
         """The queue of this name; made where there is none.
 
         Where there is one, ``configuration`` becomes its own from now on; None leaves it.
+
+        ``written(transaction)`` is called before it is made or changed, perhaps several times, and
+        not where neither has to be done: what it adds to the transaction is written with that, or
+        not at all.
 
         Cancelled: it was made, or not; asking again tells.
 
@@ -184,8 +193,8 @@ class MessageQueueManager:
             raise InvalidArgumentError(f"not a QueueConfiguration: {configuration!r:.80}")
         async with self._queues.changing(name):
             while (found := await self._find(name)) is None:
-                await self._make(name, configuration or QueueConfiguration())
-            await self._reconfigure(found, configuration)
+                await self._make(name, configuration or QueueConfiguration(), written)
+            await self._reconfigure(found, configuration, written)
             return found.queue
 
     async def get_queue(self, name: str) -> MessageQueue:
@@ -290,10 +299,15 @@ class MessageQueueManager:
         stored = await self._queues.stores.find(name)
         return None if stored is None else await self._open(name, stored)
 
-    async def _make(self, name: str, configuration: QueueConfiguration) -> None:
+    async def _make(
+        self,
+        name: str,
+        configuration: QueueConfiguration,
+        written: Callable[[Transaction], None] | None,
+    ) -> None:
         stored = StoredQueue((await self._id_maker())(), configuration.encode())
         # Where there is one by now, a call that was cancelled has made it.
-        await self._queues.stores.create(name, stored, _first_event(configuration))
+        await self._queues.stores.create(name, stored, _first_event(configuration), written)
 
     async def _open(self, name: str, stored: StoredQueue) -> _Open:
         queues = self._queues
@@ -329,7 +343,12 @@ class MessageQueueManager:
         restored.state.apply(event)
         return offset + 1
 
-    async def _reconfigure(self, found: _Open, configuration: QueueConfiguration | None) -> None:
+    async def _reconfigure(
+        self,
+        found: _Open,
+        configuration: QueueConfiguration | None,
+        written: Callable[[Transaction], None] | None,
+    ) -> None:
         core = found.core
         if configuration is None or configuration == core.configuration:
             return
@@ -352,6 +371,8 @@ class MessageQueueManager:
             self._queues.stores.put(core.name, stored, transaction)
             if configuration.required_acknowledgments != core.state.required_acknowledgments:
                 core.write(Configured(configuration.required_acknowledgments), transaction)
+            if written is not None:
+                written(transaction)
             transaction.on_settled(settled)
             found.decided = decided
         await core.measure()

@@ -126,8 +126,15 @@ class SharedStores:
         encoded = msgspec.json.encode(queue)
         self.configurations.put_nowait(name, encoded, transaction=transaction)
 
-    async def create(self, name: str, queue: StoredQueue, first: Event | None) -> bool:
-        """Make a queue, with its first event; False where there is one meanwhile."""
+    async def create(
+        self,
+        name: str,
+        queue: StoredQueue,
+        first: Event | None,
+        written: Callable[[Transaction], None] | None = None,
+    ) -> bool:
+        """Make a queue, with its first event and what ``written`` adds; False where there is one
+        meanwhile."""
         try:
             async with self.registry.transaction() as transaction:
                 encoded = msgspec.json.encode(queue)
@@ -137,6 +144,8 @@ class SharedStores:
                 if first is not None:
                     events = QueueStorage(self, name, queue.incarnation).events
                     events.append_nowait(encode(first), transaction=transaction)
+                if written is not None:
+                    written(transaction)
         except VersionConflictError:
             return False
         return True

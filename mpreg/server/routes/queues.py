@@ -136,9 +136,20 @@ async def put_queue(call: Call) -> Answer:
     configuration = None
     if await call.body():
         configuration = QueueConfiguration.from_mapping(await call.read(dict[str, Any]))
-    queue = await call.state.queues.create_queue(call.name("queue"), configuration)
+    name, claim = call.name("queue"), call.claim
+    given = (configuration or QueueConfiguration()).encode()
+
+    def written(transaction: Transaction) -> None:
+        if claim is not None:
+            kept = {"name": name, "configuration": given, "statistics": None}
+            claim.keep(Answer(value=kept), transaction)
+
+    queue = await call.state.queues.create_queue(name, configuration, written=written)
     call.state.fabric.look_again()
-    return Answer(value=_described(queue))
+    answer = Answer(value=_described(queue))
+    if claim is not None and claim.is_kept:
+        await claim.complete(answer)
+    return answer
 
 
 async def get_queue(call: Call) -> Answer:

@@ -101,6 +101,45 @@ async def test_a_queue_is_made_once(data_dir: Path) -> None:
         assert (await node.client.get("/v1/queues/new")).status_code == 404
 
 
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_the_configuration_of_a_queue_that_others_gave_it_since_is_not_replaced(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, *, is_new: bool
+) -> None:
+    path = "/v1/queues/new" if is_new else JOBS
+    ours, theirs = {"max_deliveries": 3}, {"max_deliveries": 7}
+    async with open_node(data_dir, backend="sqlite") as node:
+
+        async def cut(*_: object) -> None:
+            node.state.end_requests()
+            await anyio.lowlevel.checkpoint()
+            raise AssertionError
+
+        # Whatever is noted when it is made comes too late.
+        with monkeypatch.context() as patched:
+            for late in ("keep_alone", "complete"):
+                patched.setattr(f"mpreg.server.idempotency.Claim.{late}", cut)
+            answer = await node.client.put(path, json=ours, headers=KEY)
+            assert error_of(answer) == (500, "CommitUnknownError")
+    async with open_node(data_dir, backend="sqlite") as node:
+        assert (await node.client.put(path, json=theirs)).status_code == 200
+        again = await node.client.put(path, json=ours, headers=KEY)
+        assert again.headers["idempotency-replayed"] == "true"
+        told = again.json()
+        assert (told["name"], told["statistics"]) == (path.rpartition("/")[2], None)
+        assert told["configuration"]["max_deliveries"] == 3
+        now = (await node.client.get(path)).json()
+        assert now["configuration"]["max_deliveries"] == 7
+
+
+async def test_a_queue_that_has_not_to_be_changed_is_answered_as_before(data_dir: Path) -> None:
+    async with open_node(data_dir) as node:
+        settings = (await node.client.get(JOBS)).json()["configuration"]
+        first = await node.client.put(JOBS, json=settings, headers=KEY)
+        await node.client.put(JOBS, json={**settings, "max_deliveries": 9})
+        check_replayed(first, await node.client.put(JOBS, json=settings, headers=KEY))
+        assert first.json()["statistics"]["pending"] == 0
+
+
 async def test_a_key_that_came_with_another_request_is_refused(data_dir: Path) -> None:
     async with open_node(data_dir) as node:
         await node.post(f"{JOBS}/messages", {"payload": 1}, headers=KEY)
