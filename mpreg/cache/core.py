@@ -87,6 +87,7 @@ class CacheCore:
             policy=configuration.policy,
             on_evicted=self._evicted,
         )
+        self.barriers.held = lambda: [entry.space for entry in self.memory.held()]
         self.index = DiskIndex(configuration.disk_entries_max, configuration.disk_bytes_max)
         self.watchers = Watchers(configuration.watch_changes_max, self.registry.check_thread)
         self.in_flight = InFlight(self.index, self.memory)
@@ -330,6 +331,9 @@ class CacheCore:
         entry.written(result)
         # Whatever was raised until now was raised by an earlier version.
         entry.checked_at = self.barriers.raised
+        if entry.space.is_forgotten:
+            # Since the entry was made.
+            entry.space = self.barriers.space(key.namespace)
         known = self.memory.peek(key)
         if known is None or known.version < result:
             self.memory.put(entry)

@@ -15,7 +15,7 @@ The dead entries are removed later, at leisure. When none is left, the barrier g
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -67,6 +67,13 @@ def target_row(target: Target) -> bytes:
 #: Namespaces that are counted by themselves although nothing was ever put there.
 MISSED_NAMESPACES_MAX: Final = 1_024
 
+#: The first ones that were used are never forgotten: what is told of each of them only grows.
+NAMESPACES_KEPT_MIN: Final = 1_024
+
+#: Of so many entries in memory there may be one namespace more, before they are looked through for
+#: those that are in use: so that this costs little for each new one.
+ENTRIES_PER_NAMESPACE: Final = 16
+
 
 @define(eq=False)
 class Space:
@@ -85,6 +92,8 @@ class Space:
     memory_hits: int = 0
     disk_hits: int = 0
     misses: int = 0
+    is_forgotten: bool = False
+    """Another one stands for the namespace now, or none: no entry in memory may have this one."""
 
     def kills(self, encoded: bytes, version: int) -> bool:
         if version < self.barrier:
@@ -150,8 +159,12 @@ class Barriers:
     """By namespace."""
     links: dict[Link, int] = field(factory=dict)
     """Of tags, and of keys that others depend on."""
+    held: Callable[[], Sequence[Space]] = tuple
+    """Those of the entries in memory, one for each entry."""
+    memory_hits_elsewhere: int = 0
+    disk_hits_elsewhere: int = 0
     misses_elsewhere: int = 0
-    """In namespaces of which nothing is known."""
+    """In namespaces of which nothing is known, or nothing any more."""
     raised: int = 0
     """How often any of them was: what was alive then, and nothing was raised since, is alive."""
     depended_on: DependedOn = field(factory=DependedOn)
@@ -159,6 +172,8 @@ class Barriers:
     stored, too, with the first entry that depends on it."""
     _barred: dict[bytes, Space] = field(factory=dict)
     """The namespaces over whose keys barriers stand, by their bytes."""
+    _crowded_at: int = 2 * NAMESPACES_KEPT_MIN
+    """With so many namespaces it is looked which ones can be forgotten."""
 
     @property
     def are_keys_barred(self) -> bool:
@@ -183,8 +198,24 @@ class Barriers:
     def space(self, namespace: str) -> Space:
         found = self.spaces.get(namespace)
         if found is None:
+            if len(self.spaces) >= self._crowded_at:
+                self._forget()
             found = self.spaces[namespace] = Space(namespace, encode_prefix(namespace, None))
         return found
+
+    def _forget(self) -> None:
+        """Namespaces of which no entry is in memory, and over which no barrier stands."""
+        held = self.held()
+        used = set(held)
+        for space in list(self.spaces.values())[NAMESPACES_KEPT_MIN:]:
+            if space not in used and space.encoded not in self._barred:
+                del self.spaces[space.name]
+                space.is_forgotten = True
+                self.memory_hits_elsewhere += space.memory_hits
+                self.disk_hits_elsewhere += space.disk_hits
+                self.misses_elsewhere += space.misses
+        left = max(NAMESPACES_KEPT_MIN, len(self.spaces))
+        self._crowded_at = max(2 * left, len(held) // ENTRIES_PER_NAMESPACE)
 
     def missed(self, namespace: str) -> None:
         """Something was asked for and is not there: perhaps in a namespace that never was. Of such

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 import msgspec
@@ -190,6 +190,10 @@ class MemoryCache(Generic[E]):
         """The keys in the order of eviction, if nothing were used any more. Not to be gone on with
         once the cache has changed."""
         return iter(self._policy)
+
+    def held(self) -> Iterable[E]:
+        """All entries, expired or not. Not to be gone on with once the cache has changed."""
+        return self._entries.values()
 
     def __len__(self) -> int:
         return len(self._entries)

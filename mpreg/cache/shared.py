@@ -159,16 +159,16 @@ class SharedCache:
 
     def statistics(self) -> CacheStatistics:
         core, counters, restoring = self.core, self.core.counters, self.upkeep.restoring
-        spaces = core.barriers.spaces.values()
+        barriers, spaces = core.barriers, core.barriers.spaces.values()
         return CacheStatistics(
             memory_entries=len(core.memory),
             memory_bytes=core.memory.size_bytes,
             disk_entries=len(core.index),
             disk_bytes=core.index.size_bytes,
             writing_behind=len(core.in_flight.behind),
-            memory_hits=sum(one.memory_hits for one in spaces),
-            disk_hits=sum(one.disk_hits for one in spaces),
-            misses=sum(one.misses for one in spaces) + core.barriers.misses_elsewhere,
+            memory_hits=sum(one.memory_hits for one in spaces) + barriers.memory_hits_elsewhere,
+            disk_hits=sum(one.disk_hits for one in spaces) + barriers.disk_hits_elsewhere,
+            misses=sum(one.misses for one in spaces) + barriers.misses_elsewhere,
             namespaces={
                 one.name: NamespaceStatistics(
                     memory_hits=one.memory_hits, disk_hits=one.disk_hits, misses=one.misses
@@ -178,7 +178,7 @@ class SharedCache:
             puts=counters.puts,
             deletions=counters.deletions,
             invalidations=counters.invalidations,
-            barriers=len(core.barriers.standing()),
+            barriers=len(barriers.standing()),
             evicted_from_memory={
                 cause: counters.evicted_from_memory[cause] for cause in EvictionCause
             },

@@ -46,6 +46,8 @@ class CacheStatistics:
     disk_hits: int
     misses: int
     namespaces: Mapping[str, NamespaceStatistics]
+    """In the order in which they were used first. The first 1,024 always; of the others those that
+    are in use, and perhaps more."""
 
     puts: int
     deletions: int

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final
 
 from mpreg.cache import CacheStatistics, NamespaceStatistics, WarmUpState
@@ -39,28 +39,24 @@ def _evictions(snapshot: NodeSnapshot) -> Iterator[Sample]:
 
 def _cache_reads(snapshot: NodeSnapshot) -> Iterator[Sample]:
     for name, cache in snapshot.caches.items():
-        for namespace, one in bounded_namespaces(cache.namespaces).items():
+        for namespace, one in bounded_namespaces(cache).items():
             yield (name, namespace, "L1"), one.memory_hits
             yield (name, namespace, "L2"), one.disk_hits
             yield (name, namespace, "miss"), one.misses
 
 
-def bounded_namespaces(
-    namespaces: Mapping[str, NamespaceStatistics],
-) -> dict[str, NamespaceStatistics]:
+def bounded_namespaces(cache: CacheStatistics) -> dict[str, NamespaceStatistics]:
     """The first ones that were used, so that what is told of each only grows, and all others, with
-    any that has that name, as one."""
-    shown: dict[str, NamespaceStatistics] = {}
-    rest: Counter[str] = Counter()
-    for name, one in namespaces.items():
-        if name != OTHER and len(shown) < CACHE_NAMESPACES_MAX:
-            shown[name] = one
-        else:
-            rest.update(memory=one.memory_hits, disk=one.disk_hits, misses=one.misses)
-    if rest:
-        shown[OTHER] = NamespaceStatistics(
-            memory_hits=rest["memory"], disk_hits=rest["disk"], misses=rest["misses"]
-        )
+    any that has that name and those that were forgotten, as one."""
+    named = (one for one in cache.namespaces.items() if one[0] != OTHER)
+    shown = dict(islice(named, CACHE_NAMESPACES_MAX))
+    rest = NamespaceStatistics(
+        memory_hits=cache.memory_hits - sum(one.memory_hits for one in shown.values()),
+        disk_hits=cache.disk_hits - sum(one.disk_hits for one in shown.values()),
+        misses=cache.misses - sum(one.misses for one in shown.values()),
+    )
+    if len(shown) < len(cache.namespaces) or any((rest.memory_hits, rest.disk_hits, rest.misses)):
+        shown[OTHER] = rest
     return shown
 
 

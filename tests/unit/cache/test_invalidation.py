@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from mpreg.cache.invalidation import (
     MISSED_NAMESPACES_MAX,
+    NAMESPACES_KEPT_MIN,
     Barriers,
     DependedOn,
     Prefix,
+    Space,
     Target,
     dependency_row,
     target_row,
@@ -171,3 +173,51 @@ def test_namespaces_that_are_only_asked_for_are_not_remembered_without_end() -> 
     barriers.missed("n0")
     assert len(barriers.spaces) == MISSED_NAMESPACES_MAX
     assert (barriers.spaces["n0"].misses, barriers.misses_elsewhere) == (2, 10)
+
+
+def test_namespaces_beyond_the_first_ones_are_forgotten_when_they_are_not_in_use() -> None:
+    in_memory: list[Space] = []
+    barriers = Barriers(held=lambda: in_memory)
+    spaces = [barriers.space(f"n{number}") for number in range(2 * NAMESPACES_KEPT_MIN)]
+    for number, one in enumerate(spaces):
+        one.memory_hits, one.disk_hits, one.misses = number, 2, 3
+    barriers.raise_to(Prefix.of("n1500", None), 5)
+    barriers.raise_to(Prefix.of("n1600", ("a",)), 5)
+    in_memory += [spaces[1_700]] * 3
+    forgotten = [
+        one
+        for number, one in enumerate(spaces)
+        if number >= NAMESPACES_KEPT_MIN and number not in (1_500, 1_600, 1_700)
+    ]
+    barriers.space("new")
+    kept = [one for one in spaces if not one.is_forgotten]
+    assert list(barriers.spaces.values()) == [*kept, barriers.space("new")]
+    assert [one for one in spaces if one.is_forgotten] == forgotten
+    assert barriers.memory_hits_elsewhere == sum(one.memory_hits for one in forgotten)
+    assert barriers.disk_hits_elsewhere == 2 * len(forgotten)
+    assert barriers.misses_elsewhere == 3 * len(forgotten)
+    # Used again, it begins anew, and is another one.
+    assert barriers.space("n1800") is not spaces[1_800]
+    # Of the barriers nothing was lost.
+    assert [version for _, version in barriers.standing()] == [5, 5]
+
+
+def test_looking_for_namespaces_to_forget_costs_little_for_each_new_one() -> None:
+    """Also where there are many entries in memory, or many namespaces that are in use."""
+    looked_at = 0
+    in_memory: list[Space] = []
+
+    def held() -> list[Space]:
+        nonlocal looked_at
+        looked_at += len(in_memory)
+        return in_memory
+
+    for is_in_use in (False, True):
+        barriers, looked_at = Barriers(held=held), 0
+        in_memory[:] = [barriers.space("n")] * 100_000
+        for number in range(20_000):
+            space = barriers.space(f"n{number}")
+            if is_in_use:
+                in_memory[number] = space
+        assert looked_at <= 20_000 * 25
+        assert len(barriers.spaces) <= (20_000 if is_in_use else 100_000 // 16) + 1

@@ -89,10 +89,13 @@ def test_what_is_not_known_is_left_out_and_an_empty_queue_has_an_age_of_nothing(
 def test_namespaces_beyond_the_bound_are_counted_together() -> None:
     one = NamespaceStatistics(memory_hits=1, disk_hits=2, misses=3)
     names = ["other", *(f"n{number}" for number in range(CACHE_NAMESPACES_MAX + 5))]
-    of = snapshot(caches={"c": attrs.evolve(CACHE, namespaces=dict.fromkeys(names, one))})
+    # Of some reads the namespaces were forgotten.
+    all_reads = {"memory_hits": len(names), "disk_hits": 1_000, "misses": 3 * len(names) + 50}
+    cache = attrs.evolve(CACHE, namespaces=dict.fromkeys(names, one), **all_reads)
+    of = snapshot(caches={"c": cache})
     reads = {"cache": "c", "result": "miss"}
     assert value(of, "mpreg_cache_reads_total", **reads, namespace="n0") == 3
-    assert value(of, "mpreg_cache_reads_total", **reads, namespace="other") == 6 * 3
+    assert value(of, "mpreg_cache_reads_total", **reads, namespace="other") == 6 * 3 + 50
     found = [labels for name, labels in scraped(of) if name == "mpreg_cache_reads_total"]
     assert len(found) == 3 * (CACHE_NAMESPACES_MAX + 1)
 
