@@ -226,6 +226,46 @@ async def test_who_asks_beside_a_computation_or_after_another_one_is_no_circle(
     assert results == [["a", "a"]]
 
 
+async def test_a_circle_through_other_tasks_ends_where_one_of_them_has_a_time_limit(
+    data_dir: Path,
+) -> None:
+    """That it is one nobody can tell: they need not wait for the tasks that they have started."""
+    asked = anyio.Event()
+    async with open_cache(data_dir) as cache:
+        computations = cache._shared.computations
+
+        async def ask_in_another_task(number: int, limit: float | None) -> None:
+            if number == 1:
+                asked.set()
+
+            async def ask() -> None:
+                with anyio.fail_after(limit):
+                    await cache.get_or_compute(user(number), computing[number])
+
+            async with anyio.create_task_group() as task_group:
+                task_group.start_soon(ask)
+
+        computing = {
+            1: partial(ask_in_another_task, 2, 0.01),
+            2: partial(ask_in_another_task, 1, None),
+        }
+        with anyio.fail_after(PATIENCE_SECONDS), pytest.raises(ExceptionGroup) as caught:
+            await cache.get_or_compute(user(1), computing[1])
+        assert caught.value.subgroup(TimeoutError) is not None
+        await until(lambda: computations._tasks.by_task == {})
+        assert await cache.get_or_compute(user(1), opened()) == "computed"
+        # That of who has asked first ends neither: each is waited for by the other.
+        await cache.invalidate(namespace="users")
+        asked = anyio.Event()
+        computing[1] = partial(ask_in_another_task, 2, None)
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(cache.get_or_compute, user(1), computing[1])
+            await asked.wait()
+            await anyio.wait_all_tasks_blocked()
+            task_group.cancel_scope.cancel()
+        assert len(computations._tasks.by_task) == 2
+
+
 async def test_one_that_nobody_waits_for_any_more_fails_alone_as_well(data_dir: Path) -> None:
     begun, go_on = anyio.Event(), anyio.Event()
 

@@ -90,8 +90,13 @@ def test_namespaces_beyond_the_bound_are_counted_together() -> None:
     one = NamespaceStatistics(memory_hits=1, disk_hits=2, misses=3)
     names = ["other", *(f"n{number}" for number in range(CACHE_NAMESPACES_MAX + 5))]
     # Of some reads the namespaces were forgotten.
-    all_reads = {"memory_hits": len(names), "disk_hits": 1_000, "misses": 3 * len(names) + 50}
-    cache = attrs.evolve(CACHE, namespaces=dict.fromkeys(names, one), **all_reads)
+    cache = attrs.evolve(
+        CACHE,
+        namespaces=dict.fromkeys(names, one),
+        memory_hits=len(names),
+        disk_hits=2 * len(names),
+        misses=3 * len(names) + 50,
+    )
     of = snapshot(caches={"c": cache})
     reads = {"cache": "c", "result": "miss"}
     assert value(of, "mpreg_cache_reads_total", **reads, namespace="n0") == 3
