@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -11,9 +12,11 @@ import anyio.to_thread
 import pytest
 
 from mpreg.persistence import (
+    AckedDataLostError,
     CorruptDataError,
     DataDirectoryError,
     InvalidArgumentError,
+    StorageIOError,
     open_read_only,
 )
 from mpreg.persistence.maintenance import (
@@ -24,9 +27,11 @@ from mpreg.persistence.maintenance import (
     mount_points,
     repair,
     restore,
+    staging_inside,
     verify,
 )
 from mpreg.persistence.maintenance.manifest import read_manifest
+from mpreg.persistence.maintenance.quarantine import dump_item
 from mpreg.persistence.maintenance.staged_file import staged_file
 from mpreg.persistence.maintenance.staging import staged
 from tests.integration.support import config, registry
@@ -232,25 +237,85 @@ async def lines_of(lines: list[bytes]) -> AsyncIterator[bytes]:
         yield line
 
 
-async def test_a_mount_point_is_refused_before_anything_is_made(
-    saved: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
-) -> None:
-    exported: list[bytes] = []
-    await export_lines(data_dir, exported.append)
+@pytest.fixture
+def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A mount point, as far as mpreg can tell."""
     volume = tmp_path / "vol ume"
     volume.mkdir()
+    mounted(tmp_path, monkeypatch, volume)
+    return volume
+
+
+def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *places: Path) -> None:
     mounts = tmp_path / "mountinfo"
-    mounts.write_text(f"36 35 98:0 /a {tmp_path}/vol\\040ume rw master:1 - ext3 /dev/root rw\n")
+    escaped = [str(place).replace(" ", "\\040") for place in places]
+    lines = [f"36 35 98:0 /a {place} rw master:1 - ext3 /dev/root rw\n" for place in escaped]
+    mounts.write_text("".join(lines))
     monkeypatch.setattr(mount_points, "_MOUNTS", mounts)
-    with pytest.raises(DataDirectoryError, match="name a directory below it"):
-        await restore(saved, volume)
-    with pytest.raises(DataDirectoryError, match="mount point"):
-        await import_lines(lines_of(exported), config(volume, backend=backend))
-    with pytest.raises(DataDirectoryError, match="mount point"):
+
+
+async def test_no_backup_is_made_in_a_mount_point(
+    data_dir: Path, tmp_path: Path, volume: Path, backend: str
+) -> None:
+    await put_one(data_dir, backend)
+    with pytest.raises(DataDirectoryError, match=r"mount point.* name a directory below it"):
         await backup(data_dir, volume)
     assert names(volume) == []
+    assert names(tmp_path) == ["data", "mountinfo", "vol ume"]
+
+
+async def test_an_empty_mount_point_gets_what_is_restored_or_imported(
+    saved: Path, data_dir: Path, tmp_path: Path, volume: Path, backend: str
+) -> None:
+    await put_large(data_dir, backend)
+    await backup(data_dir, saved)
+    exported: list[bytes] = []
+    await export_lines(data_dir, exported.append)
+    (volume / "lost+found").mkdir()
+    for is_import in (False, True):
+        if is_import:
+            await import_lines(lines_of(exported), config(volume, backend=backend))
+        else:
+            assert not (await restore(saved, volume)).replaced
+        expected = {*names(data_dir), "lost+found"}
+        assert expected >= set(names(volume)) >= {"ACKED", "LOCK", "lost+found"}
+        assert (await verify(volume)).sound
+        async with registry(volume, backend=backend) as opened:
+            assert await opened.key_value_store("shelf").get("key")
+            assert await opened.key_value_store("shelf").get("large")
+        clear(volume)
     assert names(tmp_path) == ["backup", "data", "mountinfo", "vol ume"]
+
+
+async def put_large(data_dir: Path, backend: str) -> None:
+    async with registry(data_dir, backend=backend) as opened:
+        await opened.key_value_store("shelf").put("large", bytes(1 << 18))
+
+
+def clear(place: Path) -> None:
+    for path in place.iterdir():
+        if path.name != "lost+found":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+async def test_what_is_in_a_mount_point_is_not_replaced(
+    saved: Path, tmp_path: Path, volume: Path, backend: str, *, overwrite: bool
+) -> None:
+    (volume / "thesis").write_text("precious")
+    with pytest.raises(DataDirectoryError, match=r"mount point, and not empty.*vol ume/mpreg"):
+        await restore(saved, volume, overwrite=overwrite)
+    with pytest.raises(DataDirectoryError, match="mount point, and not empty"):
+        await import_lines(lines_of([EXPORT_BEGUN]), config(volume, backend=backend))
+    assert names(volume) == ["thesis"]
     assert (await restore(saved, volume / "mpreg")).path == volume / "mpreg"
+    clear(volume)
+    await put_one(volume, backend)
+    before = names(volume)
+    with pytest.raises(DataDirectoryError, match="mount point, and not empty"):
+        await restore(saved, volume, overwrite=overwrite)
+    assert names(volume) == before
+    assert names(tmp_path) == ["backup", "data", "mountinfo", "vol ume"]
 
 
 async def test_what_the_system_has_mounted_is_known(
@@ -258,6 +323,91 @@ async def test_what_the_system_has_mounted_is_known(
 ) -> None:
     with pytest.raises(DataDirectoryError, match="mount point"):
         await restore(saved, Path("/proc"), overwrite=True)
+
+
+async def test_what_fails_leaves_an_empty_mount_point_empty(
+    saved: Path, volume: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidArgumentError, match="cut off"):
+        await import_lines(lines_of([EXPORT_BEGUN]), config(volume, backend=backend))
+    assert names(volume) == []
+    synced = 0
+
+    def sync(path: Path) -> None:
+        nonlocal synced
+        synced += 1
+        if synced == fails_at:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(staging_inside, "sync_directory", sync)
+    for fails_at in range(1, 5):
+        synced = 0
+        with pytest.raises(StorageIOError):
+            await restore(saved, volume)
+        assert names(volume) == [], fails_at
+    monkeypatch.undo()
+
+
+async def test_a_mount_point_is_empty_or_whole_or_not_opened_whenever_a_restore_was_killed(
+    saved: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    volume: Path,
+    backend: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await put_large(data_dir, backend)
+    (data_dir / "quarantine").mkdir()
+    (data_dir / "quarantine" / "000001.jsonl").write_bytes(dump_item({"kind": "entry"}))
+    await backup(data_dir, saved)
+    left: list[Path] = []
+    done: list[str] = []
+    rename = Path.rename
+
+    def look(what: str) -> None:
+        """What a process that is killed now leaves."""
+        done.append(what)
+        left.append(tmp_path / f"left {len(left)}")
+        shutil.copytree(volume, left[-1])
+
+    def watched_rename(path: Path, target: Path) -> Path:
+        if target.parent == volume:
+            look(path.name)
+        return rename(path, target)
+
+    def sync(path: Path) -> None:
+        assert path == volume
+        look("sync")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", watched_rename)
+        patched.setattr(staging_inside, "sync_directory", sync)
+        await restore(saved, volume)
+    store = {"sqlite": "mpreg.db", "file": "mpreg.journal"}[backend]
+    # A power cut may leave names that were given later without those of before the last sync.
+    assert done[:4] == [".here.mpreg-new", "sync", "ACKED", "sync"]
+    assert done[-3:] == ["sync", store, "sync"]
+    assert done.count("sync") == 4
+    mounted(tmp_path, monkeypatch, *left)
+    for number, place in enumerate(left):
+        opened_copy = await copied(place, tmp_path / f"opened {number}")
+        found: bool | None = None
+        try:
+            async with registry(opened_copy, backend=backend) as opened:
+                found = await opened.key_value_store("shelf").get("key") is not None
+        except (AckedDataLostError, CorruptDataError):
+            pass
+        # Nothing is moved yet; or all of it is; or it is not opened.
+        assert found is (False if number < 3 else True if number == len(left) - 1 else None)
+        if found:
+            with pytest.raises(DataDirectoryError, match="mount point, and not empty"):
+                await restore(saved, place)
+        else:
+            assert (await restore(saved, place)).commit_sequence
+        assert set(names(place)) - {"LOCK"} == set(names(volume)) - {"LOCK"}
+        assert (await verify(place)).sound
+        async with registry(place, backend=backend) as opened:
+            assert await opened.key_value_store("shelf").get("large")
 
 
 # --- what killed commands have left ---

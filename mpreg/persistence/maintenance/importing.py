@@ -28,6 +28,7 @@ from mpreg.persistence.maintenance.lines import (
 )
 from mpreg.persistence.maintenance.restore import held_place
 from mpreg.persistence.maintenance.staging import Staging, file_errors, staged
+from mpreg.persistence.maintenance.staging_inside import StagingInside
 from mpreg.persistence.operations import Append, Operation, Put, TruncateBefore
 from mpreg.persistence.registry import PersistenceRegistry
 from mpreg.persistence.snapshots import SnapshotRetention, SnapshotStore, is_snapshot_namespace
@@ -88,8 +89,8 @@ async def import_lines(lines: AsyncIterable[bytes], config: PersistenceConfig) -
     if config.data_dir is None:
         raise InvalidArgumentError("an import needs a data directory")
     with ExitStack() as stack:
-        staging: Staging = stack.enter_context(staged(config.data_dir))
-        if not stack.enter_context(held_place(staging.place)):
+        staging: Staging = stack.enter_context(staged(config.data_dir, inside=StagingInside))
+        if not stack.enter_context(held_place(staging.place, staging)):
             raise DataDirectoryError(
                 staging.place, "it is not empty; nothing was changed: import into a new directory"
             )

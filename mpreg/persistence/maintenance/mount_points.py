@@ -9,26 +9,25 @@ from typing import Final
 
 from mpreg.errors import DataDirectoryError
 
-__all__ = ["mounted_at", "refuse_mount_point"]
+__all__ = ["is_mount_point", "mounted_at", "no_place"]
 
 #: What Linux has mounted, and where: https://www.kernel.org/doc/html/latest/filesystems/proc.html
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _ESCAPED: Final = re.compile(rb"\\([0-7]{3})")
 
 
-def refuse_mount_point(place: Path) -> None:
-    """
-    Raises:
-        DataDirectoryError: it is one. To be told before anything is copied, and beside it, where
-            the device is another one.
-    """
-    if os.path.ismount(place) or Path(os.path.realpath(place)) in _mounts():
-        raise DataDirectoryError(
-            place,
-            "this is a mount point: what is made there is first made beside it, and then takes its "
-            "place as a whole, which is not possible here; nothing was changed: name a directory "
-            f"below it, {place / 'mpreg'} say",
-        )
+def is_mount_point(place: Path) -> bool:
+    """To be asked before anything is copied, and beside it, where the device is another one."""
+    return os.path.ismount(place) or Path(os.path.realpath(place)) in _mounts()
+
+
+def no_place(place: Path) -> DataDirectoryError:
+    return DataDirectoryError(
+        place,
+        "this is a mount point: what is made there is first made beside it, and then takes its "
+        "place as a whole, which is not possible here; nothing was changed: name a directory "
+        f"below it, {place / 'mpreg'} say",
+    )
 
 
 def _mounts() -> frozenset[Path]:

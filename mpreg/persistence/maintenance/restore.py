@@ -46,6 +46,7 @@ from mpreg.persistence.maintenance.staging import (
     refuse_nested,
     staged,
 )
+from mpreg.persistence.maintenance.staging_inside import StagingInside
 from mpreg.persistence.maintenance.value_copies import changed_values, copy_values
 from mpreg.persistence.maintenance.verify import examine_database
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
@@ -69,7 +70,8 @@ async def restore(
     The backup is verified first, with the checksum of the whole and that of every item. It is
     copied beside ``data_dir``, synced, and then renamed. With ``overwrite`` a store that is there
     is kept until the new one is in its place, and then removed. A directory with anything else in
-    it is refused.
+    it is refused. Nothing can take the place of a mount point: an empty one is filled, and one with
+    anything in it is refused.
 
     What was acknowledged after the backup is given up with that: the file ``ACKED`` is written
     anew, so that the store opens.
@@ -83,7 +85,8 @@ async def restore(
 
     Cancelled, or failed: ``data_dir`` is as it was. Killed: it is as it was or, for the moment
     between two renames, under another name beside its place; run it again, and it is put back
-    before anything else is done.
+    before anything else is done. A mount point is empty then, or whole; or, for a moment, it is not
+    opened (`AckedDataLostError`, `CorruptDataError`), until this is run again.
 
     Raises:
         DataDirectoryError: ``source`` is no backup; or ``data_dir`` is not empty, without
@@ -114,7 +117,12 @@ class _Restore:
         manifest = read_manifest(self.source)
         refuse_nested(self.data_dir, self.source, "the backup")
         sequence = self._sequence(manifest)
-        with staged(self.data_dir) as staging, held_place(self.data_dir) as is_empty:
+        with (
+            staged(self.data_dir, inside=StagingInside) as staging,
+            held_place(self.data_dir, staging) as is_empty,
+        ):
+            if not is_empty and isinstance(staging, StagingInside):
+                raise staging.not_empty()
             if not is_empty and not self.overwrite:
                 raise DataDirectoryError(
                     self.data_dir,
@@ -245,8 +253,9 @@ class _Restore:
 
 
 @contextmanager
-def held_place(data_dir: Path) -> Iterator[bool]:
-    """Keep others from opening a data directory; gives whether there is nothing in it.
+def held_place(data_dir: Path, staging: Staging | None = None) -> Iterator[bool]:
+    """Keep others from opening a data directory; gives whether there is nothing in it, but for what
+    is of ``staging``.
 
     One with something in it, but neither a store nor a lock, is nobody's: no lock is left in it;
     nor in one with nothing in it, where the block raises.
@@ -262,8 +271,9 @@ def held_place(data_dir: Path) -> Iterator[bool]:
         raise DataDirectoryError(
             data_dir, "this is a link or a file; name the directory itself; nothing was changed"
         )
+    beside: frozenset[str] = frozenset() if staging is None else staging.beside
     with file_errors(data_dir):
-        names = {path.name for path in data_dir.iterdir()}
+        names = {path.name for path in data_dir.iterdir()} - beside
     if names and LOCK_NAME not in names and names.isdisjoint(STORES.values()):
         yield False
         return
@@ -272,7 +282,11 @@ def held_place(data_dir: Path) -> Iterator[bool]:
     try:
         held = lock.lstat()
         try:
-            yield all(path.name == LOCK_NAME for path in data_dir.iterdir())
+            if staging is not None:
+                with file_errors(data_dir):
+                    staging.put_back()
+            found = {path.name for path in data_dir.iterdir()}
+            yield found - beside <= {LOCK_NAME}
         except BaseException:
             if not names:
                 # Before it is let go: afterwards it may be somebody else's. So may the one of a

@@ -20,7 +20,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -28,7 +28,7 @@ from typing import Final
 from mpreg.errors import DataDirectoryError, StorageFullError, StorageIOError
 from mpreg.persistence.data_directory import STORES, sync_directory
 from mpreg.persistence.maintenance.leftovers import remove_leftovers
-from mpreg.persistence.maintenance.mount_points import refuse_mount_point
+from mpreg.persistence.maintenance.mount_points import is_mount_point, no_place
 
 __all__ = [
     "Staging",
@@ -66,6 +66,17 @@ class Staging:
         self.path = place.with_name(f".{place.name}.mpreg-new")
         self._old = place.with_name(f".{place.name}.mpreg-old")
 
+    @property
+    def beside(self) -> frozenset[str]:
+        """Names in the place that are nobody's, and no part of what is there."""
+        return frozenset()
+
+    def check(self) -> None:
+        """Raises `DataDirectoryError` where it is certain that nothing can be put in the place."""
+
+    def put_back(self) -> None:
+        """`settle` for what only one who holds the place may do."""
+
     def settle(self) -> None:
         """Put back what a process that was killed has moved away."""
         if self._old.exists():
@@ -85,9 +96,7 @@ class Staging:
 
         When it returns the new one survives a power cut. Where it raises, the one before is there.
         """
-        for path in sorted(self.path.rglob("*"), reverse=True):
-            (sync_directory if path.is_dir() else sync_file)(path)
-        sync_directory(self.path)
+        self._sync()
         if not self.place.exists():
             self.path.rename(self.place)
         elif _exchange(self.path, self.place):
@@ -96,6 +105,11 @@ class Staging:
         else:
             self._rename_twice()
         sync_directory(self.place.parent)
+
+    def _sync(self) -> None:
+        for path in sorted(self.path.rglob("*"), reverse=True):
+            (sync_directory if path.is_dir() else sync_file)(path)
+        sync_directory(self.path)
 
     def _rename_twice(self) -> None:
         self.place.rename(self._old)
@@ -120,8 +134,10 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 @contextmanager
-def staged(place: Path) -> Iterator[Staging]:
+def staged(place: Path, *, inside: Callable[[Path], Staging] | None = None) -> Iterator[Staging]:
     """Make a directory for ``place``, 0700. What is not published when the block ends is removed.
+
+    ``inside`` is for a mount point, which without it is refused.
 
     Raises:
         DataDirectoryError: somebody else is making one for the same place, nothing can take its
@@ -132,9 +148,13 @@ def staged(place: Path) -> Iterator[Staging]:
         place = place.resolve()
     if not place.name:
         raise DataDirectoryError(place, "nothing can be put in this place: name a directory in it")
-    refuse_mount_point(place)
     staging = Staging(place)
+    if is_mount_point(place):
+        if inside is None:
+            raise no_place(place)
+        staging = inside(place)
     with file_errors(place):
+        staging.check()
         _refuse_inside_store(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(staging)
