@@ -34,8 +34,10 @@ class Ack(msgspec.Struct, Generic[T], eq=False):
 
     _new_place: NewPlace = new_place
     """What `place_maker` gave to whoever makes many acks in one event loop."""
-    _places: list[Place] | None = None
-    """Where tasks wait, in the order in which they came; None until there is one."""
+    _place: Place | None = None
+    """Where the first task waits; None where there is none. Mostly it is the only one."""
+    _later: list[Place] | None = None
+    """Where those wait that came after it, in their order."""
     _value: object = _PENDING
     _error: Exception | None = None
 
@@ -58,10 +60,12 @@ class Ack(msgspec.Struct, Generic[T], eq=False):
         if self._value is not _PENDING:
             raise AckAlreadyResolvedError(f"{self!r} is answered already")
         self._value = value
-        if self._places is not None:
-            for place in self._places:
-                if not place.done():
-                    place.set_result(None)
+        place = self._place
+        if place is not None:
+            if not place.done():
+                place.set_result(None)
+            if self._later is not None:
+                self._wake(self._later)
 
     def reject(self, error: Exception) -> None:
         self.resolve(cast(T, None))
@@ -73,19 +77,36 @@ class Ack(msgspec.Struct, Generic[T], eq=False):
             await anyio.lowlevel.checkpoint()
         else:
             place = self._new_place()
-            if self._places is None:
-                self._places = [place]
+            if self._place is None:
+                self._place = place
             else:
-                self._places.append(place)
+                self._wait_later(place)
             try:
                 await place
             except BaseException:
-                self._places.remove(place)
+                self._leave(place)
                 raise
         if self._error is not None:
             raise self._raised(self._error)
         # Not `cast`: it would be called for every write.
         return self._value  # type: ignore[return-value]
+
+    def _wait_later(self, place: Place) -> None:
+        if self._later is None:
+            self._later = []
+        self._later.append(place)
+
+    def _leave(self, place: Place) -> None:
+        if place is not self._place:
+            assert self._later is not None
+            self._later.remove(place)
+        else:
+            self._place = self._later.pop(0) if self._later else None
+
+    def _wake(self, places: list[Place]) -> None:
+        for place in places:
+            if not place.done():
+                place.set_result(None)
 
     def _raised(self, error: Exception) -> Exception:
         # A traceback of its own for each await, not one that grows with every task.

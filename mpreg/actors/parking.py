@@ -33,19 +33,24 @@ __all__ = [
 
 
 class Place(Protocol):
-    """For one task to wait in, once: made and awaited in one go, woken by `set_result`.
+    """For one task to wait in, once: made and awaited in one go, woken by `set_result` or
+    `set_exception`, whose argument it is given.
 
     It is what is used of an `asyncio.Future`, so that on asyncio it simply is one.
     """
 
-    def __await__(self) -> Generator[Any, Any, None]: ...
+    def __await__(self) -> Generator[Any, Any, Any]: ...
 
     def done(self) -> bool:
         """Whether its task was woken, or cancelled: it must not be woken then."""
         ...
 
-    def set_result(self, result: None, /) -> None:
+    def set_result(self, result: Any, /) -> None:
         """Wake the task: it runs in the event loop's next turn."""
+        ...
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Wake the task with an error that nobody else raises."""
         ...
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any
 
+import outcome
 import trio
 
 __all__ = ["TrioPlace", "call_soon_on_trio", "trio_clock"]
@@ -35,17 +36,22 @@ class TrioPlace:
     def __init__(self) -> None:
         self._task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
 
-    def __await__(self) -> Generator[Any, Any, None]:
+    def __await__(self) -> Generator[Any, Any, Any]:
         # Awaited by whoever awaits the place.
         return trio.lowlevel.wait_task_rescheduled(self._abort).__await__()  # noqa: ASYNC105
 
     def done(self) -> bool:
         return self._task is None
 
-    def set_result(self, _result: None, /) -> None:
+    def set_result(self, result: Any, /) -> None:
         task, self._task = self._task, None
         assert task is not None
-        trio.lowlevel.reschedule(task)
+        trio.lowlevel.reschedule(task, outcome.Value(result))
+
+    def set_exception(self, error: Exception, /) -> None:
+        task, self._task = self._task, None
+        assert task is not None
+        trio.lowlevel.reschedule(task, outcome.Error(error))
 
     def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._task = None

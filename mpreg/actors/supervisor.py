@@ -221,7 +221,6 @@ class Supervisor(Generic[M]):
         self._actor.abandon(cause)
         for message in self._mailbox.drain():
             message.fail(self._stopped_error())
-        self._mailbox.dispose()
         self._ending.set()
         self._ended.set()
 

@@ -10,12 +10,15 @@ from typing import Any, TypeAlias
 import msgspec
 
 from mpreg.actors import Ack
+from mpreg.actors.parking import Place
+from mpreg.errors import AckAlreadyResolvedError
 from mpreg.persistence.operations import Append, Operation, OperationResult, Put
 
 _log = logging.getLogger("mpreg.persistence")
 
 __all__ = [
     "AppendBatch",
+    "AwaitedWrite",
     "Durability",
     "MakeRecord",
     "Settled",
@@ -95,6 +98,10 @@ class WriteBatch(msgspec.Struct, eq=False):
     """The sum of `operation_bytes`."""
     settled: Settled | None = None
     """Told what became of the batch, once its acks are answered and before any other task runs."""
+    callers: int = 1
+    """How many have asked for it."""
+    room: int = 0
+    """Of ``size_bytes``, what nothing fills yet: see `GrowingAppend`."""
 
     @classmethod
     def of(
@@ -110,12 +117,12 @@ class WriteBatch(msgspec.Struct, eq=False):
     @property
     def filled_bytes(self) -> int:
         """Its size, without room that was taken in the mailbox and nothing came to fill."""
-        return self.size_bytes
+        return self.size_bytes - self.room
 
     @property
-    def asked(self) -> tuple[int, int]:
-        """How many callers have asked for it, and for how many operations."""
-        return 1, len(self.operations)
+    def is_answered(self) -> bool:
+        """Whether `succeed` or `fail` has been called."""
+        return self.acks[0].done
 
     def succeed(self, results: tuple[OperationResult, ...]) -> None:
         """Answer each operation with its own result."""
@@ -124,7 +131,8 @@ class WriteBatch(msgspec.Struct, eq=False):
         else:
             for ack, result in zip(self.acks, results, strict=True):
                 ack.resolve(result)
-        _tell(self.settled, results)
+        if self.settled is not None:
+            _tell(self.settled, results)
 
     def fail(self, error: Exception) -> None:
         """Answer every operation with the error."""
@@ -139,6 +147,43 @@ class WriteBatch(msgspec.Struct, eq=False):
         )
 
 
+class AwaitedWrite(WriteBatch, kw_only=True):
+    """One operation of one caller, who awaits its result at once and does nothing else with it.
+
+    That is what most writes are, so they have no ack: their task is woken with the result itself.
+    Cancelled, it is not taken back, as with an ack.
+    """
+
+    acks: Sequence[Ack[Any]] = ()
+    place: Place
+    """Where the caller waits. To be awaited once, by the task that made it."""
+    answered: bool = False
+
+    @property
+    def is_answered(self) -> bool:
+        return self.answered
+
+    def succeed(self, results: tuple[OperationResult, ...]) -> None:
+        if self.answered:
+            raise self._answered_twice()
+        self.answered = True
+        if not self.place.done():
+            self.place.set_result(results[0])
+        if self.settled is not None:
+            _tell(self.settled, results)
+
+    def fail(self, error: Exception) -> None:
+        if self.answered:
+            raise self._answered_twice()
+        self.answered = True
+        if not self.place.done():
+            self.place.set_exception(error)
+        _tell(self.settled, None)
+
+    def _answered_twice(self) -> Exception:
+        return AckAlreadyResolvedError(f"{self!r} is answered already")
+
+
 class SharedAck(Ack[int]):
     """Awaited by many callers of one append: each gets its own copy of an error."""
 
@@ -151,7 +196,7 @@ class AppendBatch(WriteBatch, kw_only=True):
 
     It grows until the writer takes it, and only while it is the last one in the mailbox: so every
     record is where a batch of its own would have put it. Each caller gets the offset of its first
-    record, or its own copy of the error.
+    record, or its own copy of the error. Who adds to an append counts as one more.
     """
 
     log: bytes
@@ -160,10 +205,6 @@ class AppendBatch(WriteBatch, kw_only=True):
     firsts: list[int]
     """By caller: the index of its first record."""
     listeners: list[Settled | None]
-    room: int = 0
-    """Of ``size_bytes``, what nothing fills yet: see `GrowingAppend`."""
-    callers: int = 1
-    """Those who have appended, or added to an append."""
     unmade: list[tuple[int, MakeRecord]]
     """Indexes of records that still grow, and what makes them when the writer takes the batch."""
 
@@ -188,14 +229,6 @@ class AppendBatch(WriteBatch, kw_only=True):
             listeners=[settled],
             unmade=[],
         )
-
-    @property
-    def filled_bytes(self) -> int:
-        return self.size_bytes - self.room
-
-    @property
-    def asked(self) -> tuple[int, int]:
-        return self.callers, self.callers
 
     def takes(self, append: Append, durability: Durability) -> bool:
         return (

@@ -22,6 +22,7 @@ from mpreg.errors import (
 from mpreg.persistence.backend import ReadQuery, UpkeepResult, UpkeepStep
 from mpreg.persistence.batch import (
     AppendBatch,
+    AwaitedWrite,
     Durability,
     MakeRecord,
     Settled,
@@ -62,9 +63,7 @@ class StoreGateway:
     def __attrs_post_init__(self) -> None:
         self.new_mailboxes()
         self.writes.close(_writer_not_open)
-        self.writes.dispose()
         self.reads.close(_reader_not_open)
-        self.reads.dispose()
 
     def new_mailboxes(self) -> None:
         self.writes = Mailbox(
@@ -91,20 +90,33 @@ class StoreGateway:
     def write(
         self, operation: Operation, durability: Durability, settled: Settled | None = None
     ) -> Awaitable[Any]:
-        """Send one operation; awaited at once, it gives the answer.
+        """Send one operation; awaited at once, by the same task, it gives the answer.
 
         Not a coroutine itself: it would be resumed once more for each write, only to hand the
         answer on. Cancellation: see `Mailbox.send` and `Ack`. ``settled`` is told also where the
         operation cannot be sent.
         """
         try:
-            return self.write_nowait(operation, durability, settled).wait()
+            size = operation_bytes(operation)
+            if size > self.config.batch_bytes_max:
+                self._checked(size)
+            place = self.writes.new_place()
+            self.writes.send_nowait(
+                AwaitedWrite(
+                    operations=(operation,),
+                    durability=durability,
+                    size_bytes=size,
+                    settled=settled,
+                    place=place,
+                )
+            )
         except MailboxFullError:
             return self._write_waiting_for_room(operation, durability, settled)
         except BaseException:
             if settled is not None:
                 settled(None)
             raise
+        return place
 
     def _append_alone(
         self, append: Append, durability: Durability, settled: Settled | None

@@ -153,7 +153,10 @@ class KeyValueStore:
         ``ttl_seconds`` from now, by the wall clock, the entry is invisible.
         ``expected_version``: the version that the key must have now; 0: it must not exist.
         """
-        put = self._put(key, value, ttl_seconds, expected_version)
+        expires_at = None if ttl_seconds is None else self._expiry(ttl_seconds)
+        put = self.put_operation(
+            key, value, expires_at=expires_at, expected_version=expected_version
+        )
         version: int = await self._gateway.write(put, durability)
         return version
 
@@ -168,7 +171,10 @@ class KeyValueStore:
         transaction: Transaction | None = None,
     ) -> Ack[int]:
         """`put`, sent at once; the ack gives the version. A transaction has its own durability."""
-        put = self._put(key, value, ttl_seconds, expected_version)
+        expires_at = None if ttl_seconds is None else self._expiry(ttl_seconds)
+        put = self.put_operation(
+            key, value, expires_at=expires_at, expected_version=expected_version
+        )
         return send_nowait(self._gateway, put, durability, transaction)
 
     async def delete(
@@ -341,19 +347,8 @@ class KeyValueStore:
             None if expected_version is None else _checked_version(expected_version),
         )
 
-    def _put(
-        self,
-        key: str | bytes,
-        value: bytes,
-        ttl_seconds: float | None,
-        expected_version: int | None,
-    ) -> Put:
-        expires_at = None
-        if ttl_seconds is not None:
-            expires_at = self._gateway.clock.wall() + _checked_ttl(ttl_seconds)
-        return self.put_operation(
-            key, value, expires_at=expires_at, expected_version=expected_version
-        )
+    def _expiry(self, ttl_seconds: float) -> float:
+        return self._gateway.clock.wall() + _checked_ttl(ttl_seconds)
 
     def delete_operation(self, key: str | bytes, expected_version: int | None = None) -> Delete:
         """A `delete` that is not sent yet: for `ReservedStores.send_nowait`."""

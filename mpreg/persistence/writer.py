@@ -6,6 +6,8 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
+from typing import Final, cast
 
 import anyio
 from attrs import define, field, frozen
@@ -28,13 +30,17 @@ from mpreg.persistence.backend import (
     UpkeepResult,
     UpkeepStep,
 )
-from mpreg.persistence.batch import AppendBatch, Durability, WriteBatch
+from mpreg.persistence.batch import AppendBatch, AwaitedWrite, Durability, WriteBatch
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 from mpreg.persistence.following import CommitObserved, Followers
 from mpreg.persistence.upkeep_command import UpkeepCommand, WriterMessage
 from mpreg.persistence.upkeep_policy import CheckpointWatch
 
 _log = logging.getLogger("mpreg.persistence")
+
+# Not a loop of their own in Python: it would be gone through for every write.
+_CALLERS: Final = attrgetter("callers")
+_OPERATIONS: Final = attrgetter("operations")
 
 __all__ = ["GroupLimits", "Writer", "WriterCounters", "is_committed"]
 
@@ -139,18 +145,27 @@ class Writer:
                 )
             except anyio.EndOfStream:
                 return
-            batches = tuple([one for one in messages if isinstance(one, WriteBatch)])
-            if len(batches) < len(messages):
-                self._commands.extend(one for one in messages if isinstance(one, UpkeepCommand))
-            for batch in batches:
-                if type(batch) is AppendBatch:
-                    batch.make_records()
+            batches = self._taken(messages)
             if batches:
                 await self._commit(
                     CommitGroup(self.counters.commit_sequence + 1, self._clock.wall(), batches)
                 )
             # They may be large, and the next ones may be long in coming.
             del batches, messages
+
+    def _taken(self, messages: Sequence[WriterMessage]) -> tuple[WriteBatch, ...]:
+        """The batches among them, as they are to be committed; the commands are kept for later."""
+        kinds = set(map(type, messages))
+        if kinds == {AwaitedWrite}:
+            return cast(tuple[WriteBatch, ...], tuple(messages))
+        batches = tuple([one for one in messages if isinstance(one, WriteBatch)])
+        if len(batches) < len(messages):
+            self._commands.extend(one for one in messages if isinstance(one, UpkeepCommand))
+        if AppendBatch in kinds:
+            for batch in batches:
+                if type(batch) is AppendBatch:
+                    batch.make_records()
+        return batches
 
     async def _keep_up(self) -> None:
         """Between two groups, when all callers of the first one have their answers."""
@@ -209,7 +224,7 @@ class Writer:
         for batch in in_doubt.group.batches:
             error = _not_written() if certain else _unknown()
             error.__cause__ = cause
-            if not batch.acks[0].done:
+            if not batch.is_answered:
                 batch.fail(error)
 
     async def _commit(self, group: CommitGroup) -> None:
@@ -236,15 +251,12 @@ class Writer:
     def _observe(
         self, group: CommitGroup, outcomes: Sequence[BatchOutcome], took: float, since: float
     ) -> None:
-        committed = [
-            batch
-            for batch, outcome in zip(group.batches, outcomes, strict=True)
-            if isinstance(outcome, tuple)
-        ]
+        committed = _committed(group, outcomes)
+        batches, operations = _asked(committed)
         commit = CommitObserved(
             sequence=group.sequence,
-            batches=sum(batch.asked[0] for batch in committed),
-            operations=sum(batch.asked[1] for batch in committed),
+            batches=batches,
+            operations=operations,
             size_bytes=sum(batch.filled_bytes for batch in committed),
             durability=group.durability,
             commit_seconds=took,
@@ -270,15 +282,10 @@ class Writer:
 
     def _answer(self, group: CommitGroup, outcomes: Sequence[BatchOutcome]) -> None:
         counters = self.counters
-        batches = operations = rejected = 0
-        for batch, outcome in zip(group.batches, outcomes, strict=True):
-            asked = batch.asked
-            if isinstance(outcome, tuple):
-                batches += asked[0]
-                operations += asked[1]
-            else:
-                rejected += asked[0]
-        counters.rejected += rejected
+        committed = _committed(group, outcomes)
+        batches, operations = _asked(committed)
+        if len(committed) < len(outcomes):
+            counters.rejected += _asked(group.batches)[0] - batches
         if batches:
             counters.commits += 1
             self._activity.note()
@@ -295,11 +302,31 @@ class Writer:
     def _fail(self, messages: Sequence[WriterMessage], error: CommitFailedError) -> None:
         for message in messages:
             if isinstance(message, WriteBatch):
-                self.counters.failed += message.asked[0]
+                self.counters.failed += message.callers
             # One for each: tasks that raise the same exception would share its traceback.
             own = type(error)(*error.args)
             own.__cause__ = error.__cause__
             message.fail(own)
+
+
+def _committed(group: CommitGroup, outcomes: Sequence[BatchOutcome]) -> Sequence[WriteBatch]:
+    """The batches that were not refused for a condition of their own."""
+    if set(map(type, outcomes)) == {tuple}:
+        return group.batches
+    return [
+        batch
+        for batch, outcome in zip(group.batches, outcomes, strict=True)
+        if isinstance(outcome, tuple)
+    ]
+
+
+def _asked(batches: Sequence[WriteBatch]) -> tuple[int, int]:
+    """How many callers have asked for them, and for how many operations.
+
+    What several have asked for together is one operation, and counts as one for each of them.
+    """
+    callers = sum(map(_CALLERS, batches))
+    return callers, callers - len(batches) + sum(map(len, map(_OPERATIONS, batches)))
 
 
 def is_committed(on_disk: int, known: int | None, *, in_flight: bool) -> bool:

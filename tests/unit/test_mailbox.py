@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 import pytest
 from attrs import define, field
@@ -76,7 +78,6 @@ async def test_messages_come_out_as_they_went_in() -> None:
     received = [await box.receive(), box.receive_nowait(), await box.receive()]
     assert [note.name for note in received if note is not None] == ["a", "b", "c"]
     assert box.receive_nowait() is None
-    box.dispose()
 
 
 async def test_no_room_by_count_refuses_and_sends_nothing() -> None:
@@ -86,7 +87,6 @@ async def test_no_room_by_count_refuses_and_sends_nothing() -> None:
     with pytest.raises(MailboxFullError, match="2 of 2 messages"):
         box.send_nowait(Note("c"))
     assert names(box.drain()) == ["a", "b"]
-    box.dispose()
 
 
 async def test_no_room_by_bytes_refuses_and_sends_nothing() -> None:
@@ -96,7 +96,6 @@ async def test_no_room_by_bytes_refuses_and_sends_nothing() -> None:
         box.send_nowait(Note("b", 5))
     box.send_nowait(Note("c", 4))
     assert names(box.drain()) == ["a", "c"]
-    box.dispose()
 
 
 async def test_a_message_larger_than_the_bound_is_let_in_when_the_mailbox_is_empty() -> None:
@@ -108,7 +107,6 @@ async def test_a_message_larger_than_the_bound_is_let_in_when_the_mailbox_is_emp
     box.send_nowait(Note("small", 1))
     with pytest.raises(MailboxFullError):
         box.send_nowait(Note("huge", 1_000))
-    box.dispose()
 
 
 async def test_a_waiting_oversize_message_gets_in_once_the_mailbox_is_empty() -> None:
@@ -122,7 +120,6 @@ async def test_a_waiting_oversize_message_gets_in_once_the_mailbox_is_empty() ->
         await anyio.wait_all_tasks_blocked()
         assert senders.sent == ["huge"]
     assert names(box.drain()) == ["huge"]
-    box.dispose()
 
 
 async def test_whoever_waits_longest_is_let_in_first_also_before_a_smaller_one() -> None:
@@ -143,7 +140,6 @@ async def test_whoever_waits_longest_is_let_in_first_also_before_a_smaller_one()
         await anyio.wait_all_tasks_blocked()
         assert senders.sent == ["large", "small"]
     box.drain()
-    box.dispose()
 
 
 async def test_nobody_overtakes_those_who_wait() -> None:
@@ -159,7 +155,6 @@ async def test_nobody_overtakes_those_who_wait() -> None:
         box.drain()
     assert sorted(senders.sent) == ["later", "waits"]
     box.drain()
-    box.dispose()
 
 
 async def test_a_sender_cancelled_while_waiting_leaves_nothing_behind() -> None:
@@ -172,7 +167,6 @@ async def test_a_sender_cancelled_while_waiting_leaves_nothing_behind() -> None:
     assert box.statistics().waiting_senders == 0
     assert names(box.drain()) == ["a"]
     assert box.statistics().depth == box.statistics().bytes == 0
-    box.dispose()
 
 
 async def test_a_sender_cancelled_once_room_was_kept_for_it_passes_the_room_on() -> None:
@@ -192,7 +186,6 @@ async def test_a_sender_cancelled_once_room_was_kept_for_it_passes_the_room_on()
         assert senders.sent[-1] == "c"
     assert names(box.drain()) == ["c"]
     assert box.statistics().bytes == 0
-    box.dispose()
 
 
 async def test_a_large_one_that_gives_up_lets_the_smaller_ones_behind_it_in() -> None:
@@ -206,7 +199,6 @@ async def test_a_large_one_that_gives_up_lets_the_smaller_ones_behind_it_in() ->
         await senders.cancel("large")
         assert senders.sent == ["small"]
     assert names(box.drain()) == ["a", "small"]
-    box.dispose()
 
 
 async def test_closing_wakes_waiting_senders_with_the_given_error() -> None:
@@ -227,7 +219,6 @@ async def test_closing_wakes_waiting_senders_with_the_given_error() -> None:
     with pytest.raises(GoneError):
         await box.send(Note("d"))
     assert names(box.drain()) == ["a"]
-    box.dispose()
 
 
 async def test_a_sender_let_in_at_the_moment_of_closing_is_told_and_sends_nothing() -> None:
@@ -242,7 +233,6 @@ async def test_a_sender_let_in_at_the_moment_of_closing_is_told_and_sends_nothin
     assert len(senders.errors) == 1
     assert box.drain() == []
     assert box.statistics().depth == box.statistics().bytes == 0
-    box.dispose()
 
 
 async def test_what_is_inside_a_closed_mailbox_is_received_before_its_end() -> None:
@@ -258,7 +248,6 @@ async def test_what_is_inside_a_closed_mailbox_is_received_before_its_end() -> N
     with pytest.raises(anyio.EndOfStream):
         await box.receive_many(messages_max=1, bytes_max=1)
     assert box.receive_nowait() is None
-    box.dispose()
 
 
 async def test_closing_wakes_a_reader_that_waits() -> None:
@@ -276,7 +265,6 @@ async def test_closing_wakes_a_reader_that_waits() -> None:
         await anyio.wait_all_tasks_blocked()
         box.close()
     assert ended
-    box.dispose()
 
 
 async def test_the_first_error_given_to_close_stands() -> None:
@@ -285,7 +273,6 @@ async def test_the_first_error_given_to_close_stands() -> None:
     box.close(lambda: KeyError("second"))
     with pytest.raises(KeyError, match="first"):
         box.send_nowait(Note("a"))
-    box.dispose()
 
 
 async def test_receive_many_waits_for_one_and_takes_the_rest_that_is_there() -> None:
@@ -305,7 +292,6 @@ async def test_receive_many_waits_for_one_and_takes_the_rest_that_is_there() -> 
         assert got == []
         box.send_nowait(Note("f"))
     assert got == [["f"]]
-    box.dispose()
 
 
 async def test_receive_many_stops_with_the_message_that_reaches_the_bytes() -> None:
@@ -315,7 +301,6 @@ async def test_receive_many_stops_with_the_message_that_reaches_the_bytes() -> N
     assert names(await box.receive_many(messages_max=10, bytes_max=7)) == ["a", "b"]
     assert names(await box.receive_many(messages_max=10, bytes_max=1)) == ["c"]
     box.drain()
-    box.dispose()
 
 
 async def test_a_reader_cancelled_while_waiting_takes_nothing() -> None:
@@ -326,7 +311,6 @@ async def test_a_reader_cancelled_while_waiting_takes_nothing() -> None:
         assert scope.cancelled_caught
     box.send_nowait(Note("a"))
     assert (await box.receive()).name == "a"
-    box.dispose()
 
 
 async def test_sending_where_there_is_room_is_no_checkpoint() -> None:
@@ -336,7 +320,6 @@ async def test_sending_where_there_is_room_is_no_checkpoint() -> None:
         await box.send(Note("a"))
     assert not scope.cancelled_caught
     assert names(box.drain()) == ["a"]
-    box.dispose()
 
 
 async def test_an_answer_wakes_nobody_but_those_who_await_it() -> None:
@@ -355,7 +338,6 @@ async def test_an_answer_wakes_nobody_but_those_who_await_it() -> None:
         assert answers == []
         second.resolve("second")
     assert answers == ["second"]
-    box.dispose()
 
 
 async def test_statistics_count_what_was_sent() -> None:
@@ -366,7 +348,6 @@ async def test_statistics_count_what_was_sent() -> None:
     statistics = box.statistics()
     assert (statistics.depth, statistics.bytes, statistics.sent) == (1, 5, 2)
     box.drain()
-    box.dispose()
 
 
 async def test_the_last_message_may_grow_until_it_is_taken() -> None:
@@ -387,7 +368,6 @@ async def test_the_last_message_may_grow_until_it_is_taken() -> None:
     assert not box.grow(last, 1)
     assert box.statistics().bytes == 0
     assert box.statistics().depth == 0
-    box.dispose()
 
 
 async def test_nothing_grows_while_others_wait_for_room_or_the_mailbox_is_closed() -> None:
@@ -410,7 +390,6 @@ async def test_nothing_grows_while_others_wait_for_room_or_the_mailbox_is_closed
     assert not box.grow(other, 1)
     assert box.drain() == [other]
     assert box.statistics().bytes == 0
-    box.dispose()
 
 
 async def test_a_message_on_its_way_to_who_waits_for_it_may_still_grow() -> None:
@@ -428,7 +407,6 @@ async def test_a_message_on_its_way_to_who_waits_for_it_may_still_grow() -> None
         note.size_bytes += 5
     assert box.last is None
     assert box.statistics().bytes == 0
-    box.dispose()
 
 
 # --- room for what is made only when there is some ---
@@ -454,7 +432,6 @@ async def test_who_has_reserved_room_sends_at_once_and_in_the_order_of_that() ->
         await anyio.wait_all_tasks_blocked()
         assert [box.receive_nowait()] == sent
     assert (box.statistics().depth, box.statistics().bytes) == (0, 0)
-    box.dispose()
 
 
 async def test_room_that_is_given_back_is_there_for_the_next() -> None:
@@ -471,7 +448,6 @@ async def test_room_that_is_given_back_is_there_for_the_next() -> None:
     with pytest.raises(MailboxClosedError):
         await box.reserve(1)
     assert (box.statistics().depth, box.statistics().bytes) == (0, 0)
-    box.dispose()
 
 
 async def test_room_is_taken_at_once_or_not_at_all() -> None:
@@ -491,4 +467,47 @@ async def test_room_is_taken_at_once_or_not_at_all() -> None:
     box.close()
     with pytest.raises(MailboxClosedError):
         box.reserve_nowait(1)
-    box.dispose()
+
+
+async def read_into(box: Mailbox[Note], got: list[str], scope: anyio.CancelScope) -> None:
+    with scope:
+        got.append((await box.receive()).name)
+
+
+async def test_a_reader_that_was_woken_before_it_was_cancelled_takes_the_message() -> None:
+    box, got, scope = mailbox(), list[str](), anyio.CancelScope()
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(read_into, box, got, scope)
+        await anyio.wait_all_tasks_blocked()
+        box.send_nowait(Note("a"))
+        scope.cancel()
+    assert got == ["a"]
+    assert box.statistics().depth == 0
+
+
+def test_a_native_cancellation_loses_no_message_either() -> None:
+    async def main() -> None:
+        box, got = mailbox(), list[str]()
+        reader = asyncio.create_task(read_into(box, got, anyio.CancelScope()))
+        await anyio.wait_all_tasks_blocked()
+        box.send_nowait(Note("a"))
+        reader.cancel()
+        await asyncio.wait([reader])
+        assert reader.cancelled()
+        assert got == []
+        assert names(box.drain()) == ["a"]
+
+    anyio.run(main)
+
+
+async def test_the_next_reader_is_woken_though_the_one_before_was_cancelled_late() -> None:
+    box, got = mailbox(), list[str]()
+    first, second = anyio.CancelScope(), anyio.CancelScope()
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(read_into, box, got, first)
+        await anyio.wait_all_tasks_blocked()
+        first.cancel()
+        task_group.start_soon(read_into, box, got, second)
+        await anyio.wait_all_tasks_blocked()
+        box.send_nowait(Note("a"))
+    assert got == ["a"]

@@ -167,7 +167,6 @@ class MailboxStory(RuleBasedStateMachine):
         try:
             self.run(self.box.close)
             self.run(self.box.drain)
-            self.run(self.box.dispose)
             for task in self.tasks:
                 self.loop.run_until_complete(task)
         finally:

@@ -57,7 +57,7 @@ class Waiter:
 
 
 def waits_on(ack: Ack[int]) -> int:
-    return len(ack._places or ())
+    return (ack._place is not None) + len(ack._later or ())
 
 
 @pytest.mark.parametrize("make", MAKERS)

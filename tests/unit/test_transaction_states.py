@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import anyio
 import anyio.lowlevel
 import pytest
@@ -18,15 +16,13 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def gateway() -> Iterator[StoreGateway]:
+def gateway() -> StoreGateway:
     config = PersistenceConfig(
         backend="memory", mailbox_batches_max=1, value_bytes_max=1_000, batch_bytes_max=2_000
     )
     gateway = StoreGateway(config, SystemClock())
     gateway.new_mailboxes()
-    yield gateway
-    gateway.writes.dispose()
-    gateway.reads.dispose()
+    return gateway
 
 
 @pytest.fixture
