@@ -85,7 +85,7 @@ def test_it_makes_no_more_room_than_a_checkpoint_leaves(tmp_path: Path, value_by
     wal.touch()
     room = WalRoom(tmp_path / "mpreg.db", pages_max=600)
     for sequence in range(1, 1_000):
-        room.make(group(sequence, bytes(value_bytes)))
+        room.make(pages_at_most(group(sequence, bytes(value_bytes))))
         assert wal.stat().st_size <= 600 * FRAME_BYTES
     assert wal.stat().st_size == 600 * FRAME_BYTES
 
@@ -93,12 +93,12 @@ def test_it_makes_no_more_room_than_a_checkpoint_leaves(tmp_path: Path, value_by
 def test_it_never_shortens_or_changes_what_is_there(tmp_path: Path) -> None:
     wal = tmp_path / "mpreg.db-wal"
     wal.write_bytes(b"frames" * STEP_BYTES_MAX)
-    WalRoom(tmp_path / "mpreg.db", pages_max=1_000).make(group(1))
+    WalRoom(tmp_path / "mpreg.db", pages_max=1_000).make(pages_at_most(group(1)))
     assert wal.read_bytes() == b"frames" * STEP_BYTES_MAX
 
 
 def test_a_missing_file_is_left_to_sqlite(tmp_path: Path) -> None:
-    WalRoom(tmp_path / "mpreg.db", pages_max=1_000).make(group(1))
+    WalRoom(tmp_path / "mpreg.db", pages_max=1_000).make(pages_at_most(group(1)))
     assert not list(tmp_path.iterdir())
 
 
@@ -123,9 +123,9 @@ def test_room_can_be_made_by_the_page(tmp_path: Path) -> None:
     wal = tmp_path / "mpreg.db-wal"
     wal.touch()
     room = WalRoom(tmp_path / "mpreg.db", pages_max=10_000)
-    room.make_pages(1_000)
+    room.make(1_000)
     assert wal.stat().st_size == 1_000 * FRAME_BYTES + FIRST_STEP_BYTES
-    room.make_pages(20_000)
+    room.make(20_000)
     assert wal.stat().st_size == 10_000 * FRAME_BYTES
 
 
@@ -134,7 +134,7 @@ def test_its_steps_become_larger(tmp_path: Path) -> None:
     wal.touch()
     room, sizes = WalRoom(tmp_path / "mpreg.db", pages_max=10_000), {0}
     for _ in range(2_000):
-        room.make_pages(1)
+        room.make(1)
         sizes.add(wal.stat().st_size)
     steps = [round(step / FIRST_STEP_BYTES) for step in map(sub, sorted(sizes)[1:], sorted(sizes))]
     assert steps[:6] == [1, 2, 4, 8, 16, 16]
@@ -144,7 +144,7 @@ def test_its_steps_become_larger(tmp_path: Path) -> None:
 def test_room_is_made_behind_what_a_crash_has_left(tmp_path: Path) -> None:
     wal = tmp_path / "mpreg.db-wal"
     wal.write_bytes(b"frames" * 10_000)
-    WalRoom(tmp_path / "mpreg.db", pages_max=10_000).make_pages(2)
+    WalRoom(tmp_path / "mpreg.db", pages_max=10_000).make(2)
     assert wal.read_bytes().rstrip(b"\0") == b"frames" * 10_000
     assert wal.stat().st_size == 60_000 + 2 * FRAME_BYTES + FIRST_STEP_BYTES
 

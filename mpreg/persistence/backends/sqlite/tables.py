@@ -95,15 +95,14 @@ class Tables:
         return added
 
     def _write_entries(self, entries: dict[EntryKey, NewEntry | None], added: Added) -> None:
-        known = self._namespaces
+        name, last = None, b""
         puts: list[Any] = []
         lasting: list[Any] = []
         large: list[Any] = []
         deletes = []
         for (namespace, key), entry in entries.items():
-            name = known.get(namespace) or added.namespaces.get(namespace)
-            if name is None:
-                name = added.namespaces[namespace] = self._namespace(namespace)
+            if name is None or namespace != last:
+                name, last = self._name(namespace, added), namespace
             if entry is None:
                 deletes.append((name.id, key))
             else:
@@ -124,6 +123,12 @@ class Tables:
             self._put_large(large)
         if deletes:
             self._delete(deletes)
+
+    def _name(self, namespace: bytes, added: Added) -> _Name:
+        name = self._namespaces.get(namespace) or added.namespaces.get(namespace)
+        if name is None:
+            name = added.namespaces[namespace] = self._namespace(namespace)
+        return name
 
     def _stored(self, namespace: bytes, key: bytes, value: bytes) -> bytes | str:
         """What a large value's row has of it."""

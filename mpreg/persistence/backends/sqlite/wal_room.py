@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +21,12 @@ FRAME_BYTES: Final = PAGE_BYTES + 24
 #: The first step is small, since who has just opened the store waits for it; then they double.
 FIRST_STEP_BYTES: Final = 1 << 16
 STEP_BYTES_MAX: Final = 1 << 20
+#: Never written to, so that they are no memory, and the system need not make pages of them anew.
+_ZEROS: Final = memoryview(bytes(STEP_BYTES_MAX))
+
+_SIZE: Final = attrgetter("size_bytes")
+_ROOM: Final = attrgetter("room")
+_OPERATIONS: Final = attrgetter("operations")
 
 
 def pages_at_most(group: CommitGroup) -> int:
@@ -28,18 +36,17 @@ def pages_at_most(group: CommitGroup) -> int:
     An expiry is a row in the index besides, and moves there from one page to another.
     What is removed without being named is not among them: see `CommitPlan.rows_removed`.
     """
-    size = rows = 0
-    for batch in group.batches:
-        size += batch.filled_bytes
-        for operation in batch.operations:
-            if type(operation) is Put:
-                rows += 1 if operation.expires_at is None else 3
-                if len(operation.value) >= FILE_VALUE_BYTES:
-                    # Its own row, and that of its file.
-                    rows += 2
-                    size -= len(operation.value)
-            else:
-                rows += 1
+    size: int = sum(map(_SIZE, group.batches)) - sum(map(_ROOM, group.batches))
+    rows = 0
+    for operation in chain.from_iterable(map(_OPERATIONS, group.batches)):
+        rows += 1
+        if type(operation) is Put:
+            if operation.expires_at is not None:
+                rows += 2
+            if len(operation.value) >= FILE_VALUE_BYTES:
+                # Its own row, and that of its file.
+                rows += 2
+                size -= len(operation.value)
     return rows + size // PAGE_BYTES + 1
 
 
@@ -60,14 +67,10 @@ class WalRoom:
         self._size = self._used = _bytes_of(self._wal)
         self._step = FIRST_STEP_BYTES
 
-    def make(self, group: CommitGroup) -> None:
-        """Before a group's transaction. A full disk is left for the transaction to meet."""
-        if self._size < self._bytes_max:
-            self.make_pages(pages_at_most(group))
-
-    def make_pages(self, pages: int) -> None:
-        """For what only the plan tells. Its transaction may have begun, and even spilled pages:
-        zeros are only ever added behind all that is there."""
+    def make(self, pages: int) -> None:
+        """Before a group's transaction, or in it, for what only the plan tells: it may even have
+        spilled pages, as zeros are only ever added behind all that is there. A full disk is left
+        for the transaction to meet."""
         if self._size >= self._bytes_max:
             return
         self._used += pages * FRAME_BYTES
@@ -76,8 +79,10 @@ class WalRoom:
         wanted = min(self._used + self._step, self._bytes_max)
         self._step = min(2 * self._step, STEP_BYTES_MAX)
         # Not to be made where it is missing: SQLite gives it the database's own modes.
-        with contextlib.suppress(OSError), self._wal.open("r+b") as wal:
-            wal.write(bytes(max(0, wanted - wal.seek(0, os.SEEK_END))))
+        with contextlib.suppress(OSError), self._wal.open("r+b", buffering=0) as wal:
+            missing = wanted - wal.seek(0, os.SEEK_END)
+            while missing > 0:
+                missing -= wal.write(_ZEROS[:missing])
         # Also where it failed: to be tried again only when there is more to write.
         self._size = wanted
 

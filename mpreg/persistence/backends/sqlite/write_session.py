@@ -227,7 +227,7 @@ class WriteSession:
         """Commit a new generation: proves that the store can be written, fences older writers."""
         execute = self.connection.execute
         # A new WAL is synced with its length now, and so not again with the first group.
-        self._wal_room.make_pages(1)
+        self._wal_room.make(1)
         execute("BEGIN IMMEDIATE")
         found, self._sequence, last_version = read_meta(self.connection, self._path)
         self._tables.committed(Added(last_version))
@@ -310,7 +310,8 @@ class WriteSession:
         """One group, one transaction. See `StorageBackend.commit`."""
         outcomes: Sequence[BatchOutcome] | None = None
         durable = group.durability is Durability.DURABLE or self._values.wants_durable_commit
-        self._wal_room.make(group)
+        pages = pages_at_most(group)
+        self._wal_room.make(pages)
         try:
             self._set_synchronous(Durability.DURABLE if durable else Durability.RELAXED)
             self.connection.execute("BEGIN IMMEDIATE")
@@ -319,7 +320,7 @@ class WriteSession:
                 self.connection.execute("ROLLBACK")
                 return plan.outcomes
             if plan.rows_removed:
-                self._wal_room.make_pages(plan.rows_removed)
+                self._wal_room.make(plan.rows_removed)
             # First: a writer that was fenced makes no files.
             self._number(group.sequence, plan.last_version)
             added = self._tables.carry_out(plan)
@@ -333,7 +334,7 @@ class WriteSession:
         self._sequence = group.sequence
         if durable:
             self.fsyncs += 1
-        self._look_at_wal(pages_at_most(group) + plan.rows_removed)
+        self._look_at_wal(pages + plan.rows_removed)
         return outcomes
 
     def _look_at_wal(self, pages: int) -> None:
