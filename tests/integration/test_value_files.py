@@ -15,6 +15,7 @@ import pytest
 from attrs import define, evolve, field
 
 from mpreg.actors import Ack
+from mpreg.errors import CorruptDataError
 from mpreg.persistence import (
     CommitFailedError,
     Durability,
@@ -729,6 +730,32 @@ def test_a_reader_whose_view_is_older_than_the_removal_reads_in_a_new_one(
     if queries == QUERIES[2] and new is None:
         expected = [LARGE]
     assert found == expected
+
+
+def test_a_call_in_which_no_file_is_gone_makes_nothing_for_itself(store: Store) -> None:
+    store.commit(Put(N, b"key", LARGE), Put(N, b"small", b"value"))
+    made, reads = [], []
+
+    class Counted(ValueReader):
+        def __init__(self, database: Path) -> None:
+            made.append(self)
+            super().__init__(database)
+
+        def read(self, place: Place) -> bytes | None:
+            reads.append(place)
+            return super().read(place)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(read_session, "ValueReader", Counted)
+        with closing(ReadSession.open(store.path, OPTIONS)) as session:
+            for key in (b"small", b"key", b"small", b"key"):
+                assert isinstance(session.read([GetEntry(N, key)])[0], StoredEntry)
+            assert (len(made), len(reads)) == (1, 2)
+            store.files[0].unlink()
+            # In two views each time: another call is another view.
+            for call in (1, 2):
+                assert isinstance(session.read([GetEntry(N, b"key")])[0], CorruptDataError)
+                assert len(reads) == 2 + 2 * call
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import sqlite3
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -89,13 +89,20 @@ class ReadSession:
 
     def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | ReadFailure]:
         """See `StorageReader.read`."""
-        self._values = ValueReader(self._path)
-        while True:
-            try:
-                return self._read_in_one_view(queries)
-            except ValueGoneError:
-                # At most once for each file: what is missing in two views is damage.
-                continue
+        try:
+            return self._read_in_one_view(queries)
+        except ValueGoneError:
+            return self._read_again(queries)
+
+    def _read_again(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | ReadFailure]:
+        """At most once for each file: what is missing in two views is damage."""
+        try:
+            while True:
+                with suppress(ValueGoneError):
+                    return self._read_in_one_view(queries)
+        finally:
+            # The next call has views of its own.
+            self._values = ValueReader(self._path)
 
     def _read_in_one_view(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | ReadFailure]:
         try:
