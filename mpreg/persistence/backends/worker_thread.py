@@ -10,65 +10,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
 import outcome
 
-from mpreg.actors.parking import CallSoon, call_soon_from_anywhere, new_place
+from mpreg.actors.parking import call_soon_from_anywhere
+from mpreg.persistence.own_thread import Call, Job
 
 __all__ = ["WorkerThread", "start_worker"]
 
 T = TypeVar("T")
-
-Call: TypeAlias = Callable[[], Any]
-
-
-class _Job:
-    """One call, and the task that waits for it.
-
-    The thread has it in its hands until there is another one, which may be hours. So it keeps the
-    call no longer than until it was made, and the result until it is taken: either may be large.
-    """
-
-    __slots__ = ("_call", "_call_soon", "_place", "_result")
-
-    def __init__(self, call: Call, call_soon: CallSoon) -> None:
-        self._call: Call | None = call
-        self._call_soon = call_soon
-        self._place = new_place()
-        self._result: outcome.Outcome[Any] | None = None
-
-    async def wait(self) -> Any:
-        """The result. Cancelled: nobody waits for it any more."""
-        await self._place
-        # Not by a name of this frame: an error would keep itself alive, by its own traceback.
-        return self._taken().unwrap()
-
-    def _taken(self) -> outcome.Outcome[Any]:
-        result, self._result = self._result, None
-        assert result is not None
-        return result
-
-    def work(self) -> None:
-        """Make the call and hand its result over. On the thread."""
-        assert self._call is not None
-        self._result = outcome.capture(self._call)
-        self._call = None
-        # Does nothing where the event loop is gone, and with it everyone who could want the result.
-        self._call_soon(self._deliver)
-
-    def _deliver(self) -> None:
-        if not self._place.done():
-            self._place.set_result(None)
 
 
 class WorkerThread:
     """See `start_worker`. To be used from the event loop that started it."""
 
     def __init__(self, name: str) -> None:
-        self._jobs: SimpleQueue[_Job | Call | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | Call | None] = SimpleQueue()
         self._call_soon = call_soon_from_anywhere()
         self.abandoned = False
         """Whether a call was cancelled: what it began may still go on."""
@@ -79,7 +39,7 @@ class WorkerThread:
 
         Cancelled: the function goes on, nobody waits for it, and the thread can only be closed.
         """
-        job = _Job(lambda: function(*arguments), self._call_soon)
+        job = Job(lambda: function(*arguments), self._call_soon)
         self._jobs.put(job)
         try:
             result: T = await job.wait()
@@ -103,7 +63,7 @@ class WorkerThread:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if isinstance(job, _Job):
+            if isinstance(job, Job):
                 job.work()
             else:
                 outcome.capture(job)
