@@ -400,8 +400,7 @@ def open_source(path: Path, control: Control, *, immutable: bool = False) -> Ite
     """
     with ExitStack() as stack:
         with _opening(path):
-            stack.enter_context(held(path))
-            connection, still = _connect(path, stack, immutable=immutable)
+            connection, still = _connect_and_hold(path, stack, immutable=immutable)
         try:
             connection.set_progress_handler(lambda: control.stopped, _STEPS_BETWEEN_LOOKS)
             yield SqliteSource(connection, path)
@@ -414,6 +413,20 @@ def open_source(path: Path, control: Control, *, immutable: bool = False) -> Ite
             # No lock was taken that would have kept a writer away, or told of it.
             if still is not None and look_at(path) != still:
                 raise StorageIOError("it was changed while it was read; run it again", path)
+
+
+def _connect_and_hold(
+    path: Path, stack: ExitStack, *, immutable: bool
+) -> tuple[sqlite3.Connection, Still | None]:
+    """`_connect`, with all files of values held that its transaction may name."""
+    holds = stack.enter_context(held(path))
+    connection, still = _connect(path, stack, immutable=immutable)
+    if not holds and directory_of(path).is_dir():
+        # Made between the two, with the first file: it may be removed while the view names it.
+        connection.close()
+        stack.enter_context(held(path))
+        connection, still = _connect(path, stack, immutable=immutable)
+    return connection, still
 
 
 def _connect(

@@ -64,17 +64,18 @@ def _read_all(file: int, place: Place) -> bytes:
 
 
 @contextmanager
-def held(database: Path) -> Iterator[None]:
-    """No file of values is removed while the block runs."""
+def held(database: Path) -> Iterator[bool]:
+    """No file of values is removed while the block runs. Where this gives False, there was no
+    directory of them, and those in one that is made later are not held."""
     try:
         directory = os.open(directory_of(database), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         # There is none, or nothing in it can be read.
-        yield
+        yield False
         return
     try:
         _lock(directory, fcntl.LOCK_SH)
-        yield
+        yield True
     finally:
         os.close(directory)
 
