@@ -1,9 +1,9 @@
 """A bounded FIFO that one actor reads.
 
 It bounds a count and bytes, serves waiting senders in the order in which they came, and belongs to
-the supervisor, so that it outlives the actor that reads it. Not an anyio memory stream: that costs
-a send twice as much, hands its items to a reader that may be cancelled natively, which loses them,
-and keeps what is left in it to itself.
+the supervisor, so that it outlives the actor that reads it. Not an anyio memory stream: with one
+each message costs half as much again, and what it has handed to a reader that is cancelled natively
+is lost.
 
 A sender that finds no room waits for a *reservation*, not for its message to be taken: the reader
 hands out room as it takes messages, and the sender, once woken, puts its own message in. So a
