@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -12,3 +13,10 @@ from tests.loops import USUAL
 @pytest.fixture(params=USUAL)
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
+
+
+def pytest_collection_finish() -> None:
+    """What pytest knows of thousands of tests stays until the end: no collection of garbage walks
+    it, of those that tests ask for and those that come by themselves. Each took 0.2 s."""
+    gc.collect()
+    gc.freeze()

@@ -2,4 +2,8 @@
 
 import pytest
 
+from tests.in_memory import tmp_path
+
+__all__ = ["tmp_path"]
+
 pytest.register_assert_rewrite("mpreg.testing.contract")

@@ -20,7 +20,7 @@ class TestMemoryBackend(StorageBackendContract):
 class TestSqliteBackend(StorageBackendContract):
     def make_backend(self, directory: Path) -> StorageBackend:
         options = SqliteOptions(
-            cache_bytes=1 << 20, wal_checkpoint_pages=100, busy_timeout_seconds=5.0
+            cache_bytes=1 << 20, wal_checkpoint_pages=100, busy_timeout_seconds=0.1
         )
         return SqliteBackend(directory / "mpreg.sqlite", options)
 
@@ -33,7 +33,7 @@ class TestFileBackend(StorageBackendContract):
 
     def make_backend(self, directory: Path) -> StorageBackend:
         options = FileOptions(
-            journal_segment_bytes=self.journal_segment_bytes, busy_timeout_seconds=5.0
+            journal_segment_bytes=self.journal_segment_bytes, busy_timeout_seconds=0.1
         )
         return FileBackend(directory, options)
 
