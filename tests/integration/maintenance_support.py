@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mpreg.persistence import PersistenceRegistry
 from mpreg.queues import MessageQueueManager, QueueConfiguration
+from tests.integration.made_once import made_once
 from tests.integration.support import config
 
 __all__ = ["fill", "filled", "read_all"]
@@ -52,6 +53,7 @@ async def fill_queue(registry: PersistenceRegistry) -> None:
     await done.ack()
 
 
+@made_once
 async def filled(data_dir: Path, *, entries: int = 60, seed: int = 0) -> None:
     """A store with one of everything, closed."""
     async with PersistenceRegistry(config(data_dir)) as opened:

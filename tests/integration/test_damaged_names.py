@@ -8,6 +8,7 @@ import pytest
 
 from mpreg.persistence import CorruptDataError, open_read_only
 from mpreg.persistence.backends.sqlite.files import look_at
+from tests.integration.made_once import made_once
 from tests.integration.support import database, registry
 
 pytestmark = pytest.mark.anyio
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.anyio
 NAMES = {"namespaces": b"sessions", "logs": b"audit"}
 
 
+@made_once
 async def filled(data_dir: Path) -> None:
     async with registry(data_dir) as opened:
         for name in ("first", "sessions", "third"):

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from mpreg.cli.app import mpreg
 from mpreg.persistence import Durability, PersistenceRegistry
 from mpreg.queues import DeliveryGuarantee, MessageQueueManager, QueueConfiguration, QueueType
+from tests.integration.made_once import made_once
 from tests.integration.queues.support import tamper_log
 from tests.integration.support import database, registry, tamper
 
@@ -90,9 +91,14 @@ async def _kill(queue: Any, count: int) -> None:
         await anyio.wait_all_tasks_blocked()
 
 
+@made_once
+def fill_with_everything(data_dir: Path) -> None:
+    fill(data_dir, everything)
+
+
 @pytest.fixture
 def filled(data_dir: Path) -> Path:
-    fill(data_dir, everything)
+    fill_with_everything(data_dir)
     return data_dir
 
 

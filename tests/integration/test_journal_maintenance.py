@@ -41,6 +41,7 @@ from mpreg.persistence.maintenance import (
 )
 from mpreg.persistence.maintenance.manifest import read_manifest
 from mpreg.persistence.read_only import open_read_only
+from tests.integration.made_once import made_once
 from tests.integration.maintenance_support import fill
 from tests.integration.support import config, listed, registry
 
@@ -67,6 +68,7 @@ def names(data_dir: Path) -> Names:
     return Names.of(listing(data_dir), JOURNAL_NAME)
 
 
+@made_once
 async def filled(data_dir: Path, writes: int = 300) -> None:
     """With a snapshot, and several segments after it."""
     rng = random.Random(1)

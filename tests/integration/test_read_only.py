@@ -26,11 +26,13 @@ from mpreg.persistence import (
     open_read_only,
 )
 from mpreg.persistence.read_only import find_holder
+from tests.integration.made_once import made_once
 from tests.integration.support import TurnedClock, database, listed, registry, tamper
 
 pytestmark = pytest.mark.anyio
 
 
+@made_once
 async def fill(data_dir: Path) -> None:
     async with registry(data_dir) as opened:
         store = opened.key_value_store("shelf")
@@ -412,9 +414,7 @@ anyio.run(main)
 
 @pytest.mark.skipif("os.getuid() != 0")
 @pytest.mark.parametrize("change", [_nothing, crash_in, _without_index])
-def test_a_directory_that_may_only_be_read_can_be_read(
-    change: Callable[[Path], None], anyio_backend: object
-) -> None:
+def test_a_directory_that_may_only_be_read_can_be_read(change: Callable[[Path], None]) -> None:
     import tempfile
 
     import anyio

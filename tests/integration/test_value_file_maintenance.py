@@ -34,6 +34,7 @@ from mpreg.persistence.maintenance import source as source_module
 from mpreg.persistence.maintenance.quarantine import quarantine_files
 from mpreg.persistence.read_only import ReadOnlyRegistry
 from mpreg.persistence.snapshots.layout import VERSION, VERSIONS_KEY, numbered_key
+from tests.integration.made_once import made_once
 from tests.integration.support import registry, tamper
 
 pytestmark = pytest.mark.anyio
@@ -46,6 +47,7 @@ def files_in(directory: Path) -> list[Path]:
     return sorted((directory / "values").iterdir())
 
 
+@made_once
 async def filled(data_dir: Path) -> None:
     """Two values in files, and a snapshot in a third."""
     async with registry(data_dir) as opened:
