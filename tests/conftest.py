@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.in_memory import tmp_path
 from tests.loops import USUAL
+
+__all__ = ["anyio_backend", "tmp_path"]
 
 
 @pytest.fixture(params=USUAL)

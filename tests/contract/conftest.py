@@ -2,8 +2,4 @@
 
 import pytest
 
-from tests.in_memory import tmp_path
-
-__all__ = ["tmp_path"]
-
 pytest.register_assert_rewrite("mpreg.testing.contract")

@@ -6,10 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_memory import tmp_path
-
-__all__ = ["data_dir", "tmp_path"]
-
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:

@@ -235,10 +235,10 @@ async def test_at_rest_the_unused_pages_are_few_beside_the_used_ones(
     """Whether nothing is written any more, or a little now and then."""
     async with registry(data_dir, upkeep_interval_seconds=0.01) as opened:
         store = opened.key_value_store("s")
-        await fill(opened, 20_000, ttl_seconds=None)
+        await fill(opened, 10_000, ttl_seconds=None)
         async with opened.transaction() as transaction:
-            for number in range(20_000):
-                if number % 4000 < 1200:
+            for number in range(10_000):
+                if number % 2000 < 600:
                     store.delete_nowait(f"{number:06}", transaction=transaction)
 
         def unused_share() -> float:
@@ -253,7 +253,7 @@ async def test_at_rest_the_unused_pages_are_few_beside_the_used_ones(
                 if goes_on:
                     await store.put("little", b"")
                 await anyio.sleep(0.005)
-        assert len(await listed(store.scan())) == 14_000 + goes_on
+        assert len(await listed(store.scan())) == 7_000 + goes_on
 
 
 async def test_the_planner_gets_its_statistics(data_dir: Path) -> None:

@@ -9,7 +9,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["name_of", "replayable", "seeds_in_parts"]
+__all__ = ["name_of", "ordinarily", "replayable", "seeds_in_parts"]
+
+
+def ordinarily(few: int, *, of: int) -> int:
+    """``few`` of something, or all of it where the environment asks for more than the usual."""
+    return of if "MPREG_SIMULATION_SEEDS" in os.environ else few
 
 
 def seeds_in_parts(seeds: int, *, per_test: int) -> list[range]:

@@ -30,6 +30,7 @@ from mpreg.testing import (
     Simulation,
 )
 from tests.simulation.scenario import every_schedule, make_config
+from tests.simulation.seeds import ordinarily
 
 FAULTS = FaultPlan(
     probabilities={
@@ -137,7 +138,7 @@ class Story:
             assert stored.expired_entries(namespace, math.inf, 10, without=()) == []
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(ordinarily(15, of=40)))
 def test_what_has_no_end_stays_and_all_else_goes(seed: int) -> None:
     Story(seed).tell()
 

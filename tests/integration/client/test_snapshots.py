@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from array import array
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ from tests.integration.server.test_connections import Serving, serving
 
 pytestmark = pytest.mark.anyio
 
-DATA = b"".join(number.to_bytes(4, "big") for number in range(CHUNK_BYTES))
+DATA = array("I", range(CHUNK_BYTES)).tobytes()
 
 
 @define(eq=False)

@@ -14,6 +14,16 @@ from tests.simulation.cache.story import CacheStory
 
 SEEDS_MAX = 100
 
+#: The first story that found it when it was last looked for: where it still does, no other is told.
+FOUND_BY = {
+    "what was invalidated is shown": 10,
+    "what depends on others is not invalidated with them": 10,
+    "what depends on what depends is not invalidated with it": 33,
+    "what depends on keys that are invalidated by their beginning is shown": 8,
+    "what was evicted from L2 stays in L1": 0,
+    "who is depended on is forgotten at a restart": 9,
+}
+
 
 def forget_dependencies(restore: Callable[..., None]) -> Callable[..., None]:
     def restored(barriers: Barriers, row: bytes, version: int) -> None:
@@ -49,7 +59,7 @@ BROKEN: dict[str, tuple[type, str, Callable[..., object]]] = {
 def test_a_broken_cache_is_found_out(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     where, name, broken = BROKEN[what]
     monkeypatch.setattr(where, name, broken(getattr(where, name)))
-    for seed in range(SEEDS_MAX):
+    for seed in (FOUND_BY[what], *range(SEEDS_MAX)):
         try:
             CacheStory(seed).tell()
         except (AssertionError, ExceptionGroup):

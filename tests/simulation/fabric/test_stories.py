@@ -12,8 +12,8 @@ import pytest
 from tests.simulation.fabric.story import FabricStory
 from tests.simulation.seeds import name_of, replayable, seeds_in_parts
 
-SEEDS = 20
-SEEDS_PER_TEST = 5
+SEEDS = 12
+SEEDS_PER_TEST = 6
 
 
 @pytest.mark.parametrize("seeds", seeds_in_parts(SEEDS, per_test=SEEDS_PER_TEST), ids=name_of)

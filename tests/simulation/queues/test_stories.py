@@ -12,8 +12,8 @@ import pytest
 from tests.simulation.queues.story import QueueStory
 from tests.simulation.seeds import name_of, replayable, seeds_in_parts
 
-SEEDS = 30
-SEEDS_PER_TEST = 15
+SEEDS = 20
+SEEDS_PER_TEST = 10
 
 
 @pytest.mark.parametrize("seeds", seeds_in_parts(SEEDS, per_test=SEEDS_PER_TEST), ids=name_of)
