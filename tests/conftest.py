@@ -23,3 +23,9 @@ def pytest_collection_finish() -> None:
     it, of those that tests ask for and those that come by themselves. Each took 0.2 s."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    # Hypothesis may be imported only now, for its summary, and then asks who refers to what.
+    gc.unfreeze()
