@@ -12,15 +12,16 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
+import pytest
 from attrs import define, field
 
 from mpreg.client import MPREGClient, RemoteLogStore, RemoteQueue
 from mpreg.errors import LeaseLostError
 from mpreg.persistence import LogRecord
-from tests.e2e.support import GUARD_SECONDS, on_both_loops
+from tests.e2e.support import GUARD_SECONDS, loops
 from tests.e2e.test_serve import Served
 
-#: On each loop; `make crash` sets more.
+#: On one loop; `make crash` sets more, on each.
 KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "1"))
 SEED = int(os.environ.get("MPREG_CRASH_SEED", "0"))
 
@@ -92,7 +93,7 @@ class Work:
         assert self.ids.setdefault(number, id) == id, f"{number} was sent twice"
 
 
-@on_both_loops
+@pytest.mark.parametrize("loop", loops("trio"))
 def test_no_acked_send_is_lost_no_acked_message_comes_again_and_none_is_there_twice(
     tmp_path: Path, loop: str
 ) -> None:

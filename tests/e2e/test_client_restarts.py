@@ -17,7 +17,7 @@ from attrs import define, field
 
 from mpreg.client import MPREGClient, RemoteQueue
 from mpreg.errors import LeaseLostError, WatchLaggedError
-from tests.e2e.support import GUARD_SECONDS, on_both_loops
+from tests.e2e.support import GUARD_SECONDS, loops
 from tests.e2e.test_serve import SETTINGS, Served
 
 #: Larger than what sockets and their buffers hold.
@@ -181,8 +181,14 @@ async def checksum_of(node: MPREGClient, name: str) -> int:
     return checksum
 
 
-@on_both_loops
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("loop", "number"),
+    [
+        (loop, number)
+        for number, usual in ((signal.SIGKILL, "asyncio"), (signal.SIGTERM, "trio"))
+        for loop in loops(usual)
+    ],
+)
 def test_a_client_goes_on_in_the_middle_of_everything_when_its_node_was_started_again(
     tmp_path: Path, loop: str, number: signal.Signals
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from mpreg.persistence import DataDirectoryLockedError
 from tests.e2e.ledger import Ledger, read_found
-from tests.e2e.support import Program, on_both_backends, on_both_loops
+from tests.e2e.support import Program, on_loops_and_backends
 from tests.integration.support import left_over
 
 #: On each loop; `make crash` sets more. Another seed gives other moments.
@@ -43,8 +43,7 @@ def follow(program: Program, ledger: Ledger, *, acks: int | None) -> None:
             return
 
 
-@on_both_backends
-@on_both_loops
+@on_loops_and_backends
 def test_acked_is_restored_and_restored_was_sent_over_many_kills(
     loop: str, backend: str, tmp_path: Path
 ) -> None:
@@ -66,8 +65,7 @@ def test_acked_is_restored_and_restored_was_sent_over_many_kills(
     print(f"{KILLS} kills, {ledger.told:,} acks told, seed {SEED}")  # shown by pytest -rP
 
 
-@on_both_backends
-@on_both_loops
+@on_loops_and_backends
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_program_promptly_and_loses_nothing_acked(
     loop: str, backend: str, number: signal.Signals, tmp_path: Path
@@ -84,8 +82,7 @@ def test_a_signal_ends_the_program_promptly_and_loses_nothing_acked(
     check_directory(loop, data_dir, ledger, backend)
 
 
-@on_both_backends
-@on_both_loops
+@on_loops_and_backends
 def test_the_lock_names_its_holder_and_is_free_when_the_holder_is_killed(
     loop: str, backend: str, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from mpreg.persistence import PersistenceConfig, PersistenceRegistry
 from mpreg.queues import MessageQueueManager
-from tests.e2e.support import GUARD_SECONDS, REPOSITORY, on_both_loops
+from tests.e2e.support import GUARD_SECONDS, REPOSITORY, loops, on_both_loops
 
 FILES = 40
 
@@ -68,7 +68,7 @@ def table_of(output: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, value in rows}
 
 
-@on_both_loops
+@pytest.mark.parametrize("loop", loops("asyncio"))
 def test_it_survives_kills_and_proves_it_in_plain_lines(
     loop: str, sources: Path, tmp_path: Path
 ) -> None:
@@ -250,7 +250,7 @@ def test_a_worker_that_ends_by_itself_is_a_failure(running: Running) -> None:
     assert f"FAILED: worker {running.worker} ended by itself, with exit code -9" in output
 
 
-@on_both_loops
+@pytest.mark.parametrize("loop", loops("trio"))
 def test_a_demo_that_is_killed_leaves_nothing_running_and_is_gone_on_with(
     running: Running, tmp_path: Path
 ) -> None:

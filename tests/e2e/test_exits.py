@@ -8,7 +8,12 @@ import anyio
 import pytest
 
 from mpreg.persistence import Entry, PersistenceConfig, PersistenceRegistry
-from tests.e2e.support import Program, on_both_backends, on_both_loops
+from tests.e2e.support import (
+    Program,
+    on_both_backends,
+    on_both_loops,
+    on_loops_and_backends,
+)
 
 
 async def _get_kept(data_dir: Path, backend: str) -> Entry | None:
@@ -24,8 +29,7 @@ def ended(scenario: str, loop: str, data_dir: Path, backend: str) -> tuple[int, 
         return program.wait(), lines, program.errors
 
 
-@on_both_backends
-@on_both_loops
+@on_loops_and_backends
 @pytest.mark.parametrize(
     ("scenario", "code"),
     [

@@ -21,7 +21,7 @@ from mpreg.persistence import (
 )
 from mpreg.persistence.maintenance import backup, export_lines, verify
 from tests.e2e.programs.migrating import main as migrate
-from tests.e2e.support import Program, on_both_backends, on_both_loops
+from tests.e2e.support import Program, on_both_backends, on_both_loops, on_loops_and_backends
 from tests.integration.life import Life
 from tests.integration.newer_schema import NEW, OLD, version
 from tests.integration.test_refused_calls import STRIDE
@@ -30,8 +30,7 @@ MIB = 1 << 20
 DISK_BYTES = 16 * MIB
 
 
-@on_both_backends
-@on_both_loops
+@on_loops_and_backends
 @pytest.mark.parametrize(
     ("scenario", "last_line"), [("mended", "acked after"), ("never_mended", "all there")]
 )

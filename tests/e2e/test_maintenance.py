@@ -19,11 +19,11 @@ import pytest
 
 from mpreg.persistence import DataDirectoryError, PersistenceRegistry
 from mpreg.persistence.maintenance import VerificationReport, backup, export_lines, repair, verify
-from tests.e2e.support import GUARD_SECONDS, REPOSITORY, on_both_backends
+from tests.e2e.support import GUARD_SECONDS, REPOSITORY, on_both_backends, on_loops_and_backends
 from tests.integration.maintenance_support import fill, filled
 from tests.integration.support import config, tamper
 
-KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "4"))
+KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "3"))
 
 
 def start(*arguments: object, limit: Callable[[], None] | None = None) -> subprocess.Popen[bytes]:
@@ -102,8 +102,7 @@ def test_a_backup_that_is_killed_leaves_the_one_before_or_is_complete(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("loop", ["asyncio", "trio"])
-@on_both_backends
+@on_loops_and_backends
 def test_a_backup_that_is_told_to_stop_leaves_nothing(
     tmp_path: Path, backend: str, loop: str, number: signal.Signals
 ) -> None:

@@ -19,11 +19,12 @@ from typing import Any, Self
 import anyio
 import anyio.to_thread
 import httpx
+import pytest
 from attrs import define, field
 
-from tests.e2e.support import GUARD_SECONDS, Program, on_both_loops
+from tests.e2e.support import GUARD_SECONDS, Program, loops, on_both_loops
 
-#: On each loop; `make crash` sets more.
+#: On one loop; `make crash` sets more, on each.
 KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "2"))
 SEED = int(os.environ.get("MPREG_CRASH_SEED", "0"))
 
@@ -157,7 +158,7 @@ def test_a_directory_that_is_held_is_told(tmp_path: Path) -> None:
             assert json.loads(told)["error"] == "DataDirectoryLockedError"
 
 
-@on_both_loops
+@pytest.mark.parametrize("loop", loops("trio"))
 def test_a_damaged_database_that_opens_is_told_as_what_it_is(tmp_path: Path, loop: str) -> None:
     with Served(tmp_path, loop) as node:
         node.url()
@@ -280,7 +281,7 @@ class Load:
         assert not lost, f"acknowledged sends are lost: {sorted(lost)}"
 
 
-@on_both_loops
+@pytest.mark.parametrize("loop", loops("asyncio"))
 def test_a_node_that_ends_under_load_loses_no_acked_send_and_brings_back_no_acked_message(
     tmp_path: Path, loop: str
 ) -> None:

@@ -34,7 +34,7 @@ async def _write(registry: PersistenceRegistry) -> None:
     number = 0
     while True:
         number = await registry.log_store("beats").append(b"%d" % number)
-        await anyio.sleep(0.001)
+        await anyio.sleep(0.01)
 
 
 if __name__ == "__main__":
