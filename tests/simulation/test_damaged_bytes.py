@@ -30,7 +30,7 @@ from tests.integration.damaged_bytes import (
     read_everything,
 )
 
-CHANGES_EACH = 20
+CHANGES_EACH = 12
 NAMES = {
     "entry": ("namespaces", b"shelf"),
     "record": ("logs", b"audit"),

@@ -25,7 +25,7 @@ from tests.integration.damaged_bytes import CHANGES
 from tests.integration.maintenance_support import fill
 from tests.integration.support import config
 
-CHANGES_EACH = 8
+CHANGES_EACH = 5
 SEEDS = range(max(CHANGES_EACH, int(os.environ.get("MPREG_SIMULATION_SEEDS", "0"))))
 
 READING: Final = (
