@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 import pytest
 from hypothesis import given
@@ -73,7 +74,7 @@ def test_no_more_than_the_maximum_are_at_the_same_time() -> None:
     assert counter.count == 0
 
 
-async def chunks(parts: Sequence[bytes]) -> AsyncIterator[bytes]:
+async def chunks(parts: Sequence[bytes]) -> AsyncGenerator[bytes, None]:
     for part in parts:
         yield part
 
@@ -110,17 +111,17 @@ def test_who_sends_as_fast_as_they_must_is_waited_for_to_the_end(
 @pytest.mark.anyio
 async def test_a_body_is_read_up_to_its_limit_and_not_beyond() -> None:
     assert await read_body(chunks([b"ab", b"", b"c"]), 3) == b"abc"
-    source = chunks([b"ab", b"cd", b"ef"])
-    with pytest.raises(ValueTooLargeError):
-        await read_body(source, 3)
-    assert await anext(source) == b"ef"
+    async with aclosing(chunks([b"ab", b"cd", b"ef"])) as source:
+        with pytest.raises(ValueTooLargeError):
+            await read_body(source, 3)
+        assert await anext(source) == b"ef"
 
 
 @pytest.mark.anyio
 async def test_a_body_that_announces_too_much_is_not_read_at_all() -> None:
-    source = chunks([b"a"])
-    with pytest.raises(ValueTooLargeError):
-        await read_body(source, 3, "4")
-    assert await anext(source) == b"a"
+    async with aclosing(chunks([b"a"])) as source:
+        with pytest.raises(ValueTooLargeError):
+            await read_body(source, 3, "4")
+        assert await anext(source) == b"a"
     # What is no number is not trusted, and not feared.
     assert await read_body(chunks([b"a"]), 3, "four") == b"a"
