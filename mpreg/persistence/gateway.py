@@ -97,6 +97,8 @@ class StoreGateway:
         operation cannot be sent.
         """
         try:
+            if get_ident() != self.thread:
+                self.check_thread()
             size = operation_bytes(operation)
             if size > self.config.batch_bytes_max:
                 self._checked(size)
