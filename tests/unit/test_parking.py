@@ -88,6 +88,46 @@ async def test_a_cancelled_place_is_done_and_need_not_be_woken(
     assert place.done()
 
 
+@pytest.mark.parametrize("error", [None, OSError("no")])
+async def test_an_answer_to_a_place_where_nobody_waits_yet_wakes_nobody_and_is_kept(
+    error: OSError | None,
+) -> None:
+    """As where Ctrl-C takes the task elsewhere between the two, and where it never waits there."""
+    place, elsewhere = new_place(), anyio.Event()
+    async with anyio.create_task_group() as task_group:
+
+        async def answer() -> None:
+            if error is None:
+                place.set_result(3)
+            else:
+                place.set_exception(error)
+            assert place.done()
+            await anyio.wait_all_tasks_blocked()
+            elsewhere.set()
+
+        task_group.start_soon(answer)
+        await elsewhere.wait()
+        assert elsewhere.is_set()
+    if error is None:
+        assert await place == 3
+    else:
+        with pytest.raises(OSError, match="no"):
+            await place
+
+
+async def test_a_place_may_be_made_by_another_task_than_waits_in_it() -> None:
+    place, found = new_place(), list[int]()
+
+    async def wait() -> None:
+        found.append(await place)
+
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        place.set_result(5)
+    assert found == [5]
+
+
 async def test_the_event_loop_that_runs_gives_the_place() -> None:
     on_trio = sniffio.current_async_library() == "trio"
     assert isinstance(new_place(), asyncio.Future) is not on_trio
