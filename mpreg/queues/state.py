@@ -168,7 +168,7 @@ class QueueState:
         self.acknowledged += 1
         if self.is_quorum:
             cursor.acknowledged.add(offset)
-        self._finish(number, offset, cursor.finish(offset))
+        self._finish(subscription, number, offset, cursor.finish(offset))
 
     def _settle_run(
         self, subscription: SubscriptionState, number: int, start: int, stop: int
@@ -202,8 +202,8 @@ class QueueState:
     def _bury(self, event: Died) -> None:
         lane, offset = event.place
         self.dead[dead_letter_key(event.place, event.subscription)] = event.died_at
-        cursor = self._subscribe(event.subscription).cursor(lane)
-        self._finish(lane, offset, cursor.finish(offset))
+        subscription = self._subscribe(event.subscription)
+        self._finish(subscription, lane, offset, subscription.cursor(lane).finish(offset))
 
     def _purge(self, event: Purged) -> None:
         for number, end in event.ends.items():
@@ -296,7 +296,7 @@ class QueueState:
         if self.configuration.is_stored and offset not in self.lane(lane).finished:
             subscription.passed_in(lane).add(offset)
         subscription.cursor(lane).finish(offset)
-        self._finish(lane, offset, size)
+        self._finish(subscription, lane, offset, size)
 
     def expire(self, subscription: SubscriptionState | None, place: Place, size: int) -> None:
         """A message is too old for everybody: for a quorum that will not come, too. None: there
@@ -307,16 +307,16 @@ class QueueState:
         self.expired += 1
         self.lane(lane).finish(offset, size)
 
-    def _finish(self, number: int, offset: int, size: int) -> None:
-        if self._is_agreed(number, offset):
+    def _finish(self, subscription: SubscriptionState, number: int, offset: int, size: int) -> None:
+        if self._is_agreed(subscription, number, offset):
             self.lane(number).finish(offset, size)
 
-    def _is_agreed(self, lane: int, offset: int) -> bool:
+    def _is_agreed(self, subscription: SubscriptionState, lane: int, offset: int) -> bool:
         if not self.subscriptions:
             # It is held for those to come.
             return False
-        if len(self.subscriptions) == 1 and not self.is_quorum:
-            # The one that has just finished it.
+        if self._is_only(subscription) and not self.is_quorum:
+            # It has just finished it. One that was deleted meanwhile says nothing of the others.
             return True
         if self.is_quorum:
             return self._has_quorum(lane, offset)

@@ -11,8 +11,11 @@ import pytest
 from mpreg.queues.configuration import DeliveryGuarantee, QueueConfiguration
 from mpreg.queues.cursor import Cursor, DeliveryState
 from mpreg.queues.records import (
+    Died,
+    Event,
     Kept,
     MessageRecord,
+    Settled,
     SubscriptionChanged,
     SubscriptionDeleted,
     decode_event,
@@ -226,6 +229,29 @@ def test_what_others_have_finished_is_one_step_however_much_it_is() -> None:
     assert slow.holds(held)
     assert not slow.holds(returned)
     assert slow.cursor(0).done.ranges() == ((0, 500_000), (500_001, 999_999))
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        Settled("gone", [(0, 0)]),
+        Settled("gone", [(0, 0), (0, 1)]),
+        Died("gone", (0, 0), 0.0),
+    ],
+    ids=["acknowledged", "several acknowledged", "died"],
+)
+def test_what_was_under_way_for_a_deleted_subscription_takes_nothing_from_the_only_other_one(
+    late: Event,
+) -> None:
+    state = QueueState(QueueConfiguration(delivery_guarantee=DeliveryGuarantee.BROADCAST))
+    for name in ("gone", "other"):
+        state.apply(SubscriptionChanged(name, None, None))
+    state.sent(0, 2, 20)
+    state.apply(SubscriptionDeleted("gone"))
+    state.apply(late)
+    assert (state.size, state.bytes) == (2, 20)
+    state.apply(Settled("other", [(0, 0)]))
+    assert state.size == 1
 
 
 def test_a_message_that_comes_back_again_and_again_leaves_nothing_behind() -> None:
