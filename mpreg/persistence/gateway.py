@@ -73,13 +73,16 @@ class StoreGateway:
         if self.followers.observers:
             self.writes.note_waiting(loop_clock())
 
-    def check_thread(self, user: str = "a store") -> None:
-        """For what is changed before anything is sent; ``user`` is what was called.
+    def check_thread(self, user: str = "a store", settled: Settled | None = None) -> None:
+        """For what is changed before anything is sent; ``user`` is what was called. ``settled`` is
+        told where this raises.
 
         Raises:
             RuntimeError: this is another thread than that of the event loop.
         """
         if get_ident() != self.thread and self.thread is not None:
+            if settled is not None:
+                settled(None)
             raise another_thread(user)
 
     def note_waiting(self) -> None:
@@ -187,7 +190,7 @@ class StoreGateway:
     ) -> Awaitable[int]:
         """`write` for an append: together with those of others where it comes right after them."""
         if get_ident() != self.thread:
-            self.check_thread("a log")
+            self.check_thread("a log", settled)
         batch, writes = self.writes.last, self.writes
         if type(batch) is AppendBatch and batch.takes(append, durability):
             size = operation_bytes(append)
@@ -230,6 +233,8 @@ class StoreGateway:
         self, append: Append, settled: Settled, make: MakeRecord | None, size_bytes: int
     ) -> GrowingAppend | None:
         """See `LogStore.append_growing`."""
+        if get_ident() != self.thread:
+            self.check_thread("a log", settled)
         ack, batch, writes = SharedAck(self.writes.new_place), self.writes.last, self.writes
         try:
             size = self._checked(operation_bytes(append) + size_bytes)

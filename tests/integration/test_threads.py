@@ -53,6 +53,8 @@ def calls(opened: PersistenceRegistry) -> list[Callable[[], Awaitable[object]]]:
         lambda: log.append(b"2"),
         lambda: log.append_many([b"2", b"3"]),
         lambda: nowait(lambda: log.append_nowait(b"2")),
+        lambda: log.append_followed([b"2"], lambda _: None),
+        lambda: nowait(lambda: log.append_growing([b"2"], lambda _: None)),
         lambda: log.truncate_before(1),
         lambda: log.delete(),
         lambda: log.next_offset(),
@@ -97,6 +99,21 @@ async def test_a_store_in_another_threads_event_loop_is_refused_and_nothing_is_d
         assert await log.append(b"2") == 1
         assert len(await images.versions()) == 1
         assert await images.delete()
+
+
+@LIBRARIES
+async def test_who_follows_an_append_is_told_that_it_was_refused(
+    data_dir: Path, library: str
+) -> None:
+    async with registry(data_dir) as opened:
+        log, settled = opened.log_store("audit"), list[object]()
+
+        async def grow() -> None:
+            log.append_growing([b"1"], settled.append)
+
+        await refused_elsewhere(lambda: log.append_followed([b"1"], settled.append), library)
+        await refused_elsewhere(grow, library)
+        assert settled == [None, None]
 
 
 @LIBRARIES
