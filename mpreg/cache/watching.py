@@ -62,6 +62,10 @@ class Watch(Feed[CacheChange]):
         ):
             self.tell(change)
 
+    async def __anext__(self) -> CacheChange:
+        self._watchers.check_thread("a watch")
+        return await super().__anext__()
+
     def end(self, failure: Exception) -> None:
         self._watchers.remove(self)
         super().end(failure)

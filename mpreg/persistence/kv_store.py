@@ -87,6 +87,7 @@ class KeyWatch(Feed[KeyChange]):
         self.tell(KeyChange(decode_key(key), value, version))
 
     async def __anext__(self) -> KeyChange:
+        self._gateway.check_thread("a watch")
         change = await super().__anext__()
         self._kept_bytes -= len(change.value or b"")
         return change

@@ -234,6 +234,7 @@ class PersistenceRegistry:
         Raises:
             WriterStoppedError: the registry is not open (any more).
         """
+        self.check_thread("a registry")
         if self._engine is None or self._state is not _State.OPEN:
             raise WriterStoppedError("the registry is not open; nothing was started")
         self._engine.start_soon(task)
@@ -266,6 +267,7 @@ class PersistenceRegistry:
 
         It is called in the writer's own task, after the acks: it must be quick and not raise.
         """
+        self.check_thread("a registry")
         self._gateway.followers.observers.append(observer)
         self._gateway.note_waiting()
 
@@ -388,6 +390,8 @@ class PersistenceRegistry:
         finally:
             self._state = _State.CLOSED
             self._lifecycle.end()
+            # Its loop may be over: whoever comes, from wherever, is told that it is closed.
+            self._thread = self._gateway.thread = None
 
     async def _serve(self, task_status: TaskStatus[PersistenceRegistry]) -> None:
         scope, closing = anyio.CancelScope(), anyio.Event()

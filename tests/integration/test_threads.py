@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.from_thread
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from mpreg.persistence import PersistenceRegistry, SnapshotRetention, open_read_only
+from mpreg.persistence import (
+    PersistenceRegistry,
+    SnapshotRetention,
+    WriterStoppedError,
+    open_read_only,
+)
+from mpreg.persistence.following import CommitObserved
 from mpreg.persistence.operations import Put
+from mpreg.queues import MessageQueueManager
 from tests.integration.support import listed, registry
 from tests.integration.threads import LIBRARIES, refused_elsewhere
 
@@ -20,6 +30,11 @@ pytestmark = pytest.mark.anyio
 
 async def pieces() -> AsyncIterator[bytes]:
     yield b"2"
+
+
+class Observer:
+    def committed(self, commit: CommitObserved) -> None:
+        raise AssertionError
 
 
 async def entered(block: Any) -> None:
@@ -73,6 +88,8 @@ def calls(opened: PersistenceRegistry) -> list[Callable[[], Awaitable[object]]]:
         lambda: reserved.reserve(1),
         lambda: opened.compact(),
         lambda: opened.save_snapshots(),
+        lambda: nowait(lambda: opened.start_soon(anyio.lowlevel.checkpoint)),
+        lambda: nowait(lambda: opened.observe(Observer())),
     ]
 
 
@@ -94,6 +111,7 @@ async def test_a_store_in_another_threads_event_loop_is_refused_and_nothing_is_d
         assert (after.mailbox_depth, after.compactions) == (0, before.compactions)
         assert not opened._gateway.followers.keys
         assert not opened._gateway.followers.logs
+        assert not opened._gateway.followers.observers
         # And here all of it goes on.
         assert [entry.key for entry in await listed(shelf.scan())] == ["key"]
         assert await log.append(b"2") == 1
@@ -138,6 +156,11 @@ async def test_a_transaction_and_what_is_being_read_are_not_gone_on_with_in_anot
         async with images.open() as reader:
             await refused_elsewhere(lambda: anext(reader), library)
             assert await anext(reader) == b"1"
+        async with shelf.watch() as changes, opened.log_store("audit").follow() as follow:
+            await refused_elsewhere(lambda: anext(changes), library)
+            await refused_elsewhere(lambda: anext(follow), library)
+            await shelf.delete("own")
+            assert (await anext(changes)).key == "own"
 
 
 @LIBRARIES
@@ -150,6 +173,21 @@ async def test_what_is_read_only_is_not_read_in_another_thread(
         shelf = looked_at.key_value_store("shelf")
         await refused_elsewhere(lambda: shelf.get("key"), library)
         assert await shelf.get("key") is not None
+
+
+@LIBRARIES
+async def test_what_was_closed_says_so_in_every_thread(data_dir: Path, library: str) -> None:
+    """There is no event loop any more in which it could be used."""
+    async with registry(data_dir) as opened:
+        queue = await MessageQueueManager(opened).create_queue("jobs")
+
+    async def late() -> None:
+        assert queue.statistics().pending == 0
+        for call in (lambda: opened.compact(), lambda: written(opened)):
+            with pytest.raises(WriterStoppedError):
+                await call()
+
+    await anyio.to_thread.run_sync(partial(anyio.run, late, backend=library))
 
 
 async def test_a_write_is_made_from_another_thread_through_its_event_loop(data_dir: Path) -> None:

@@ -57,6 +57,8 @@ async def test_a_cache_in_another_threads_event_loop_is_refused_and_nothing_is_d
             await refused_elsewhere(lambda call=call: call(cache), library)  # type: ignore[misc]
         assert (await registry.stats()).commit_sequence == before.commit_sequence
         assert not cache._core.watchers._all
+        async with cache.watch() as changes:
+            await refused_elsewhere(lambda: anext(changes), library)
         # And here all of it goes on.
         assert await get_value(cache, user("ann")) == (1 if is_early else None)
         await cache.put(user("ann"), 2)
