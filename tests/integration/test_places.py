@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
 import pytest
@@ -408,6 +409,73 @@ async def test_a_mount_point_is_empty_or_whole_or_not_opened_whenever_a_restore_
         assert (await verify(place)).sound
         async with registry(place, backend=backend) as opened:
             assert await opened.key_value_store("shelf").get("large")
+
+
+async def test_a_restore_whose_failure_was_cut_short_is_undone_by_the_next_one(
+    saved: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    volume: Path,
+    backend: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await put_large(data_dir, backend)
+    await backup(data_dir, saved)
+    store = {"sqlite": "mpreg.db", "file": "mpreg.journal"}[backend]
+    left: list[Path] = []
+    unlink, rmtree = Path.unlink, shutil.rmtree
+
+    def look() -> None:
+        """What a process that is killed now leaves."""
+        left.append(tmp_path / f"left {len(left)}")
+        shutil.copytree(volume, left[-1])
+
+    def watched_unlink(path: Path, *, missing_ok: bool = False) -> None:
+        if path.parent == volume:
+            look()
+        unlink(path, missing_ok=missing_ok)
+
+    def watched_rmtree(path: Path, **options: Any) -> None:
+        look()
+        rmtree(path, **options)
+
+    def sync(path: Path) -> None:
+        if (path / store).exists():
+            raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(staging_inside, "sync_directory", sync)
+        patched.setattr(Path, "unlink", watched_unlink)
+        patched.setattr(shutil, "rmtree", watched_rmtree)
+        with pytest.raises(StorageIOError):
+            await restore(saved, volume)
+    assert names(volume) == []
+    half = [place for place in left if (place / ".here.mpreg-moving").exists()]
+    assert len(half) >= 3
+    mounted(tmp_path, monkeypatch, *half)
+    for place in half:
+        assert not (place / store).exists()
+        assert (await restore(saved, place)).commit_sequence
+        assert (await verify(place)).sound
+
+
+async def test_what_is_left_of_a_store_in_a_mount_point_is_not_taken_for_half_a_restore(
+    saved: Path, data_dir: Path, tmp_path: Path, volume: Path, backend: str
+) -> None:
+    """A restore was killed when all was moved. Since then the store was lost, or moved away."""
+    await put_large(data_dir, backend)
+    await backup(data_dir, saved)
+    await restore(saved, volume)
+    (volume / ".here.mpreg-moving").mkdir()
+    store = {"sqlite": "mpreg.db", "file": "mpreg.journal"}[backend]
+    (volume / store).rename(tmp_path / "away")
+    with pytest.raises(DataDirectoryError, match="mount point, and not empty"):
+        await restore(saved, volume)
+    assert not (volume / ".here.mpreg-moving").exists()
+    (tmp_path / "away").rename(volume / store)
+    assert (await verify(volume)).sound
+    async with registry(volume, backend=backend) as opened:
+        assert await opened.key_value_store("shelf").get("large")
 
 
 # --- what killed commands have left ---

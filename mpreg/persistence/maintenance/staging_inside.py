@@ -71,7 +71,8 @@ class StagingInside(Staging):
     def put_back(self) -> None:
         if not self._moving.exists():
             return
-        if not has_store(self.place):
+        # Without one in either, it was all moved, and is somebody's own since: there it was lost.
+        if has_store(self._moving) and not has_store(self.place):
             self._remove_moved()
         shutil.rmtree(self._moving)
 
@@ -100,7 +101,10 @@ class StagingInside(Staging):
         """Of a store that is not whole: there was nothing in the place."""
         names = {path.name for path in self.place.iterdir() if is_of_a_store(path.name)}
         stores = names & set(STORES.values())
-        for name in [*stores, *sorted(names - stores - {ACKED_NAME, LOCK_NAME})]:
+        for name in stores:
+            # As long as it is there, `put_back` goes on with the rest.
+            (self.place / name).rename(self._moving / name)
+        for name in sorted(names - stores - {ACKED_NAME, LOCK_NAME}):
             (self.place / name).unlink()
         for name in (VALUES_NAME, QUARANTINE_NAME):
             shutil.rmtree(self.place / name, ignore_errors=True)
