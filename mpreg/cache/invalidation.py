@@ -217,6 +217,20 @@ class Barriers:
         left = max(NAMESPACES_KEPT_MIN, len(self.spaces))
         self._crowded_at = max(2 * left, len(held) // ENTRIES_PER_NAMESPACE)
 
+    def found_in_memory(self, space: Space) -> None:
+        """For what may not be among the entries in memory: it is written behind, say."""
+        if space.is_forgotten:
+            self.memory_hits_elsewhere += 1
+        else:
+            space.memory_hits += 1
+
+    def found_on_disk(self, space: Space) -> None:
+        """Also where it had to make room in memory since, for what was read together with it."""
+        if space.is_forgotten:
+            self.disk_hits_elsewhere += 1
+        else:
+            space.disk_hits += 1
+
     def missed(self, namespace: str) -> None:
         """Something was asked for and is not there: perhaps in a namespace that never was. Of such
         ones only so many are remembered."""

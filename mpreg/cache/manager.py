@@ -98,7 +98,7 @@ class GlobalCacheManager:
             now = self._wall()
             entry = self._core.reader.look(key, now)
             if entry is not None and now < entry.fresh_until:
-                entry.space.memory_hits += 1
+                self._barriers.found_in_memory(entry.space)
                 return entry.give()
         return await self._get_from_disk(key)
 
@@ -113,7 +113,7 @@ class GlobalCacheManager:
         if entry is None or entry.fresh_until <= self._wall():
             self._barriers.missed(key.namespace)
             return None
-        entry.space.disk_hits += 1
+        self._barriers.found_on_disk(entry.space)
         return entry.give("L2")
 
     async def get_many(self, keys: Iterable[GlobalCacheKey]) -> dict[GlobalCacheKey, Found]:
@@ -129,7 +129,7 @@ class GlobalCacheManager:
         for key in dict.fromkeys(asked):
             entry = self._core.reader.look(key, now)
             if entry is not None and now < entry.fresh_until:
-                entry.space.memory_hits += 1
+                self._barriers.found_in_memory(entry.space)
                 found[key] = entry.give()
             else:
                 missing[key] = encode_key(key)
@@ -398,14 +398,14 @@ class GlobalCacheManager:
         now = self._wall()
         entry = self._core.reader.look(key, now)
         if entry is not None and now < entry.fresh_until:
-            entry.space.memory_hits += 1
+            self._barriers.found_in_memory(entry.space)
             return entry.give().value
         entry = await self._core.reader.find(key, encoded)
         # What is written behind may have expired before it was on disk.
         if entry is None or entry.expires_at <= (now := self._wall()):
             return await self._compute(key, encoded, recipe)
         if now < entry.fresh_until:
-            entry.space.disk_hits += 1
+            self._barriers.found_on_disk(entry.space)
         else:
             computations = self._shared.computations
             if computations.running(key) is None:

@@ -52,7 +52,11 @@ class CacheReader:
         if entry.checked_at == barriers.raised or version == 0:
             return True
         space = entry.space
-        if (space.barrier or space.prefixes) and space.kills(entry.encoded, version):
+        if space.is_forgotten:
+            # It is in the hand of somebody, and not in memory any more.
+            if barriers.kills(entry.encoded, (), version):
+                return False
+        elif (space.barrier or space.prefixes) and space.kills(entry.encoded, version):
             return False
         if entry.links and barriers.link_kills(entry.links, version):
             return False
