@@ -210,7 +210,8 @@ class RemoteCacheManager:
         ``durability`` it is as durable as the ``write_mode`` of the node's cache says.
 
         Raises:
-            InvalidArgumentError: what is there is no `int`, or the sum has more than 64 bits.
+            InvalidArgumentError: what is there is no `int`, or the sum has more than 64 bits. An
+                older node, which knows no ``durability``, refuses that, too.
             NodeUnreachableError: an answer was lost. It is not tried again then, as every other
                 write is: it could be counted twice.
         """
