@@ -24,9 +24,10 @@ lint: $(STAMP)
 typecheck: $(STAMP)
 	$(BIN)/mypy
 
-# One worker more than a small machine has CPUs: many tests wait for a process or a disk.
+# One worker more than a small machine has CPUs: many tests wait for a process or a disk. Those of
+# processes lie side by side and take longest: whoever has no more to do takes of them.
 unit: $(STAMP) browser
-	$(BIN)/pytest -n 3 $(ARGS)
+	$(BIN)/pytest -n 3 --dist worksteal $(ARGS)
 
 # For the tests of the status page; it says why where there can be none.
 browser:
