@@ -61,13 +61,8 @@ class Bodies:
 
     def pop(self, queue: str, place: Place) -> None:
         """Forget one: it will hardly be asked for again."""
-        if (body := self._bodies.pop((queue, place), None)) is None:
-            return
-        self.bytes -= _size(body)
-        places = self._places[queue]
-        places.remove(place)
-        if not places:
-            del self._places[queue]
+        lane, offset = place
+        self.pop_run(queue, lane, offset, offset + 1)
 
     def pop_run(self, queue: str, lane: int, start: int, stop: int) -> None:
         """`pop` of all from one offset of a lane up to another."""

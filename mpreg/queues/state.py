@@ -143,8 +143,7 @@ class QueueState:
     def _hand_out(self, event: HandedOut) -> None:
         subscription = self._subscribe(event.subscription)
         for lane, offset, attempt, forgiven, size in event.deliveries:
-            cursor = subscription.cursor(lane)
-            delivery = cursor.open.get(offset) or cursor.ensure(lane, offset)
+            delivery = subscription.cursor(lane).ensure(lane, offset)
             if delivery is not None:
                 self.redelivered += attempt - forgiven > 1
                 delivery.attempt, delivery.size = attempt, size
