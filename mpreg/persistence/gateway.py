@@ -37,7 +37,7 @@ from mpreg.persistence.operations import Append, Operation
 from mpreg.persistence.reader import ReadRequest
 from mpreg.persistence.upkeep_command import UpkeepCommand, WriterMessage
 
-__all__ = ["READS_WAITING_MAX", "StoreGateway", "another_thread"]
+__all__ = ["READS_WAITING_MAX", "StoreGateway"]
 
 READS_WAITING_MAX = 8_192
 
@@ -83,7 +83,7 @@ class StoreGateway:
         if get_ident() != self.thread and self.thread is not None:
             if settled is not None:
                 settled(None)
-            raise another_thread(user)
+            raise _another_thread(user)
 
     def note_waiting(self) -> None:
         """An observer wants to know how long the batches wait."""
@@ -312,7 +312,7 @@ class StoreGateway:
         return size
 
 
-def another_thread(user: str) -> RuntimeError:
+def _another_thread(user: str) -> RuntimeError:
     return RuntimeError(
         f"{user} was used in another thread than its event loop's; nothing was done: use "
         "anyio.from_thread.run, or a portal, to have it done there"

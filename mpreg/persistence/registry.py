@@ -25,7 +25,7 @@ from mpreg.persistence.compactor import CompactionReport
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.engine import Engine, collapsed_groups
 from mpreg.persistence.following import Observer
-from mpreg.persistence.gateway import StoreGateway, another_thread
+from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.kv_store import KeyValueStore
 from mpreg.persistence.lifecycle import Lifecycle
 from mpreg.persistence.log_store import LogStore
@@ -174,7 +174,6 @@ class PersistenceRegistry:
         self._opening_seconds = 0.0
         self._engine: Engine | None = None
         self._state = _State.NEW
-        self._thread: int | None = None
         self._stop_asked = anyio.Event()
         self._block: AbstractAsyncContextManager[PersistenceRegistry] | None = None
 
@@ -282,8 +281,7 @@ class PersistenceRegistry:
         Raises:
             RuntimeError: this is another thread than that of the event loop it was opened in.
         """
-        if self._thread is not None and get_ident() != self._thread:
-            raise another_thread(user)
+        self._gateway.check_thread(user)
 
     async def save_snapshots(self) -> None:
         """Call ``snapshot`` of all participants, in the order of their restores, and wait.
@@ -382,8 +380,7 @@ class PersistenceRegistry:
             raise ConfigurationError(
                 f"this registry is {self._state.value} already; make a new one to open it again"
             )
-        self._state, self._thread = _State.OPEN, get_ident()
-        self._gateway.thread = self._thread
+        self._state, self._gateway.thread = _State.OPEN, get_ident()
         try:
             with collapsed_groups():
                 await self._serve(task_status)
@@ -391,7 +388,7 @@ class PersistenceRegistry:
             self._state = _State.CLOSED
             self._lifecycle.end()
             # Its loop may be over: whoever comes, from wherever, is told that it is closed.
-            self._thread = self._gateway.thread = None
+            self._gateway.thread = None
 
     async def _serve(self, task_status: TaskStatus[PersistenceRegistry]) -> None:
         scope, closing = anyio.CancelScope(), anyio.Event()
