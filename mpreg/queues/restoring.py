@@ -17,7 +17,7 @@ from mpreg.queues.records import decode_event
 from mpreg.queues.snapshot import decode_snapshot
 from mpreg.queues.state import QueueState
 from mpreg.queues.storage import QueueStorage, measure
-from mpreg.queues.together import together
+from mpreg.queues.together import both, together
 from mpreg.queues.upkeep import Saved
 
 __all__ = ["Restored", "replace_lost", "restore"]
@@ -46,8 +46,10 @@ async def restore(
     What is damaged is reported with queue and offset, and passed over: a message whose
     acknowledgment is lost with it comes again.
     """
-    state, start, saved = await _load_snapshot(storage, configuration)
-    first, end = await storage.events.bounds()
+    loaded, bounds = await both(
+        partial(_load_snapshot, storage, configuration), storage.events.bounds
+    )
+    (state, start, saved), (first, end) = loaded, bounds
     if start < first:
         logger.error(
             "queue %r: events %d to %d are missing, and no snapshot has them: messages that were "
@@ -63,10 +65,10 @@ async def restore(
         for number, offset in await storage.kept_places():
             state.lane(number).kept.add(offset)
     numbers = list(state.lanes)
-    for number, bounds in zip(
+    for number, places in zip(
         numbers, await together(storage.lane(number).bounds for number in numbers), strict=True
     ):
-        state.place_lane(number, *bounds)
+        state.place_lane(number, *places)
     unknown = sum(lane.end - max(lane.measured_to, lane.first) for lane in state.lanes.values())
     if configuration.max_bytes is not None:
         # Else upkeep does it: nobody has to wait for it.

@@ -9,9 +9,18 @@ import anyio
 
 from mpreg.errors import MpregError
 
-__all__ = ["together"]
+__all__ = ["both", "together"]
 
 T = TypeVar("T")
+U = TypeVar("U")
+
+
+async def both(
+    first: Callable[[], Awaitable[T]], second: Callable[[], Awaitable[U]]
+) -> tuple[T, U]:
+    """`together`, of two that read different things."""
+    reads: tuple[Callable[[], Awaitable[T | U]], ...] = (first, second)
+    return cast(tuple[T, U], tuple(await together(reads)))
 
 
 async def together(reads: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:

@@ -27,6 +27,8 @@ class SnapshotSharing:
     _slots: set[tuple[bytes, int]] = field(factory=set)
     _reads: Counter[tuple[bytes, int]] = field(factory=Counter)
     _removals: set[tuple[bytes, int]] = field(factory=set)
+    removals_begun: int = 0
+    """How often anybody has begun to remove chunks."""
     _left: set[tuple[bytes, int]] = field(factory=set)
     _retentions: dict[bytes, SnapshotRetention] = field(factory=dict)
     _due: dict[bytes, float] = field(factory=dict)
@@ -87,6 +89,7 @@ class SnapshotSharing:
             yield False
             return
         self._removals.add((namespace, save))
+        self.removals_begun += 1
         try:
             yield True
         finally:

@@ -285,6 +285,7 @@ class SnapshotStore:
         """Find a version and keep its chunks from being removed."""
         while True:
             number = await self._newest() if version is None else checked_version(version)
+            removals = self._sharing.removals_begun
             found = await self._entries.manifest(number)
             if found is None:
                 await self._check_missing(number)
@@ -293,6 +294,8 @@ class SnapshotStore:
                 raise self._not_found(number)
             manifest = found[1]
             self._sharing.begin_read(self._namespace, manifest.save)
+            if self._sharing.removals_begun == removals:
+                return number, manifest
             try:
                 # Dropped before anybody could know that it is read?
                 if await self._entries.manifest(number) == found:
