@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from typing import Any
 
 import pytest
@@ -16,6 +17,13 @@ __all__ = ["anyio_backend", "tmp_path"]
 @pytest.fixture(params=USUAL)
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
+
+
+def pytest_configure() -> None:
+    """A shell without a terminal starts what it does not wait for with SIGINT ignored, and the
+    processes of the tests would inherit that: none of them could be interrupted."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
