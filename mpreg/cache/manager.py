@@ -57,6 +57,7 @@ class GlobalCacheManager:
       it closed before it was known on what its dependencies depend: a put that has some waits for
       that after an opening.
     - `CorruptDataError`: that cannot be known, since the database is damaged; not written.
+      `StorageIOError`: it cannot be read now; not written.
 
     Cancelled, it may still happen, as a whole; cancelled while it waits for room in the mailbox,
     nothing was sent. A read raises `ReaderStoppedError` where the registry is not open and the key

@@ -10,6 +10,7 @@ Reads work meanwhile, from L2.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import anyio
 import anyio.lowlevel
@@ -21,13 +22,16 @@ from mpreg.cache.index import ENTRY_OVERHEAD_BYTES, Stored
 from mpreg.cache.keys import decode_key
 from mpreg.cache.records import decode_record
 from mpreg.cache.statistics import WarmUpState
-from mpreg.errors import CorruptDataError, ReaderStoppedError
+from mpreg.errors import CorruptDataError, ReaderStoppedError, StorageIOError
 from mpreg.persistence import Entry
 
-__all__ = ["Restoring", "restore_invalidations"]
+__all__ = ["RETRY_SECONDS", "Restoring", "restore_invalidations"]
 
 #: Keys read in one go: the reader's other callers wait as long.
 KEYS_PER_READ = 512
+
+#: Before what failed is tried again.
+RETRY_SECONDS: Final = 5.0
 
 
 async def restore_invalidations(core: CacheCore, report: Callable[[int], None]) -> None:
@@ -63,8 +67,9 @@ class Restoring:
     counted: anyio.Event = field(factory=anyio.Event)
     """Set when it is known what L2 holds."""
     is_stopped: bool = False
-    _unreadable: CorruptDataError | None = None
-    """Why L2 cannot be counted, where a page of its database is damaged."""
+    _unreadable: CorruptDataError | StorageIOError | None = None
+    """Why L2 cannot be counted, where a page of its database is damaged; or could not be until now,
+    where the system did not let it be read."""
     _bytes_max: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -79,12 +84,11 @@ class Restoring:
         await self._until(self.warm)
 
     async def until_counted(self) -> None:
-        """Raises `CorruptDataError` where that cannot be: what needs it is not done."""
+        """Raises `CorruptDataError` where that cannot be: what needs it is not done; and
+        `StorageIOError` where it cannot be now."""
         await self._until(self.counted)
         if (error := self._unreadable) is not None:
-            raise CorruptDataError(
-                f"what the cache holds cannot be counted: {error.message}", error.path, error.where
-            ) from error
+            raise _not_counted(error) from error
 
     async def _until(self, done: anyio.Event) -> None:
         await done.wait()
@@ -98,7 +102,8 @@ class Restoring:
         self.counted.set()
 
     async def run(self) -> None:
-        """Raises what the reader raises where it has stopped."""
+        """Raises what the reader raises where it has stopped. All else that cannot be read is told,
+        and nobody else has to end for it."""
         began = anyio.current_time()
         self.state = WarmUpState.WARMING
         await self._put_in_order(await self._warm_up())
@@ -107,7 +112,7 @@ class Restoring:
         self.warm.set()
         began = anyio.current_time()
         try:
-            await self._count()
+            await self._until_it_counted()
         except CorruptDataError as error:
             # The rest can be read, and is served. Bounds are not kept, and nothing is removed:
             # what would have to go is not known.
@@ -134,6 +139,9 @@ class Restoring:
         except CorruptDataError as error:
             log.error("L1 begins cold: %s", error)
             keys = []
+        except StorageIOError as error:
+            log.warning("L1 begins cold: %s", error)
+            keys = []
         configuration = self._core.configuration
         if configuration.warm_up_bytes_max is not None:
             self._bytes_max = configuration.warm_up_bytes_max
@@ -142,9 +150,12 @@ class Restoring:
         del keys[configuration.memory_entries_max :]
         self.total = len(keys)
         taken: list[CachedEntry] = []
-        for start in range(0, len(keys), KEYS_PER_READ):
-            if not await self._read(keys[start : start + KEYS_PER_READ], taken):
-                break
+        try:
+            for start in range(0, len(keys), KEYS_PER_READ):
+                if not await self._read(keys[start : start + KEYS_PER_READ], taken):
+                    break
+        except StorageIOError as error:
+            log.warning("L1 is not warmed any further: %s", error)
         return taken
 
     async def _read(self, keys: list[bytes], taken: list[CachedEntry]) -> bool:
@@ -181,11 +192,23 @@ class Restoring:
 
     # --- L2 ---
 
+    async def _until_it_counted(self) -> None:
+        """Again where the system did not let it be read: it had no file left to open, say."""
+        while True:
+            try:
+                return await self._count()
+            except StorageIOError as error:
+                log.warning("a cache could not be counted, and that is tried again: %s", error)
+                self._unreadable = error
+                self.counted.set()
+            await anyio.sleep(RETRY_SECONDS)
+
     async def _count(self) -> None:
         core = self._core
         async for stored in core.storage.scan(core.reader.damaged):
             self._found(stored)
         core.index.complete()
+        self._unreadable = None
         self.counted.set()
 
     def _found(self, stored: Entry) -> None:
@@ -203,6 +226,13 @@ class Restoring:
         # Also those whose note was damaged and set aside.
         self._core.barriers.depended_on.update(record.dependencies)
         index.found(encoded, Stored(stored.version, size, expires_at, record.links))
+
+
+def _not_counted(error: CorruptDataError | StorageIOError) -> Exception:
+    what = "what the cache holds cannot be counted"
+    if isinstance(error, CorruptDataError):
+        return CorruptDataError(f"{what}: {error.message}", error.path, error.where)
+    return StorageIOError(f"{what}: {error.args[0]}", error.path)
 
 
 async def save_heat(core: CacheCore) -> None:

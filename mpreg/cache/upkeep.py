@@ -18,7 +18,7 @@ from attrs import define, field
 from mpreg.cache.core import CacheCore, log
 from mpreg.cache.invalidation import Prefix, Target
 from mpreg.cache.keys import decode_key
-from mpreg.cache.restoring import Restoring, save_heat
+from mpreg.cache.restoring import RETRY_SECONDS, Restoring, save_heat
 from mpreg.cache.writes import Change, OvertakenError, Write
 from mpreg.errors import (
     CommitUnknownError,
@@ -40,9 +40,6 @@ KEYS_PER_TURN: Final = 1_024
 
 #: Between two times that what has expired is removed, at least.
 EXPIRED_PAUSE_SECONDS: Final = 1.0
-
-#: Before what failed is tried again.
-RETRY_SECONDS: Final = 5.0
 
 T = TypeVar("T")
 

@@ -20,6 +20,7 @@ from tests.integration.support import OpenBackend, config, tamper
 
 __all__ = [
     "PATIENCE_SECONDS",
+    "GatedReader",
     "ReadGateBackend",
     "both",
     "counts_entries",
@@ -128,10 +129,10 @@ class ReadGateBackend(GatedBackend):
             await self._read_gate.wait()
 
     def reader(self) -> SqliteReader:
-        return _GatedReader(self)
+        return GatedReader(self)
 
 
-class _GatedReader(SqliteReader):
+class GatedReader(SqliteReader):
     def __init__(self, backend: ReadGateBackend) -> None:
         super().__init__(backend._path, backend._options)
         self._backend = backend

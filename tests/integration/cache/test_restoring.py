@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mpreg.cache import (
     GlobalCacheKey,
     GlobalCacheManager,
     WarmUpState,
+    restoring,
 )
 from mpreg.cache.storage import CacheStorage
 from mpreg.persistence import (
@@ -25,10 +26,15 @@ from mpreg.persistence import (
     PersistenceRegistry,
     ReaderStoppedError,
     StorageFullError,
+    StorageIOError,
     VersionConflictError,
     WriterStoppedError,
 )
+from mpreg.persistence.backend import GetEntries, ReadQuery, ReadResult, ScanEntries
+from mpreg.persistence.backends.sqlite import SqliteReader
 from tests.integration.cache.support import (
+    GatedReader,
+    ReadGateBackend,
     both,
     count_stored,
     damage,
@@ -381,3 +387,74 @@ async def test_what_is_invalid_stays_so_where_it_cannot_be_removed(data_dir: Pat
         assert cache.statistics().barriers == 1
     async with open_cache(data_dir) as cache:
         assert await cache.get_many(keys) == {}
+
+
+class Refusing(ReadGateBackend):
+    """What the system does not let be read now, as where no file is left to be opened."""
+
+    refused: type[GetEntries | ScanEntries] | None = None
+    refusals = 0
+
+    def refuses(self, query: ReadQuery) -> bool:
+        if self.refused is None or not isinstance(query, self.refused):
+            return False
+        return query.namespace.endswith(b"/entries")
+
+    def reader(self) -> SqliteReader:
+        return _RefusingReader(self)
+
+
+class _RefusingReader(GatedReader):
+    async def read(self, queries: Sequence[ReadQuery]) -> Sequence[ReadResult | Any]:
+        backend = self._backend
+        assert isinstance(backend, Refusing)
+        if not any(map(backend.refuses, queries)):
+            return await super().read(queries)
+        backend.refusals += 1
+        return [StorageIOError("a value cannot be read: Too many open files") for _ in queries]
+
+
+@pytest.mark.parametrize("refused", [GetEntries, ScanEntries])
+async def test_what_the_system_does_not_let_be_read_now_is_read_later_and_stops_nothing(
+    data_dir: Path, refused: type[GetEntries | ScanEntries], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restoring, "RETRY_SECONDS", 0.005)
+    derived = GlobalCacheKey("derived", 1)
+    async with open_cache(data_dir) as cache:
+        await cache.put_many({user(number): number for number in range(3)})
+        await heat_saved(cache)
+    backend = Refusing(data_dir)
+    async with both(data_dir, backend=backend, is_early=False) as (registry, cache):
+        backend.refused = refused
+        await cache.put(derived, 0)
+        await cache.wait_until_warm()
+        if refused is ScanEntries:
+            with pytest.raises(StorageIOError, match=r"cannot be counted: .*Too many open files"):
+                await cache.put(derived, 1, dependencies=[user(1)])
+            assert await get_value(cache, derived) == 0
+            await until(lambda: backend.refusals > 1)
+        assert backend.refusals
+        backend.refused = None
+        await read_back(cache)
+        assert cache.statistics().disk_entries == 4
+        await cache.put(derived, 1, dependencies=[user(1)])
+        await cache.put(user(1), "changed")
+        assert await get_value(cache, derived) is None
+        assert (await registry.stats()).reader_restarts == 0
+
+
+async def test_a_list_of_the_most_used_that_cannot_be_read_now_only_begins_cold(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_cache(data_dir) as cache:
+        await cache.put(user(1), 1)
+        await heat_saved(cache)
+
+    async def refuse(_: CacheStorage) -> list[bytes]:
+        raise StorageIOError("Too many open files")
+
+    monkeypatch.setattr(CacheStorage, "load_heat", refuse)
+    async with open_cache(data_dir) as cache:
+        await read_back(cache)
+        assert (cache.statistics().memory_entries, cache.statistics().disk_entries) == (0, 1)
+        assert await get_value(cache, user(1)) == 1
