@@ -15,6 +15,7 @@ from attrs import define, field, frozen
 from mpreg.actors import Ack
 from mpreg.actors.elsewhere import failing_with_what_it_awaited
 from mpreg.cache import GlobalCacheKey
+from mpreg.cache.circles import Waiting, circle_of, told
 from mpreg.cache.computing import Compute, checked_awaitable, copied
 from mpreg.cache.invalidation import Prefix, Target
 from mpreg.errors import (
@@ -84,15 +85,26 @@ class Computations:
     _storing: set[Computation] = field(factory=set)
     _changes: list[Change] = field(factory=list)
     """Those that are on their way."""
+    _tasks: Waiting[Computation] = field(factory=Waiting)
 
     async def get(self, key: GlobalCacheKey, recipe: Recipe) -> object:
         """Its result, which is the caller's own. Cancelled: it goes on for the others, and ends
-        with the last of them."""
+        with the last of them.
+
+        Raises:
+            RuntimeError: the caller is a computation for which this one waits.
+        """
         computation = self._running.get(key)
         if computation is None:
             computation = Computation(key, recipe)
             self._start_soon(partial(self._run, computation))
             self._running[key] = computation
+        tasks = self._tasks
+        asking = tasks.by_task.get(anyio.get_current_task().id)
+        if asking is not None:
+            if circle := circle_of(asking, computation, tasks.waits_for):
+                raise RuntimeError(told([one.key for one in circle]))
+            tasks.waits_for[asking] = computation
         computation.waiting += 1
         try:
             return copied(await computation.answer.wait())
@@ -100,6 +112,8 @@ class Computations:
             error.__traceback__ = computation.raised_at
             raise
         finally:
+            if asking is not None:
+                del tasks.waits_for[asking]
             computation.waiting -= 1
             if not computation.waiting and not computation.answer.done:
                 self._forget(computation)
@@ -130,7 +144,8 @@ class Computations:
                 self._forget(computation)
 
     async def _run(self, computation: Computation) -> None:
-        answer = computation.answer
+        answer, task_id = computation.answer, anyio.get_current_task().id
+        self._tasks.by_task[task_id] = computation
         try:
             # What it awaits may be cancelled by others: that is no end of the client's tasks.
             with failing_with_what_it_awaited(), computation.scope:
@@ -139,6 +154,7 @@ class Computations:
             computation.raised_at = error.__traceback__
             answer.reject(error)
         finally:
+            del self._tasks.by_task[task_id]
             self._forget(computation)
             if not answer.done:
                 answer.reject(NodeUnreachableError("the client was closed meanwhile", False))

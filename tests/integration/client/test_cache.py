@@ -345,6 +345,34 @@ async def test_a_computation_that_fails_is_told_to_all_and_nothing_is_cached(
         assert await node.cache.get(KEY) is None
 
 
+async def test_computations_that_would_wait_for_each_other_for_ever_are_told(
+    data_dir: Path,
+) -> None:
+    async def of_itself() -> Any:
+        return await node.cache.get_or_compute(KEY, of_itself)
+
+    async def of_the_other() -> Any:
+        return await node.cache.get_or_compute(OTHER, of_the_first)
+
+    async def of_the_first() -> Any:
+        return await node.cache.get_or_compute(KEY, of_the_other)
+
+    async def one() -> int:
+        return 1
+
+    async def of_one() -> Any:
+        return await node.cache.get_or_compute(OTHER, one)
+
+    async with open_client(data_dir) as (node, _, _):
+        with pytest.raises(RuntimeError, match="is computed from itself"):
+            await node.cache.get_or_compute(KEY, of_itself)
+        with pytest.raises(RuntimeError, match="they would wait for each other"):
+            await node.cache.get_or_compute(KEY, of_the_other)
+        assert await node.cache.get_or_compute(KEY, of_one) == 1
+        assert node.cache._computations._tasks.by_task == {}
+        assert node.cache._computations._tasks.waits_for == {}
+
+
 async def test_a_computation_whose_work_others_cancel_fails_alone(data_dir: Path) -> None:
     async with open_client(data_dir) as (node, _, _):
         with pytest.raises(RuntimeError, match="what it waited for was cancelled"):
