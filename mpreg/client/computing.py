@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -18,6 +18,8 @@ from mpreg.cache import GlobalCacheKey
 from mpreg.cache.circles import Waiting, circle_of, told
 from mpreg.cache.computing import Compute, checked_awaitable, copied
 from mpreg.cache.invalidation import Prefix, Target
+from mpreg.client.calls import SIZE_BYTES_MAX
+from mpreg.codec import encode_value
 from mpreg.errors import (
     InvalidArgumentError,
     MpregError,
@@ -166,8 +168,15 @@ class Computations:
             return value
         began = anyio.current_time()
         value = await checked_awaitable(recipe.compute())
-        if not (computation.is_outdated or any(map(computation.is_concerned_by, self._changes))):
-            await self._store(computation, value, anyio.current_time() - began)
+        seconds = anyio.current_time() - began
+        # Whoever made it may go on changing it. What is nested without end is refused as a value.
+        with suppress(RecursionError):
+            value = copied(value)
+        if computation.is_outdated or any(map(computation.is_concerned_by, self._changes)):
+            # Refused or not must not depend on what happened meanwhile.
+            encode_value(value, SIZE_BYTES_MAX)
+        else:
+            await self._store(computation, value, seconds)
         return value
 
     async def _store(self, computation: Computation, value: object, seconds: float) -> None:

@@ -345,6 +345,39 @@ async def test_a_computation_that_fails_is_told_to_all_and_nothing_is_cached(
         assert await node.cache.get(KEY) is None
 
 
+async def test_what_is_given_is_what_is_cached_whoever_goes_on_changing_it(data_dir: Path) -> None:
+    made: list[int] = [1]
+
+    async def compute() -> list[int]:
+        return made
+
+    def before(request: httpx.Request) -> None:
+        if request.method == "PUT":
+            made.append(2)
+
+    async with open_client(data_dir) as (node, way, _):
+        way.before = before
+        assert await node.cache.get_or_compute(KEY, compute) == [1]
+        assert await node.cache.get_or_compute(KEY, compute) == [1]
+        assert made == [1, 2]
+
+
+@pytest.mark.parametrize("is_outdated", [False, True])
+async def test_what_is_no_value_is_refused_whatever_happens_meanwhile(
+    data_dir: Path, is_outdated: bool
+) -> None:
+    async def compute() -> object:
+        if is_outdated:
+            await node.cache.put(KEY, 1)
+            await node.cache.delete(KEY)
+        return {1, 2}
+
+    async with open_client(data_dir) as (node, _, _):
+        with pytest.raises(InvalidArgumentError, match="set"):
+            await node.cache.get_or_compute(KEY, compute)
+        assert await node.cache.get(KEY) is None
+
+
 async def test_computations_that_would_wait_for_each_other_for_ever_are_told(
     data_dir: Path,
 ) -> None:
