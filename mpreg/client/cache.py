@@ -273,8 +273,9 @@ class RemoteCacheManager:
         However many callers of this client ask at the same time, one computation runs, and goes on
         where some of them are cancelled; other processes compute for themselves, and the first
         result that comes is the one that is cached. What is changed or invalidated by this client
-        meanwhile is not cached. An invalidation by somebody else is not noticed: what was computed
-        from what was there before it is cached, and stays until its time to live ends.
+        meanwhile is not cached. An invalidation by somebody else is not noticed, nor a change of
+        what its dependencies depend on in turn: what was computed from what was there before it is
+        cached, and stays until its time to live ends.
 
         All else as `mpreg.cache.GlobalCacheManager.get_or_compute`, without ``stale_seconds``.
         """

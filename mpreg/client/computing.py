@@ -70,11 +70,14 @@ class Computation:
 
     def is_concerned_by(self, change: Change) -> bool:
         keys, target = self.recipe.keys, change.target
+        if target is None:
+            return not change.keys.isdisjoint(keys)
+        if len(keys) > 1:
+            # Only the node knows the tags of what it depends on, and on what that depends.
+            return True
         if isinstance(target, Prefix):
-            return any(one.startswith(target.encoded) for one in keys)
-        if isinstance(target, str):
-            return target in self.recipe.tags
-        return target in keys[1:] or not change.keys.isdisjoint(keys)
+            return keys[0].startswith(target.encoded)
+        return target in self.recipe.tags
 
 
 @define(eq=False)
@@ -117,9 +120,15 @@ class Computations:
             if asking is not None:
                 del tasks.waits_for[asking]
             computation.waiting -= 1
-            if not computation.waiting and not computation.answer.done:
-                self._forget(computation)
-                computation.scope.cancel()
+            self._end_if_unwanted(computation)
+
+    def _end_if_unwanted(self, computation: Computation) -> None:
+        """Not what is being stored: given up, it could still come to the node, and behind what this
+        client changes next."""
+        is_wanted = computation.waiting or computation in self._storing
+        if not is_wanted and not computation.answer.done:
+            self._forget(computation)
+            computation.scope.cancel()
 
     @asynccontextmanager
     async def changing(self, change: Change) -> AsyncIterator[None]:

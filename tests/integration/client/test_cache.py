@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.abc
 import anyio.lowlevel
 import httpx
 import pytest
@@ -300,6 +301,67 @@ async def test_what_is_being_stored_does_not_come_behind_a_change(
             way.may_go.set()
         found = await server.state.cache.get(KEY)
         assert found is None or found.value != "old"
+
+
+@define(eq=False)
+class GoingOn(Holding):
+    """A node answers also where nobody waits for that any more."""
+
+    tasks: anyio.abc.TaskGroup = field(kw_only=True)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        answers: list[httpx.Response] = []
+        answered = anyio.Event()
+
+        async def answer() -> None:
+            answers.append(await super(GoingOn, self).handle_async_request(request))
+            answered.set()
+
+        self.tasks.start_soon(answer)
+        await answered.wait()
+        return answers[0]
+
+
+async def test_what_is_being_stored_does_not_come_behind_a_change_though_nobody_waits_for_it(
+    data_dir: Path,
+) -> None:
+    async def compute() -> str:
+        return "old"
+
+    async def ask(scope: anyio.CancelScope) -> None:
+        with scope:
+            await node.cache.get_or_compute(KEY, compute, dependencies=[OTHER])
+
+    scope = anyio.CancelScope()
+    async with open_node(data_dir) as server, anyio.create_task_group() as tasks:
+        way = GoingOn(server.app, end="/v1/cache/ns/", tasks=tasks)
+        async with client_of(way) as node, anyio.create_task_group() as task_group:
+            task_group.start_soon(ask, scope)
+            await way.arrived.wait()
+            way.end = "?"
+            scope.cancel()
+            await anyio.wait_all_tasks_blocked()
+            before = len(way.asked)
+            task_group.start_soon(change_key, node.cache)
+            await anyio.wait_all_tasks_blocked()
+            assert len(way.asked) == before
+            way.may_go.set()
+        assert await server.state.cache.get(KEY) is None
+
+
+async def test_what_invalidates_that_which_it_depends_on_is_known_to_the_node_alone(
+    data_dir: Path,
+) -> None:
+    async def compute() -> str:
+        found = await node.cache.get(OTHER)
+        assert found is not None
+        await node.cache.invalidate(tag="of the other")
+        return f"of {found.value}"
+
+    async with open_client(data_dir) as (node, _, _):
+        await node.cache.put(OTHER, "old", tags=["of the other"])
+        assert await node.cache.get_or_compute(KEY, compute, dependencies=[OTHER]) == "of old"
+        assert await node.cache.get(KEY) is None
 
 
 async def test_while_a_change_is_on_its_way_what_it_concerns_is_not_stored(
