@@ -172,8 +172,9 @@ class CacheStory:
             computation := self._computation(value.payload)
         ) is None or value.key != computation.key:
             return
-        links: list[Link] = [*value.tags, *value.dependencies]
-        self._check_not_outdated(value, computation, links)
+        # Not all that it is stored with: what came to that from others that were begun beside it
+        # invalidates it from then on, and what happened before is no news to it.
+        self._check_not_outdated(value, computation, self._made_from(value.payload))
         left = list(computation.parts)
         while left:
             part = left.pop()
