@@ -35,7 +35,7 @@ from mpreg.cache.watching import ChangeKind, Watchers
 from mpreg.cache.writes import Change, OvertakenError, Write, linked
 from mpreg.errors import CommitUnknownError, ValueTooLargeError
 from mpreg.persistence import Ack, Durability, PersistenceRegistry
-from mpreg.persistence.batch import operation_bytes
+from mpreg.persistence.batch import OPERATION_OVERHEAD_BYTES, operation_bytes
 from mpreg.persistence.operations import Operation, Put
 
 __all__ = ["CacheCore", "log"]
@@ -182,7 +182,7 @@ class CacheCore:
         write.dependencies = self.dependents.new_dependencies(write.changes)
         if self.in_flight.are_undecided(write.changes):
             return False
-        victims_max = VICTIMS_MAX if self.index.is_over else math.inf
+        victims_max = self._victims_max(write) if self.index.is_over else math.inf
         before = self.index.coming
         self.in_flight.begin(write)
         try:
@@ -278,6 +278,13 @@ class CacheCore:
         if self._settled is None:
             self._settled = anyio.Event()
         await self._settled.wait()
+
+    def _victims_max(self, write: Write) -> int:
+        """Where the bounds were lowered: a few at a time, and no more than its batch has room for,
+        or it would be refused whenever it is sent."""
+        self._gather(write)
+        left = self.registry.config.batch_bytes_max - sum(map(operation_bytes, write.operations))
+        return max(0, min(VICTIMS_MAX, left // OPERATION_OVERHEAD_BYTES))
 
     def _make_room(self, write: Write, victims_max: float, before: tuple[int, int]) -> bool:
         """Choose what goes; False where what could go is being written itself. ``before``: what

@@ -303,6 +303,18 @@ async def test_bounds_of_the_disk_are_kept_and_lowered_ones_reached(data_dir: Pa
     assert count_stored(data_dir, "entries") == 20
 
 
+async def test_lowered_bounds_are_reached_however_little_one_batch_holds(data_dir: Path) -> None:
+    store = {"batch_bytes_max": 2_000, "value_bytes_max": 1_000}
+    async with both(data_dir, store=store) as (_, cache):
+        for number in range(120):
+            await cache.put(user(number), number)
+    async with both(data_dir, store=store, disk_entries_max=20) as (_, cache):
+        await cache._core.until_counted()
+        await cache.put(user("new"), bytes(900))
+        await until(lambda: cache.statistics().disk_entries <= 20)
+    assert count_stored(data_dir, "entries") == 20
+
+
 async def test_statistics_add_up(data_dir: Path) -> None:
     async def compute() -> Any:
         return 0
