@@ -233,8 +233,9 @@ class Subscription:
         except BaseException:
             core.hand_outs.abandon(own)
             raise
-        if choice.is_full and not own.deliveries and not is_first:
-            # The others took what was within its bounds, and nobody will call it for the rest.
+        if not own.deliveries and not line.wanted:
+            # The others have got it all, or it was purged meanwhile. Whatever else there is, or has
+            # come since, has called nobody: nobody was in line for it.
             return await self._try_to_take(demand, is_first=True)
         return self._messages(own)
 
