@@ -38,6 +38,7 @@ from mpreg.queues.message import Message, Receipt, settle_all
 from mpreg.queues.outgoing import Outgoing, make_outgoing
 from mpreg.queues.records import Purged
 from mpreg.queues.redriving import letter_names, redrive
+from mpreg.queues.sending import SentInTransactionError
 from mpreg.queues.state import DEFAULT_SUBSCRIPTION
 from mpreg.queues.statistics import QueueStatistics, count_queue
 from mpreg.queues.subscribing import Subscriptions
@@ -130,8 +131,8 @@ class MessageQueue:
                 return sent
             try:
                 await sending.send(outgoing, wait, transaction, encoded_id)
-            except (VersionConflictError, QueueFullError) as error:
-                if sent := await sending.sent_before(encoded_id):
+            except (VersionConflictError, QueueFullError, SentInTransactionError) as error:
+                if sent := await sending.sent_before(encoded_id, transaction):
                     return sent
                 if isinstance(error, QueueFullError):
                     if wait == wait_seconds:

@@ -18,10 +18,14 @@ from mpreg.queues.records import LaneOpened, MessageRecord
 if TYPE_CHECKING:
     from mpreg.queues.core import QueueCore
 
-__all__ = ["Sending"]
+__all__ = ["Sending", "SentInTransactionError"]
 
 #: Deduplicated sends after which ids that are out of their window are removed.
 SWEEP_AFTER_SENDS: Final = 256
+
+
+class SentInTransactionError(Exception):
+    """The ``deduplication_id`` has come into the transaction meanwhile. Nothing was added."""
 
 
 @define(eq=False)
@@ -109,6 +113,11 @@ class Sending:
         core = self._core
         try:
             if deduplication_id is not None:
+                key = (transaction, deduplication_id)
+                if key in self._deduplicating:
+                    # The writer would not tell: it holds conditions against what was before a
+                    # transaction.
+                    raise SentInTransactionError
                 core.storage.shared.deduplication.put_nowait(
                     core.storage.key(deduplication_id),
                     outgoing.records[0].id.encode(),
@@ -116,7 +125,6 @@ class Sending:
                     expected_version=0,
                     transaction=transaction,
                 )
-                key = (transaction, deduplication_id)
                 self._deduplicating[key] = outgoing.records[0].id
                 transaction.on_settled(lambda _: self._forget_deduplicating(key))
                 self.deduplicated += 1

@@ -484,6 +484,29 @@ async def test_in_a_transaction_an_id_is_remembered_with_it_or_not_at_all(data_d
         assert jobs.statistics().size == 0
 
 
+@pytest.mark.parametrize("max_size", [None, 1])
+async def test_an_id_is_sent_once_by_those_who_send_it_in_one_transaction_side_by_side(
+    data_dir: Path, max_size: int | None
+) -> None:
+    async with open_queues(data_dir) as (registry, queues):
+        jobs = await queues.create_queue("jobs", QueueConfiguration(max_size=max_size))
+        ids: list[str] = []
+        async with registry.transaction() as transaction:
+
+            async def send() -> None:
+                ids.append(await jobs.send("x", deduplication_id="a", transaction=transaction))
+
+            async with anyio.create_task_group() as task_group:
+                for _ in range(3):
+                    task_group.start_soon(send)
+        assert len(ids) == 3
+        assert len(set(ids)) == 1
+        assert jobs.statistics().sent == 1
+        assert await finished(jobs, 1) == ["x"]
+        # Whoever came too late has given back its room.
+        await jobs.send("y")
+
+
 async def test_a_send_refused_in_a_transaction_that_goes_on_leaves_no_trace_in_it(
     data_dir: Path,
 ) -> None:
