@@ -2,8 +2,8 @@
 
 Passing over a message is not an event of its own: who subscribes to one topic of a hundred would
 write ninety-nine of them for nothing. It is remembered as ranges, and written together: when the
-queue closes, and with another pattern, under which the messages would count again. What a crash
-forgets is found out again.
+queue closes, with another pattern, under which the messages would count again, and before there are
+other subscriptions, for which they must stay finished. What a crash forgets is found out again.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from mpreg.errors import InvalidArgumentError, QueueNotFoundError, ValueTooLarge
 from mpreg.queues.arguments import check_start
 from mpreg.queues.configuration import QueueType
 from mpreg.queues.core import QueueCore
-from mpreg.queues.passing import put_back, take_passed_of
+from mpreg.queues.passing import put_back, take_passed, take_passed_of
 from mpreg.queues.records import Event, SubscriptionChanged, SubscriptionDeleted
 from mpreg.queues.state import DEFAULT_SUBSCRIPTION
 from mpreg.queues.subscription import Subscription
@@ -67,8 +67,13 @@ class Subscriptions:
                 return self.find(name)
             else:
                 starts = None
-            # With another pattern they would count again after a restart.
-            passed = [] if state is None else take_passed_of(state, core.storage.limits.places)
+            # Else it would count again after a restart: with another pattern what this one has
+            # passed over, and for a new one what others have, and what was finished with that.
+            ranges_max = core.storage.limits.places
+            if state is None:
+                passed = take_passed(core.state, ranges_max)
+            else:
+                passed = take_passed_of(state, ranges_max)
             await self._change(
                 SubscriptionChanged(name, None if pattern is None else pattern.text, starts),
                 lambda committed: None if committed else put_back(core.state, passed),
@@ -89,6 +94,9 @@ class Subscriptions:
             state = core.state.subscriptions[name]
             state.deleting = True
 
+            # It may have finished a message, which must not come back for one that is made later.
+            passed = take_passed_of(state, core.storage.limits.places)
+
             def then(committed: bool) -> None:
                 state.deleting = False
                 if committed:
@@ -96,11 +104,12 @@ class Subscriptions:
                     subscription._end()
                     core.forget_finished()
                 else:
+                    put_back(core.state, passed)
                     core.wake(name)
                     # For those of its messages that were to be buried meanwhile.
                     core.ask_for_upkeep()
 
-            await self._change(SubscriptionDeleted(name), then)
+            await self._change(SubscriptionDeleted(name), then, before=passed)
             await core.measure()
 
     async def _change(

@@ -79,6 +79,47 @@ async def test_a_pattern_that_could_not_be_changed_leaves_what_was_passed_over()
         assert jobs.statistics().subscriptions["s"].pending == 0
 
 
+@pytest.mark.parametrize("crashes", [False, True])
+@pytest.mark.parametrize("is_deleted", [False, True])
+async def test_what_was_finished_by_passing_over_stays_so_for_one_that_is_made_later(
+    data_dir: Path, is_deleted: bool, crashes: bool
+) -> None:
+    async with open_queue(data_dir, BROADCAST) as jobs:
+        narrow = await jobs.subscription("narrow", "new.#")
+        await jobs.send("old", topic="old")
+        await jobs.send("new", topic="new.1")
+        assert (await take(narrow)).payload == "new"
+        assert jobs.statistics().size == 1
+        if is_deleted:
+            await jobs.delete_subscription("narrow")
+        wide = await jobs.subscription("wide")
+        assert jobs.statistics().size == 1
+        if crashes:
+            data_dir = copied_while_open(data_dir)
+        else:
+            assert (await take(wide)).payload == "new"
+    async with open_queue(data_dir) as jobs:
+        assert jobs.statistics().size == 1
+        assert payloads(await jobs.get_subscription("wide").receive_many(9, 0)) == ["new"]
+
+
+async def test_a_deletion_that_failed_leaves_what_was_passed_over() -> None:
+    disk, faults = SimulatedDisk(), FaultInjector()
+    async with open_simulated(disk, faults) as (_, queues):
+        jobs = await queues.create_queue("jobs")
+        subscription = await jobs.subscription("s", "a")
+        await jobs.send_many(range(4), topic="b")
+        assert await subscription.receive(0) is None
+        for call in (lambda: jobs.delete_subscription("s"), lambda: jobs.subscription("other")):
+            faults.order(Fault.ROLLED_BACK)
+            with pytest.raises(CommitFailedError):
+                await call()
+            assert subscription._state.passed_in(0).ranges() == ((0, 4),)
+    async with open_simulated(disk, faults) as (_, queues):
+        jobs = await queues.get_queue("jobs")
+        assert jobs.statistics().subscriptions["s"].pending == 0
+
+
 @pytest.mark.parametrize("saved", [False, True])
 async def test_room_that_was_given_back_by_passing_over_is_there_after_a_restart(
     data_dir: Path, saved: bool
