@@ -236,6 +236,7 @@ class Subscription:
         if not own.deliveries and not line.wanted:
             # The others have got it all, or it was purged meanwhile. Whatever else there is, or has
             # come since, has called nobody: nobody was in line for it.
+            core.raise_failure()
             return await self._try_to_take(demand, is_first=True)
         return self._messages(own)
 

@@ -6,8 +6,14 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import pytest
 
-from mpreg.queues import MessageQueue, MessageQueueManager
+from mpreg.queues import (
+    MessageQueue,
+    MessageQueueManager,
+    QueueDeletedError,
+    QueueNotFoundError,
+)
 from tests.simulation.queues.test_undecided import Gated, tell
 
 
@@ -92,5 +98,41 @@ def test_who_chose_what_was_purged_meanwhile_does_not_miss_what_came_after_it() 
             backend.open_gate()
             await anyio.sleep(1)
             assert got == [3]
+
+    tell(story)
+
+
+@pytest.mark.parametrize("what", ["queue", "subscription"])
+def test_who_served_another_is_told_of_a_deletion_that_came_meanwhile(what: str) -> None:
+    async def story(queues: MessageQueueManager, backend: Gated) -> None:
+        queue = await queues.create_queue("jobs")
+        source = await queue.subscription("audit")
+        await queue.send(1)
+        consumer = source.consume()
+        await anext(consumer)
+        told: list[type[Exception]] = []
+
+        async def come_second() -> None:
+            consumer.close(give_back_current=True)
+            try:
+                await source.receive()
+            except (QueueDeletedError, QueueNotFoundError) as error:
+                told.append(type(error))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(source.receive)
+            await anyio.sleep(0.1)
+            await hold_up(queues, backend, tasks)
+            tasks.start_soon(come_second)
+            await anyio.sleep(0.1)
+            if what == "queue":
+                tasks.start_soon(queues.delete_queue, "jobs")
+            else:
+                tasks.start_soon(queue.delete_subscription, "audit")
+            await anyio.sleep(0.1)
+            backend.open_gate()
+            await anyio.sleep(1)
+            assert told == [QueueDeletedError if what == "queue" else QueueNotFoundError]
+            tasks.cancel_scope.cancel()
 
     tell(story)
