@@ -192,16 +192,14 @@ class QueueCore:
         if (line := self.lines.get(subscription)) is not None:
             line.call_first()
 
-    async def change(
-        self, event: Event, then: Callable[[bool], None], *, before: Sequence[Event] = ()
-    ) -> None:
-        """`write` in a transaction of its own, after those that come ``before``, or at once where
-        nothing is stored.
+    async def change(self, events: Sequence[Event], then: Callable[[bool], None]) -> None:
+        """`write` events in a transaction of their own, or at once where nothing is stored.
 
         ``then`` is told exactly once, whatever happens.
         """
         try:
-            encode(event)
+            for event in events:
+                encode(event)
             if not self.stored:
                 await anyio.lowlevel.checkpoint()
                 self.check_open()
@@ -209,12 +207,14 @@ class QueueCore:
             then(False)
             raise
         if self.stored:
+            *first, last = events
             async with self.registry.transaction() as transaction:
-                for one in before:
-                    self.write(one, transaction)
-                self.write(event, transaction, then)
+                for event in first:
+                    self.write(event, transaction)
+                self.write(last, transaction, then)
         else:
-            self.state.apply(event)
+            for event in events:
+                self.state.apply(event)
             then(True)
 
     def wake_all(self) -> None:

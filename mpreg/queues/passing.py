@@ -2,8 +2,11 @@
 
 Passing over a message is not an event of its own: who subscribes to one topic of a hundred would
 write ninety-nine of them for nothing. It is remembered as ranges, and written together: when the
-queue closes, with another pattern, under which the messages would count again, and before there are
-other subscriptions, for which they must stay finished. What a crash forgets is found out again.
+queue closes, and with another pattern, under which the messages would count again. What a crash
+forgets is found out again.
+
+But where a message was finished by it, it must stay so for a subscription that is made later, and
+that would not find it out: so that one is written to have passed over it as well.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mpreg.queues.intervals import IntervalSet
 from mpreg.queues.records import PassedOver
 from mpreg.queues.sizes import batches
 
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from mpreg.queues.state import QueueState
     from mpreg.queues.subscription_state import SubscriptionState
 
-__all__ = ["put_back", "take_passed", "take_passed_of"]
+__all__ = ["inherited", "put_back", "take_passed", "take_passed_of"]
 
 
 def take_passed(state: QueueState, ranges_max: int) -> list[PassedOver]:
@@ -31,8 +35,33 @@ def take_passed(state: QueueState, ranges_max: int) -> list[PassedOver]:
 def take_passed_of(subscription: SubscriptionState, ranges_max: int) -> list[PassedOver]:
     passed, subscription.passed = subscription.passed, {}
     ranges = [(lane, *one) for lane, found in passed.items() for one in found.ranges()]
+    return _events(subscription.name, ranges, ranges_max)
+
+
+def inherited(state: QueueState, name: str, ranges_max: int) -> list[PassedOver]:
+    """What is finished, and a new subscription of this name would get after a restart, because no
+    event tells of it."""
+    ranges: list[tuple[int, int, int]] = []
+    for number, lane in state.lanes.items():
+        passed = IntervalSet(
+            one
+            for subscription in state.subscriptions.values()
+            if number in subscription.passed
+            for one in subscription.passed[number].ranges()
+        )
+        for start, stop in passed.ranges():
+            for missing, finished in lane.finished.missing(start, stop):
+                if start < missing:
+                    ranges.append((number, start, missing))
+                start = finished
+            if start < stop:
+                ranges.append((number, start, stop))
+    return _events(name, ranges, ranges_max)
+
+
+def _events(name: str, ranges: list[tuple[int, int, int]], ranges_max: int) -> list[PassedOver]:
     return [
-        PassedOver(subscription.name, some)
+        PassedOver(name, some)
         for some in batches(ranges, lambda _: 0, count_max=ranges_max, bytes_max=1 << 30)
     ]
 

@@ -370,7 +370,7 @@ class MessageQueue:
             if committed:
                 core.forget_finished()
 
-        await core.change(Purged(ends), then)
+        await core.change([Purged(ends)], then)
         await core.measure()
         return size
 

@@ -12,7 +12,7 @@ from mpreg.errors import InvalidArgumentError, QueueNotFoundError, ValueTooLarge
 from mpreg.queues.arguments import check_start
 from mpreg.queues.configuration import QueueType
 from mpreg.queues.core import QueueCore
-from mpreg.queues.passing import put_back, take_passed, take_passed_of
+from mpreg.queues.passing import inherited, put_back, take_passed_of
 from mpreg.queues.records import Event, SubscriptionChanged, SubscriptionDeleted
 from mpreg.queues.state import DEFAULT_SUBSCRIPTION
 from mpreg.queues.subscription import Subscription
@@ -67,18 +67,20 @@ class Subscriptions:
                 return self.find(name)
             else:
                 starts = None
-            # Else it would count again after a restart: with another pattern what this one has
-            # passed over, and for a new one what others have, and what was finished with that.
             ranges_max = core.storage.limits.places
+            text = None if pattern is None else pattern.text
+            changed = SubscriptionChanged(name, text, starts)
             if state is None:
-                passed = take_passed(core.state, ranges_max)
+                # What was finished must not come back for it after a restart.
+                events: list[Event] = [changed, *inherited(core.state, name, ranges_max)]
+                await self._change(events, lambda _: None)
             else:
+                # With another pattern they would count again after a restart.
                 passed = take_passed_of(state, ranges_max)
-            await self._change(
-                SubscriptionChanged(name, None if pattern is None else pattern.text, starts),
-                lambda committed: None if committed else put_back(core.state, passed),
-                before=passed,
-            )
+                await self._change(
+                    [*passed, changed],
+                    lambda committed: None if committed else put_back(core.state, passed),
+                )
             return self.find(name)
 
     async def delete(self, name: str) -> None:
@@ -94,7 +96,7 @@ class Subscriptions:
             state = core.state.subscriptions[name]
             state.deleting = True
 
-            # It may have finished a message, which must not come back for one that is made later.
+            # That may have finished a message, which must not come back for one made later.
             passed = take_passed_of(state, core.storage.limits.places)
 
             def then(committed: bool) -> None:
@@ -109,12 +111,10 @@ class Subscriptions:
                     # For those of its messages that were to be buried meanwhile.
                     core.ask_for_upkeep()
 
-            await self._change(SubscriptionDeleted(name), then, before=passed)
+            await self._change([*passed, SubscriptionDeleted(name)], then)
             await core.measure()
 
-    async def _change(
-        self, event: Event, then: Callable[[bool], None], before: Sequence[Event] = ()
-    ) -> None:
+    async def _change(self, events: Sequence[Event], then: Callable[[bool], None]) -> None:
         """Write what becomes of a subscription. Cancelled while that is under way, the next change
         waits until it is known whether this one has happened."""
         decided = self._decided = anyio.Event()
@@ -123,7 +123,7 @@ class Subscriptions:
             decided.set()
             then(committed)
 
-        await self._core.change(event, settled, before=before)
+        await self._core.change(events, settled)
 
     def _starts(self, start: str | int) -> dict[int, int] | None:
         lanes = self._core.state.lanes

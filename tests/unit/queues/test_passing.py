@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from mpreg.queues.configuration import DeliveryGuarantee, QueueConfiguration
-from mpreg.queues.passing import put_back, take_passed
+from mpreg.queues.passing import inherited, put_back, take_passed
 from mpreg.queues.records import (
     Event,
     HandedOut,
@@ -78,3 +78,24 @@ def test_it_is_written_as_an_event_with_a_number_of_its_own() -> None:
     event = PassedOver("s", [(0, 3, 9)])
     assert encode(event) == bytes([0x93, 13, 0xA1]) + b"s" + bytes([0x91, 0x93, 0, 3, 9])
     assert decode_event(encode(event), "") == event
+
+
+def test_a_new_subscription_inherits_what_is_finished_and_was_not_written() -> None:
+    state = QueueState(QueueConfiguration(delivery_guarantee=DeliveryGuarantee.BROADCAST))
+    state.apply(SubscriptionChanged("a", "x", None))
+    state.apply(SubscriptionChanged("b", "y", None))
+    state.sent(0, 20, 20)
+    a, b = state.subscriptions["a"], state.subscriptions["b"]
+    for offset in range(2, 12):
+        state.pass_over(a, (0, offset), 1)
+    state.apply(Settled("b", [(0, 3), (0, 4), (0, 7)]))
+    state.pass_over(b, (0, 11), 1)
+    state.pass_over(b, (0, 15), 1)
+    assert state.lanes[0].finished.ranges() == ((3, 5), (7, 8), (11, 12))
+    assert inherited(state, "c", 10) == [PassedOver("c", [(0, 3, 5), (0, 7, 8), (0, 11, 12)])]
+    assert [event.ranges for event in inherited(state, "c", 2)] == [
+        [(0, 3, 5), (0, 7, 8)],
+        [(0, 11, 12)],
+    ]
+    take_passed(state, 10)
+    assert inherited(state, "c", 10) == []
