@@ -252,6 +252,8 @@ class MessageQueueManager:
     # --- opening ---
 
     async def _restore(self, report: ReportProgress) -> None:
+        # Also where there is no queue any more: something of the last one may be left.
+        self._queues.start()
         names = await self.queue_names()
         left, done = iter(names), itertools.count(1)
         failures: list[Exception] = []

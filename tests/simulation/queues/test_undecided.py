@@ -236,6 +236,26 @@ def test_upkeep_of_others_does_not_wait_for_a_left_over_to_be_removed() -> None:
     tell(live, tell(leave))
 
 
+def test_what_is_left_of_the_last_queue_is_removed_though_nobody_asks_for_one() -> None:
+    lives = Lives()
+
+    async def leave(queue: MessageQueue) -> None:
+        await queue.send_many(range(100))
+        queues = manager(queue)._queues
+        await queues.stores.mark_deleted("jobs", queues.open["jobs"].stored, lambda _: None)
+        lives.disk.kill_process()
+
+    async def look_on() -> None:
+        registry = lives.registry()
+        queues = MessageQueueManager(registry)
+        async with registry:
+            await anyio.sleep(100)
+            assert await queues._queues.stores.deleted_queues() == []
+
+    lives.live(leave)
+    lives.simulation.run(look_on)
+
+
 def test_a_table_of_deleted_queues_that_cannot_be_read_stops_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
