@@ -65,6 +65,9 @@ class Lane:
             self._bytes_most -= size
             if offset < self.measured_to:
                 self.measured -= size
+                if not size:
+                    # It is damaged, and nobody knows how much it counted for.
+                    self.forget_bytes()
 
     def finish_run(self, start: int, stop: int, size: int) -> None:
         """`finish` of all from ``start`` up to ``stop``, which are of so many bytes together. None

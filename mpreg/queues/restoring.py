@@ -64,6 +64,9 @@ async def restore(
         await _find_lanes(storage, state)
         for number, offset in await storage.kept_places():
             state.lane(number).kept.add(offset)
+        for lane in state.lanes.values():
+            # What was lost may have told the sizes of messages that are finished.
+            lane.forget_bytes()
     numbers = list(state.lanes)
     for number, places in zip(
         numbers, await together(storage.lane(number).bounds for number in numbers), strict=True

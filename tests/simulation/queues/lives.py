@@ -41,6 +41,12 @@ class Lives(SimulatedLives):
                     return
         raise AssertionError(f"no {kind}")
 
+    def damage_message(self, offset: int) -> None:
+        """Spoil the record of a message."""
+        for name, log in self.disk.state._logs.items():
+            if name.endswith(b"/0"):
+                log._last[offset] = b"\xc1"
+
     def event_records(self) -> list[list[bytes]]:
         """The last ones of each log of events, as they are kept: to be spoiled."""
         return [log._last for name, log in self.disk.state._logs.items() if b"events" in name]

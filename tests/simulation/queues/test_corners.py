@@ -196,3 +196,41 @@ def test_a_priority_is_found_though_the_record_of_its_first_use_is_damaged() -> 
 
     lives = Lives(QueueConfiguration(queue_type=QueueType.PRIORITY))
     lives.live(send, look)
+
+
+def test_a_message_whose_record_is_damaged_gives_its_room_back() -> None:
+    async def life(queue: MessageQueue) -> None:
+        await queue.send_many([bytes(100)] * 3)
+        forget_bodies(queue)
+        lives.damage_message(1)
+        for _ in range(2):
+            message = await queue.receive(1.0)
+            assert message is not None
+            await message.ack()
+        await keep_up(queue)
+        counts = queue.statistics()
+        assert (counts.dead, counts.size, counts.bytes) == (1, 0, 0)
+
+    lives = Lives(QueueConfiguration(max_bytes=1_000))
+    lives.live(life)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_messages_whose_attempts_are_damaged_give_their_room_back(count: int) -> None:
+    async def life(queue: MessageQueue) -> None:
+        await queue.send_many([bytes(100)] * 3)
+        await queue._core.registry.save_snapshots()
+        await queue.ack(await queue.receive_many(count))
+        lives.damage(HandedOut)
+        lives.disk.kill_process()
+
+    async def look(queue: MessageQueue) -> None:
+        while (message := await queue.receive(0.0)) is not None:
+            await message.ack()
+        counts = queue.statistics()
+        assert (counts.size, counts.bytes) == (0, 0)
+
+    lives = Lives(QueueConfiguration(max_bytes=1_000))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mpreg.queues.keeper.SAVED_AT_CLOSE_MIN", 1)
+        lives.live(life, look)
