@@ -187,6 +187,8 @@ class MessageQueueManager:
             ConfigurationError: a queue that is there cannot be changed so; nothing was changed.
             InvalidArgumentError: the name, or the configuration's type.
             CorruptDataError: its stored configuration is damaged.
+            VersionConflictError: a condition of what ``written`` added was not met; nothing was
+                changed.
         """
         checked_queue_name(name)
         if configuration is not None and not isinstance(configuration, QueueConfiguration):

@@ -134,7 +134,11 @@ class SharedStores:
         written: Callable[[Transaction], None] | None = None,
     ) -> bool:
         """Make a queue, with its first event and what ``written`` adds; False where there is one
-        meanwhile."""
+        meanwhile.
+
+        Raises:
+            VersionConflictError: a condition of what ``written`` added was not met.
+        """
         try:
             async with self.registry.transaction() as transaction:
                 encoded = msgspec.json.encode(queue)
@@ -147,6 +151,9 @@ class SharedStores:
                 if written is not None:
                     written(transaction)
         except VersionConflictError:
+            if await self.configurations.get(name) is None:
+                # It is not the queue that was in the way.
+                raise
             return False
         return True
 

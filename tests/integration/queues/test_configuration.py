@@ -14,7 +14,9 @@ from mpreg.persistence import (
     ConfigurationError,
     CorruptDataError,
     InvalidArgumentError,
+    Transaction,
     ValueTooLargeError,
+    VersionConflictError,
 )
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 from mpreg.queues import (
@@ -592,3 +594,22 @@ async def test_thousands_of_queues_in_one_directory_are_opened_and_used(data_dir
         assert sorted(got) == list(range(count))
         # All of them shared their commits.
         assert (await registry.stats()).commits - before < count
+
+
+async def test_a_queue_is_not_made_where_what_is_written_with_it_is_refused(data_dir: Path) -> None:
+    async with open_queues(data_dir) as (registry, queues):
+        store = registry.key_value_store("store")
+        version = await store.put("key", b"1")
+        expected = 0
+
+        def written(transaction: Transaction) -> None:
+            store.put_nowait("key", b"2", expected_version=expected, transaction=transaction)
+
+        with anyio.fail_after(60), pytest.raises(VersionConflictError, match="'key'"):
+            await queues.create_queue("jobs", written=written)
+        assert await queues.queue_names() == []
+        expected = version
+        jobs = await queues.create_queue("jobs", written=written)
+        with pytest.raises(VersionConflictError):
+            await queues.create_queue("jobs", QueueConfiguration(max_size=1), written=written)
+        assert jobs.configuration.max_size is None
