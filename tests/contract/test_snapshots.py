@@ -26,6 +26,7 @@ from mpreg.persistence import (
     StorageFullError,
 )
 from mpreg.persistence.backend import ListNamespaces, NamespacesPage, ScanEntries, ScanPage
+from mpreg.persistence.snapshots.entries import SnapshotEntries
 from mpreg.testing import FaultInjector, FaultPlan, SimulatedBackend, SimulatedDisk
 from tests.integration.support import TurnedClock
 
@@ -317,6 +318,27 @@ async def test_an_open_version_stays_readable_though_it_is_deleted(open_registry
             assert await images.delete()
             assert await rest_of(reader) == b"data " * 20
         assert await entries_of(registry) == {}
+
+
+async def test_what_is_removed_while_it_is_being_opened_is_not_there(
+    open_registry: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_registry() as registry:
+        images, other = registry.snapshot_store("images"), registry.snapshot_store("images")
+        version = await images.save(b"gone")
+        manifest = SnapshotEntries.manifest
+
+        async def then_delete(entries: SnapshotEntries, number: int) -> Any:
+            found = await manifest(entries, number)
+            monkeypatch.setattr(SnapshotEntries, "manifest", manifest)
+            assert await other.delete()
+            return found
+
+        monkeypatch.setattr(SnapshotEntries, "manifest", then_delete)
+        with pytest.raises(SnapshotNotFoundError):
+            async with images.open(version):
+                pass
+        assert await images.load() is None
 
 
 async def test_a_reader_that_leaves_early_leaves_nothing_behind(open_registry: Open) -> None:
