@@ -29,7 +29,7 @@ from mpreg.persistence import (
 from mpreg.persistence.backend import ScanEntries, ScanPage, StoredEntry
 from mpreg.persistence.batch import WriteBatch
 from mpreg.persistence.operations import Put
-from mpreg.persistence.snapshots import CLEAN_UP_SECONDS, REMOVED_PER_BATCH
+from mpreg.persistence.snapshots import CLEAN_UP_SECONDS, removal
 from mpreg.testing import (
     Fault,
     FaultInjector,
@@ -43,9 +43,16 @@ from tests.simulation.scenario import every_schedule, make_config
 from tests.simulation.seeds import ordinarily
 
 CHUNK = 4
+#: Small, so that a few chunks are several batches.
+REMOVED_PER_BATCH = 8
 #: More chunks than are removed in one batch.
 OLD = b"old " * (REMOVED_PER_BATCH + 1)
 NEW = b"new " * (REMOVED_PER_BATCH + 3) + b"end"
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removal, "REMOVED_PER_BATCH", REMOVED_PER_BATCH)
 
 
 async def in_pieces(data: bytes) -> AsyncIterator[bytes]:

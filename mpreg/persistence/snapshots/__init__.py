@@ -27,7 +27,7 @@ from mpreg.persistence.snapshots.chunks import CHUNK_BYTES, CHUNKS_IN_FLIGHT_MAX
 from mpreg.persistence.snapshots.entries import SnapshotEntries
 from mpreg.persistence.snapshots.layout import is_snapshot_namespace, save_in
 from mpreg.persistence.snapshots.reader import SnapshotReader
-from mpreg.persistence.snapshots.removal import REMOVED_PER_BATCH, Remover, Tidied
+from mpreg.persistence.snapshots.removal import Remover, Tidied
 from mpreg.persistence.snapshots.retention import SnapshotRetention
 from mpreg.persistence.snapshots.sharing import SnapshotSharing
 from mpreg.persistence.snapshots.store import (
@@ -41,7 +41,6 @@ __all__ = [
     "CHUNKS_IN_FLIGHT_MAX",
     "CHUNK_BYTES",
     "CLEAN_UP_SECONDS",
-    "REMOVED_PER_BATCH",
     "Remover",
     "Snapshot",
     "SnapshotEntries",

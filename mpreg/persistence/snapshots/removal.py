@@ -38,7 +38,7 @@ from mpreg.persistence.transaction import Transaction
 __all__ = ["REMOVED_PER_BATCH", "Pace", "Remover", "Tidied"]
 
 #: Chunks removed in one batch: it should take the writer no longer than a few chunks written.
-REMOVED_PER_BATCH: Final = 8
+REMOVED_PER_BATCH: Final = 32
 
 #: Versions dropped in one batch.
 DROPPED_PER_BATCH: Final = 64
