@@ -83,6 +83,19 @@ class Sync:
 
 
 @frozen
+class SyncBegun:
+    """Of what was written to a file until then."""
+
+    file: str
+
+
+@frozen
+class SyncEnded:
+    file: str
+    failed: bool = False
+
+
+@frozen
 class Mark:
     """Something the test said, among what SQLite did."""
 
@@ -90,7 +103,7 @@ class Mark:
     sequence: int
 
 
-Event = Write | Truncate | Named | Unnamed | Sync | Mark
+Event = Write | Truncate | Named | Unnamed | Sync | SyncBegun | SyncEnded | Mark
 
 VALUES = "values"
 """The directory of the files of values. Their names here begin with it."""
@@ -110,6 +123,20 @@ class Disk:
     def sync(self, file: str) -> None:
         failed = self.sync_fails(file)
         self.events.append(Sync(file, failed))
+        self._raise_where(file, failed=failed)
+
+    def begin_sync(self, file: str) -> Callable[[], None]:
+        self.events.append(SyncBegun(file))
+        failed = self.sync_fails(file)
+
+        def end() -> None:
+            self.events.append(SyncEnded(file, failed))
+            self._raise_where(file, failed=failed)
+
+        return end
+
+    @staticmethod
+    def _raise_where(file: str, *, failed: bool) -> None:
         if failed:
             error: Any = apsw.IOError(f"the disk did not take {file}")
             error.result, error.extendedresult = apsw.SQLITE_IOERR, apsw.SQLITE_IOERR_FSYNC
@@ -143,6 +170,7 @@ class Disk:
         named = {name for name in content if name.startswith(VALUES)}
         renamed: list[Named | Unnamed] = []
         waiting: dict[str, list[Write | Truncate]] = {}
+        under_way: dict[str, list[Write | Truncate]] = {}
         for event in self.events[:at]:
             match event:
                 case Write() | Truncate():
@@ -153,8 +181,14 @@ class Disk:
                     if not failed:
                         _rename(named, renamed)
                     renamed = []
-                case Sync(file, failed):
+                case SyncBegun(file):
+                    under_way[file] = list(waiting.get(file, []))
+                case Sync(file, failed) | SyncEnded(file, failed):
                     changes = waiting.pop(file, [])
+                    if isinstance(event, SyncEnded):
+                        begun = set(map(id, under_way.pop(file)))
+                        waiting[file] = [one for one in changes if id(one) not in begun]
+                        changes = [one for one in changes if id(one) in begun]
                     if not failed:
                         for change in changes:
                             change.apply(content.setdefault(file, bytearray()))
@@ -288,6 +322,17 @@ class SimulatedValues(OperatingSystem):
         if file in self._open:
             self._synced(self._open[file])
 
+    def begin_sync(self, file: int) -> Callable[[], None]:
+        if file not in self._open:
+            return super().begin_sync(file)
+        synced = self._disk.begin_sync(self._open[file])
+
+        def end() -> None:
+            with _told():
+                synced()
+
+        return end
+
     def remove(self, path: Path) -> None:
         super().remove(path)
         if self._is_ours(path):
@@ -298,10 +343,16 @@ class SimulatedValues(OperatingSystem):
             self._synced(VALUES)
 
     def _synced(self, name: str) -> None:
-        try:
+        with _told():
             self._disk.sync(name)
-        except apsw.IOError as error:
-            raise OSError(errno.EIO, str(error)) from error
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except apsw.IOError as error:
+        raise OSError(errno.EIO, str(error)) from error
 
 
 # --- above SQLite: the words of the `sqlite3` module ---

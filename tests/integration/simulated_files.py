@@ -16,6 +16,7 @@ from pathlib import Path
 
 from attrs import define, field
 
+from mpreg.persistence.backends.file.files import Synced
 from tests.integration.simulated_disk import Truncate, Write
 
 __all__ = ["PowerCut", "SimulatedFiles", "failing_once"]
@@ -146,6 +147,12 @@ class SimulatedFiles:
 
     def start_sync(self, file: int, offset: int, count: int) -> None:
         return
+
+    def begin_sync(self, file: int) -> Synced:
+        return lambda: self.sync(file)
+
+    def links(self, file: int) -> int:
+        return sum(self._open[file][1] is one for one in self._names.values())
 
     def rename(self, source: Path, target: Path) -> None:
         one, other = source.name, target.name

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ from mpreg.persistence.backend import (
     StoredEntry,
 )
 from mpreg.persistence.backends.file.files import OperatingSystem
-from mpreg.persistence.backends.sqlite import read_session
+from mpreg.persistence.backends.sqlite import read_session, room
 from mpreg.persistence.backends.sqlite.places import (
     FILE_VALUE_BYTES,
     Place,
@@ -103,6 +104,20 @@ class Watched(OperatingSystem):
     def sync(self, file: int) -> None:
         self._ask("sync")
         super().sync(file)
+
+    def begin_sync(self, file: int) -> Callable[[], None]:
+        """Its thread is always as late as it can be."""
+        self._ask("begin sync")
+        own = os.dup(file)
+
+        def end() -> None:
+            try:
+                self._ask("end sync")
+                OperatingSystem.sync(self, own)
+            finally:
+                os.close(own)
+
+        return end
 
     def sync_directory(self, directory: Path) -> None:
         self._ask("sync names")
@@ -639,10 +654,115 @@ def test_where_parts_cannot_be_synced_at_the_end_the_log_stays_as_it_is(store: S
 
 
 def test_parts_that_are_not_synced_are_bounded(store: Store) -> None:
+    write_parts(store, 2 * UNSYNCED_BYTES_MAX)
+    assert store.system.asked.count("begin sync") == 2
+    assert store.system.asked.count("end sync") == 1
+    assert "sync" not in store.system.asked
+    assert store.rows()[0][2] == UNSYNCED_BYTES_MAX, "what was begun last may not be there yet"
+
+
+def write_parts(store: Store, size: int) -> None:
     part = bytes(1 << 20)
-    for index in range(2 * (UNSYNCED_BYTES_MAX >> 20)):
+    for index in range(size >> 20):
         store.commit(Put(N, b"part/w/%d" % index, part), durability=RELAXED)
+
+
+def test_what_names_the_whole_waits_for_the_sync_under_way_and_for_the_rest(store: Store) -> None:
+    write_parts(store, UNSYNCED_BYTES_MAX)
+    store.system.asked.clear()
+    store.commit(Put(b"elsewhere", b"key", b""))
+    assert store.system.asked == []
+    store.commit(Put(N, b"other", b""))
+    assert store.system.asked == ["end sync"]
+    write_parts(store, UNSYNCED_BYTES_MAX)
+    store.commit(Put(N, b"part/w/a", LARGE), durability=RELAXED)
+    store.system.asked.clear()
+    store.commit(Put(N, b"other", b""))
+    assert store.system.asked == ["end sync", "sync"]
+
+
+def test_a_checkpoint_waits_for_the_sync_under_way(store: Store) -> None:
+    write_parts(store, UNSYNCED_BYTES_MAX)
+    store.system.asked.clear()
+    store.session.upkeep(Checkpoint())
+    assert store.system.asked == ["end sync"]
+
+
+def test_a_sync_under_way_that_fails_breaks_the_session_before_the_whole_is_named(
+    store: Store,
+) -> None:
+    write_parts(store, UNSYNCED_BYTES_MAX)
+    store.system.fails = failing("end sync", errno.ENOSPC)
+    store.commit(Put(b"elsewhere", b"key", b""))
+    with pytest.raises(CommitInDoubtError) as caught:
+        store.commit(Put(N, b"other", b""))
+    assert caught.value.outcomes is None, "it never came to its commit"
+    store.session.close()
+    store.system.asked.clear()
+    store.open()
+    assert store.system.asked == ["write"] * (UNSYNCED_BYTES_MAX >> 20) + ["sync", "sync names"]
+    assert store.value(b"other") is None
+
+
+def test_a_sync_under_way_that_fails_is_told_by_the_next_one(store: Store) -> None:
+    write_parts(store, 2 * UNSYNCED_BYTES_MAX - (1 << 20))
+    store.system.fails = failing("end sync", errno.EIO)
+    with pytest.raises(CommitInDoubtError):
+        store.commit(Put(N, b"part/w/last", bytes(1 << 20)), durability=RELAXED)
+
+
+def test_after_a_sync_under_way_that_failed_the_log_stays_as_it_is(store: Store) -> None:
+    write_parts(store, UNSYNCED_BYTES_MAX)
+    store.system.fails = failing("end sync", errno.EIO)
+    with pytest.raises(StorageIOError, match="cannot be synced"):
+        store.session.close()
+    assert (store.path.parent / "mpreg.db-wal").stat().st_size > 0, "nothing was moved"
+
+
+def test_where_no_sync_can_be_begun_parts_are_synced_later_and_bounded(store: Store) -> None:
+    none_left = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    store.system.fails = lambda kind: none_left if kind == "begin sync" else None
+    write_parts(store, 4 * UNSYNCED_BYTES_MAX)
     assert store.system.asked.count("sync") == 2
+    assert store.rows()[0][2] == 4 * UNSYNCED_BYTES_MAX
+
+
+def test_a_whole_that_is_closed_to_make_room_is_not_left_to_the_sync_under_way(
+    store: Store,
+) -> None:
+    """Nobody would wait for that when the whole is named."""
+    write_parts(store, UNSYNCED_BYTES_MAX)
+    for number in range(WHOLES_OPEN_MAX):
+        store.commit(Put(N, b"part/%d/0" % number, LARGE), durability=RELAXED)
+    assert store.system.asked[-4:] == ["end sync", "sync names", "create", "write"]
+    assert store.rows()[0][2] == UNSYNCED_BYTES_MAX
+
+
+def test_a_session_that_lets_go_leaves_no_sync_under_way(store: Store) -> None:
+    write_parts(store, UNSYNCED_BYTES_MAX)
+    store.session.let_go()
+    assert store.system.asked[-1] == "end sync"
+
+
+def test_a_whole_whose_parts_all_go_while_it_is_synced_leaves_nothing(store: Store) -> None:
+    write_parts(store, UNSYNCED_BYTES_MAX)
+    store.commit(*(Delete(N, b"part/w/%d" % n) for n in range(UNSYNCED_BYTES_MAX >> 20)))
+    assert store.files == []
+    store.session.close()
+    store.open()
+    assert store.rows() == []
+
+
+def test_what_was_synced_with_a_group_that_was_rolled_back_is_not_taken_for_what_came_after_it(
+    store: Store,
+) -> None:
+    store.commit(Put(N, b"part/w/0", LARGE))
+    store.system.fails = failing("sync names", errno.EMFILE)
+    with pytest.raises(CommitFailedError):
+        store.commit(Put(N, b"part/w/1", LARGE), Put(N, b"alone", LARGE))
+    store.commit(Put(N, b"part/w/2", OTHER), durability=RELAXED)
+    store.commit(Put(b"elsewhere", b"alone", LARGE))
+    assert store.rows()[0][1:3] == (2 * len(LARGE), len(LARGE))
 
 
 def test_files_that_are_open_are_bounded(store: Store) -> None:
@@ -707,6 +827,160 @@ def test_parts_that_a_power_cut_has_lost_do_not_keep_a_store_from_opening(store:
     os.truncate(other, 100)
     store.open()
     assert len(store.files) == 1
+
+
+# --- the room of large ones ---
+
+
+@define
+class Freed(Watched):
+    """Says which files it has cut off, and to what size."""
+
+    cut: list[int] = field(factory=list)
+    opened: list[int] = field(factory=list)
+    closed: list[int] = field(factory=list)
+
+    def open(self, path: Path) -> int:
+        self.opened.append(super().open(path))
+        return self.opened[-1]
+
+    def truncate(self, file: int, size: int) -> None:
+        self._ask("truncate")
+        self.cut.append(size)
+        super().truncate(file, size)
+
+    def close(self, file: int) -> None:
+        self.closed.append(file)
+        super().close(file)
+
+
+PIECE = len(LARGE)
+
+
+@pytest.fixture
+def freed(store: Store, monkeypatch: pytest.MonkeyPatch) -> Freed:
+    """That of a store for which three times `LARGE` is a large file, in three pieces."""
+    monkeypatch.setattr(room, "PIECE_BYTES", PIECE)
+    monkeypatch.setattr(room, "REST_SECONDS", 0.0)
+    store.session.close()
+    store.system = Freed()
+    store.open()
+    return store.system
+
+
+def test_a_large_file_loses_its_name_and_then_its_room_in_pieces(
+    store: Store, freed: Freed
+) -> None:
+    store.commit(Put(N, b"key", 3 * LARGE))
+    freed.closed.clear()
+    with store.files[0].open("rb") as opened:
+        store.commit(Delete(N, b"key"))
+        assert store.files == []
+        (aside,) = store.session._values._room._files
+        aside.wait()
+        assert freed.cut == [2 * PIECE, PIECE]
+        assert os.fstat(opened.fileno()).st_size == PIECE
+    assert len(freed.closed) == 1
+
+
+def test_a_file_that_is_not_large_is_removed_at_once(store: Store, freed: Freed) -> None:
+    store.commit(Put(N, b"key", LARGE))
+    store.commit(Delete(N, b"key"))
+    assert store.session._values._room._files == []
+    assert freed.cut == []
+
+
+def test_a_session_that_is_closed_has_given_back_the_room_without_a_rest(
+    store: Store, freed: Freed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "REST_SECONDS", 3_600.0)
+    store.commit(Put(N, b"key", 3 * LARGE))
+    freed.closed.clear()
+    store.commit(Delete(N, b"key"))
+    store.session.close()
+    assert freed.closed
+    assert len(freed.cut) <= 1
+
+
+def test_where_the_disk_is_full_what_was_removed_has_made_room_when_that_is_told(
+    store: Store, freed: Freed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "REST_SECONDS", 3_600.0)
+    store.commit(Put(N, b"key", 3 * LARGE))
+    store.commit(Delete(N, b"key"))
+    freed.closed.clear()
+    freed.fails = failing("create", errno.ENOSPC)
+    with pytest.raises(StorageFullError):
+        store.commit(Put(N, b"new", LARGE))
+    assert len(freed.closed) == 1
+
+
+def test_a_file_that_has_another_name_is_left_whole(store: Store, freed: Freed) -> None:
+    """As a copy of the directory that was made of links has."""
+    store.commit(Put(N, b"key", 3 * LARGE))
+    other = store.path.with_name("other")
+    other.hardlink_to(store.files[0])
+    store.commit(Delete(N, b"key"))
+    for aside in store.session._values._room._files:
+        aside.wait()
+    assert store.files == []
+    assert other.read_bytes() == 3 * LARGE
+
+
+@pytest.mark.parametrize("kind", ["truncate", "no thread"])
+def test_where_it_cannot_be_done_in_pieces_it_is_done_all_the_same(
+    store: Store, freed: Freed, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.commit(Put(N, b"key", 3 * LARGE))
+    freed.closed.clear()
+    freed.fails = failing(kind, errno.EIO)
+    if kind == "no thread":
+        monkeypatch.setattr(threading.Thread, "start", no_more_threads)
+    store.commit(Delete(N, b"key"))
+    for aside in store.session._values._room._files:
+        aside.wait()
+    assert len(freed.closed) == 1
+    assert store.files == []
+
+
+def no_more_threads(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_large_files_are_given_back_one_after_the_other_and_a_few_wait_for_that(
+    store: Store, freed: Freed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "REST_SECONDS", 3_600.0)
+    for number in range(room.FILES_MAX + 3):
+        store.commit(Put(N, b"key", 3 * LARGE + bytes([number])))
+    assert len(store.session._values._room._files) == room.FILES_MAX
+    assert len(store.files) == 1
+    freed.closed.clear()
+    store.session.close()
+    waited = freed.opened[: room.FILES_MAX]
+    assert [one for one in freed.closed if one in waited] == waited
+
+
+def test_a_large_file_that_cannot_be_removed_keeps_its_room(store: Store, freed: Freed) -> None:
+    store.commit(Put(N, b"key", 3 * LARGE))
+    freed.fails = lambda kind: OSError(errno.EIO, "no") if kind == "remove" else None
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    store.commit(Delete(N, b"key"))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert store.files[0].stat().st_size == 3 * PIECE
+
+
+def test_what_a_crash_has_left_of_the_removal_of_a_large_file_is_removed(
+    store: Store, freed: Freed
+) -> None:
+    """Its name may be back, and some of its room gone."""
+    store.commit(Put(N, b"key", 3 * LARGE), Put(N, b"other", 3 * LARGE))
+    store.commit(Delete(N, b"key"), durability=RELAXED)
+    store.session.let_go()
+    os.truncate(store.files[0], PIECE)
+    store.open()
+    assert len(store.files) == 1
+    assert store.value(b"other") == 3 * LARGE
 
 
 # --- readers ---
@@ -780,6 +1054,22 @@ def test_a_call_in_which_no_file_is_gone_makes_nothing_for_itself(store: Store) 
             for call in (1, 2):
                 assert isinstance(session.read([GetEntry(N, b"key")])[0], CorruptDataError)
                 assert len(reads) == 2 + 2 * call
+
+
+@pytest.mark.parametrize("queries", QUERIES, ids=["get", "get many", "scan", "gets"])
+def test_a_reader_that_has_a_file_open_which_is_given_back_reads_in_a_new_view(
+    store: Store, queries: list[ReadQuery]
+) -> None:
+    store.commit(Put(N, b"key", LARGE), Put(N, b"stays", LARGE))
+
+    def change() -> None:
+        (file, *_) = store.files
+        store.commit(Put(N, b"key", OTHER))
+        file.write_bytes(LARGE[:100])
+
+    with before_the_file_is_read(change):
+        found = [value for result in store.read(*queries) for value in found_in(result)]
+    assert found == [OTHER, LARGE][: 1 if queries == QUERIES[0] else 2]
 
 
 @contextmanager

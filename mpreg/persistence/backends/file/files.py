@@ -6,13 +6,18 @@ A test puts another `FileSystem` in its place, one that loses what was not synce
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
+from mpreg.persistence.backends.aside import Aside
 from mpreg.persistence.backends.file.format import Buffer
 from mpreg.persistence.data_directory import sync_directory
 
-__all__ = ["FileSystem", "OperatingSystem"]
+__all__ = ["FileSystem", "OperatingSystem", "Synced"]
+
+Synced: TypeAlias = Callable[[], None]
+"""Waits for a sync that was begun, and raises the OSError that it has met."""
 
 
 class FileSystem(Protocol):
@@ -32,6 +37,10 @@ class FileSystem(Protocol):
 
     def size(self, file: int) -> int: ...
 
+    def links(self, file: int) -> int:
+        """How many names the file has."""
+        ...
+
     def read(self, file: int, count: int, offset: int) -> bytes:
         """``count`` bytes; fewer at the end of the file."""
         ...
@@ -48,6 +57,11 @@ class FileSystem(Protocol):
 
     def start_sync(self, file: int, offset: int, count: int) -> None:
         """A hint: these bytes will be synced. It waits for nothing and promises nothing."""
+        ...
+
+    def begin_sync(self, file: int) -> Synced:
+        """`sync`, beside what the caller does, of all that was written so far. The file may be
+        closed meanwhile. Where this raises, nothing was begun."""
         ...
 
     def rename(self, source: Path, target: Path) -> None: ...
@@ -81,6 +95,9 @@ class OperatingSystem:
     def size(self, file: int) -> int:
         return os.fstat(file).st_size
 
+    def links(self, file: int) -> int:
+        return os.fstat(file).st_nlink
+
     def read(self, file: int, count: int, offset: int) -> bytes:
         data = os.pread(file, count, offset)
         while 0 < len(data) < count:
@@ -108,6 +125,22 @@ class OperatingSystem:
     def start_sync(self, file: int, offset: int, count: int) -> None:
         if _fadvise is not None:
             _fadvise(file, offset, count, os.POSIX_FADV_DONTNEED)
+
+    def begin_sync(self, file: int) -> Synced:
+        # Its number may be given to another file as soon as it is closed.
+        own = os.dup(file)
+
+        def work() -> None:
+            try:
+                self.sync(own)
+            finally:
+                os.close(own)
+
+        try:
+            return Aside("mpreg-sync", work).wait
+        except OSError:
+            os.close(own)
+            raise
 
     def rename(self, source: Path, target: Path) -> None:
         source.rename(target)

@@ -17,11 +17,13 @@ What a crash leaves, step by step:
 A value that is written by itself has a file of its own, which is synced before its transaction is
 committed, also where that is relaxed: so what a power cut leaves is a whole state. Parts of a whole
 (see `Together`) share one file, and nobody waits for the device after each: it is synced before the
-next durable commit of their namespace, before a checkpoint, and when much has been written. After a
-power cut a part may be named and not be there. Nothing has named its whole then.
+next durable commit of their namespace, before a checkpoint, and when much has been written, beside
+the commits that follow. After a power cut a part may be named and not be there. Nothing has named
+its whole then.
 
 A file is removed only once the commit that emptied it is durable: a relaxed one may be undone by a
-power cut, and would then name what is gone.
+power cut, and would then name what is gone. That is its name; the room of a large one is given back
+after that, a piece at a time, see `room`.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from typing import Final
 
 from attrs import define
 
-from mpreg.persistence.backends.file.files import FileSystem, OperatingSystem
+from mpreg.persistence.backends.file.files import FileSystem, OperatingSystem, Synced
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.places import (
     Place,
@@ -46,13 +48,15 @@ from mpreg.persistence.backends.sqlite.places import (
     never_committed,
     number_of,
 )
+from mpreg.persistence.backends.sqlite.room import RoomGivenBack
 from mpreg.persistence.backends.sqlite.value_reading import removable
 from mpreg.persistence.backends.system_errors import is_out_of_handles
 from mpreg.persistence.operations import EntryKey
 
 __all__ = ["EMPTIED_MAX", "UNSYNCED_BYTES_MAX", "WHOLES_OPEN_MAX", "ValueFiles"]
 
-#: Parts that were written and not synced, in bytes: more would make a later commit wait for them.
+#: Parts that were written, and of which no sync was begun, in bytes: with more, a later commit
+#: would wait longer for them.
 UNSYNCED_BYTES_MAX: Final = 16 << 20
 
 #: Wholes that are being written at the same time, without opening their files anew.
@@ -79,13 +83,24 @@ class _File:
     values: int = 0
     """Written by the group under way."""
     unsynced: int = 0
-    """Bytes."""
+    """Bytes of which no sync was begun."""
+    synced: int = 0
+    """Up to where it is on the device for certain."""
     recorded: int = 0
     """Where its row says that it is synced to."""
 
     @property
     def is_record_behind(self) -> bool:
-        return not self.unsynced and self.recorded < self.written
+        return self.recorded < self.synced
+
+
+@define(eq=False)
+class _SyncUnderWay:
+    """Begun after a commit, of what is committed: no later group changes any of it."""
+
+    file: _File
+    end: int
+    wait: Synced
 
 
 class ValueFiles:
@@ -111,12 +126,14 @@ class ValueFiles:
         self._group_emptied: dict[int, int] = {}
         self._emptied: dict[int, int] = {}
         """Files without a value, by number, and their bytes, where that is not durable yet."""
-        self._removable: list[int] = []
+        self._removable: dict[int, int] = {}
         """Where it is, and somebody still holds them."""
         self._removed: list[int] = []
         """Files that are gone, perhaps not yet for good; their rows are still there."""
         self._forgetting = False
         """Whether the group under way removes those rows."""
+        self._room = RoomGivenBack(self._system)
+        self._under_way: list[_SyncUnderWay] = []
         self._names_synced = True
         self._directory_synced = False
         """Whether the name of the directory is. Whoever made it may have been killed before."""
@@ -146,14 +163,14 @@ class ValueFiles:
         self.size_bytes = sum(size for _, size, _, live in rows if live != schema.EMPTIED)
         names = self._names()
         left = never_committed(names, known)
-        emptied = [number for number, live in known.items() if live == schema.EMPTIED]
+        emptied = {number: size for number, size, _, live in rows if live == schema.EMPTIED}
         if (left or emptied) and self._is_in_doubt(rows, names):
-            left, emptied = [], []
+            left, emptied = [], {}
         # No view names a file that was never committed, so nobody can hold it.
         gone = [number for number in left if self._is_removed(number)]
         with removable(self._directory) as may_go:
             if may_go:
-                gone += [number for number in emptied if self._is_removed(number)]
+                gone += [number for number in emptied if self._is_removed(number, emptied[number])]
             else:
                 self._removable = emptied
         if gone and names:
@@ -201,12 +218,25 @@ class ValueFiles:
         except FileNotFoundError:
             return []
 
-    def _is_removed(self, number: int) -> bool:
+    def _is_removed(self, number: int, size: int = 0) -> bool:
+        path = self._path(number)
+        # Open, it keeps its room when it loses its name, which then takes no time.
+        handle = self._opened(path) if self._room.is_worth_while(size) else None
         try:
-            self._system.remove(self._path(number))
+            self._system.remove(path)
         except OSError:
+            if handle is not None:
+                self._system.close(handle)
             return False
+        if handle is not None:
+            self._room.take(handle)
         return True
+
+    def _opened(self, path: Path) -> int | None:
+        try:
+            return self._system.open(path)
+        except OSError:
+            return None
 
     def _path(self, number: int) -> Path:
         return self._directory / file_name(number)
@@ -259,6 +289,7 @@ class ValueFiles:
             return
         for whole, file in self._wholes.items():
             if not file.values:
+                self._end_syncs()
                 self._sync([file])
                 if not self._names_synced:
                     self._sync_names()
@@ -301,10 +332,15 @@ class ValueFiles:
         singles = [file for file in self._group if file not in parts]
         named = {namespace for namespace, _ in entries} if durable and parts else set()
         due = [file for file in parts if file.namespace in named]
-        if sum(file.unsynced for file in parts) >= UNSYNCED_BYTES_MAX:
+        unsynced = sum(file.unsynced for file in parts)
+        if unsynced >= 2 * UNSYNCED_BYTES_MAX:
+            # It could not be begun.
             due = parts
+        is_ended = bool(due) or unsynced >= UNSYNCED_BYTES_MAX
+        if is_ended:
+            self._end_syncs()
         self._sync([*due, *singles])
-        if not self._names_synced and (due or singles):
+        if not self._names_synced and (is_ended or singles):
             self._sync_names()
         if self._names_synced:
             self._record_synced([*parts, *singles])
@@ -321,9 +357,9 @@ class ValueFiles:
     def _record_synced(self, files: list[_File]) -> None:
         for file in files:
             if file.is_record_behind:
-                self._connection.execute(schema.SYNCED_FILE, (file.written, file.number))
+                self._connection.execute(schema.SYNCED_FILE, (file.synced, file.number))
                 # Where the group is rolled back, too little is recorded.
-                file.recorded = file.written
+                file.recorded = file.synced
 
     def _sync(self, files: list[_File]) -> None:
         for file in files:
@@ -333,7 +369,29 @@ class ValueFiles:
                 except OSError:
                     self.sync_failed = True
                     raise
+                file.unsynced, file.synced = 0, file.written
+
+    def _begin_syncs(self) -> None:
+        """After a commit: of what is committed of wholes."""
+        for file in self._wholes.values():
+            if file.unsynced:
+                try:
+                    synced = self._system.begin_sync(file.handle)
+                except OSError:
+                    # Left to `sync`, which tries it again, and which may fail.
+                    return
+                self._under_way.append(_SyncUnderWay(file, file.end, synced))
                 file.unsynced = 0
+
+    def _end_syncs(self) -> None:
+        under_way, self._under_way = self._under_way, []
+        for one in under_way:
+            try:
+                one.wait()
+            except OSError:
+                self.sync_failed = True
+                raise
+            one.file.synced = max(one.file.synced, one.end)
 
     def _sync_names(self) -> None:
         self._sync_directory(self._directory)
@@ -353,6 +411,9 @@ class ValueFiles:
         """The transaction has been committed, and all before it are as durable as it is."""
         if self._group or self._group_emptied:
             self._count_group()
+            unsynced = sum(file.unsynced for file in self._wholes.values())
+            if unsynced >= UNSYNCED_BYTES_MAX:
+                self._begin_syncs()
         if durable and (self._emptied or self._removable):
             self.made_durable()
 
@@ -380,19 +441,25 @@ class ValueFiles:
 
         What cannot be removed stays with its row until the next opening.
         """
-        self._removable += self._emptied
+        self._removable |= self._emptied
         self._emptied = {}
         if not self._removable:
             return
         with removable(self._directory) as may_go:
             if may_go:
-                self._removed += [one for one in self._removable if self._is_removed(one)]
-                self._removable = []
+                self._removed += [
+                    number
+                    for number, size in self._removable.items()
+                    if self._is_removed(number, size)
+                ]
+                self._removable = {}
 
     def rolled_back(self) -> None:
         """Nothing of the group counts: its files go, and what it has added to others."""
         for file in self._group:
             file.values, file.written = 0, file.end
+            # What is written there next is not what was synced.
+            file.synced = min(file.synced, file.end)
             if file not in self._created:
                 # To give room back; it would be written over in any case.
                 with contextlib.suppress(OSError):
@@ -414,14 +481,21 @@ class ValueFiles:
         Raises:
             OSError: the session is broken.
         """
+        self._end_syncs()
         self._sync(list(self._wholes.values()))
         if not self._names_synced:
             self._sync_names()
+
+    def finish_giving_back(self) -> None:
+        """What was removed takes no room any more when this returns."""
+        self._room.finish()
 
     def let_go(self) -> None:
         """Close the files, and leave them as they are. Twice does nothing."""
         files = (*self._wholes.values(), *self._group, *self._created)
         open_ones = {file.handle for file in files}
+        with contextlib.suppress(OSError):
+            self._end_syncs()
         self._wholes, self._group, self._created = {}, [], []
         for handle in open_ones:
             with contextlib.suppress(OSError):

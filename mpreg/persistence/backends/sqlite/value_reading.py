@@ -1,8 +1,9 @@
 """Reading values that stand in files: by readers, by the writer, and by who examines a store.
 
-Beside a writer a file can be gone though the reader's view still names it: the value was removed
-meanwhile. A file is only unlinked after the commit that removed its last value, so a view that is
-begun afterwards does not name it any more. Where a second view does, it is damage.
+Beside a writer a file can be gone, or going, and shorter than it was, though the reader's view
+still names it: the value was removed meanwhile. A file is only unlinked after the commit that
+removed its last value, so a view that is begun afterwards does not name it any more. Where a second
+view does, it is damage.
 
 Who has one view for long, and cannot take another, keeps all files that are there from being
 removed: with a shared lock on their directory, taken before the view is begun. The writer removes
@@ -124,12 +125,15 @@ class ValueReader:
             OSError: see `read_value`.
         """
         try:
-            return read_value(self._database, place)
-        except FileNotFoundError as error:
-            if place.number in self._gone:
-                return None
-            self._gone.add(place.number)
-            raise ValueGoneError from error
+            value = read_value(self._database, place)
+        except FileNotFoundError:
+            value = b""
         except PermissionError:
             # Others are read by the same call.
             return None
+        if value is None or len(value) == place.length:
+            return value
+        if place.number not in self._gone:
+            self._gone.add(place.number)
+            raise ValueGoneError
+        return None

@@ -261,6 +261,7 @@ class WriteSession:
             finally:
                 self._values.let_go()
                 self.connection.close()
+                self._values.finish_giving_back()
         except sqlite3.Error as error:
             if not is_transient(error):
                 raise translate(error, self._path) from error
@@ -447,6 +448,7 @@ class WriteSession:
     ) -> CommitFailedError | CommitInDoubtError:
         if self._is_transient(error) and self._rolled_back():
             if _is_for_want_of_room(error):
+                self._values.finish_giving_back()
                 self._make_room()
                 return StorageFullError(
                     f"{self._path}: no room left on the device; the write was rolled back, "
