@@ -8,6 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from mpreg.codec import encode_key
 from mpreg.persistence import (
     CorruptDataError,
     DataDirectoryError,
@@ -95,6 +96,23 @@ async def test_what_was_acked_before_a_backup_began_is_in_it_and_no_batch_is_tor
             assert await pairs.get(f"a{number}") is not None
             assert await pairs.get(f"b{number}") is not None
         assert await pairs.get(f"b{kept}") is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE entries SET version = NULL WHERE key = ?",
+        "UPDATE entries SET checksum = NULL WHERE key = ?",
+        "UPDATE entries SET value = NULL WHERE key = ?",
+    ],
+)
+async def test_an_entry_that_lacks_a_column_is_no_part_of_a_sound_backup(
+    data_dir: Path, destination: Path, damage: str
+) -> None:
+    await filled(data_dir)
+    tamper(data_dir, damage, (encode_key("key 3"),))
+    with pytest.raises(CorruptDataError, match="key 'key 3'"):
+        await backup(data_dir, destination)
 
 
 async def test_an_unchanged_store_is_not_copied_again(data_dir: Path, destination: Path) -> None:

@@ -52,6 +52,10 @@ DAMAGES = {
     "a version turned into a fraction": "version = 1.5",
     "a version turned into text": "version = 'first'",
     "a checksum turned into text": "checksum = 'none'",
+    "no version": "version = NULL",
+    "no checksum": "checksum = NULL",
+    "no value": "value = NULL",
+    "nothing but its key": "version = NULL, expires_at = NULL, checksum = NULL, value = NULL",
 }
 
 
@@ -113,9 +117,12 @@ async def test_an_entry_moved_to_another_namespace_is_damaged_there(data_dir: Pa
             await other.get("bob")
 
 
-async def test_a_damaged_entry_fails_only_its_own_read_of_many(data_dir: Path) -> None:
+@pytest.mark.parametrize(
+    "damage", ["value = x'00'", "value = NULL", "version = NULL", "checksum = NULL"]
+)
+async def test_a_damaged_entry_fails_only_its_own_read_of_many(data_dir: Path, damage: str) -> None:
     async with filled(data_dir) as (_, store):
-        tamper(data_dir, "UPDATE entries SET value = x'00' WHERE key = ?", (BOB,))
+        tamper(data_dir, f"UPDATE entries SET {damage} WHERE key = ?", (BOB,))
         outcomes: dict[str, object] = {}
 
         async def read(key: str) -> None:
@@ -136,9 +143,12 @@ async def test_a_damaged_entry_fails_only_its_own_read_of_many(data_dir: Path) -
     }
 
 
-async def test_a_damaged_entry_can_be_replaced_and_deleted(data_dir: Path) -> None:
+@pytest.mark.parametrize(
+    "damage", ["value = x'00'", "value = NULL", "version = NULL", "checksum = NULL"]
+)
+async def test_a_damaged_entry_can_be_replaced_and_deleted(data_dir: Path, damage: str) -> None:
     async with filled(data_dir) as (_, store):
-        tamper(data_dir, "UPDATE entries SET value = x'00'")
+        tamper(data_dir, f"UPDATE entries SET {damage}")
         await store.put("bob", b"anew")
         entry = await store.get("bob")
         assert entry is not None
@@ -156,6 +166,9 @@ async def test_a_damaged_entry_can_be_replaced_and_deleted(data_dir: Path) -> No
         "expires_at = x'00'",
         "version = 'first', expires_at = 1.0",
         "value = x'00', expires_at = 1.0",
+        "value = NULL, expires_at = 1.0",
+        "version = NULL, expires_at = 1.0",
+        "checksum = NULL, expires_at = 1.0",
     ],
 )
 async def test_a_damaged_entry_is_not_swept_and_the_others_are(data_dir: Path, damage: str) -> None:
@@ -174,7 +187,14 @@ async def test_a_damaged_entry_is_not_swept_and_the_others_are(data_dir: Path, d
 
 
 @pytest.mark.parametrize(
-    "damage", ["expires_at = 'soon'", "expires_at = x'00'", "version = 'first'", "version = 1.5"]
+    "damage",
+    [
+        "expires_at = 'soon'",
+        "expires_at = x'00'",
+        "version = 'first'",
+        "version = 1.5",
+        "version = NULL",
+    ],
 )
 async def test_a_write_with_a_condition_on_a_damaged_entry_fails_alone(
     data_dir: Path, damage: str

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mpreg.persistence import PersistenceConfig, PersistenceRegistry
+from mpreg.persistence import MigrationFailedError, PersistenceConfig, PersistenceRegistry
 from mpreg.persistence.backends.file.format import FORMAT_VERSION
 from mpreg.persistence.backends.sqlite.files import look_at
 from mpreg.persistence.backends.sqlite.migrations import CURRENT, FIRST_VERSION
 from mpreg.persistence.backends.sqlite.schema import SCHEMA_VERSION
+from mpreg.persistence.maintenance import verify
 from tests.data.schemas.kept import (
     CONTENTS,
     NEWEST,
@@ -25,8 +29,8 @@ from tests.data.schemas.kept import (
 )
 from tests.data.schemas.make_kept_database import WALL, make
 from tests.integration.newer_schema import MIGRATIONS, NEW, upgraded, version
-from tests.integration.support import TurnedClock
-from tests.integration.test_migrations import opened
+from tests.integration.support import OpenBackend, TurnedClock
+from tests.integration.test_migrations import CutShort, CutShortError, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -90,6 +94,66 @@ async def test_a_kept_store_is_migrated_and_has_all_that_was_in_it(
     shutil.copytree(kept, data_dir)
     assert await read(data_dir) == contents_of(kept)
     assert version(data_dir / "mpreg.db") == SCHEMA_VERSION
+
+
+def definitions(data_dir: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(data_dir / "mpreg.db")) as connection:
+        rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+        return {name: sql for name, sql in rows if not name.startswith("sqlite_stat")}
+
+
+class Refusing(sqlite3.Connection):
+    """As where SQLite is built so that its own tables are written by nobody."""
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        return super().execute("" if sql == "PRAGMA writable_schema = ON" else sql, *parameters)
+
+
+@every_store("sqlite")
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_what_is_migrated_has_the_tables_of_what_is_new(
+    kept: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: bool
+) -> None:
+    shutil.copytree(kept, data_dir)
+    async with PersistenceRegistry(config(tmp_path / "new", "sqlite")):
+        pass
+    if refuses:
+        monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Refusing))
+    assert await read(data_dir) == contents_of(kept)
+    assert definitions(data_dir) == definitions(tmp_path / "new")
+    report = await verify(data_dir, full=True)
+    assert report.findings == ()
+
+
+async def test_no_statement_of_puts_may_abort_right_after_the_migration(data_dir: Path) -> None:
+    """The connection that has migrated knows the tables as they are now."""
+    shutil.copytree(directory_of("sqlite", 1) / "closed", data_dir)
+    backend = OpenBackend(data_dir)
+    await backend.open()
+    try:
+        put = "EXPLAIN UPDATE entries SET version = ?, checksum = ?, value = ?"
+        steps = await backend.thread.run(
+            lambda: backend.session.connection.execute(put, (1, 2, b"")).fetchall()
+        )
+        assert "HaltIfNull" not in [step[1] for step in steps]
+    finally:
+        await backend.close()
+
+
+@every_store("sqlite")
+async def test_a_migration_cut_short_at_any_moment_leaves_one_version_or_the_other(
+    kept: Path, data_dir: Path
+) -> None:
+    shutil.copytree(kept, data_dir)
+    moment = 0
+    while version(data_dir / "mpreg.db") != SCHEMA_VERSION:
+        before = definitions(data_dir)
+        with suppress(CutShortError, MigrationFailedError):
+            await opened(data_dir, CURRENT, on_progress=CutShort(moment))
+        if version(data_dir / "mpreg.db") != SCHEMA_VERSION:
+            assert definitions(data_dir) == before
+        moment += 1
+    assert await read(data_dir) == contents_of(kept)
 
 
 @every_store("sqlite")

@@ -347,7 +347,7 @@ async def test_a_step_that_ends_the_transaction_is_told(old: Path) -> None:
         await opened(old, upgraded(Migration("careless", (end_it,))))
 
 
-class _Counted:
+class CutShort:
     """Raises at one of the moments of an upgrade that are told."""
 
     def __init__(self, fails_at: int) -> None:
@@ -371,7 +371,7 @@ async def test_interrupted_at_any_moment_it_goes_on_at_the_next_opening(
         there = tmp_path / str(moment)
         shutil.copytree(old, there)
         with pytest.raises((CutShortError, MigrationFailedError)):
-            await opened(there, on_progress=_Counted(moment))
+            await opened(there, on_progress=CutShort(moment))
         assert version(database(there)) in (OLD, OLD + 1)
         assert not any(name.endswith(".creating") for name in names(there))
         await opened(there)

@@ -58,6 +58,42 @@ async def test_damaged_items_are_set_aside_and_a_second_repair_finds_nothing(
         }
 
 
+@pytest.mark.parametrize("column", ["version", "checksum", "value"])
+async def test_an_entry_that_lacks_a_column_is_set_aside(data_dir: Path, column: str) -> None:
+    await filled(data_dir)
+    before = await read_all(data_dir)
+    tamper(data_dir, f"UPDATE entries SET {column} = NULL WHERE key = ?", (encode_key("key 3"),))
+    report = await repair(data_dir)
+    assert report.sound
+    assert [one.where for one in report.mended] == ["namespace 'shelf', key 'key 3'"]
+    (entry,) = quarantined(data_dir)
+    assert (entry["kind"], entry["key"], entry[column]) == (
+        "entry",
+        shown(encode_key("key 3")),
+        None,
+    )
+    del before["shelf 'key 3'"]
+    assert await read_all(data_dir) == before
+
+
+async def test_an_entry_and_its_large_value_that_lost_their_columns_are_set_aside(
+    data_dir: Path,
+) -> None:
+    await filled(data_dir)
+    before = await read_all(data_dir)
+    for key, table in (("large", "large_values"), ("largest", "entries")):
+        tamper(data_dir, f"UPDATE {table} SET value = NULL WHERE key = ?", (encode_key(key),))
+    assert (await repair(data_dir)).sound
+    aside = [(item["kind"], item["key"]) for item in quarantined(data_dir)]
+    assert aside == [
+        ("entry", shown(encode_key("large"))),
+        ("entry", shown(encode_key("largest"))),
+        ("large value", shown(encode_key("largest"))),
+    ]
+    del before["shelf 'large'"], before["shelf 'largest'"]
+    assert await read_all(data_dir) == before
+
+
 async def test_a_large_value_and_an_entry_that_lost_each_other_are_both_set_aside(
     data_dir: Path,
 ) -> None:

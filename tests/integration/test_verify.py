@@ -119,6 +119,19 @@ async def test_a_store_that_is_open_can_be_verified_and_goes_on(data_dir: Path) 
             (encode_key("large"),),
             (FindingKind.ENTRY, "namespace 'shelf', key 'large'"),
         ),
+        (
+            "UPDATE large_values SET value = NULL WHERE key = ?",
+            (encode_key("large"),),
+            (FindingKind.ENTRY, "namespace 'shelf', key 'large'"),
+        ),
+        *(
+            (
+                f"UPDATE entries SET {column} = NULL WHERE key = ?",
+                (encode_key("key 3"),),
+                (FindingKind.ENTRY, "namespace 'shelf', key 'key 3'"),
+            )
+            for column in ("version", "checksum", "value")
+        ),
         ("DROP TABLE large_values", (), (FindingKind.STRUCTURE, "schema: large_values")),
         ("UPDATE meta SET last_version = 3", (), (FindingKind.META, "meta, last_version")),
         ("UPDATE meta SET commit_sequence = 0", (), (FindingKind.META, "meta, commit_sequence")),

@@ -47,6 +47,10 @@ row for each of these files, from the transaction on that first names it. Where 
 any entry's, the row stays until the file is gone: so a file of a committed group is only ever
 removed because a row says so.
 
+What a put writes over is not declared ``NOT NULL``, though none of it ever is: an upsert fails in
+the middle for such a column, whatever it says about conflicts, and so has SQLite copy pages (see
+`UPDATE_META`). A damaged row can have NULL in any case, and is found out by its checksum.
+
 A value of any length may stand in ``entries`` itself: those written with schema version 1 do, and
 so the bounds can be moved without a migration.
 """
@@ -63,6 +67,8 @@ __all__ = [
     "APPEND_RECORDS",
     "CHECK_VALUE_FILES",
     "CREATE",
+    "CREATE_ENTRIES",
+    "CREATE_EXPIRIES",
     "CREATION_PRAGMAS",
     "CREATE_LARGE_VALUES",
     "CREATE_LOG",
@@ -152,12 +158,29 @@ SCHEMA_VERSION: Final = 2
 LARGE_VALUE_BYTES: Final = 900
 """A value of more bytes has a row of its own: see above. Nothing on disk depends on the number."""
 
+CREATE_ENTRIES: Final = """
+    CREATE TABLE entries (
+        namespace_id INTEGER NOT NULL,
+        key BLOB NOT NULL,
+        version INTEGER,
+        expires_at REAL,
+        checksum INTEGER,
+        value BLOB,
+        PRIMARY KEY (namespace_id, key)
+    ) WITHOUT ROWID
+    """
+
+CREATE_EXPIRIES: Final = """
+    CREATE INDEX entries_expiry ON entries (namespace_id, expires_at)
+        WHERE expires_at IS NOT NULL
+    """
+
 CREATE_LARGE_VALUES: Final = """
     CREATE TABLE large_values (
         id INTEGER PRIMARY KEY,
         namespace_id INTEGER NOT NULL,
         key BLOB NOT NULL,
-        value BLOB NOT NULL
+        value BLOB
     )
     """
 
@@ -182,21 +205,8 @@ CREATE: Final = (
     """,
     "INSERT INTO meta VALUES (1, 0, 0, 0)",
     "CREATE TABLE namespaces (id INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE)",
-    """
-    CREATE TABLE entries (
-        namespace_id INTEGER NOT NULL,
-        key BLOB NOT NULL,
-        version INTEGER NOT NULL,
-        expires_at REAL,
-        checksum INTEGER NOT NULL,
-        value BLOB NOT NULL,
-        PRIMARY KEY (namespace_id, key)
-    ) WITHOUT ROWID
-    """,
-    """
-    CREATE INDEX entries_expiry ON entries (namespace_id, expires_at)
-        WHERE expires_at IS NOT NULL
-    """,
+    CREATE_ENTRIES,
+    CREATE_EXPIRIES,
     CREATE_LARGE_VALUES,
     CREATE_VALUE_FILES,
     """
@@ -255,7 +265,7 @@ READ_META: Final = "SELECT generation, commit_sequence, last_version FROM meta W
 
 # Why OR ROLLBACK, here and below: where a statement of several rows, or one with RETURNING, may
 # fail in the middle and leave the transaction as it was, SQLite copies each page before it changes
-# it: of the CPU of an append that is about a sixth. A group is lost in any case then.
+# it: of the CPU of a put or an append that is about a sixth. A group is lost in any case then.
 
 # RETURNING tells whether the row was there: an older generation updates nothing.
 NEW_GENERATION: Final = "UPDATE meta SET generation = ? WHERE id = 1 AND generation = ? RETURNING 1"
@@ -276,7 +286,7 @@ _PUT: Final = (
 # be left behind, and where there is one, the row is left as it is, and is missing in the count.
 _IS_SMALL: Final = "entries.value >= x''"
 _PUT_SMALL: Final = f"{_PUT} WHERE {_IS_SMALL}"
-_INTO_ENTRIES: Final = "INSERT INTO entries VALUES "
+_INTO_ENTRIES: Final = "INSERT OR ROLLBACK INTO entries VALUES "
 _ROW: Final = "(?, ?, ?, ?, ?, ?)"
 _LASTING_ROW: Final = "(?, ?, ?, NULL, ?, ?)"
 """Without an expiry: to bind None is not free, see `tables`."""
@@ -297,7 +307,7 @@ value is missing."""
 
 # Ids are given here and not by SQLite: to return them, it would copy all values once more.
 PUT_LARGE_VALUES: Final = MultiRow(
-    "INSERT INTO large_values VALUES ",
+    "INSERT OR ROLLBACK INTO large_values VALUES ",
     " ON CONFLICT (id) DO UPDATE SET value = excluded.value",
     row="(?, ?, ?, ?)",
 )
