@@ -169,6 +169,18 @@ async def test_a_line_that_was_changed_to_what_no_store_can_hold_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("backend", ["sqlite", "file"])
+async def test_a_log_that_comes_twice_is_refused(tmp_path: Path, backend: str) -> None:
+    """Its records would be found at offsets that their lines do not say."""
+    log = b'{"type":"log","store":{"name":"audit"},"first_offset":0,"next_offset":1}\n'
+    record = b'{"type":"record","store":{"name":"audit"},"offset":0,"data":{"text":"%d"}}\n'
+    first = b'{"type":"mpreg-export","format_version":1,"commit_sequence":1}\n'
+    lines = [first, log, record % 1, log, record % 2, b'{"type":"end","lines":5}\n']
+    with pytest.raises(InvalidArgumentError, match="line 4: the log 'audit' was begun"):
+        await import_lines(each(lines), config(tmp_path / "other", backend=backend))
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_nothing_is_imported_over_a_store(data_dir: Path) -> None:
     await filled(data_dir, entries=1)
     lines = await exported(data_dir)

@@ -13,6 +13,7 @@ from attrs import define, evolve, field, frozen
 from mpreg.errors import ConfigurationError, DataDirectoryError, InvalidArgumentError
 from mpreg.persistence.batch import operation_bytes
 from mpreg.persistence.config import PersistenceConfig
+from mpreg.persistence.maintenance.checks import shown_name
 from mpreg.persistence.maintenance.findings import FINDINGS_KEPT_MAX, Finding
 from mpreg.persistence.maintenance.full_disk import run_unless_full
 from mpreg.persistence.maintenance.gaps import Gaps, gaps_in, no_gaps
@@ -162,6 +163,9 @@ class _Import:
     _missing: int = 0
     _left: list[Finding] = field(factory=list)
     _log: _Log | None = None
+    _logs: set[bytes] = field(factory=set)
+    """Those that were begun. Records of a second one would get offsets behind those of the first,
+    and not the ones that stand in their lines."""
 
     async def run(self) -> ImportReport:
         try:
@@ -221,6 +225,9 @@ class _Import:
     async def _begin_log(self, item: dict[str, Any]) -> None:
         self._check_log_ended()
         name, first = store_name_of(item), number_of(item, "first_offset")
+        if name in self._logs:
+            raise InvalidArgumentError(f"the log {shown_name(name)} was begun by an earlier line")
+        self._logs.add(name)
         self._log = _Log(name, first, number_of(item, "next_offset"))
         if first:
             await self._add(TruncateBefore(name, first, beyond_end=True))
