@@ -23,7 +23,7 @@ from attrs import frozen
 from mpreg.errors import CorruptDataError, StorageIOError
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, is_transient, translate
-from mpreg.persistence.backends.sqlite.files import check_readable
+from mpreg.persistence.backends.sqlite.files import check_length, check_readable
 from mpreg.persistence.backends.sqlite.opening_read_only import (
     Still,
     Way,
@@ -400,6 +400,7 @@ def open_source(path: Path, control: Control, *, immutable: bool = False) -> Ite
     """
     with ExitStack() as stack:
         with _opening(path):
+            check_length(path.stat().st_size, path)
             connection, still = _connect_and_hold(path, stack, immutable=immutable)
         try:
             connection.set_progress_handler(lambda: control.stopped, _STEPS_BETWEEN_LOOKS)

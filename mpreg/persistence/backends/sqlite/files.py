@@ -19,6 +19,7 @@ from mpreg.persistence.data_directory import sync_directory
 
 __all__ = [
     "check_header",
+    "check_length",
     "check_readable",
     "check_stamp",
     "create_database",
@@ -91,18 +92,28 @@ def check_header(header: bytes, path: Path, newest: int = CURRENT.version) -> No
             "this is not an SQLite database, or its first bytes are damaged; it was left "
             "untouched: move it away, and restore a backup if it was a store",
         )
-    if len(header) < _HEADER_BYTES:
-        raise CorruptDataError(
-            f"the file ends after {len(header)} bytes, inside its header; it was left untouched: "
-            "restore it from a backup",
-            path=path,
-        )
+    check_length(len(header), path)
     check_stamp(
         application_id=int.from_bytes(header[_APPLICATION_ID], "big"),
         version=int.from_bytes(header[_USER_VERSION], "big", signed=True),
         path=path,
         newest=newest,
     )
+
+
+def check_length(size: int, path: Path) -> None:
+    """Whether a database file has its header. One that is empty may not be connected to, not even
+    to be read: SQLite takes it for new, and removes the WAL beside it.
+
+    Raises:
+        CorruptDataError: it has not.
+    """
+    if size < _HEADER_BYTES:
+        raise CorruptDataError(
+            f"the file ends after {size} bytes, inside its header; it was left untouched: "
+            "restore it from a backup",
+            path=path,
+        )
 
 
 def look_into(path: Path, newest: int = CURRENT.version, *, mode: str = "mode=ro") -> FoundState:
