@@ -10,7 +10,7 @@ import anyio
 from mpreg.cli.exits import DAMAGED, OK
 from mpreg.cli.output import Output
 from mpreg.cli.settings import Settings
-from mpreg.errors import CorruptDataError
+from mpreg.errors import PersistenceError
 from mpreg.persistence import open_read_only
 from mpreg.persistence.maintenance import Finding, VerificationReport, repair, verify
 from mpreg.persistence.maintenance.quarantine import quarantine_files
@@ -47,7 +47,7 @@ async def _queues(settings: Settings, report: VerificationReport) -> list[Findin
     try:
         async with open_read_only(settings.data_dir) as registry:
             return await examine_queues(registry)
-    except CorruptDataError:
+    except PersistenceError:
         if report.sound:
             raise
         # The store cannot be read any further: that is what the report says.

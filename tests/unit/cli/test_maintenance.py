@@ -71,6 +71,19 @@ def test_verify_tells_sound_from_damaged(data_dir: Path, loop: str) -> None:
     assert "MENDED" not in run("verify", "--data-dir", data_dir).stdout
 
 
+@pytest.mark.parametrize("first", [b"", bytes(1_000)])
+def test_verify_tells_of_a_database_whose_first_bytes_are_gone(
+    data_dir: Path, first: bytes
+) -> None:
+    """The queues cannot be looked at then: that must not stand in the place of the report."""
+    path = data_dir / "mpreg.db"
+    path.write_bytes(first + path.read_bytes()[len(first) :] if first else b"")
+    damaged = run("verify", "--data-dir", data_dir, "--json")
+    assert damaged.exit_code == 3
+    (finding,) = json.loads(damaged.stdout)["findings"]
+    assert finding["kind"] == "structure"
+
+
 def test_what_cannot_be_examined_ends_with_1(tmp_path: Path) -> None:
     missing = run("verify", "--data-dir", tmp_path / "none")
     assert missing.exit_code == 1
