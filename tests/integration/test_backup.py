@@ -19,7 +19,7 @@ from mpreg.persistence import (
 from mpreg.persistence.maintenance import backup, restore, verify
 from mpreg.persistence.maintenance.manifest import read_manifest
 from tests.integration.maintenance_support import fill, filled, read_all
-from tests.integration.support import database, registry, tamper
+from tests.integration.support import config, database, registry, tamper
 
 pytestmark = pytest.mark.anyio
 
@@ -356,3 +356,29 @@ async def test_a_restored_store_goes_on_where_it_was(
     async with PersistenceRegistry(opened.config.__class__(data_dir=tmp_path / "restored")) as new:
         assert await new.key_value_store("s").put("k", b"2", expected_version=version) > version
         assert await new.log_store("l").append(b"c") == 2
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "file"])
+async def test_a_store_that_went_another_way_after_a_restore_is_copied(
+    data_dir: Path, tmp_path: Path, backend: str
+) -> None:
+    """It counts the same numbers for other commits."""
+    settings = config(data_dir, backend=backend)
+
+    async def put(key: str, value: bytes) -> None:
+        async with PersistenceRegistry(settings) as opened:
+            await opened.key_value_store("s").put(key, value)
+
+    await put("a", b"1")
+    await backup(data_dir, tmp_path / "first")
+    await put("b", b"left")
+    await backup(data_dir, tmp_path / "second")
+    await restore(tmp_path / "first", data_dir, overwrite=True)
+    await put("b", b"kept")
+    report = await backup(data_dir, tmp_path / "second")
+    assert not report.unchanged
+    await restore(tmp_path / "second", tmp_path / "again")
+    async with PersistenceRegistry(config(tmp_path / "again", backend=backend)) as opened:
+        found = await opened.key_value_store("s").get("b")
+        assert found is not None
+        assert found.value == b"kept"

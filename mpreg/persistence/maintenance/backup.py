@@ -13,6 +13,7 @@ import math
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from itertools import zip_longest
 from os import PathLike
 from pathlib import Path
 from typing import Final
@@ -62,6 +63,9 @@ __all__ = ["backup"]
 #: Copied between two looks at the throttle and at whether it is still wanted.
 STEP_BYTES: Final = 256 << 10
 
+#: Compared between two looks at whether it is still wanted.
+ROWS_PER_STEP: Final = 256
+
 
 async def backup(
     data_dir: str | PathLike[str],
@@ -77,9 +81,9 @@ async def backup(
     The copy is written beside its place, synced, verified with every checksum, and then renamed:
     ``destination`` is always a complete backup or what was there before. A backup that is there is
     replaced; anything else is refused, also a backup with other files beside it: they would be
-    lost. Where it holds this very state already (same store, same commit sequence), it is only
-    verified. A database that has changed is copied as a whole. Of its files of values, and of a
-    journal's segments, those that the backup before has already, by size and checksum, are not
+    lost. Where it holds this very state already (same store, same commit sequence, same items), it
+    is only verified. A database that has changed is copied as a whole. Of its files of values, and
+    of a journal's segments, those that the backup before has already, by size and checksum, are not
     copied again: they become files of both. Where ``destination`` is a link, that is done where it
     leads to.
 
@@ -140,7 +144,11 @@ class _Backup:
             values = self._value_copies(staging, previous, control)
             with open_source(store.path, control) as source:
                 meta = _numbers(source)
-                if previous is not None and self._is_of(previous, meta):
+                if (
+                    previous is not None
+                    and self._is_of(previous, meta)
+                    and self._has_the_same(source, control)
+                ):
                     source.connection.rollback()
                     if (report := self._still_good(previous, control)) is not None:
                         return self._report(previous, report, copied_bytes=None)
@@ -208,6 +216,22 @@ class _Backup:
     def _is_of(self, previous: BackupManifest, meta: tuple[int, int, int]) -> bool:
         made_of = (previous.generation, previous.commit_sequence, previous.last_version)
         return made_of == meta and previous.source == source_name(self.data_dir)
+
+    def _has_the_same(self, source: SqliteSource, control: Control) -> bool:
+        """Whether the backup that is there has the items of the store. A store that was restored
+        from an earlier one, and went on from there, counts the same numbers for other commits."""
+        path = self.destination / DATABASE_NAME
+        try:
+            with open_source(path, control, immutable=True) as before:
+                for number, (one, other) in enumerate(zip_longest(source.sums(), before.sums())):
+                    if one != other:
+                        return False
+                    if number % ROWS_PER_STEP == 0:
+                        control.step("comparing", number)
+        except (PersistenceError, DamagedRowsError):
+            # Of either of them: the verification of a new copy tells.
+            return False
+        return True
 
     def _still_good(self, previous: BackupManifest, control: Control) -> VerificationReport | None:
         """The verification of the backup that is there; None where it is to be made anew."""

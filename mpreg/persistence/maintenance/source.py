@@ -90,6 +90,14 @@ _RECORDS_FROM: Final = (
     "SELECT offset, checksum, data FROM records WHERE log_id = ? AND offset >= ? ORDER BY offset"
 )
 
+#: All that tells one content from another, without the values.
+_SUMS: Final = (
+    "SELECT id, name FROM namespaces ORDER BY id",
+    "SELECT namespace_id, key, version, checksum FROM entries ORDER BY namespace_id, key",
+    "SELECT id, name, first_offset FROM logs ORDER BY id",
+    "SELECT log_id, offset, checksum FROM records ORDER BY log_id, offset",
+)
+
 
 def _file_told(number: int) -> str:
     return f"file {VALUES_NAME}/{file_name(number)}"
@@ -119,6 +127,15 @@ class SqliteSource:
                 schema.READ_META
             ).fetchone()
             return found
+
+    def sums(self) -> Rows:
+        """Every item by its names and numbers, with its checksum in the place of its value.
+
+        Raises:
+            DamagedRowsError: when it gets to a row that cannot be read.
+        """
+        for statement in _SUMS:
+            yield from self._rows(statement)
 
     def check(self, *, full: bool) -> Iterator[Finding]:
         """What SQLite's own check says; nothing where it is content."""

@@ -62,7 +62,11 @@ class JournalBackup:
             self._total_bytes = sum(file.size for file in journal.files)
             self._durable_sequence = journal.durable_sequence
             last, sequence = self._cut(journal)
-            if previous is not None and self._is_of(previous, journal.generation, sequence):
+            if (
+                previous is not None
+                and self._is_of(previous, journal.generation, sequence)
+                and self._has_the_same(previous, journal)
+            ):
                 report = self._still_good(previous)
                 if report is not None:
                     return self._report(previous, report, unchanged=True)
@@ -94,6 +98,18 @@ class JournalBackup:
     def _is_of(self, previous: BackupManifest, generation: int, sequence: int) -> bool:
         made_of = (previous.generation, previous.commit_sequence, previous.source)
         return made_of == (generation, sequence, source_name(self.data_dir))
+
+    def _has_the_same(self, previous: BackupManifest, journal: OpenJournal) -> bool:
+        """Whether the backup that is there has the bytes of the store. A store that was restored
+        from an earlier one, and went on from there, counts the same numbers for other commits."""
+        names = {file.name for file in journal.files}
+        return names == previous.files.keys() - {JOURNAL_NAME} and all(
+            file.digest(self._after_compared) == previous.files[file.name].sha256
+            for file in journal.files
+        )
+
+    def _after_compared(self, size: int) -> None:
+        self.work.step("comparing", 0)
 
     def _still_good(self, previous: BackupManifest) -> VerificationReport | None:
         """The verification of the backup that is there; None where it is to be made anew."""
