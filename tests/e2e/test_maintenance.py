@@ -19,7 +19,13 @@ import pytest
 
 from mpreg.persistence import DataDirectoryError, PersistenceRegistry
 from mpreg.persistence.maintenance import VerificationReport, backup, export_lines, repair, verify
-from tests.e2e.support import GUARD_SECONDS, REPOSITORY, on_both_backends, on_loops_and_backends
+from tests.e2e.support import (
+    GUARD_SECONDS,
+    REPOSITORY,
+    on_both_backends,
+    on_both_loops,
+    on_loops_and_backends,
+)
 from tests.integration.maintenance_support import fill, filled
 from tests.integration.support import config, tamper
 
@@ -250,6 +256,43 @@ def test_a_backup_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     assert process.returncode == 130, errors
     assert b"interrupted" in errors
     assert list(place.parent.iterdir()) == []
+
+
+@on_both_loops
+def test_an_import_that_waits_for_its_input_can_be_interrupted(tmp_path: Path, loop: str) -> None:
+    place = tmp_path / "to" / "data"
+    command = (sys.executable, "-m", "mpreg.cli", "import", "-", "--data-dir", place)
+    with subprocess.Popen(
+        [*map(str, command), "--loop", loop],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        staging = place.with_name(".data.mpreg-new") / "mpreg.db"
+        while not staging.exists():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        try:
+            # Its input stays open, and nothing comes.
+            assert process.wait(GUARD_SECONDS) == 130
+        finally:
+            process.kill()
+        assert process.stderr.read() == b"interrupted\n"
+    assert list(place.parent.iterdir()) == []
+
+
+def test_an_export_that_nobody_reads_to_its_end_ends_cleanly(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    anyio.run(filled, data_dir)
+    # More than a pipe holds.
+    with start("export", "-", "--data-dir", data_dir) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"{"
+        process.stdout.close()
+        assert process.stderr is not None
+        errors = process.stderr.read()
+        assert (process.wait(GUARD_SECONDS), errors) == (0, b"")
 
 
 def test_a_store_that_was_left_between_two_renames_is_put_back(tmp_path: Path) -> None:

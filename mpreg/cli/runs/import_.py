@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISFIFO, S_ISREG, S_ISSOCK
 from typing import BinaryIO, Final
 
 import anyio.to_thread
@@ -60,13 +60,47 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
 
 async def _lines_of(stream: BinaryIO, on_progress: OnProgress | None) -> AsyncIterator[bytes]:
     total, done = _size_of(stream), 0
-    read = functools.partial(stream.readlines, READ_BYTES)
-    while lines := await anyio.to_thread.run_sync(read, abandon_on_cancel=True):
+    groups = _arriving(stream.fileno()) if _may_keep_waiting(stream) else _standing(stream)
+    async for lines in groups:
         for line in lines:
             yield line
         done += sum(map(len, lines))
         if on_progress is not None:
             on_progress(Progress("importing bytes", done, total))
+
+
+async def _standing(stream: BinaryIO) -> AsyncIterator[list[bytes]]:
+    read = functools.partial(stream.readlines, READ_BYTES)
+    while lines := await anyio.to_thread.run_sync(read, abandon_on_cancel=True):
+        yield lines
+
+
+async def _arriving(descriptor: int) -> AsyncIterator[list[bytes]]:
+    """Never in a thread: one that waits for a pipe keeps the process from ending when it is
+    interrupted."""
+    begun: list[bytes] = []
+    while True:
+        await anyio.wait_readable(descriptor)
+        piece = os.read(descriptor, READ_BYTES)
+        *whole, last = piece.split(b"\n")
+        if whole:
+            first = b"".join((*begun, whole[0]))
+            begun = []
+            yield [line + b"\n" for line in (first, *whole[1:])]
+        begun.append(last)
+        if not piece:
+            if rest := b"".join(begun):
+                yield [rest]
+            return
+
+
+def _may_keep_waiting(stream: BinaryIO) -> bool:
+    """A pipe, a socket or a terminal: what comes next may not be there yet."""
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except OSError:
+        return False
+    return S_ISFIFO(mode) or S_ISSOCK(mode) or stream.isatty()
 
 
 def _size_of(stream: BinaryIO) -> int | None:
