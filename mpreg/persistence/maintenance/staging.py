@@ -274,15 +274,19 @@ def sync_file(path: Path) -> None:
 
 @contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """The system's errors in mpreg's words.
+    """The system's errors in mpreg's words; but for a pipe that nobody reads any more: no device
+    has failed then, and who writes to it decides.
 
     Raises:
+        BrokenPipeError: as the block does.
         StorageFullError: no room, a quota, or a limit on file sizes.
         DataDirectoryError: something is not there, or not allowed.
         StorageIOError: anything else.
     """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if error.errno in _FULL:
             raise StorageFullError(
