@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import re
@@ -10,9 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import anyio
 import pytest
@@ -258,6 +261,12 @@ def test_a_backup_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     assert list(place.parent.iterdir()) == []
 
 
+def waiting_bytes(pipe: IO[bytes]) -> int:
+    """What was written to it and not read yet."""
+    count = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+    return int.from_bytes(count, sys.byteorder)
+
+
 @on_both_loops
 def test_an_import_that_waits_for_its_input_can_be_interrupted(tmp_path: Path, loop: str) -> None:
     place = tmp_path / "to" / "data"
@@ -268,13 +277,15 @@ def test_an_import_that_waits_for_its_input_can_be_interrupted(tmp_path: Path, l
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
-        staging = place.with_name(".data.mpreg-new") / "mpreg.db"
-        while not staging.exists():
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(b'{"type":"mpreg-export","format_version":1,"commit_sequence":1}\n')
+        process.stdin.flush()
+        while waiting_bytes(process.stdin):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        assert process.stderr is not None
         try:
-            # Its input stays open, and nothing comes.
+            # Its input stays open, and nothing more comes.
             assert process.wait(GUARD_SECONDS) == 130
         finally:
             process.kill()
