@@ -12,7 +12,7 @@ import anyio
 from attrs import define, evolve, field, frozen
 
 from mpreg.actors.elsewhere import failing_with_what_it_awaited
-from mpreg.cache.circles import Waiting, circle_of, told
+from mpreg.cache.circles import Waiting
 from mpreg.cache.configuration import WriteMode
 from mpreg.cache.core import CacheCore, log
 from mpreg.cache.invalidation import Prefix
@@ -182,27 +182,23 @@ class Computations:
         Raises:
             RuntimeError: the caller is a computation for which this one waits.
         """
-        tasks = self._tasks
-        asking = tasks.by_task.get(anyio.get_current_task().id)
-        if asking is not None:
-            if circle := circle_of(asking, computation, tasks.waits_for):
-                raise RuntimeError(told([one.key for one in circle]))
-            tasks.waits_for[asking] = computation
-        computation.waiting += 1
-        try:
-            return copied(await computation.answer.wait())
-        except Exception as error:
-            error.__traceback__ = computation.raised_at
-            raise
-        finally:
-            if asking is not None:
-                del tasks.waits_for[asking]
-            computation.waiting -= 1
-            if not (computation.waiting or computation.is_refresh or computation.answer.done):
-                # From here on it is not told of changes: what is shielded may go on for a while.
-                computation.is_outdated = True
-                self._forget(computation)
-                computation.scope.cancel()
+        with self._tasks.waiting(computation):
+            computation.waiting += 1
+            try:
+                return copied(await computation.answer.wait())
+            except Exception as error:
+                error.__traceback__ = computation.raised_at
+                raise
+            finally:
+                computation.waiting -= 1
+                self._end_if_unwanted(computation)
+
+    def _end_if_unwanted(self, computation: Computation) -> None:
+        if not (computation.waiting or computation.is_refresh or computation.answer.done):
+            # From here on it is not told of changes: what is shielded may go on for a while.
+            computation.is_outdated = True
+            self._forget(computation)
+            computation.scope.cancel()
 
     async def _run(self, computation: Computation) -> None:
         counters, answer = self._core.counters, computation.answer

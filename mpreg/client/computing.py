@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 from mpreg.actors import Ack
 from mpreg.actors.elsewhere import failing_with_what_it_awaited
 from mpreg.cache import GlobalCacheKey
-from mpreg.cache.circles import Waiting, circle_of, told
+from mpreg.cache.circles import Waiting
 from mpreg.cache.computing import Compute, checked_awaitable, copied
 from mpreg.cache.invalidation import Prefix, Target
 from mpreg.client.calls import SIZE_BYTES_MAX
@@ -104,23 +104,16 @@ class Computations:
             computation = Computation(key, recipe)
             self._start_soon(partial(self._run, computation))
             self._running[key] = computation
-        tasks = self._tasks
-        asking = tasks.by_task.get(anyio.get_current_task().id)
-        if asking is not None:
-            if circle := circle_of(asking, computation, tasks.waits_for):
-                raise RuntimeError(told([one.key for one in circle]))
-            tasks.waits_for[asking] = computation
-        computation.waiting += 1
-        try:
-            return copied(await computation.answer.wait())
-        except Exception as error:
-            error.__traceback__ = computation.raised_at
-            raise
-        finally:
-            if asking is not None:
-                del tasks.waits_for[asking]
-            computation.waiting -= 1
-            self._end_if_unwanted(computation)
+        with self._tasks.waiting(computation):
+            computation.waiting += 1
+            try:
+                return copied(await computation.answer.wait())
+            except Exception as error:
+                error.__traceback__ = computation.raised_at
+                raise
+            finally:
+                computation.waiting -= 1
+                self._end_if_unwanted(computation)
 
     def _end_if_unwanted(self, computation: Computation) -> None:
         """Not what is being stored: given up, it could still come to the node, and behind what this
