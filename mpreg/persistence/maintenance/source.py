@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -35,6 +35,7 @@ from mpreg.persistence.backends.sqlite.opening_read_only import (
 )
 from mpreg.persistence.backends.sqlite.places import Place, directory_of, file_name, number_of
 from mpreg.persistence.backends.sqlite.value_reading import held, read_value
+from mpreg.persistence.backends.sqlite.wal_match import match_log
 from mpreg.persistence.backends.system_errors import told_as
 from mpreg.persistence.data_directory import STORES, VALUES_NAME
 from mpreg.persistence.found_directory import FoundDirectory, find_holder
@@ -459,26 +460,32 @@ def _connect(
     if immutable or _is_to_be_left_alone(path):
         still = look_at(path)
         return _begin(path, Way.IMMUTABLE, path), still
+    is_held = find_holder(path.parent) is not None
+    # A writer moves what is in the log into the database meanwhile.
+    check_end = None if is_held else match_log(path)
     try:
-        return _begin(path, Way.SHARED, path), None
+        return _begin(path, Way.SHARED, path, check_end), None
     except sqlite3.Error as error:
-        if (
-            getattr(error, "sqlite_errorcode", None) not in _NO_INDEX
-            or find_holder(path.parent) is not None
-        ):
+        if getattr(error, "sqlite_errorcode", None) not in _NO_INDEX or is_held:
             raise
     still = look_at(path)
     way = choose_way(still, read_wal_header(path), held=False)
     if way is not Way.COPY:
-        return _begin(path, way, path), still
+        return _begin(path, way, path, check_end), still
     copy = Path(stack.enter_context(copied(path)), path.name)
-    return _begin(copy, way, path), still
+    return _begin(copy, way, path, check_end), still
 
 
-def _begin(file: Path, way: Way, path: Path) -> sqlite3.Connection:
+def _begin(
+    file: Path, way: Way, path: Path, check_end: Callable[[int], None] | None = None
+) -> sqlite3.Connection:
     with connecting(file, way) as connection:
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         check_readable(connection, path)
+        # Where its numbers are damaged, that is found with all the rest.
+        meta = None if check_end is None else connection.execute(schema.READ_META).fetchone()
+        if check_end is not None and meta is not None and type(meta[1]) is int:
+            check_end(meta[1])
         for pragma in schema.READER_PRAGMAS:
             connection.execute(pragma)
         connection.execute("PRAGMA busy_timeout = 5000")

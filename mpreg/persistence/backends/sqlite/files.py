@@ -15,6 +15,7 @@ from mpreg.persistence.backends.sqlite.migrations import CURRENT, FIRST_VERSION,
 from mpreg.persistence.backends.sqlite.names_check import check_names
 from mpreg.persistence.backends.sqlite.schema import APPLICATION_ID, CREATION_PRAGMAS, READ_META
 from mpreg.persistence.backends.sqlite.schema_check import check_schema
+from mpreg.persistence.backends.sqlite.wal_match import match_log
 from mpreg.persistence.data_directory import sync_directory
 
 __all__ = [
@@ -59,7 +60,7 @@ def looking_at(path: Path, newest: int = CURRENT.version) -> Iterator[FoundState
     Raises:
         ForeignDatabaseError: not an SQLite database, or another program's.
         CorruptDataError: the file is shorter than an SQLite header, or its numbers, or the names of
-            its namespaces and logs, are damaged.
+            its namespaces and logs, are damaged; or the WAL beside it is another one's.
         SchemaVersionError: made by a newer mpreg.
     """
     try:
@@ -72,7 +73,9 @@ def looking_at(path: Path, newest: int = CURRENT.version) -> Iterator[FoundState
         return
     check_header(header, path, newest)
     if any(_is_filled(Path(f"{path}{ending}")) for ending in ("-wal", "-journal")):
+        check_end = match_log(path)
         with looking_into(path, newest) as found:
+            check_end(found.commit_sequence)
             yield found
         return
     # All in one file, as a clean close leaves it. SQLite then makes none beside it, even to look.

@@ -16,7 +16,7 @@ from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.catalog import answer_catalog
 from mpreg.persistence.backends.sqlite.connection import ConnectionThread, start_thread
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, translate
-from mpreg.persistence.backends.sqlite.files import check_header, check_readable
+from mpreg.persistence.backends.sqlite.files import check_header, check_readable, read_meta
 from mpreg.persistence.backends.sqlite.names_check import check_names
 from mpreg.persistence.backends.sqlite.opening_read_only import (
     Still,
@@ -28,6 +28,7 @@ from mpreg.persistence.backends.sqlite.opening_read_only import (
     read_wal_header,
 )
 from mpreg.persistence.backends.sqlite.read_session import ReadSession
+from mpreg.persistence.backends.sqlite.wal_match import match_log
 from mpreg.persistence.backends.sqlite.write_session import SqliteOptions
 
 __all__ = ["ReadOnlyReader", "ReadOnlySession"]
@@ -155,8 +156,11 @@ class ReadOnlySession:
         return read_wal_header(self._path)
 
     def _connect(self, file: Path) -> ReadSession:
+        check_end = match_log(file) if self.way in (Way.OWN_INDEX, Way.COPY) else None
         with connecting(file, self.way) as connection:
             check_readable(connection, self._path)
+            if check_end is not None:
+                check_end(read_meta(connection, self._path)[1])
             self._options.prepare(connection)
             for pragma in schema.READER_PRAGMAS:
                 connection.execute(pragma)
