@@ -14,6 +14,15 @@ from typing import Final
 from attrs import frozen
 
 from mpreg.errors import DataDirectoryError, DataDirectoryLockedError
+from mpreg.persistence.own_names import (
+    ACKED_NAME,
+    BACKUP_NAME,
+    DATABASE_NAME,
+    JOURNAL_NAME,
+    LOCK_NAME,
+    VALUES_NAME,
+    refuse_what_is_no_file,
+)
 
 __all__ = [
     "ACKED_NAME",
@@ -29,19 +38,8 @@ __all__ = [
     "sync_directory",
 ]
 
-DATABASE_NAME: Final = "mpreg.db"
-JOURNAL_NAME: Final = "mpreg.journal"
-"""The control file of the file backend: where it is, there is a journal."""
 STORES: Final = {"sqlite": DATABASE_NAME, "file": JOURNAL_NAME}
 """What a backend's store is known by in its directory."""
-LOCK_NAME: Final = "LOCK"
-VALUES_NAME: Final = "values"
-"""The directory of the SQLite backend's files of values."""
-
-ACKED_NAME: Final = "ACKED"
-BACKUP_NAME: Final = "BACKUP"
-"""Says what a backup is of, and what its files must be: beside it nothing else may be written."""
-
 #: More than a pid and the name of a host have.
 _LOCK_BYTES: Final = 512
 _PID_DIGITS_MAX: Final = 20
@@ -110,12 +108,13 @@ class DataDirectory:
 
         Raises:
             DataDirectoryLockedError: another registry holds it.
-            DataDirectoryError: it cannot be made or written to, its files are links, or it holds
-                the store of another backend, or a backup.
+            DataDirectoryError: it cannot be made or written to, its files are links or no files, or
+                it holds the store of another backend, or a backup.
         """
         try:
             _make(self.path)
             self._refuse_backup()
+            refuse_what_is_no_file(self.path)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             lock = os.open(self.path / LOCK_NAME, flags, 0o600)
         except (OSError, ValueError) as error:

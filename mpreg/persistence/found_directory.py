@@ -11,6 +11,7 @@ from attrs import frozen
 
 from mpreg.errors import DataDirectoryError, DataDirectoryMissingError
 from mpreg.persistence.data_directory import DATABASE_NAME, LOCK_NAME, STORES, Holder, holder_of
+from mpreg.persistence.own_names import refuse_what_is_no_file
 
 __all__ = ["FoundDirectory", "Holder", "find_holder"]
 
@@ -32,6 +33,7 @@ class FoundDirectory:
         try:
             found = path.resolve()
             names = sorted(one.name for one in found.iterdir())
+            refuse_what_is_no_file(found)
         except FileNotFoundError as error:
             raise DataDirectoryMissingError(path, _missing(path)) from error
         except NotADirectoryError as error:

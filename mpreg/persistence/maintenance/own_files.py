@@ -9,43 +9,20 @@ from typing import Final
 
 from mpreg.errors import DataDirectoryError
 from mpreg.persistence.backends.sqlite.places import number_of
-from mpreg.persistence.data_directory import (
-    ACKED_NAME,
-    DATABASE_NAME,
-    JOURNAL_NAME,
-    LOCK_NAME,
-    STORES,
-    VALUES_NAME,
-)
-from mpreg.persistence.maintenance.manifest import MANIFEST_NAME
+from mpreg.persistence.data_directory import STORES, VALUES_NAME
 from mpreg.persistence.maintenance.quarantine import QUARANTINE_NAME
+from mpreg.persistence.own_names import is_of_a_backup, is_of_a_store
 
-__all__ = ["foreign_files", "has_store", "is_of_a_backup", "is_of_a_store", "refuse_foreign_files"]
+__all__ = ["foreign_files", "has_store", "refuse_foreign_files"]
 
 NAMES_TOLD_MAX: Final = 5
 
-_DATABASE: Final = re.escape(DATABASE_NAME)
-_JOURNAL: Final = rf"{re.escape(JOURNAL_NAME)}|(journal|snapshot)-\d{{20}}"
-_BACKUP: Final = re.compile(rf"{MANIFEST_NAME}|{_DATABASE}(-wal|-shm)?|{_JOURNAL}")
-_STORE: Final = re.compile(
-    rf"{LOCK_NAME}|{ACKED_NAME}(\.damaged|\.creating)?"
-    rf"|{_DATABASE}(\.schema-\d+)?(\.creating)?(-wal|-shm|-journal)?"
-    rf"|({_JOURNAL})(\.new)?"
-)
 _SET_ASIDE: Final = re.compile(r"\d{6,}\.jsonl")
 #: What may be in a directory of this name, by the names of the files.
 _DIRECTORIES: Final[dict[str, Callable[[str], bool]]] = {
     QUARANTINE_NAME: lambda name: _SET_ASIDE.fullmatch(name) is not None,
     VALUES_NAME: lambda name: number_of(name) is not None,
 }
-
-
-def is_of_a_backup(name: str) -> bool:
-    return _BACKUP.fullmatch(name) is not None
-
-
-def is_of_a_store(name: str) -> bool:
-    return _STORE.fullmatch(name) is not None
 
 
 def has_store(directory: Path) -> bool:

@@ -50,6 +50,7 @@ from mpreg.persistence.maintenance.staging_inside import StagingInside
 from mpreg.persistence.maintenance.value_copies import changed_values, copy_values
 from mpreg.persistence.maintenance.verify import examine_database
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
+from mpreg.persistence.own_names import refuse_what_is_no_file
 
 __all__ = ["held_place", "restore"]
 
@@ -114,6 +115,9 @@ class _Restore:
 
     def run(self, control: Control) -> RestoreReport:
         self.data_dir = self.data_dir.absolute()
+        with file_errors(self.source):
+            if self.source.is_dir():
+                refuse_what_is_no_file(self.source)
         manifest = read_manifest(self.source)
         refuse_nested(self.data_dir, self.source, "the backup")
         sequence = self._sequence(manifest)

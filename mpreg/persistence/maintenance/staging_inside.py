@@ -27,9 +27,10 @@ from mpreg.persistence.data_directory import (
     VALUES_NAME,
     sync_directory,
 )
-from mpreg.persistence.maintenance.own_files import has_store, is_of_a_store
+from mpreg.persistence.maintenance.own_files import has_store
 from mpreg.persistence.maintenance.quarantine import QUARANTINE_NAME
 from mpreg.persistence.maintenance.staging import Staging
+from mpreg.persistence.own_names import is_of_a_store
 
 __all__ = ["StagingInside"]
 

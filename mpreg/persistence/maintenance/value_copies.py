@@ -62,7 +62,7 @@ class ValueCopies:
             (self.target / VALUES_NAME).mkdir(mode=0o700)
         for number, size in used:
             name = f"{VALUES_NAME}/{file_name(number)}"
-            if (self.source / name).exists():
+            if (self.source / name).is_file():
                 self.files[name] = self._linked(name, size) or self._copied(name, size)
 
     def _linked(self, name: str, size: int) -> FileInBackup | None:

@@ -37,6 +37,9 @@ def nobodys_files(source: SqliteSource) -> list[int]:
 def file_items(database: Path, number: int) -> Iterator[dict[str, Any]]:
     """A file for the quarantine, piece by piece."""
     name = file_name(number)
+    if not (directory_of(database) / name).is_file():
+        # A device has no end, and a named pipe none before somebody opens its other one.
+        return
     with (directory_of(database) / name).open("rb") as file:
         offset = 0
         while data := file.read(_PIECE_BYTES):

@@ -24,9 +24,10 @@ from mpreg.persistence.backends.sqlite.places import Place, directory_of, file_n
 
 __all__ = ["ValueGoneError", "ValueReader", "held", "read_value", "removable"]
 
-_OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+#: Not waiting: a named pipe would be waited for until somebody opens its other end.
+_OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 #: Of the file, and not of the system as a whole: what cannot be read of it is damaged.
-_DAMAGE: Final = frozenset({errno.EIO, errno.ELOOP, errno.EISDIR})
+_DAMAGE: Final = frozenset({errno.EIO, errno.ELOOP, errno.EISDIR, errno.ESPIPE, errno.ENXIO})
 
 
 class ValueGoneError(Exception):

@@ -1,0 +1,90 @@
+"""What mpreg names its own in a data directory, and that only files may have such a name."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Final
+
+from mpreg.errors import DataDirectoryError
+
+__all__ = [
+    "ACKED_NAME",
+    "BACKUP_NAME",
+    "DATABASE_NAME",
+    "JOURNAL_NAME",
+    "LOCK_NAME",
+    "VALUES_NAME",
+    "is_of_a_backup",
+    "is_of_a_store",
+    "refuse_what_is_no_file",
+]
+
+DATABASE_NAME: Final = "mpreg.db"
+JOURNAL_NAME: Final = "mpreg.journal"
+"""The control file of the file backend: where it is, there is a journal."""
+LOCK_NAME: Final = "LOCK"
+VALUES_NAME: Final = "values"
+"""The directory of the SQLite backend's files of values."""
+
+ACKED_NAME: Final = "ACKED"
+BACKUP_NAME: Final = "BACKUP"
+"""Says what a backup is of, and what its files must be: beside it nothing else may be written."""
+
+_DATABASE: Final = re.escape(DATABASE_NAME)
+_JOURNAL: Final = rf"{re.escape(JOURNAL_NAME)}|(journal|snapshot)-\d{{20}}"
+_BACKUP: Final = re.compile(rf"{BACKUP_NAME}|{_DATABASE}(-wal|-shm)?|{_JOURNAL}")
+_STORE: Final = re.compile(
+    rf"{LOCK_NAME}|{ACKED_NAME}(\.damaged|\.creating)?"
+    rf"|{_DATABASE}(\.schema-\d+)?(\.creating)?(-wal|-shm|-journal)?"
+    rf"|({_JOURNAL})(\.new)?"
+)
+
+_KINDS: Final[dict[int, str]] = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def is_of_a_backup(name: str) -> bool:
+    return _BACKUP.fullmatch(name) is not None
+
+
+def is_of_a_store(name: str) -> bool:
+    return _STORE.fullmatch(name) is not None
+
+
+def refuse_what_is_no_file(directory: Path) -> None:
+    """Before anything in a store, or backup, is opened: a named pipe would be waited for until
+    somebody opens its other end, and a device be read without end. Links are left to who opens
+    them; so are the files of values, of which one that cannot be read is one damaged value.
+
+    Raises:
+        DataDirectoryError: something else than a file has the name of one, or something else than a
+            directory that of the directory of values.
+        OSError: the directory cannot be read.
+    """
+    with os.scandir(directory) as found:
+        entries = [entry for entry in found if not entry.is_symlink()]
+    for entry in entries:
+        if is_of_a_store(entry.name) or is_of_a_backup(entry.name):
+            expected, is_it = "a file", entry.is_file(follow_symlinks=False)
+        elif entry.name == VALUES_NAME and (directory / DATABASE_NAME).exists():
+            expected, is_it = "a directory", entry.is_dir(follow_symlinks=False)
+        else:
+            continue
+        if not is_it:
+            raise _refused(directory / entry.name, expected)
+
+
+def _refused(path: Path, expected: str) -> DataDirectoryError:
+    kind = _KINDS.get(stat.S_IFMT(path.lstat().st_mode), "something else")
+    return DataDirectoryError(
+        path, f"this is {kind}, where {expected} is expected; nothing was changed: move it away"
+    )
