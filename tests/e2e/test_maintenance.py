@@ -293,6 +293,30 @@ def test_an_import_that_waits_for_its_input_can_be_interrupted(tmp_path: Path, l
     assert list(place.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("source", ["-", "/dev/zero"])
+@on_both_loops
+def test_an_import_of_a_line_without_an_end_is_refused(
+    tmp_path: Path, loop: str, source: str
+) -> None:
+    place, settings = tmp_path / "to" / "data", tmp_path / "mpreg.toml"
+    settings.write_text("[mpreg.persistence]\nvalue_bytes_max = 4096\n")
+    with Path("/dev/zero").open("rb") as endless:
+        cat = subprocess.Popen(["cat"], stdin=endless, stdout=subprocess.PIPE)
+        with cat:
+            result = subprocess.run(
+                [
+                    sys.executable, "-m", "mpreg.cli", "import", source, "--loop", loop,
+                    "--config", str(settings), "--data-dir", str(place),
+                ],
+                cwd=REPOSITORY, stdin=cat.stdout, capture_output=True, text=True,
+                timeout=GUARD_SECONDS, check=False,
+            )  # fmt: skip
+            cat.kill()
+    assert result.returncode == 3
+    assert "line 1: it is longer than" in result.stderr
+    assert list(place.parent.iterdir()) == []
+
+
 def test_an_export_that_nobody_reads_to_its_end_ends_cleanly(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     anyio.run(filled, data_dir)

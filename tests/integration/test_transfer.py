@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mpreg.codec import KEY_BYTES_MAX, NAME_BYTES_MAX
 from mpreg.persistence import (
     CorruptDataError,
     DataDirectoryError,
@@ -22,7 +23,14 @@ from mpreg.persistence import (
     PersistenceConfig,
     PersistenceRegistry,
 )
-from mpreg.persistence.maintenance import export_lines, import_into, import_lines, verify
+from mpreg.persistence.maintenance import (
+    export_lines,
+    import_into,
+    import_lines,
+    line_bytes_max,
+    verify,
+)
+from mpreg.persistence.snapshots import CHUNK_BYTES
 from mpreg.queues import MessageQueueManager
 from tests.integration.maintenance_support import fill, filled, read_all
 from tests.integration.support import config, listed, registry, tamper
@@ -189,6 +197,34 @@ async def test_nothing_is_imported_over_a_store(data_dir: Path) -> None:
     async with registry(data_dir):
         with pytest.raises(DataDirectoryLockedError):
             await import_lines(each(lines), config(data_dir))
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "file"])
+async def test_a_line_that_is_longer_than_any_of_an_export_is_refused(
+    data_dir: Path, tmp_path: Path, backend: str
+) -> None:
+    await filled(data_dir, entries=1)
+    lines = await exported(data_dir)
+    lines[3] = b" " * (line_bytes_max(4_096) + 1)
+    other = config(tmp_path / "other", backend=backend, value_bytes_max=4_096)
+    with pytest.raises(InvalidArgumentError, match=rf"line 4: .* {line_bytes_max(4_096)} bytes"):
+        await import_lines(each(lines), other)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("byte", [b"\x00", b"\xff", b"a", "\u20ac".encode()])
+async def test_no_line_of_an_export_is_longer(data_dir: Path, tmp_path: Path, byte: bytes) -> None:
+    key, name = "\x00" * KEY_BYTES_MAX, "\x00" * NAME_BYTES_MAX
+    size = CHUNK_BYTES + CHUNK_BYTES // 2
+    value = byte * (size // len(byte))
+    async with registry(data_dir, value_bytes_max=size) as opened:
+        await opened.key_value_store(name).put(key, value, ttl_seconds=1e9)
+        await opened.log_store(name).append(value)
+        await opened.snapshot_store("s").save(value)
+    lines = await exported(data_dir)
+    assert max(map(len, lines)) <= line_bytes_max(size)
+    await import_lines(each(lines), config(tmp_path / "other", value_bytes_max=size))
+    assert await exported(tmp_path / "other")
 
 
 async def test_a_cancelled_import_leaves_nothing(data_dir: Path, tmp_path: Path) -> None:

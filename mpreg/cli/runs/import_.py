@@ -12,6 +12,7 @@ from stat import S_ISFIFO, S_ISREG, S_ISSOCK
 from typing import BinaryIO, Final
 
 import anyio.to_thread
+from attrs import define, field
 
 from mpreg.cli.exits import DamagedInputError
 from mpreg.cli.output import Output
@@ -19,7 +20,7 @@ from mpreg.cli.progress import OnProgress, Progress
 from mpreg.cli.runs.export import gaps_text
 from mpreg.cli.settings import Settings
 from mpreg.errors import InvalidArgumentError
-from mpreg.persistence.maintenance import ImportReport, import_lines
+from mpreg.persistence.maintenance import ImportReport, import_lines, line_bytes_max
 
 __all__ = ["run_import"]
 
@@ -34,7 +35,8 @@ async def run_import(
         raise InvalidArgumentError("a memory store would be gone at once; name another backend")
     with output.progress("importing") as on_progress, _opened(file) as stream:
         try:
-            report = await import_lines(_lines_of(stream, on_progress), config)
+            lines = _lines_of(stream, line_bytes_max(config.value_bytes_max), on_progress)
+            report = await import_lines(lines, config)
         except InvalidArgumentError as error:
             raise DamagedInputError(f"{file}: {error}; nothing was imported") from error
     output.row(
@@ -58,40 +60,61 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
         yield stream
 
 
-async def _lines_of(stream: BinaryIO, on_progress: OnProgress | None) -> AsyncIterator[bytes]:
+async def _lines_of(
+    stream: BinaryIO, bytes_max: int, on_progress: OnProgress | None
+) -> AsyncIterator[bytes]:
     total, done = _size_of(stream), 0
-    groups = _arriving(stream.fileno()) if _may_keep_waiting(stream) else _standing(stream)
-    async for lines in groups:
-        for line in lines:
+    read = _arriving if _may_keep_waiting(stream) else _standing
+    cutter = LineCutter(bytes_max)
+    while piece := await read(stream):
+        for line in cutter.cut(piece):
             yield line
-        done += sum(map(len, lines))
+        done += len(piece)
         if on_progress is not None:
             on_progress(Progress("importing bytes", done, total))
+    if rest := cutter.rest():
+        yield rest
 
 
-async def _standing(stream: BinaryIO) -> AsyncIterator[list[bytes]]:
-    read = functools.partial(stream.readlines, READ_BYTES)
-    while lines := await anyio.to_thread.run_sync(read, abandon_on_cancel=True):
-        yield lines
+async def _standing(stream: BinaryIO) -> bytes:
+    read = functools.partial(stream.read, READ_BYTES)
+    return await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
 
 
-async def _arriving(descriptor: int) -> AsyncIterator[list[bytes]]:
+async def _arriving(stream: BinaryIO) -> bytes:
     """Never in a thread: one that waits for a pipe keeps the process from ending when it is
     interrupted."""
-    begun: list[bytes] = []
-    while True:
-        await anyio.wait_readable(descriptor)
-        piece = os.read(descriptor, READ_BYTES)
-        *whole, last = piece.split(b"\n")
-        if whole:
-            first = b"".join((*begun, whole[0]))
-            begun = []
-            yield [line + b"\n" for line in (first, *whole[1:])]
-        begun.append(last)
-        if not piece:
-            if rest := b"".join(begun):
-                yield [rest]
-            return
+    await anyio.wait_readable(stream.fileno())
+    return os.read(stream.fileno(), READ_BYTES)
+
+
+@define
+class LineCutter:
+    """Cuts into lines what comes in pieces. A line may have no end, so one that is too long is
+    given as far as it came: whoever reads it sees that it is."""
+
+    bytes_max: int
+    _begun: list[bytes] = field(factory=list)
+    _size: int = 0
+
+    def cut(self, piece: bytes) -> Iterator[bytes]:
+        """The lines that end in this piece."""
+        *ended, last = piece.split(b"\n")
+        for line in ended:
+            self._add(line)
+            yield self.rest() + b"\n"
+        self._add(last)
+        if self._size > self.bytes_max:
+            yield self.rest()
+
+    def _add(self, part: bytes) -> None:
+        self._begun.append(part)
+        self._size += len(part)
+
+    def rest(self) -> bytes:
+        """What has no end yet."""
+        begun, self._begun, self._size = self._begun, [], 0
+        return b"".join(begun)
 
 
 def _may_keep_waiting(stream: BinaryIO) -> bool:

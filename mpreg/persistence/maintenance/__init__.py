@@ -9,6 +9,7 @@ from mpreg.persistence.maintenance.backup import backup
 from mpreg.persistence.maintenance.export import ExportReport, export_lines
 from mpreg.persistence.maintenance.findings import Finding, FindingKind, VerificationReport
 from mpreg.persistence.maintenance.importing import ImportReport, import_into, import_lines
+from mpreg.persistence.maintenance.lines import line_bytes_max
 from mpreg.persistence.maintenance.repair import repair
 from mpreg.persistence.maintenance.reports import BackupReport, RestoreReport
 from mpreg.persistence.maintenance.restore import restore
@@ -28,6 +29,7 @@ __all__ = [
     "export_lines",
     "import_into",
     "import_lines",
+    "line_bytes_max",
     "repair",
     "restore",
     "verify",

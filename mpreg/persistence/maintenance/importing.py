@@ -21,6 +21,7 @@ from mpreg.persistence.maintenance.lines import (
     FORMAT_VERSION,
     data_of,
     key_of,
+    line_bytes_max,
     load_line,
     number_of,
     parts_of_name,
@@ -79,6 +80,9 @@ async def import_lines(lines: AsyncIterable[bytes], config: PersistenceConfig) -
     A journal can have none: its log begins behind the last gap, and the records before it are in
     the quarantine of the new store.
 
+    No line may be longer than `line_bytes_max`: whoever reads them from where they may have no end
+    may cut them behind that.
+
     Cancelled, or failed: nothing is left of it. Killed: the next one removes what is left.
 
     Raises:
@@ -100,7 +104,7 @@ async def import_lines(lines: AsyncIterable[bytes], config: PersistenceConfig) -
         settings = evolve(config, data_dir=staging.path, grace_seconds=0.0, restarts_max=0)
         async with PersistenceRegistry(settings) as registry:
             gaps = gaps_in(staging.path, settings.backend, registry)
-            work = _Import(registry, _Lines(aiter(lines)), gaps)
+            work = _Import(registry, _Lines.of(lines, config), gaps)
             report = await run_unless_full(registry, work.run)
         await anyio.to_thread.run_sync(gaps.finish)
         with file_errors(staging.place):
@@ -117,7 +121,7 @@ async def import_into(registry: PersistenceRegistry, lines: AsyncIterable[bytes]
         InvalidArgumentError: a line cannot be read, or the export was cut off; or records are
             missing from a log of it.
     """
-    return await _Import(registry, _Lines(aiter(lines)), no_gaps).run()
+    return await _Import(registry, _Lines.of(lines, registry.config), no_gaps).run()
 
 
 @define
@@ -125,16 +129,26 @@ class _Lines:
     """The lines with their numbers, so that an error can say which one it is."""
 
     _lines: AsyncIterator[bytes]
+    _bytes_max: int
     number: int = 0
     digest: str = ""
     """SHA-256 of all lines before the last one that was read."""
     _hash: hashlib._Hash = field(factory=hashlib.sha256)
+
+    @classmethod
+    def of(cls, lines: AsyncIterable[bytes], config: PersistenceConfig) -> _Lines:
+        return cls(aiter(lines), line_bytes_max(config.value_bytes_max))
 
     async def following(self) -> dict[str, Any] | None:
         line = await anext(self._lines, None)
         if line is None:
             return None
         self.number += 1
+        if len(line) > self._bytes_max:
+            raise InvalidArgumentError(
+                f"it is longer than {self._bytes_max} bytes, and no line of an export is, unless "
+                "value_bytes_max was above what it is here"
+            )
         self.digest = self._hash.hexdigest()
         self._hash.update(line)
         return load_line(line)

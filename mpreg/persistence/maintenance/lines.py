@@ -28,8 +28,16 @@ import math
 import re
 from typing import Any, Final
 
-from mpreg.codec import decode_key, encode_key, encode_name, encode_reserved_name
+from mpreg.codec import (
+    KEY_BYTES_MAX,
+    NAME_BYTES_MAX,
+    decode_key,
+    encode_key,
+    encode_name,
+    encode_reserved_name,
+)
 from mpreg.errors import InvalidArgumentError
+from mpreg.persistence.snapshots import CHUNK_BYTES
 
 __all__ = [
     "FIRST_BYTES",
@@ -41,6 +49,7 @@ __all__ = [
     "encode_store_name",
     "is_own_name",
     "key_of",
+    "line_bytes_max",
     "load_line",
     "number_of",
     "parts_of_name",
@@ -52,12 +61,24 @@ FORMAT_VERSION: Final = 1
 FIRST_BYTES: Final = b'{"type":"mpreg-export"'
 """What every export begins with."""
 
+#: The most that one byte becomes: one that is no printable character, as ``\\u0000``.
+_BYTES_PER_BYTE: Final = 6
+#: Of all that is neither name, nor key, nor data.
+_REST_BYTES: Final = 4_096
+
 #: Of the names that mpreg keeps for itself: what `PersistenceRegistry.reserved` is given.
 _KIND: Final = re.compile(r"[a-z][a-z0-9_.-]*", re.ASCII)
 
 
 def dump_line(item: dict[str, Any]) -> bytes:
     return json.dumps(item, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def line_bytes_max(value_bytes_max: int) -> int:
+    """No line of an export is longer where no value is larger than ``value_bytes_max``."""
+    # A snapshot is cut into chunks by whoever has saved it, with other settings perhaps.
+    data = max(value_bytes_max, CHUNK_BYTES)
+    return _BYTES_PER_BYTE * (data + KEY_BYTES_MAX + 2 * NAME_BYTES_MAX) + _REST_BYTES
 
 
 def load_line(line: bytes) -> dict[str, Any]:
