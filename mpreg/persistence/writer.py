@@ -114,6 +114,8 @@ class Writer:
     _in_doubt: _InDoubt | None = None
     _commands: deque[UpkeepCommand] = field(factory=deque)
     """Taken from the mailbox and not begun."""
+    _interrupted: tuple[UpkeepCommand, CommitFailedError] | None = None
+    """Cut off by a failure, and what to answer once the store is open again."""
     _started: bool = False
 
     async def start(self) -> None:
@@ -134,6 +136,10 @@ class Writer:
             raise
 
     async def run(self) -> None:
+        if self._interrupted is not None:
+            command, error = self._interrupted
+            self._interrupted = None
+            command.fail(error)
         if self._in_doubt is not None:
             await self._commit(self._in_doubt.group)
         while True:
@@ -186,10 +192,11 @@ class Writer:
         except CommitFailedError as error:
             command.fail(error)
         except Exception as error:
-            # Not again by itself after the restart: it may be the cause.
+            # Not again by itself after the restart: it may be the cause. But not answered before
+            # it either: where there is none, all who wait are told the same, the first cause.
             failed = CommitFailedError(f"a step of upkeep was interrupted: {error}")
             failed.__cause__ = error
-            command.fail(failed)
+            self._interrupted = command, failed
             raise
         except BaseException as error:
             command.fail(_not_kept_up(error))
@@ -215,6 +222,9 @@ class Writer:
         await self._backend.close()
 
     def abandon(self, cause: Exception | None) -> None:
+        if self._interrupted is not None:
+            self._interrupted[0].fail(_not_kept_up(cause))
+            self._interrupted = None
         while self._commands:
             self._commands.popleft().fail(_not_kept_up(cause))
         if (in_doubt := self._in_doubt) is None:

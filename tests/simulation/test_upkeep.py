@@ -230,6 +230,35 @@ async def test_a_step_asked_for_is_answered_also_where_the_disk_fails(
         assert await registry.log_store("log").append(b"") == 0
 
 
+class NeverTwiceTheSame(SimulatedBackend):
+    """Each step of upkeep fails, with an error of its own."""
+
+    failures = 0
+
+    async def upkeep(self, step: UpkeepStep) -> UpkeepResult:
+        self.failures += 1
+        raise StorageIOError(f"failure {self.failures}")
+
+
+@every_schedule
+async def test_a_step_that_ends_the_writer_is_answered_with_what_ended_it(
+    simulation: Simulation,
+) -> None:
+    """Otherwise two errors would leave the registry's block, in a group that nobody expects."""
+    backend = NeverTwiceTheSame(SimulatedDisk())
+
+    async def compact_twice() -> None:
+        config = make_config(**quiet(restarts_max=1))
+        async with PersistenceRegistry(config, backend=backend) as registry:
+            with pytest.raises(CommitFailedError, match="interrupted: failure 1"):
+                await registry.compact()
+            await registry.compact()
+
+    with anyio.fail_after(100), pytest.raises(StorageIOError, match="failure 1"):
+        await compact_twice()
+    assert backend.failures == 2
+
+
 @every_schedule
 async def test_upkeep_goes_on_after_the_disk_has_failed_in_it(simulation: Simulation) -> None:
     faults = FaultInjector()
