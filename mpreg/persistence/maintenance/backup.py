@@ -57,7 +57,6 @@ from mpreg.persistence.maintenance.staging import (
 from mpreg.persistence.maintenance.value_copies import ValueCopies, changed_values
 from mpreg.persistence.maintenance.verify import examine_database
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
-from mpreg.persistence.own_names import refuse_what_is_no_file
 
 __all__ = ["backup"]
 
@@ -194,9 +193,6 @@ class _Backup:
             return None
         if self.destination.is_dir() and not any(self.destination.iterdir()):
             return None
-        with file_errors(self.destination):
-            if self.destination.is_dir():
-                refuse_what_is_no_file(self.destination)
         try:
             previous = read_manifest(self.destination)
         except CorruptDataError as error:

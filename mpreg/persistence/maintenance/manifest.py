@@ -97,6 +97,9 @@ def read_manifest(directory: Path) -> BackupManifest:
         SchemaVersionError: made by a newer mpreg.
     """
     path = directory / MANIFEST_NAME
+    if path.exists() and not path.is_file():
+        # A named pipe would be waited for.
+        raise DataDirectoryError(path, "this is no file: not a backup")
     try:
         found = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
