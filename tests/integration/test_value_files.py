@@ -1158,10 +1158,21 @@ def test_a_damaged_file_is_told_as_the_damage_of_its_value_alone(
     if damage == "a directory":
         file.mkdir()
     found = [value for result in store.read(*queries) for value in found_in(result)]
-    assert "does not match its checksum" in str(found[0])
+    assert f"does not match its checksum; its value is in values/{file.name}" in str(found[0])
     assert found[1:] in ([], [LARGE])
     if damage == "a directory":
         file.rmdir()
+
+
+def test_what_keeps_a_store_from_being_opened_is_named(store: Store) -> None:
+    store.commit(Put(N, b"key", LARGE))
+    store.session.close()
+    values = store.files[0].parent
+    shutil.rmtree(values)
+    values.touch()
+    with pytest.raises(StorageIOError, match="opening the store failed here") as raised:
+        WriteSession.open(store.path, OPTIONS)
+    assert raised.value.path == values
 
 
 def test_a_place_that_is_damaged_leads_nowhere(store: Store) -> None:

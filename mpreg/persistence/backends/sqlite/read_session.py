@@ -37,11 +37,12 @@ from mpreg.persistence.backend import (
 from mpreg.persistence.backends.answers import answer_bytes
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, translate
-from mpreg.persistence.backends.sqlite.places import Place
+from mpreg.persistence.backends.sqlite.places import Place, file_name
 from mpreg.persistence.backends.sqlite.tables import checked_bounds, is_intact
 from mpreg.persistence.backends.sqlite.value_reading import ValueGoneError, ValueReader
 from mpreg.persistence.backends.sqlite.write_session import SqliteOptions
 from mpreg.persistence.commit_group import LogBounds
+from mpreg.persistence.data_directory import VALUES_NAME
 
 __all__ = ["ReadSession"]
 
@@ -302,7 +303,7 @@ class ReadSession:
         value = self._value(stored)
         if is_intact(zlib.crc32(namespace), key, version, expires_at, value, checksum):
             return StoredEntry(key, version, expires_at, value)
-        return self._damaged_entry(namespace, key)
+        return self._damaged_entry(namespace, key, stored)
 
     def _value(self, stored: Any) -> Any:
         """What a column has, or the file that it names."""
@@ -310,9 +311,12 @@ class ReadSession:
             return stored
         return self._values.read(place)
 
-    def _damaged_entry(self, namespace: bytes, key: object) -> CorruptDataError:
+    def _damaged_entry(self, namespace: bytes, key: object, stored: object) -> CorruptDataError:
+        place = Place.parse(stored) if isinstance(stored, str) else None
+        # There a file that is missing, or that this user may not read, looks like damage.
+        file = "" if place is None else f"; its value is in {VALUES_NAME}/{file_name(place.number)}"
         return CorruptDataError(
-            "the stored entry does not match its checksum",
+            f"the stored entry does not match its checksum{file}",
             path=self._path,
             where=f"namespace {shown_name(namespace)!r}, key {_shown(key)!r}",
         )

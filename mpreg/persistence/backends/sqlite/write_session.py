@@ -164,8 +164,9 @@ class WriteSession:
             if isinstance(error, sqlite3.Error):
                 raise translate(error, path) from error
             if isinstance(error, OSError):
-                what = "what a crash has left cannot be brought in order"
-                raise told_as(error, path, what) from error
+                what = "opening the store failed here"
+                where = Path(error.filename) if isinstance(error.filename, str) else path
+                raise told_as(error, where, what) from error
             raise
         return session
 
