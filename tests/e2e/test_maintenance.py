@@ -197,8 +197,36 @@ def test_a_backup_without_room_is_told_and_leaves_nothing(tmp_path: Path) -> Non
     assert process.returncode == 4, errors
     assert b"State of the data: rolled back." in errors
     assert b"Traceback" not in errors
+    assert errors.startswith(f"mpreg: {place.parent}/".encode())
     assert list(place.parent.iterdir()) == []
     assert verified(data_dir).sound
+
+
+@on_both_backends
+@pytest.mark.parametrize("command", ["backup", "restore", "export"])
+def test_without_room_it_is_told_of_the_device_that_has_none(
+    tmp_path: Path, backend: str, command: str
+) -> None:
+    data_dir, copy, place = tmp_path / "data", tmp_path / "copy", tmp_path / "to" / "new"
+
+    async def fill_one() -> None:
+        async with PersistenceRegistry(config(data_dir, backend=backend)) as opened:
+            await opened.log_store("audit").append_many([bytes(10_000)] * 100)
+
+    anyio.run(fill_one)
+    assert ended("backup", copy, "--data-dir", data_dir) == 0
+    place.parent.mkdir()
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    words = [copy, "--data-dir", place] if command == "restore" else [place, "--data-dir", data_dir]
+    with start(command, *words, limit=limit) as process:
+        _, errors = process.communicate(timeout=GUARD_SECONDS)
+    assert process.returncode == 4, errors
+    assert errors.startswith(f"mpreg: {place.parent}/".encode()), errors
+    assert list(place.parent.iterdir()) == []
 
 
 @on_both_backends

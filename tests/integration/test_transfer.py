@@ -22,11 +22,13 @@ from mpreg.persistence import (
     OffsetOutOfRangeError,
     PersistenceConfig,
     PersistenceRegistry,
+    StorageFullError,
 )
 from mpreg.persistence.maintenance import (
     export_lines,
     import_into,
     import_lines,
+    importing,
     line_bytes_max,
     verify,
 )
@@ -225,6 +227,22 @@ async def test_no_line_of_an_export_is_longer(data_dir: Path, tmp_path: Path, by
     assert max(map(len, lines)) <= line_bytes_max(size)
     await import_lines(each(lines), config(tmp_path / "other", value_bytes_max=size))
     assert await exported(tmp_path / "other")
+
+
+async def test_an_import_without_room_is_not_told_what_a_server_does(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> None:
+        raise StorageFullError("a file: no room; reads go on")
+
+    await filled(data_dir, entries=1)
+    lines = await exported(data_dir)
+    monkeypatch.setattr(importing, "run_unless_full", full)
+    other = tmp_path / "other"
+    with pytest.raises(StorageFullError) as raised:
+        await import_lines(each(lines), config(other))
+    assert str(raised.value).startswith(f"{other}: no room left on the device; nothing was impo")
+    assert not other.exists()
 
 
 async def test_a_cancelled_import_leaves_nothing(data_dir: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -14,7 +14,7 @@ from mpreg.cli.settings import Settings
 from mpreg.cli.streams import standard_output_is_closed
 from mpreg.persistence.maintenance import Finding, export_lines
 from mpreg.persistence.maintenance.staged_file import staged_file
-from mpreg.persistence.maintenance.staging import refuse_nested
+from mpreg.persistence.maintenance.staging import naming, refuse_nested
 
 __all__ = ["gaps_text", "run_export"]
 
@@ -29,13 +29,26 @@ async def run_export(settings: Settings, output: Output, *, file: Path, allow_ga
         refuse_nested(file, settings.data_dir, "the data directory")
     with output.progress("exporting") as on_progress, _written(file) as stream:
         report = await export_lines(
-            settings.data_dir, stream.write, allow_gaps=allow_gaps, on_progress=on_progress
+            settings.data_dir,
+            _writer(file, stream),
+            allow_gaps=allow_gaps,
+            on_progress=on_progress,
         )
     text = (
         f"exported {report.entries} entries, {report.records} records, {report.snapshots} "
         f"snapshots at commit sequence {report.commit_sequence}"
     )
     output.aside(report.as_mapping(), text + gaps_text(report.gaps, report.missing))
+
+
+def _writer(file: Path, stream: BinaryIO) -> Callable[[bytes], object]:
+    place = Path("the standard output") if str(file) == "-" else file
+
+    def write(line: bytes) -> None:
+        with naming(place):
+            stream.write(line)
+
+    return write
 
 
 def gaps_text(gaps: Sequence[Finding], missing: int) -> str:

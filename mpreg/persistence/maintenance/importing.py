@@ -10,7 +10,12 @@ from typing import Any, Final
 import anyio.to_thread
 from attrs import define, evolve, field, frozen
 
-from mpreg.errors import ConfigurationError, DataDirectoryError, InvalidArgumentError
+from mpreg.errors import (
+    ConfigurationError,
+    DataDirectoryError,
+    InvalidArgumentError,
+    StorageFullError,
+)
 from mpreg.persistence.batch import operation_bytes
 from mpreg.persistence.config import PersistenceConfig
 from mpreg.persistence.maintenance.checks import shown_name
@@ -102,10 +107,17 @@ async def import_lines(lines: AsyncIterable[bytes], config: PersistenceConfig) -
         # All is awaited: what is still under way at the end is only there where there is no room.
         # And where the disk fails, nothing is won by opening half a store again.
         settings = evolve(config, data_dir=staging.path, grace_seconds=0.0, restarts_max=0)
-        async with PersistenceRegistry(settings) as registry:
-            gaps = gaps_in(staging.path, settings.backend, registry)
-            work = _Import(registry, _Lines.of(lines, config), gaps)
-            report = await run_unless_full(registry, work.run)
+        try:
+            async with PersistenceRegistry(settings) as registry:
+                gaps = gaps_in(staging.path, settings.backend, registry)
+                work = _Import(registry, _Lines.of(lines, config), gaps)
+                report = await run_unless_full(registry, work.run)
+        except StorageFullError as error:
+            # It says what a server would do, and names a file that is removed.
+            raise StorageFullError(
+                f"{staging.place}: no room left on the device; nothing was imported: make room and "
+                "run it again"
+            ) from error
         await anyio.to_thread.run_sync(gaps.finish)
         with file_errors(staging.place):
             await anyio.to_thread.run_sync(staging.publish)

@@ -35,6 +35,7 @@ __all__ = [
     "busy",
     "file_errors",
     "is_same",
+    "naming",
     "refuse_nested",
     "resolved",
     "staged",
@@ -273,6 +274,22 @@ def sync_file(path: Path) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have the system's errors name the file that is read or written in the block, as they do by
+    themselves only where it is opened: where one is copied, the two may be on two devices.
+
+    Raises:
+        OSError: as the block does.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def file_errors(path: Path) -> Iterator[None]:
     """The system's errors in mpreg's words; but for a pipe that nobody reads any more: no device
     has failed then, and who writes to it decides.
@@ -288,11 +305,15 @@ def file_errors(path: Path) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        if error.errno in _FULL:
+        is_full = error.errno in _FULL
+        # Of two the second is the one that is written to.
+        name = (error.filename2 if is_full else None) or error.filename
+        where = Path(name) if isinstance(name, str) else path
+        if is_full:
             raise StorageFullError(
-                f"{path}: no room left on the device ({error.strerror}); make room and run it again"
+                f"{where}: no room left on the device ({error.strerror}); make room and run it "
+                "again"
             ) from error
-        where = Path(error.filename) if isinstance(error.filename, str) else path
         if (why := _REFUSED.get(error.errno or 0)) is not None:
             raise DataDirectoryError(where, why) from error
         raise StorageIOError(f"{error.strerror or error}", where) from error

@@ -21,6 +21,7 @@ from mpreg.persistence.data_directory import VALUES_NAME
 from mpreg.persistence.maintenance.findings import Finding
 from mpreg.persistence.maintenance.manifest import BackupManifest, FileInBackup, file_digest
 from mpreg.persistence.maintenance.reports import changed_file
+from mpreg.persistence.maintenance.staging import naming
 from mpreg.persistence.maintenance.worker import Control
 
 __all__ = ["ValueCopies", "changed_values", "copy_values"]
@@ -88,7 +89,7 @@ class ValueCopies:
         copy = self.target / name
         copy.touch(mode=0o600)
         digest, copied = hashlib.sha256(), 0
-        with copy.open("r+b") as target:
+        with naming(copy), copy.open("r+b") as target:
             for piece in _pieces(self.source / name, size):
                 target.write(piece)
                 digest.update(piece)
@@ -100,7 +101,7 @@ class ValueCopies:
 
 def _pieces(path: Path, size: int) -> Iterator[bytes]:
     """The first bytes of a file; fewer where it is shorter."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         while size and (piece := file.read(min(size, _PIECE_BYTES))):
             size -= len(piece)
             yield piece
@@ -139,7 +140,7 @@ def copy_values(
     for name, expected in digests.items():
         digest, copy = hashlib.sha256(), target / name
         copy.touch(mode=0o600)
-        with copy.open("r+b") as file:
+        with naming(copy), copy.open("r+b") as file:
             for piece in _pieces(source / name, (source / name).stat().st_size):
                 file.write(piece)
                 digest.update(piece)

@@ -34,7 +34,7 @@ from mpreg.persistence.maintenance.manifest import (
 )
 from mpreg.persistence.maintenance.quarantine import SetAside, copy_quarantine
 from mpreg.persistence.maintenance.reports import BackupReport, damage_in
-from mpreg.persistence.maintenance.staging import Staging, file_errors
+from mpreg.persistence.maintenance.staging import Staging, file_errors, naming
 from mpreg.persistence.maintenance.verify import examine_journal
 from mpreg.persistence.maintenance.worker import Control as Work
 
@@ -140,7 +140,7 @@ class JournalBackup:
             self._done_bytes -= file.size
         digest = hashlib.sha256()
         copy.touch(mode=0o600)
-        with copy.open("r+b") as target:
+        with naming(copy), copy.open("r+b") as target:
             for piece in file.pieces():
                 target.write(piece)
                 digest.update(piece)

@@ -30,6 +30,7 @@ from mpreg.persistence.backends.file.format import (
 from mpreg.persistence.backends.file.names import Names, segment_name, snapshot_name
 from mpreg.persistence.backends.file.segment import scan_segment
 from mpreg.persistence.data_directory import JOURNAL_NAME
+from mpreg.persistence.maintenance.staging import naming
 
 __all__ = ["OpenFile", "OpenJournal", "end_of_commit", "opened_journal", "write_control"]
 
@@ -40,15 +41,20 @@ PIECE_BYTES: Final = 256 << 10
 class OpenFile:
     """A file of the journal that cannot go any more."""
 
-    name: str
+    path: Path
     descriptor: int
     size: int
+
+    @property
+    def name(self) -> str:
+        return self.path.name
 
     def pieces(self) -> Iterator[bytes]:
         """Its bytes up to ``size``."""
         at = 0
         while at < self.size:
-            piece = os.pread(self.descriptor, min(PIECE_BYTES, self.size - at), at)
+            with naming(self.path):
+                piece = os.pread(self.descriptor, min(PIECE_BYTES, self.size - at), at)
             if not piece:
                 raise StorageIOError(f"{self.name} became shorter while it was read")
             at += len(piece)
@@ -114,7 +120,7 @@ def _open_files(directory: Path) -> OpenJournal:
     try:
         for name in wanted:
             descriptor = files.open(directory / name)
-            journal.files.append(OpenFile(name, descriptor, files.size(descriptor)))
+            journal.files.append(OpenFile(directory / name, descriptor, files.size(descriptor)))
     except BaseException:
         for file in journal.files:
             os.close(file.descriptor)
