@@ -12,7 +12,7 @@ that would not find it out: so that one is written to have passed over it as wel
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from mpreg.queues.intervals import IntervalSet
 from mpreg.queues.records import PassedOver
@@ -22,7 +22,19 @@ if TYPE_CHECKING:
     from mpreg.queues.state import QueueState
     from mpreg.queues.subscription_state import SubscriptionState
 
-__all__ = ["inherited", "put_back", "take_passed", "take_passed_of"]
+__all__ = [
+    "declined",
+    "forget_passed",
+    "inherited",
+    "passed_by",
+    "put_back",
+    "take_passed",
+    "take_passed_of",
+]
+
+
+Passed: TypeAlias = "tuple[SubscriptionState, dict[int, IntervalSet]]"
+"""What a subscription has passed over, by lane."""
 
 
 def take_passed(state: QueueState, ranges_max: int) -> list[PassedOver]:
@@ -57,6 +69,39 @@ def inherited(state: QueueState, name: str, ranges_max: int) -> list[PassedOver]
             if start < stop:
                 ranges.append((number, start, stop))
     return _events(name, ranges, ranges_max)
+
+
+def declined(state: QueueState, name: str, starts: dict[int, int] | None) -> PassedOver | None:
+    """What was held for the first subscription to come, where that one begins behind it: there is
+    nobody else for whom it would be held. But for a quorum, which others may still come for."""
+    ranges = [(lane, 0, start) for lane, start in (starts or {}).items() if start]
+    if not ranges or state.subscriptions or state.is_quorum:
+        return None
+    return PassedOver(name, ranges)
+
+
+def passed_by(state: QueueState) -> list[Passed]:
+    """What all subscriptions have passed over and no event tells of. It stays so until somebody
+    says that it is saved, by `forget_passed`: else what is written meanwhile would rely on a
+    snapshot that may never be whole."""
+    return [
+        (one, {lane: found.copy() for lane, found in one.passed.items()})
+        for one in state.subscriptions.values()
+        if one.passed
+    ]
+
+
+def forget_passed(saved: Iterable[Passed]) -> None:
+    """A snapshot tells of it."""
+    for subscription, by_lane in saved:
+        for lane, known in by_lane.items():
+            if (passed := subscription.passed.pop(lane, None)) is None:
+                continue
+            left = IntervalSet(
+                gap for start, stop in passed.ranges() for gap in known.missing(start, stop)
+            )
+            if len(left):
+                subscription.passed[lane] = left
 
 
 def _events(name: str, ranges: list[tuple[int, int, int]], ranges_max: int) -> list[PassedOver]:

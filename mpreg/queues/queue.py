@@ -265,6 +265,9 @@ class MessageQueue:
         message. For one that is there another pattern counts from where it has come to.
         ``start``, for a new one: ``"earliest"`` (all that is not finished), ``"latest"`` (what is
         sent from now on) or an offset (only where there are no priorities).
+
+        What a queue of `DeliveryGuarantee.BROADCAST` has held for its first subscription is
+        finished where that one begins behind it.
         """
         return await self._subscriptions.make(name, topic_pattern, start)
 

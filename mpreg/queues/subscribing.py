@@ -12,7 +12,7 @@ from mpreg.errors import InvalidArgumentError, QueueNotFoundError, ValueTooLarge
 from mpreg.queues.arguments import check_start
 from mpreg.queues.configuration import QueueType
 from mpreg.queues.core import QueueCore
-from mpreg.queues.passing import inherited, put_back, take_passed_of
+from mpreg.queues.passing import declined, inherited, put_back, take_passed_of
 from mpreg.queues.records import Event, SubscriptionChanged, SubscriptionDeleted
 from mpreg.queues.state import DEFAULT_SUBSCRIPTION
 from mpreg.queues.subscription import Subscription
@@ -73,7 +73,11 @@ class Subscriptions:
             if state is None:
                 # What was finished must not come back for it after a restart.
                 events: list[Event] = [changed, *inherited(core.state, name, ranges_max)]
-                await self._change(events, lambda _: None)
+                if refused := declined(core.state, name, starts):
+                    await self._change([*events, refused], self._finished_by_it)
+                    await core.measure()
+                else:
+                    await self._change(events, lambda _: None)
             else:
                 # With another pattern they would count again after a restart.
                 passed = take_passed_of(state, ranges_max)
@@ -82,6 +86,10 @@ class Subscriptions:
                     lambda committed: None if committed else put_back(core.state, passed),
                 )
             return self.find(name)
+
+    def _finished_by_it(self, committed: bool) -> None:
+        if committed:
+            self._core.forget_finished()
 
     async def delete(self, name: str) -> None:
         """See `MessageQueue.delete_subscription`."""

@@ -12,6 +12,7 @@ from mpreg.queues.keeper import SAVED_AT_CLOSE_MIN
 from mpreg.testing import Fault, FaultInjector, SimulatedDisk
 from tests.integration.queues.support import (
     copied_while_open,
+    finished,
     open_queue,
     open_simulated,
     payloads,
@@ -160,3 +161,71 @@ async def test_a_queue_in_memory_remembers_nothing_of_it(data_dir: Path) -> None
         await jobs.send_many(range(4), topic="b")
         assert await subscription.receive(0) is None
         assert subscription._state.passed == {}
+
+
+# --- held for the first subscription to come ---
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+@pytest.mark.parametrize("start", ["latest", 3])
+async def test_what_was_held_for_the_first_subscription_is_finished_where_it_begins_behind_it(
+    data_dir: Path, start: str | int, crashes: bool
+) -> None:
+    settings = QueueConfiguration(
+        delivery_guarantee=DeliveryGuarantee.BROADCAST, max_size=3, max_bytes=1_000
+    )
+    async with open_queue(data_dir, settings) as jobs:
+        await jobs.send_many([0, 1, 2])
+        assert jobs.statistics().size == 3
+        await jobs.subscription("first", start=start)
+        assert (jobs.statistics().size, jobs.statistics().bytes) == (0, 0)
+        await jobs.subscription("later")
+        await jobs.send_many(["a", "b", "c"])
+        if crashes:
+            data_dir = copied_while_open(data_dir)
+    async with open_queue(data_dir) as jobs:
+        assert jobs.statistics().size == 3
+        for name in ("first", "later"):
+            subscription = jobs.get_subscription(name)
+            assert await finished(subscription, 3) == ["a", "b", "c"]
+            assert await subscription.receive(0) is None
+        assert (jobs.statistics().size, jobs.statistics().bytes) == (0, 0)
+
+
+async def test_only_what_is_before_its_start_is_finished_by_the_first_subscription(
+    data_dir: Path,
+) -> None:
+    async with open_queue(data_dir, BROADCAST) as jobs:
+        await jobs.send_many([0, 1, 2])
+        first = await jobs.subscription("first", start=2)
+        assert jobs.statistics().size == 1
+        assert await finished(first, 1) == [2]
+        # Nobody is left for whom anything would be held, until the next one comes.
+        await jobs.delete_subscription("first")
+        await jobs.send_many([3, 4])
+        assert jobs.statistics().size == 2
+        assert await finished(await jobs.subscription("second"), 2) == [3, 4]
+        assert jobs.statistics().size == 0
+
+
+async def test_for_a_quorum_it_is_held_for_those_still_to_come(data_dir: Path) -> None:
+    settings = QueueConfiguration(delivery_guarantee=DeliveryGuarantee.QUORUM)
+    async with open_queue(data_dir, settings) as jobs:
+        await jobs.send_many([0, 1])
+        await jobs.subscription("first", start="latest")
+        assert jobs.statistics().size == 2
+    async with open_queue(data_dir) as jobs:
+        assert await finished(await jobs.subscription("second"), 2) == [0, 1]
+        assert jobs.statistics().size == 0
+
+
+async def test_a_first_subscription_that_could_not_be_made_finishes_nothing() -> None:
+    disk, faults = SimulatedDisk(), FaultInjector()
+    async with open_simulated(disk, faults) as (_, queues):
+        jobs = await queues.create_queue("jobs", BROADCAST)
+        await jobs.send_many([0, 1])
+        faults.order(Fault.ROLLED_BACK)
+        with pytest.raises(CommitFailedError):
+            await jobs.subscription("first", start="latest")
+        assert jobs.statistics().size == 2
+        assert await finished(await jobs.subscription("first"), 2) == [0, 1]
