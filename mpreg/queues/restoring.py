@@ -107,10 +107,11 @@ async def _load_snapshot(
     slots = storage.snapshots()
     found = await together(partial(_load_slot, storage, slot, configuration) for slot in slots)
     ends = [None if one is None else one[1] for one in found]
-    best = max(found, key=lambda one: -1 if one is None else one[1])
-    if best is None:
+    ages = [(-1, 0) if one is None else (one[1], one[0].saves) for one in found]
+    newest = ages.index(max(ages))
+    if (best := found[newest]) is None:
         return QueueState(configuration), 0, Saved(slots, 0, ends)
-    return *best, Saved(slots, ends.index(best[1]), ends)
+    return *best, Saved(slots, newest, ends)
 
 
 async def _load_slot(

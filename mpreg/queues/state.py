@@ -66,6 +66,9 @@ class QueueState:
     acknowledged: int = 0
     expired: int = 0
     redelivered: int = 0
+    saves: int = 0
+    """Snapshots that were begun. Two may be of the same events, and not know the same: what was
+    passed over, or has expired, is no event."""
     _agreement: Agreement = field(factory=Agreement)
 
     def __attrs_post_init__(self) -> None:

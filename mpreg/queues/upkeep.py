@@ -28,7 +28,7 @@ from mpreg.queues.core import SNAPSHOT_AFTER_CHANGES, QueueCore
 from mpreg.queues.core import log as logger
 from mpreg.queues.cursor import Delivery, DeliveryState
 from mpreg.queues.lane import Lane
-from mpreg.queues.passing import put_back, take_passed
+from mpreg.queues.passing import forget_passed, passed_by
 from mpreg.queues.records import (
     DeadLettersRemoved,
     Kept,
@@ -324,6 +324,10 @@ async def _sweep_lane(core: QueueCore, subscription: SubscriptionState | None, l
     for step in itertools.count(1):
         if step % SWEPT_AT_ONCE_MAX == 0:
             await anyio.lowlevel.checkpoint()
+        if subscription is not None and (subscription.deleting or not core.state.has(subscription)):
+            # What it passed over now would be in no event of its deletion.
+            core.sweeping = True
+            return
         if (offset := _first_unfinished(subscription, lane)) is None:
             return
         place = (lane.number, offset)
@@ -398,8 +402,9 @@ async def save(core: QueueCore, saved: Saved) -> None:
     """Save the state, and drop the events that are not needed any more."""
     # The snapshot knows it.
     released, core.released = core.released, {}
-    passed = take_passed(core.state, core.storage.limits.places)
+    passed = passed_by(core.state)
     changes, end = core.changes, core.events_end
+    core.state.saves += 1
     data = encode_snapshot(core.state, end)
     slot = saved.oldest
     # While it is being replaced it is nothing to rely on.
@@ -408,8 +413,8 @@ async def save(core: QueueCore, saved: Saved) -> None:
         await saved.slots[slot].save(data)
     except BaseException:
         core.released |= released
-        put_back(core.state, passed)
         raise
+    forget_passed(passed)
     saved.ends[slot] = end
     saved.newest = slot
     core.changes -= changes

@@ -351,3 +351,28 @@ def test_one_who_loops_does_not_pass_one_who_has_waited() -> None:
 
     for seed in range(5):
         Lives(seed=seed).live(life)
+
+
+def test_what_a_subscription_would_pass_over_while_it_is_deleted_is_held_for_the_next() -> None:
+    async def story(queues: MessageQueueManager, backend: Gated) -> None:
+        settings = QueueConfiguration(delivery_guarantee=DeliveryGuarantee.BROADCAST)
+        queue = await queues.create_queue("jobs", settings)
+        await queue.subscription("narrow", "wanted")
+        await queue.send_many(["a", "b"], topic="unwanted")
+        backend.close_gate()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(queue.delete_subscription, "narrow")
+            await backend.reached.wait()
+            queue._core.sweeping = True
+            queue._core.ask_for_upkeep()
+            await anyio.sleep(10)
+            backend.open_gate()
+        await look(queues, backend)
+
+    async def look(queues: MessageQueueManager, _: Gated) -> None:
+        queue = await queues.get_queue("jobs")
+        await anyio.sleep(10)
+        assert queue.statistics().size == 2
+
+    disk = tell(story)
+    tell(look, disk)
