@@ -281,7 +281,8 @@ class MessageQueue:
         return self._subscriptions.find(name)
 
     async def delete_subscription(self, name: str) -> None:
-        """Delete a cursor: what only it had not finished is finished.
+        """Delete a cursor: what only it had not finished is finished. Where it was the last one,
+        that is held for the next one to come.
 
         Raises:
             QueueNotFoundError: there is none of this name.

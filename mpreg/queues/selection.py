@@ -172,7 +172,7 @@ class _Chooser(msgspec.Struct, eq=False):
         elif record.is_expired(self.wall):
             self.state.expire(self.subscription, (self.lane.number, offset), size)
             choice.passed.append((self.lane.number, offset))
-        elif is_new and not self.subscription.matches(record.topic):
+        elif self.subscription.has_no_use_for((self.lane.number, offset), record.topic):
             self._pass_over(offset, size, choice)
         elif is_new and (wait := record.visible_in(self.wall)):
             self.state.delay(self.subscription, self._ensure(offset, size), record, self.now + wait)

@@ -54,7 +54,9 @@ class SubscriptionState:
     def has_no_use_for(self, place: Place, topic: str) -> bool:
         """Whether it never had the message, and is not to get it."""
         delivery = self.find(place)
-        return (delivery is None or delivery.is_counted) and not self.matches(topic)
+        # Without an attempt it has only waited for its time, perhaps under another pattern.
+        is_new = delivery is None or delivery.is_counted or not delivery.attempt
+        return is_new and not self.matches(topic)
 
     def deliveries(self) -> Iterator[Delivery]:
         """The exceptional messages."""

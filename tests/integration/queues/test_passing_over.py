@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpreg.persistence import CommitFailedError
-from mpreg.queues import DeliveryGuarantee, MessageQueue, QueueConfiguration
+from mpreg.queues import DeliveryGuarantee, MessageQueue, QueueConfiguration, Subscription
 from mpreg.queues.keeper import SAVED_AT_CLOSE_MIN
 from mpreg.testing import Fault, FaultInjector, SimulatedDisk
 from tests.integration.queues.support import (
@@ -163,6 +163,27 @@ async def test_a_queue_in_memory_remembers_nothing_of_it(data_dir: Path) -> None
         assert subscription._state.passed == {}
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_message_that_waits_for_its_time_is_held_against_the_pattern_of_then(
+    data_dir: Path, restarts: bool
+) -> None:
+    async with open_queue(data_dir) as jobs:
+        subscription = await jobs.subscription("s", "a")
+        await jobs.send("late", topic="a", delay_seconds=0.2)
+        await jobs.subscription("s", "b")
+        if not restarts:
+            await look(subscription)
+    if restarts:
+        async with open_queue(data_dir) as jobs:
+            await look(jobs.get_subscription("s"))
+
+
+async def look(subscription: Subscription) -> None:
+    assert await subscription.receive(0.4) is None
+    counts = subscription.statistics()
+    assert (counts.pending, counts.delayed) == (0, 0)
+
+
 # --- held for the first subscription to come ---
 
 
@@ -200,9 +221,10 @@ async def test_only_what_is_before_its_start_is_finished_by_the_first_subscripti
         first = await jobs.subscription("first", start=2)
         assert jobs.statistics().size == 1
         assert await finished(first, 1) == [2]
-        # Nobody is left for whom anything would be held, until the next one comes.
+        # What the last one leaves is held for the next one to come.
+        await jobs.send(3)
         await jobs.delete_subscription("first")
-        await jobs.send_many([3, 4])
+        await jobs.send(4)
         assert jobs.statistics().size == 2
         assert await finished(await jobs.subscription("second"), 2) == [3, 4]
         assert jobs.statistics().size == 0

@@ -59,7 +59,7 @@ class Told:
     done: bool = False
     acknowledged: bool = False
     noticed: bool = False
-    """Whether anything was decided about it: later patterns and delays do not count."""
+    """Whether anything was decided about it: delays do not count any more."""
 
 
 @define(eq=False)
@@ -139,7 +139,7 @@ class Model:
             elif record.is_expired(wall):
                 told.done = True
                 self.finished.add(place)
-            elif not told.noticed and not matches(record.topic):
+            elif not told.attempt and not matches(record.topic):
                 self.finish(name, place)
             elif not told.noticed and (wait := record.visible_in(wall)):
                 told.noticed, told.until = True, now + wait
