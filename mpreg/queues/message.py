@@ -76,7 +76,7 @@ class Receipt(msgspec.Struct, eq=False):
         core.check_open()
         core.settling.check_lease(lease)
         record: MessageRecord | None = None
-        if dies := core.state.is_exhausted(lease.delivery):
+        if dies := _dies(core, lease):
             record = await self._find_record(lease)
             # It may have been read from the disk meanwhile.
             core.check_open()
@@ -225,6 +225,15 @@ def release_all(messages: Iterable[Receipt], *, unseen: bool) -> None:
     for message in messages:
         if message._lease is not None:
             message._core.settling.release([message._lease], unseen=unseen)
+
+
+def _dies(core: QueueCore, lease: Lease) -> bool:
+    """Whether a message that is not done becomes a dead letter. Not one that is finished without
+    this subscription, because a quorum has it, say: it is passed over."""
+    delivery = lease.delivery
+    if delivery.offset in core.state.lane(delivery.lane).finished:
+        return False
+    return core.state.is_exhausted(delivery)
 
 
 def _acknowledged(leases: list[Lease]) -> Settled:

@@ -319,6 +319,27 @@ async def test_who_never_had_the_message_does_not_count_for_the_quorum(data_dir:
         assert jobs.statistics().size == 0
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_what_a_quorum_has_dies_for_nobody(data_dir: Path, restarts: bool) -> None:
+    settings = QueueConfiguration(
+        delivery_guarantee=DeliveryGuarantee.QUORUM, max_deliveries=1, retry_delay_seconds=0.0
+    )
+    async with open_queue(data_dir, settings) as jobs:
+        a, b = await jobs.subscription("a"), await jobs.subscription("b")
+        await jobs.send("x")
+        late = await take(b)
+        await finished(a, 1)
+        await late.nack(60.0 if restarts else 0.0)
+        assert jobs.statistics().dead == 0
+        if not restarts:
+            assert await b.receive(0) is None
+            assert b.statistics().pending == b.statistics().delayed == 0
+    async with open_queue(data_dir) as jobs:
+        await until(lambda: jobs.statistics().subscriptions["b"].pending == 0)
+        await until(lambda: jobs.statistics().subscriptions["b"].delayed == 0)
+        assert (jobs.statistics().dead, jobs.statistics().size) == (0, 0)
+
+
 async def test_a_dead_letter_is_no_acknowledgment(data_dir: Path) -> None:
     settings = QueueConfiguration(
         delivery_guarantee=DeliveryGuarantee.QUORUM, required_acknowledgments=1, max_deliveries=1
