@@ -103,19 +103,35 @@ def test_no_acked_send_is_lost_no_acked_message_comes_again_and_none_is_there_tw
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
+    # Each life has a guard of its own: all those of a long run take longer than any one may.
     async def kill_some(work: Work, node: Served) -> None:
-        enough = len(work.acked) + chance.randint(5, 30)
-        while len(work.acked) < enough:
-            await anyio.sleep(0.001)
-        node.send(signal.SIGKILL)
-        await anyio.to_thread.run_sync(node.wait)
+        with anyio.fail_after(GUARD_SECONDS):
+            enough = len(work.acked) + chance.randint(5, 30)
+            while len(work.acked) < enough:
+                await anyio.sleep(0.001)
+            node.send(signal.SIGKILL)
+            await anyio.to_thread.run_sync(node.wait)
+
+    async def end(work: Work, node: Served) -> None:
+        with anyio.fail_after(GUARD_SECONDS):
+            await anyio.to_thread.run_sync(node.url)
+            work.stopping = True
+            await work.ended.wait()
+            assert work.acked == work.sent
+            records = [one async for one in work.log.read_range()]
+            assert work.followed == records
+            assert work.appended == {one.offset: one.data for one in records}
+            assert (await work.jobs.statistics()).size == 0
+            node.send(signal.SIGTERM)
+            assert await anyio.to_thread.run_sync(node.wait) == 0
 
     async def story() -> None:
         url = f"http://127.0.0.1:{port}"
         async with MPREGClient(url, patience_seconds=None) as client:
             with Served(tmp_path, loop, "--port", port) as node:
                 await anyio.to_thread.run_sync(node.url)
-                jobs = await client.message_queues.get_queue("jobs")
+                with anyio.fail_after(GUARD_SECONDS):
+                    jobs = await client.message_queues.get_queue("jobs")
                 work = Work(jobs, client.log_store("audit"))
                 async with anyio.create_task_group() as task_group:
                     task_group.start_soon(work.run)
@@ -124,19 +140,6 @@ def test_no_acked_send_is_lost_no_acked_message_comes_again_and_none_is_there_tw
                         with Served(tmp_path, loop, "--port", port) as again:
                             await kill_some(work, again)
                     with Served(tmp_path, loop, "--port", port) as last:
-                        await anyio.to_thread.run_sync(last.url)
-                        work.stopping = True
-                        await work.ended.wait()
-                        assert work.acked == work.sent
-                        records = [one async for one in work.log.read_range()]
-                        assert work.followed == records
-                        assert work.appended == {one.offset: one.data for one in records}
-                        assert (await work.jobs.statistics()).size == 0
-                        last.send(signal.SIGTERM)
-                        assert await anyio.to_thread.run_sync(last.wait) == 0
+                        await end(work, last)
 
-    async def guarded() -> None:
-        with anyio.fail_after(GUARD_SECONDS):
-            await story()
-
-    anyio.run(guarded, backend=loop)
+    anyio.run(story, backend=loop)

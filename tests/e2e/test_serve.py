@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -292,34 +291,32 @@ def test_a_node_that_ends_under_load_loses_no_acked_send_and_brings_back_no_acke
         port = free.getsockname()[1]
     load = Load(f"http://127.0.0.1:{port}")
 
+    # Each life has a guard of its own: all those of a long run take longer than any one may.
+    async def life_that_ends_by(number: signal.Signals) -> None:
+        with Served(tmp_path, loop, "--port", port) as node, anyio.fail_after(GUARD_SECONDS):
+            await anyio.to_thread.run_sync(node.url)
+            enough = len(load.acked) + chance.randint(5, 30)
+            while len(load.acked) < enough:
+                await anyio.sleep(0.001)
+            node.send(number)
+            code = await anyio.to_thread.run_sync(node.wait)
+            assert code == (0 if number is signal.SIGTERM else -number), node.errors
+
+    async def last_life() -> None:
+        with Served(tmp_path, loop, "--port", port) as node, anyio.fail_after(GUARD_SECONDS):
+            await anyio.to_thread.run_sync(node.url)
+            load.stopping = True
+            await load.ended.wait()
+            await load.drain()
+            node.send(signal.SIGTERM)
+            assert await anyio.to_thread.run_sync(node.wait) == 0
+
     async def story() -> None:
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(load.run, 4)
             for life in range(KILLS):
-                with Served(tmp_path, loop, "--port", port) as node:
-                    await anyio.to_thread.run_sync(node.url)
-                    enough = len(load.acked) + chance.randint(5, 30)
-                    while len(load.acked) < enough:
-                        await anyio.sleep(0.001)
-                    # In turn: one is told to stop while it is at work, another one is not.
-                    number = signal.SIGTERM if life % 2 else signal.SIGKILL
-                    node.send(number)
-                    code = await anyio.to_thread.run_sync(node.wait)
-                    assert code == (0 if number is signal.SIGTERM else -number), node.errors
-            with Served(tmp_path, loop, "--port", port) as node:
-                await anyio.to_thread.run_sync(node.url)
-                load.stopping = True
-                await load.ended.wait()
-                await load.drain()
-                node.send(signal.SIGTERM)
-                assert await anyio.to_thread.run_sync(node.wait) == 0
+                # In turn: one is told to stop while it is at work, another one is not.
+                await life_that_ends_by(signal.SIGTERM if life % 2 else signal.SIGKILL)
+            await last_life()
 
-    with_guard(story)
-
-
-def with_guard(story: Callable[[], Awaitable[None]]) -> None:
-    async def guarded() -> None:
-        with anyio.fail_after(GUARD_SECONDS):
-            await story()
-
-    anyio.run(guarded)
+    anyio.run(story)
