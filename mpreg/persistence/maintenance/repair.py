@@ -63,8 +63,8 @@ ACKED_BYTES: Final = 64 << 10
 
 # Of an entry that is still there.
 _DELETE_ITS_LARGE_VALUE: Final = (
-    "DELETE FROM large_values WHERE namespace_id IS ?1 AND key IS ?2 "
-    "AND id = (SELECT value FROM entries WHERE namespace_id IS ?1 AND key IS ?2)"
+    "DELETE FROM large_values WHERE namespace_id IS :namespace_id AND key IS :key "
+    "AND id = (SELECT value FROM entries WHERE namespace_id IS :namespace_id AND key IS :key)"
 )
 _DELETE_LOST_VALUE: Final = "DELETE FROM large_values WHERE id IS ? AND namespace_id IS ?"
 _DELETE_ENTRY: Final = "DELETE FROM entries WHERE namespace_id IS ? AND key IS ?"
@@ -330,7 +330,8 @@ def _change(path: Path, rows: list[tuple[str, Any, Any]], written: list[NewEntry
             connection.execute("BEGIN IMMEDIATE")
             for statement, first, second in rows:
                 if statement is _DELETE_ENTRY:
-                    connection.execute(_DELETE_ITS_LARGE_VALUE, (first, second))
+                    place = {"namespace_id": first, "key": second}
+                    connection.execute(_DELETE_ITS_LARGE_VALUE, place)
                 if connection.execute(statement, (first, second)).rowcount != 1:
                     connection.execute("ROLLBACK")
                     raise DataDirectoryError(path, "it was changed meanwhile; nothing was removed")

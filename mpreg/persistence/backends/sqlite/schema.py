@@ -331,8 +331,9 @@ PUT_INTO_FILE: Final = (
 EMPTIED: Final = -1
 """In the place of ``live`` where no value is left. Not 0, which one changed bit makes of 1."""
 DROP_FROM_FILE: Final = (
-    f"UPDATE value_files SET live = CASE WHEN live > ?1 THEN live - ?1 ELSE {EMPTIED} END "  # noqa: S608
-    "WHERE number = ?2 RETURNING live, bytes"
+    "UPDATE value_files "  # noqa: S608
+    f"SET live = CASE WHEN live > :count THEN live - :count ELSE {EMPTIED} END "
+    "WHERE number = :number RETURNING live, bytes"
 )
 CHECK_VALUE_FILES: Final = "PRAGMA integrity_check(value_files)"
 """Whether a page of the table hides rows. It is small: a row for each file."""

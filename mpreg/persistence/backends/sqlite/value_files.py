@@ -308,7 +308,8 @@ class ValueFiles:
             execute(schema.PUT_INTO_FILE, (file.number, file.written, 0, file.values))
         for number, count in dropped.items():
             # Without its row, nothing says that the file may go.
-            for live, size in execute(schema.DROP_FROM_FILE, (count, number)).fetchall():
+            dropping = {"number": number, "count": count}
+            for live, size in execute(schema.DROP_FROM_FILE, dropping).fetchall():
                 if live == schema.EMPTIED:
                     self._group_emptied[number] = size
 
