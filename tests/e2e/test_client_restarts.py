@@ -25,7 +25,12 @@ PIECE = bytes(range(256)) * 4_096
 PIECES = 24
 
 #: What is cut short by a signal is cut soon.
-TEXT = f"{SETTINGS}\n[mpreg.queues.slow]\n[mpreg.server]\ngrace_seconds = 0.3\n"
+TEXT = f"""{SETTINGS}
+[mpreg.queues.slow]
+lease_seconds = 86400.0
+[mpreg.server]
+grace_seconds = 0.3
+"""
 
 
 @define(eq=False)

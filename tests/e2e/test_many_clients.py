@@ -48,6 +48,7 @@ long_poll_seconds_max = 3600.0
 [mpreg.queues.jobs]
 lease_seconds = 86400.0
 [mpreg.queues.silent]
+lease_seconds = 86400.0
 """
 
 
