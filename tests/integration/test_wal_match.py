@@ -13,7 +13,7 @@ import pytest
 from mpreg.persistence import CorruptDataError, PersistenceRegistry, open_read_only
 from mpreg.persistence.maintenance import backup, verify
 from tests.integration.support import database, listed, registry
-from tests.integration.test_acked_data import contents, keep_commits
+from tests.integration.test_acked_data import FRAME_HEADER, PAGE, WAL_HEADER, contents, keep_commits
 
 pytestmark = pytest.mark.anyio
 
@@ -121,3 +121,15 @@ async def test_a_log_without_a_whole_frame_tells_nothing(
         log.truncate(bytes_kept)
     async with registry(mixed) as opened:
         assert (await opened.stats()).commit_sequence == 0
+
+
+async def test_a_damaged_frame_tells_nothing_either(images: dict[str, Path]) -> None:
+    """What it says of the sequence may be the damage."""
+    image = images["late"]
+    (image / "ACKED").unlink()
+    log = bytearray(log_of(image).read_bytes())
+    first = slice(WAL_HEADER + FRAME_HEADER, WAL_HEADER + FRAME_HEADER + PAGE)
+    log[first] = log[first].replace(bytes([16]), bytes([16 + 64]))
+    log_of(image).write_bytes(log)
+    async with registry(image) as opened:
+        assert (await opened.stats()).commit_sequence == 15
