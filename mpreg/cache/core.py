@@ -149,56 +149,69 @@ class CacheCore:
         sent: so no other write comes between the two. Nothing is sent where there is nothing to be
         done.
 
-        Where this raises, also cancelled, nothing was sent and nothing has changed.
+        Where this raises, also cancelled, nothing was sent and nothing has changed: but what has to
+        make room for it may have gone already, where that is more than one batch holds.
 
         Raises:
             OvertakenError: it is not wanted any more.
+            CommitFailedError, CommitUnknownError, WriterStoppedError: of what has to make room.
         """
         size = sum(map(operation_bytes, write.own))
         while True:
             if not self.storage.reserve_nowait(size):
                 await self.storage.reserve(size)
             try:
-                is_ready = self._prepare(write)
-                if is_ready and write.operations:
-                    self._send(write, durability, size)
-                    return
+                ready = self._prepare(write)
+                is_sent = ready is not None and bool(ready.operations)
+                if ready is not None and is_sent:
+                    # What goes before a write is as durable as that makes it.
+                    self._send(ready, durability if ready is write else Durability.RELAXED, size)
             except BaseException:
                 self.storage.give_back(size)
                 raise
-            self.storage.give_back(size)
-            if is_ready:
-                self._end(write)
+            if not is_sent:
+                self.storage.give_back(size)
+            if ready is None:
+                await self._until_settled()
+            elif ready is not write:
+                await ready.acks[0]
+            else:
+                if not is_sent:
+                    self._end(write)
                 return
-            await self._until_settled()
 
-    def _prepare(self, write: Write) -> bool:
-        """Decide all that goes along with a write, and note that it is on its way. False where
-        another one must be settled first: then nothing is noted."""
+    def _prepare(self, write: Write) -> Write | None:
+        """Decide all that goes along with a write, and note that it is on its way. None where
+        another one must be settled first: then nothing is noted. Another write than this one: that
+        has to be settled first, and is not sent yet."""
         if write.is_wanted is not None and not write.is_wanted():
             raise OvertakenError
         self._inherit(write)
         write.raised = self.dependents.invalidated_by(write)
         write.dependencies = self.dependents.new_dependencies(write.changes)
         if self.in_flight.are_undecided(write.changes):
-            return False
-        victims_max = self._victims_max(write) if self.index.is_over else math.inf
+            return None
+        was_over = self.index.is_over
+        victims_max = self._victims_max(write) if was_over else math.inf
         before = self.index.coming
         self.in_flight.begin(write)
         try:
             if not write.is_tidying and not self._make_room(write, victims_max, before):
                 self.in_flight.forget(write)
-                return False
+                return None
             self._gather(write)
         except BaseException:
             self.in_flight.forget(write)
             raise
-        return True
+        if write.victims and not was_over and self._is_too_much(write):
+            return self._evict_before(write)
+        return write
 
     def _inherit(self, write: Write) -> None:
         """What invalidates that on which its entries depend may be more than when they were made:
         that may have been put while they waited for room. Raises `ValueTooLargeError`."""
-        for place, change in enumerate(write.changes):
+        before = write.changes
+        for place, change in enumerate(before):
             if change.entry is not None and change.entry.links:
                 put = write.own[place]
                 assert isinstance(put, Put)
@@ -208,6 +221,9 @@ class CacheCore:
                         *write.changes[:place], linked_change, *write.changes[place + 1 :]
                     ]  # fmt: skip
                     write.own = [*write.own[:place], linked_put, *write.own[place + 1 :]]
+        if write.changes is not before:
+            # Each fits alone.
+            self.check_together(write.changes)
 
     def inherit(self, change: Change, put: Put) -> tuple[Change, Put]:
         """The same with all that now invalidates that on which its entry depends. Raises
@@ -229,6 +245,22 @@ class CacheCore:
             raise ValueTooLargeError(
                 f"{key!r:.200} takes {size_bytes} bytes in the cache; "
                 f"at most {self.configuration.disk_bytes_max} (disk_bytes_max)"
+            )
+
+    def check_together(self, changes: Sequence[Change]) -> None:
+        """Raises `ValueTooLargeError` where L2 could not hold them at the same time."""
+        entries_max = self.configuration.disk_entries_max
+        bytes_max = self.configuration.disk_bytes_max
+        if len(changes) > entries_max:
+            raise ValueTooLargeError(
+                f"{len(changes)} entries in one batch; "
+                f"the cache holds {entries_max} (disk_entries_max)"
+            )
+        size = sum(change.size_bytes for change in changes)
+        if size > bytes_max:
+            raise ValueTooLargeError(
+                f"entries of {size} bytes in one batch; "
+                f"the cache holds {bytes_max} (disk_bytes_max)"
             )
 
     def _gather(self, write: Write) -> None:
@@ -285,6 +317,22 @@ class CacheCore:
         self._gather(write)
         left = self.registry.config.batch_bytes_max - sum(map(operation_bytes, write.operations))
         return max(0, min(VICTIMS_MAX, left // OPERATION_OVERHEAD_BYTES))
+
+    def _is_too_much(self, write: Write) -> bool:
+        """Whether its batch has no room for all that has to go. Where it is too large without that,
+        it will be refused, and nothing has to go."""
+        size = sum(map(operation_bytes, write.operations))
+        without = size - len(write.victims) * OPERATION_OVERHEAD_BYTES
+        return size > self.registry.config.batch_bytes_max >= without
+
+    def _evict_before(self, write: Write) -> Write:
+        """What has to go for a write, in one of its own; nothing is noted of the other one. That
+        has room for it: the removal of an entry counts for less than the entry did."""
+        first, write.victims = Write(victims=write.victims), []
+        self.in_flight.forget(write)
+        first.more = self.index.expect_to_stay(first.victims, (0, 0))
+        self._gather(first)
+        return first
 
     def _make_room(self, write: Write, victims_max: float, before: tuple[int, int]) -> bool:
         """Choose what goes; False where what could go is being written itself. ``before``: what

@@ -22,7 +22,6 @@ from mpreg.cache.requests import (
     check_compute,
     check_increment,
     check_negative_ttl,
-    check_together,
     checked_beginning,
     checked_target,
     checked_version,
@@ -196,7 +195,7 @@ class GlobalCacheManager:
         if details.checked_dependencies and not self._core.index.is_complete:
             await self._until_counted()
             prepared = [self._core.inherit(change, put) for change, put in prepared]
-        check_together(self.configuration, [change for change, _ in prepared])
+        self._core.check_together([change for change, _ in prepared])
         if not prepared:
             await anyio.lowlevel.checkpoint()
             return None

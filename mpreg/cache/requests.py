@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -26,7 +26,6 @@ from mpreg.persistence.operations import Put
 __all__ = [
     "TAG_BYTES_MAX",
     "Details",
-    "check_together",
     "check_choices",
     "check_compute",
     "check_increment",
@@ -238,20 +237,6 @@ def prepare_put(
     )
     put = core.storage.put(encoded, data, expires_at, details.expected_version)
     return Change(key, encoded, entry, size), put
-
-
-def check_together(configuration: CacheConfiguration, changes: Sequence[Change]) -> None:
-    """Raises `ValueTooLargeError` where L2 could not hold them at the same time."""
-    entries_max, bytes_max = configuration.disk_entries_max, configuration.disk_bytes_max
-    if len(changes) > entries_max:
-        raise ValueTooLargeError(
-            f"{len(changes)} entries in one batch; the cache holds {entries_max} (disk_entries_max)"
-        )
-    size = sum(change.size_bytes for change in changes)
-    if size > bytes_max:
-        raise ValueTooLargeError(
-            f"entries of {size} bytes in one batch; the cache holds {bytes_max} (disk_bytes_max)"
-        )
 
 
 def _record(

@@ -18,7 +18,7 @@ from mpreg.cache.invalidation import Barriers
 from mpreg.cache.keys import encode_key
 from mpreg.cache.storage import CacheStorage
 from mpreg.cache.writes import Write
-from mpreg.errors import StorageFullError
+from mpreg.errors import StorageFullError, ValueTooLargeError
 from mpreg.persistence import Durability
 from tests.integration.cache.support import (
     PATIENCE_SECONDS,
@@ -232,3 +232,55 @@ async def test_notes_that_are_needed_no_more_do_not_pile_up_until_something_else
                 page(number), 1, dependencies=[user(number)], durability=Durability.RELAXED
             )
         await until(lambda: len(depended_on) <= DESERTED_MAX)
+
+
+async def test_a_put_may_displace_more_than_its_batch_has_room_for(data_dir: Path) -> None:
+    store = {"batch_bytes_max": 4_000, "value_bytes_max": 3_990}
+    async with both(data_dir, store=store, disk_bytes_max=10_000) as (_, cache):
+        await read_back(cache)
+        for number in range(100):
+            await cache.put(user(number), number, durability=Durability.RELAXED)
+        before = cache.statistics()
+        assert before.evicted_from_disk == 0
+        with pytest.raises(ValueTooLargeError, match="batch"):
+            await cache.put(user("too large"), bytes(3_970))
+        assert cache.statistics() == before
+        async with cache.watch() as changes:
+            await cache.put(user("large"), bytes(3_800))
+            after = cache.statistics()
+            assert after.evicted_from_disk > 10
+            told = [await anext(changes) for _ in range(after.evicted_from_disk + 1)]
+        assert [one.kind for one in told[:-1]] == [ChangeKind.EVICTED] * after.evicted_from_disk
+        assert (told[-1].kind, told[-1].key) == (ChangeKind.PUT, user("large"))
+        assert after.disk_bytes <= 10_000
+        assert await get_value(cache, user("large")) == bytes(3_800)
+        assert len(cache._core.index) == after.disk_entries == 101 - after.evicted_from_disk
+    assert count_stored(data_dir, "entries") == after.disk_entries
+
+
+async def test_what_has_to_make_room_stays_where_that_cannot_be_written(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise StorageFullError("no room")
+
+    store = {"batch_bytes_max": 4_000, "value_bytes_max": 3_990}
+    async with both(data_dir, store=store, disk_bytes_max=10_000) as (_, cache):
+        await read_back(cache)
+        await cache.put_many({user(number): number for number in range(40)})
+        await cache.put_many({user(number): number for number in range(40, 80)})
+        entries, evict = cache.statistics().disk_entries, CacheStorage.delete
+        monkeypatch.setattr(CacheStorage, "delete", refuse)
+        with pytest.raises(StorageFullError):
+            await cache.put(user("large"), bytes(3_800))
+        monkeypatch.setattr(CacheStorage, "delete", evict)
+        assert cache.statistics().disk_entries == entries
+        assert (await cache.get_many([user(0), user(79)])).keys() == {user(0), user(79)}
+        await cache.put(user("large"), bytes(3_800))
+        assert await get_value(cache, user("large")) == bytes(3_800)
+        index = cache._core.index
+        assert (index.coming, index.is_any_leaving, cache._core.in_flight.count) == (
+            (0, 0),
+            False,
+            0,
+        )

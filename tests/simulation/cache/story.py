@@ -271,9 +271,12 @@ class CacheStory:
 
     def _config(self) -> PersistenceConfig:
         pick = self.random.choice
+        batch_bytes_max = pick([450, 600, 100_000])
         return PersistenceConfig(
             backend="memory",
             switch_interval_seconds=None,
+            batch_bytes_max=batch_bytes_max,
+            value_bytes_max=batch_bytes_max,
             mailbox_batches_max=pick([1, 2, 1_000]),
             group_batches_max=pick([1, 3, 1_000]),
             grace_seconds=pick([0.0, 0.02, 20.0]),
@@ -373,7 +376,8 @@ class _Process:
         entries = list(core.memory._entries.values())
         assert core.memory.size_bytes == sum(entry.size_bytes for entry in entries)
         assert not self.story.ledger.violations, self.story.ledger.violations[0]
-        if core.index.is_complete and not core.index.is_over:
+        is_settled = core.in_flight.count == 0
+        if core.index.is_complete and is_settled and not core.index.is_over:
             self.story.ledger.checks_bounds = True
         self.check_watch()
 
