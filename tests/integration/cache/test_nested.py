@@ -11,6 +11,7 @@ import pytest
 
 from mpreg.cache import GlobalCacheManager
 from mpreg.cache.keys import encode_key
+from mpreg.errors import ValueTooLargeError
 from tests.integration.cache.support import (
     ReadGateBackend,
     both,
@@ -223,6 +224,39 @@ async def test_what_a_put_depends_on_is_known_when_it_is_sent_and_not_when_it_be
         assert await get_value(cache, TOP) == "t"
         await cache.invalidate(dependency=SOURCE)
         assert await get_value(cache, TOP) is None
+
+
+async def test_what_is_put_together_fits_together_with_all_that_it_comes_to_depend_on(
+    data_dir: Path,
+) -> None:
+    """Each would fit alone, and none of them may be evicted for the others."""
+    backend, store = ReadGateBackend(data_dir), {"mailbox_batches_max": 1}
+    async with both(data_dir, backend=backend, store=store, disk_bytes_max=900) as (_, cache):
+        await read_back(cache)
+        backend.close_gate()
+        refused = list[Exception]()
+
+        async def put_together() -> None:
+            try:
+                await cache.put_many({user(n): n for n in range(3)}, dependencies=[MIDDLE])
+            except ValueTooLargeError as error:
+                refused.append(error)
+
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(cache.put, user(0), 1)
+            await backend.reached()
+            for call in (
+                lambda: cache.put(user(0), 2),
+                lambda: cache.put(MIDDLE, "m", tags=["x" * 300]),
+                put_together,
+            ):
+                task_group.start_soon(call)
+                await anyio.wait_all_tasks_blocked()
+            backend.open_gate()
+        assert "in one batch" in str(refused[0])
+        assert await get_value(cache, user(0)) == 2
+        assert await get_value(cache, user(1)) is None
+        assert cache.statistics().disk_bytes <= 900
 
 
 async def test_what_was_computed_while_what_it_depends_on_was_stored_is_cached_the_next_time(
