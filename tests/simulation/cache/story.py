@@ -37,6 +37,7 @@ from mpreg.codec import decode_key as decode_row
 from mpreg.errors import (
     CommitFailedError,
     CommitUnknownError,
+    ParticipantFailedError,
     ReaderStoppedError,
     StorageIOError,
     ValueTooLargeError,
@@ -264,7 +265,8 @@ class CacheStory:
                 if cache is None:
                     cache = GlobalCacheManager(registry, self.configuration)
                 await work(_Process(self, registry, cache))
-        except* (StorageIOError, *Ended) as group:
+        # The reader may give up while the cache is restored.
+        except* (StorageIOError, ParticipantFailedError, *Ended) as group:
             assert not is_last, "it failed, though nothing is broken any more"
             self.simulation.record(f"process ended by {group.exceptions[0]!r}")
             self.count("processes ended by the disk")
