@@ -660,11 +660,11 @@ class _Caller:
                 assert event.version is not None
                 value = ledger.model.by_version[event.version]
                 before = value.before
+                # Where it has expired nobody knows whether it counted: a clock may be set back.
                 counted = before is not None and before.fresh_until > ledger.latest
                 assert isinstance(value.payload, int)
-                low = 0
-                if before is not None and (counted or value.payload > before.payload):  # type: ignore[operator]
-                    low = before.payload  # type: ignore[assignment]
+                low = before.payload if before is not None and counted else 0
+                assert isinstance(low, int)
                 if low < sum <= value.payload and sum not in value.claimed:
                     value.claimed.add(sum)
                     return
