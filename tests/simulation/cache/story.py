@@ -273,7 +273,7 @@ class CacheStory:
 
     def _config(self) -> PersistenceConfig:
         pick = self.random.choice
-        batch_bytes_max = pick([450, 600, 100_000])
+        batch_bytes_max = pick([450, 100_000, 100_000])
         return PersistenceConfig(
             backend="memory",
             switch_interval_seconds=None,
