@@ -118,14 +118,17 @@ class Engine:
 
     @asynccontextmanager
     async def _in_background(self) -> AsyncGenerator[None, None]:
-        try:
-            async with anyio.create_task_group() as self._background:
-                self._background.start_soon(self._accounting.run)
-                self._background.start_soon(self._compactor.run)
+        async with anyio.create_task_group() as background:
+            background.start_soon(self._accounting.run)
+            background.start_soon(self._compactor.run)
+            self._background = background
+            try:
                 yield
-                self._background.cancel_scope.cancel()
-        finally:
-            self._background = None
+            finally:
+                # Whoever comes while its tasks end would start one that is cancelled at once, and
+                # where all have ended, trio refuses that with an error of its own.
+                self._background = None
+                background.cancel_scope.cancel()
 
     def start_soon(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a task for as long as the engine runs.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mpreg.actors import Running, Stopped
@@ -561,6 +562,41 @@ async def test_cancelled_while_it_opens_it_leaves_no_lock_and_no_thread(data_dir
     await assert_every_call_is_refused(unopened)
     async with registry(data_dir) as opened:
         await opened.key_value_store("s").put("k", b"")
+
+
+async def test_nothing_is_started_while_what_was_started_ends(data_dir: Path) -> None:
+    """It would be cancelled at once; and who came all the time would keep it open for ever."""
+    began, is_refused, started = anyio.Event(), anyio.Event(), list[str]()
+
+    async def ends_slowly() -> None:
+        began.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await is_refused.wait()
+
+    async def comes_late() -> None:
+        started.append("late")
+
+    async def keep_coming(opened: PersistenceRegistry) -> None:
+        for _ in range(1_000):
+            await anyio.lowlevel.checkpoint()
+            try:
+                opened.start_soon(comes_late)
+            except WriterStoppedError:
+                is_refused.set()
+                return
+        is_refused.set()
+
+    async with anyio.create_task_group() as task_group:
+        async with registry(data_dir) as opened:
+            opened.start_soon(ends_slowly)
+            await began.wait()
+            task_group.start_soon(keep_coming, opened)
+            opened_until_here = len(started)
+        assert is_refused.is_set()
+    assert len(started) - opened_until_here < 1_000
 
 
 async def test_statistics_after_closing_are_those_of_the_end(data_dir: Path) -> None:
