@@ -210,20 +210,21 @@ class CacheCore:
     def _inherit(self, write: Write) -> None:
         """What invalidates that on which its entries depend may be more than when they were made:
         that may have been put while they waited for room. Raises `ValueTooLargeError`."""
-        before = write.changes
-        for place, change in enumerate(before):
+        more: dict[int, tuple[Change, Put]] = {}
+        for place, change in enumerate(write.changes):
             if change.entry is not None and change.entry.links:
                 put = write.own[place]
                 assert isinstance(put, Put)
-                linked_change, linked_put = self.inherit(change, put)
-                if linked_change is not change:
-                    write.changes = [
-                        *write.changes[:place], linked_change, *write.changes[place + 1 :]
-                    ]  # fmt: skip
-                    write.own = [*write.own[:place], linked_put, *write.own[place + 1 :]]
-        if write.changes is not before:
+                linked_one = self.inherit(change, put)
+                if linked_one[0] is not change:
+                    more[place] = linked_one
+        if more:
+            changes, own = list(write.changes), list(write.own)
+            for place, (change, put) in more.items():
+                changes[place], own[place] = change, put
             # Each fits alone.
-            self.check_together(write.changes)
+            self.check_together(changes)
+            write.changes, write.own = changes, own
 
     def inherit(self, change: Change, put: Put) -> tuple[Change, Put]:
         """The same with all that now invalidates that on which its entry depends. Raises

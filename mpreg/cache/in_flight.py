@@ -28,10 +28,10 @@ class InFlight:
     behind: dict[GlobalCacheKey, Write] = field(factory=dict)
     """Keys that are written behind, each with the last write that is on its way."""
     invalidating: list[Write] = field(factory=list)
-    linking: dict[Link, list[bytes]] = field(factory=dict)
-    """The keys of entries on their way, by tags and by keys on which they depend."""
+    linking: dict[Link, int] = field(factory=dict)
+    """How many entries on their way have a tag, or depend on a key."""
     links: dict[bytes, list[tuple[Link, ...]]] = field(factory=dict)
-    """The other way round: what is on its way of each key, where it has links."""
+    """Those of what is on its way of each key, where it has some."""
     count: int = 0
     """Writes that are sent and not settled."""
     _writing: dict[bytes, int] = field(factory=dict)
@@ -99,12 +99,12 @@ class InFlight:
     def _link(self, encoded: bytes, links: tuple[Link, ...]) -> None:
         self.links.setdefault(encoded, []).append(links)
         for link in links:
-            self.linking.setdefault(link, []).append(encoded)
+            self.linking[link] = self.linking.get(link, 0) + 1
 
     def _unlink(self, encoded: bytes, links: tuple[Link, ...]) -> None:
         _take(self.links, encoded, links)
         for link in links:
-            _take(self.linking, link, encoded)
+            _count_down(self.linking, link)
 
     def are_undecided(self, changes: Sequence[Change]) -> bool:
         """Whether an eviction that may fail decides what any of these adds to L2."""
@@ -160,7 +160,7 @@ def _take(lists: dict[K, list[V]], key: K, item: V) -> None:
         del lists[key]
 
 
-def _count_down(counts: dict[bytes, int], key: bytes) -> None:
+def _count_down(counts: dict[K, int], key: K) -> None:
     if counts[key] == 1:
         del counts[key]
     else:

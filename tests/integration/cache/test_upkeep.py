@@ -31,6 +31,7 @@ from tests.integration.cache.support import (
     until,
     user,
 )
+from tests.integration.queues.support import GatedBackend
 from tests.integration.support import TurnedClock
 
 pytestmark = pytest.mark.anyio
@@ -284,3 +285,19 @@ async def test_what_has_to_make_room_stays_where_that_cannot_be_written(
             False,
             0,
         )
+
+
+async def test_of_a_tag_it_is_counted_how_many_are_on_their_way_with_it(data_dir: Path) -> None:
+    """Not listed: to take each of many out of a list again takes steps for all the others."""
+    backend = GatedBackend(data_dir)
+    async with both(data_dir, backend=backend) as (_, cache):
+        await read_back(cache)
+        linking = cache._core.in_flight.linking
+        backend.close_gate()
+        async with anyio.create_task_group() as task_group:
+            values = {user(number): number for number in range(40)}
+            task_group.start_soon(lambda: cache.put_many(values, tags=["t"]))
+            await backend.reached()
+            assert linking == {"t": 40}
+            backend.open_gate()
+        assert linking == {}
