@@ -50,7 +50,8 @@ class GlobalCacheManager:
     Every awaiting write returns when its change is as durable as its mode asks, and raises:
 
     - `InvalidArgumentError`, `ValueTooLargeError`: nothing was sent.
-    - `StorageFullError`, `CommitFailedError`: rolled back; L1 and L2 are as before.
+    - `StorageFullError`, `CommitFailedError`: rolled back; L1 and L2 are as before, but for entries
+      that made room in a batch before it.
     - `CommitUnknownError`: it cannot be told, and the writer is gone.
     - `WriterStoppedError`: not open (any more); not written. `ReaderStoppedError`: not open yet, or
       it closed before it was known on what its dependencies depend: a put that has some waits for
