@@ -86,7 +86,7 @@ class InFlight:
             if write.is_tidying:
                 _count_down(self._tidying, change.encoded)
             if change.entry is not None:
-                self.index.arrive(change.encoded)
+                self.index.arrive(change.encoded, change.size_bytes)
                 if change.entry.links:
                     self._unlink(change.encoded, change.entry.links)
             if self.behind.get(change.key) is write:

@@ -44,9 +44,8 @@ class Stored(msgspec.Struct, gc=False):
 class _Coming(msgspec.Struct, eq=False, gc=False):
     """Puts of one key that are on their way."""
 
-    count: int = 0
-    size_bytes: int = 0
-    """Of the largest."""
+    sizes: list[int] = msgspec.field(default_factory=list)
+    """Of each."""
     more_entries: int = 0
     more_bytes: int = 0
     """Beyond what is there of the key: any of them may be the one that is committed."""
@@ -91,14 +90,16 @@ class DiskIndex:
         """A put is about to be sent. `arrive` once it is settled."""
         if (coming := self._coming.get(key)) is None:
             coming = self._coming[key] = _Coming()
-        coming.count += 1
-        coming.size_bytes = max(coming.size_bytes, size_bytes)
+        coming.sizes.append(size_bytes)
         self._recount(key)
 
-    def arrive(self, key: bytes) -> None:
+    def arrive(self, key: bytes, size_bytes: int) -> None:
         coming = self._coming[key]
-        coming.count -= 1
-        if not coming.count:
+        coming.sizes.remove(size_bytes)
+        if coming.sizes:
+            # What was not sent after all must not count on beside the others.
+            self._recount(key)
+        else:
             self._coming_entries -= coming.more_entries
             self._coming_bytes -= coming.more_bytes
             del self._coming[key]
@@ -109,7 +110,7 @@ class DiskIndex:
             return
         stored = self.stored.get(key)
         entries = 0 if stored else 1
-        size = max(0, coming.size_bytes - (stored.size_bytes if stored else 0))
+        size = max(0, max(coming.sizes) - (stored.size_bytes if stored else 0))
         self._coming_entries += entries - coming.more_entries
         self._coming_bytes += size - coming.more_bytes
         coming.more_entries, coming.more_bytes = entries, size

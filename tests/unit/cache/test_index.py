@@ -76,7 +76,7 @@ class IndexBesideDisk(RuleBasedStateMachine):
             assert not free, "there was something that could have gone"
             self.pending.pop()
             self.index.stay(one.victims)
-            self.index.arrive(key)
+            self.index.arrive(key, size)
             return
         # What is in L1, or was read, goes only where nothing else is there.
         assert one.victims[: len(cold)] == cold[: len(one.victims)]
@@ -93,7 +93,7 @@ class IndexBesideDisk(RuleBasedStateMachine):
         one = self.pending.popleft()
         self.index.no_longer_expect(one.more)
         if one.stored is not None:
-            self.index.arrive(one.key)
+            self.index.arrive(one.key, one.stored.size_bytes)
         if not is_committed:
             self.index.stay(one.victims)
             return
@@ -297,3 +297,18 @@ def test_what_an_entry_that_is_put_again_still_depends_on_is_not_looked_at_as_de
     index.put(b"key", Stored(2, 1, math.inf, ("tag", b"stays", b"new")))
     assert index.by_link == {link: {b"key": None} for link in ("tag", b"stays", b"new")}
     assert index.deserted == {b"goes": None}
+
+
+def test_what_was_not_sent_after_all_does_not_count_beside_others_of_its_key() -> None:
+    """L2 seemed to be over its bounds, and took what is too much for it."""
+    index = DiskIndex(100, 100)
+    index.expect(b"a", 10)
+    index.expect(b"a", 90)
+    index.expect(b"b", 20)
+    assert index.is_over
+    index.arrive(b"a", 90)
+    assert index.coming == (2, 30)
+    assert not index.is_over
+    index.arrive(b"a", 10)
+    index.arrive(b"b", 20)
+    assert index.coming == (0, 0)
