@@ -502,7 +502,7 @@ async def test_a_store_whose_own_numbers_or_tables_are_damaged_cannot_be_opened(
 
 async def test_a_directory_at_the_place_of_the_database_is_told(data_dir: Path) -> None:
     database(data_dir).mkdir(parents=True)
-    with pytest.raises(StorageIOError, match="cannot be opened"):
+    with pytest.raises(DataDirectoryError, match="this is a directory, where a file is expected"):
         async with registry(data_dir):
             pass
 
