@@ -49,6 +49,13 @@ class _Root(click.Group):
         ctx.obj = "--json" in args
         try:
             return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            name = error.option_name
+            if any(name in parameter.opts for parameter in stats.params):
+                where = f"it stands after the command, as in `mpreg stats {name}`"
+                message = f"No such option {name!r} here: {where}."
+                tell_usage(click.UsageError(message, error.ctx), is_json=ctx.obj)
+            tell_usage(error, is_json=ctx.obj)
         except click.UsageError as error:
             tell_usage(error, is_json=ctx.obj)
 

@@ -22,6 +22,22 @@ def test_version() -> None:
     assert (result.exit_code, result.output) == (0, f"mpreg, version {__version__}\n")
 
 
+@pytest.mark.parametrize("arguments", [[], ["queue"], ["inspect"], ["config"]])
+def test_a_group_alone_shows_its_help_and_no_error(arguments: list[str]) -> None:
+    result = CliRunner().invoke(mpreg, arguments)
+    assert "Error" not in result.output
+    assert result.output == CliRunner().invoke(mpreg, [*arguments, "--help"]).output
+
+
+def test_an_option_before_its_command_is_told_where_it_stands() -> None:
+    result = CliRunner().invoke(mpreg, ["--data-dir", "data", "stats"])
+    assert result.exit_code == 2
+    assert "after the command, as in `mpreg stats --data-dir`" in result.stderr
+    told = json.loads(CliRunner().invoke(mpreg, ["--json", "stats"]).stderr)
+    assert "it stands after the command" in told["message"]
+    assert "Did you mean '--version'?" in CliRunner().invoke(mpreg, ["--versoin"]).stderr
+
+
 class _Interrupting:
     """Ctrl-C while a module is looked for."""
 
