@@ -371,6 +371,19 @@ def test_dead_letters_are_sent_again_all_or_by_id_and_to_another_queue(filled: P
     assert letters[0]["last_error"] == "it broke"
     after = rows(filled, "queue", "dead-letters", "jobs", "--after", letters[0]["key"])
     assert after == letters[1:]
+    none = run(filled, "queue", "redrive", "jobs", "--id", "9-9", "--id", letters[0]["key"] + "0")
+    assert f"there is no '9-9', '{letters[0]['key']}0'" in none.stderr
+    assert "State of the data: unchanged." in none.stderr
+    some = run(
+        *(filled, "queue", "redrive", "jobs", "--to", "jobs"),
+        *("--id", "9-9", "--id", letters[0]["key"]),
+    )
+    assert "1 of the dead letters named were not sent again: there is no '9-9'" in some.stderr
+    assert "State of the data: 1 sent again, the rest unchanged." in some.stderr
+
+
+def test_a_dead_letter_is_sent_to_another_queue(filled: Path) -> None:
+    letters = rows(filled, "queue", "dead-letters", "jobs")
     (result,) = rows(
         filled, "queue", "redrive", "jobs", "--id", letters[1]["message"]["id"], "--to", "other"
     )
@@ -432,6 +445,7 @@ def test_beside_a_live_registry_reading_works_and_writing_says_who_holds_it(
                 assert result.exit_code == 1
                 assert f"the process with pid {pid} on {os.uname().nodename} since" in result.stderr
                 assert "through the running server" in result.stderr
+                assert "/v1/queues/{queue}/dead-letters/redrive" in result.stderr
 
         await anyio.to_thread.run_sync(look)
 
@@ -455,3 +469,24 @@ def test_counts_end_at_ten_thousand_unless_asked_for(data_dir: Path) -> None:
     assert [row["key"] for row in rows(data_dir, "inspect", "keys", "many")] == [
         f"{number:05}" for number in range(12_000)
     ]
+
+
+def test_an_export_is_not_put_into_a_store_or_a_backup(filled: Path, tmp_path: Path) -> None:
+    backup = tmp_path / "backups" / "nightly"
+    assert run(filled, "backup", str(backup)).exit_code == 0
+    for place in (backup / "mpreg.db", backup / "below" / "out.jsonl"):
+        place.parent.mkdir(exist_ok=True)
+        result = run(filled, "export", str(place))
+        assert result.exit_code == 1
+        assert f"inside a directory with a store ({backup / 'mpreg.db'})" in result.stderr
+    (backup / "below").rmdir()
+    assert run(backup, "verify").exit_code == 0
+
+
+def test_an_export_into_a_directory_that_is_not_there_names_it(
+    filled: Path, tmp_path: Path
+) -> None:
+    result = run(filled, "export", str(tmp_path / "none" / "out.jsonl"))
+    assert result.exit_code == 1
+    assert f"there is no directory {tmp_path / 'none'}; nothing was written" in result.stderr
+    assert "mpreg-new" not in result.stderr

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from mpreg.errors import DataDirectoryError
 from mpreg.persistence.data_directory import sync_directory
 from mpreg.persistence.maintenance.leftovers import remove_leftovers
-from mpreg.persistence.maintenance.staging import busy, file_errors, is_same
+from mpreg.persistence.maintenance.staging import busy, file_errors, is_same, refuse_inside_store
 
 __all__ = ["staged_file"]
 
@@ -27,7 +27,8 @@ def staged_file(place: Path) -> Iterator[BinaryIO]:
     raises, it is removed. What is no file (a device, a pipe) is written to as it is.
 
     Raises:
-        DataDirectoryError: it is a directory, may not be written, or somebody else writes to it.
+        DataDirectoryError: it is a directory, is in one that is not there or that has a store or
+            a backup, may not be written, or somebody else writes to it.
         StorageFullError, StorageIOError: not made; what was there before still is.
     """
     place = place.resolve()
@@ -38,6 +39,13 @@ def staged_file(place: Path) -> Iterator[BinaryIO]:
             with place.open("wb") as stream:
                 yield stream
             return
+        if not place.parent.exists():
+            raise DataDirectoryError(
+                place,
+                f"there is no directory {place.parent}; nothing was written: make it, or name "
+                "another place",
+            )
+        refuse_inside_store(place)
         with _locked(place) as stream:
             yield stream
 

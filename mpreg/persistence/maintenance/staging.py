@@ -36,6 +36,7 @@ __all__ = [
     "file_errors",
     "is_same",
     "naming",
+    "refuse_inside_store",
     "refuse_nested",
     "resolved",
     "staged",
@@ -156,7 +157,7 @@ def staged(place: Path, *, inside: Callable[[Path], Staging] | None = None) -> I
         staging = inside(place)
     with file_errors(place):
         staging.check()
-        _refuse_inside_store(place)
+        refuse_inside_store(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(staging)
     try:
@@ -239,7 +240,13 @@ def refuse_nested(place: Path, source: Path, what: str) -> None:
         )
 
 
-def _refuse_inside_store(place: Path) -> None:
+def refuse_inside_store(place: Path) -> None:
+    """Nothing else is made in the directory of a store, or of a backup, nor put in the place of
+    one of its files.
+
+    Raises:
+        DataDirectoryError: it would be.
+    """
     store = next(
         (
             parent / name
