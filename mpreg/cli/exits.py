@@ -20,6 +20,7 @@ from mpreg.errors import (
     DataDirectoryLockedError,
     InvalidArgumentError,
     MpregError,
+    NodeUnreachableError,
     ParticipantFailedError,
     QueueNotFoundError,
     ReaderStoppedError,
@@ -70,12 +71,20 @@ _REFUSALS: Final = {
 }
 
 
+#: What click raises to show the help of a group that was given nothing; before 8.2 it shows it.
+_HELP: Final[Any] = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
 #: Of `sqlite3`, which help and completion do without.
 _SQLITE_READONLY: Final = 8
 
 
 class NotFoundError(Exception):
     """What was asked for is not there, or was not confirmed."""
+
+    def __init__(self, message: str, *, state: str = "unchanged") -> None:
+        super().__init__(message)
+        self.state = state
+        """Of the data."""
 
 
 class DamagedInputError(Exception):
@@ -112,7 +121,8 @@ def told(*, is_json: bool, instead: str | None = None) -> Iterator[None]:
         _tell(_Ending("Interrupted", "interrupted", None, [], INTERRUPTED, {}), is_json=is_json)
     except (NotFoundError, DamagedInputError) as error:
         code = DAMAGED if isinstance(error, DamagedInputError) else REFUSED
-        ending = _Ending(type(error).__name__, str(error), "unchanged", [], code, {})
+        state = error.state if isinstance(error, NotFoundError) else "unchanged"
+        ending = _Ending(type(error).__name__, str(error), state, [], code, {})
         _tell(ending, is_json=is_json)
     except MpregError as error:
         _tell(_ending(_cause(error), instead), is_json=is_json)
@@ -122,9 +132,15 @@ def told(*, is_json: bool, instead: str | None = None) -> Iterator[None]:
 
 def tell_usage(error: click.UsageError, *, is_json: bool) -> NoReturn:
     """A command line that makes no sense: as an object, or raised for click to show."""
+    message = error.format_message()
+    if isinstance(error, _HELP):
+        if not is_json:
+            # It is the help, and click shows it as that.
+            raise error
+        message = "Missing command."
     if not is_json:
-        raise click.UsageError(safe(error.format_message()), error.ctx) from error
-    ending = _Ending("UsageError", error.format_message(), None, [], USAGE, {})
+        raise click.UsageError(safe(message), error.ctx) from error
+    ending = _Ending("UsageError", message, None, [], USAGE, {})
     _tell(ending, is_json=True)
 
 
@@ -206,10 +222,12 @@ def _advice(error: MpregError, instead: str | None) -> Iterator[str]:
         )
         yield (
             "Commands that only read (stats, inspect, verify, backup, export, queue list, show, "
-            "peek) work meanwhile."
+            "peek, dead-letters) work meanwhile."
         )
     elif isinstance(error, QueueNotFoundError):
         yield "`mpreg queue list` lists the queues, `mpreg queue show` the subscriptions of one."
+    elif isinstance(error, NodeUnreachableError):
+        yield "Is the node running? `mpreg serve` starts it; --url names another."
     elif isinstance(error, AckedDataLostError):
         yield (
             "To go on without what is missing, for one start: "

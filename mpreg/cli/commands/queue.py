@@ -14,8 +14,11 @@ __all__ = ["queue"]
 
 queue_argument = click.argument("name", shell_complete=queues_of)
 
-#: What the process that holds the directory can call to the same end.
-INSTEAD: Final = "MessageQueue.redrive, .purge and .purge_dead_letters"
+#: What a node that holds the directory can be asked, and a program can call, to the same end.
+INSTEAD: Final = (
+    "a node takes POST /v1/queues/{queue}/dead-letters/redrive, .../dead-letters/purge and "
+    "/v1/queues/{queue}/purge; a program has MessageQueue.redrive, .purge_dead_letters and .purge"
+)
 
 
 @click.group()

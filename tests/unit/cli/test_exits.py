@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from mpreg.cli.exits import DAMAGED, DISK, REFUSED, told
-from mpreg.errors import CorruptDataError, MpregError, ParticipantFailedError, StorageIOError
+from mpreg.errors import (
+    CorruptDataError,
+    MpregError,
+    NodeUnreachableError,
+    ParticipantFailedError,
+    StorageIOError,
+)
 from mpreg.persistence.data_directory import DataDirectory
 
 
@@ -117,3 +123,12 @@ def test_a_file_in_the_place_of_the_data_directory_is_told_as_one(
         DataDirectory(file).acquire()
     assert f"{file}: the data directory cannot be used: Not a directory" in capsys.readouterr().err
     assert file.read_text() == "mine"
+
+
+def test_of_a_node_that_gives_no_answer_it_is_told_how_to_start_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error = NodeUnreachableError("http://127.0.0.1:8765: refused", may_have_been_made=False)
+    code, said = ended(error, capsys)
+    assert code == REFUSED
+    assert "`mpreg serve` starts it" in said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import click
 
@@ -33,6 +33,7 @@ async def redrive(
     async with _opened(settings, *names) as queues:
         source, target = queues[0], queues[-1]
         total = len(ids) or source.statistics().dead
+        unknown = await _unknown(source, ids)
         moved = await _watched(
             output, "sending again", total, source, lambda: source.redrive(ids or None, to=target)
         )
@@ -43,9 +44,16 @@ async def redrive(
             f"{moved} dead letters sent again to {target.name!r}; {left} stay{why}",
         )
         if ids and moved < len(set(ids)):
+            left_out = len(set(ids)) - moved
+            why = (
+                f"there is no {', '.join(map(repr, unknown))}"
+                if unknown
+                else "their messages are damaged, or several of them are of one message"
+            )
             raise NotFoundError(
-                f"{len(set(ids)) - moved} of the dead letters named are not there, or their "
-                "messages are damaged"
+                f"{left_out} of the dead letters named were not sent again: {why}; "
+                f"`mpreg queue dead-letters {name}` lists those that there are",
+                state=f"{moved} sent again, the rest unchanged" if moved else "unchanged",
             )
 
 
@@ -75,6 +83,19 @@ async def purge(
             lambda: queue.purge(messages=messages, dead_letters=dead_letters),
         )
         output.row({"queue": name, "removed": removed}, f"{removed} removed")
+
+
+async def _unknown(queue: MessageQueue, ids: tuple[str, ...]) -> list[str]:
+    """Those that no dead letter has for its key or for its message's id."""
+    missing = dict.fromkeys(ids)
+    if not missing:
+        return []
+    async with aclosing(queue.scan_dead_letters()) as letters:
+        async for letter in letters:
+            missing.pop(letter.key, None)
+            if letter.id is not None:
+                missing.pop(letter.id, None)
+    return list(missing)
 
 
 def _is_confirmed(question: str) -> bool:
