@@ -195,7 +195,7 @@ def test_a_backup_without_room_is_told_and_leaves_nothing(tmp_path: Path) -> Non
     with start("backup", place, "--data-dir", data_dir, limit=limit) as process:
         _, errors = process.communicate(timeout=GUARD_SECONDS)
     assert process.returncode == 4, errors
-    assert b"State of the data: rolled back." in errors
+    assert b"State of the data: unchanged." in errors
     assert b"Traceback" not in errors
     assert errors.startswith(f"mpreg: {place.parent}/".encode())
     assert list(place.parent.iterdir()) == []

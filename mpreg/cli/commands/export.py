@@ -24,7 +24,7 @@ def export(common: Common, file: Path, allow_gaps: bool) -> None:
     """Write a store as JSON Lines to FILE, or to the standard output.
 
     All lines are one state, also while a server has the store open. FILE appears when it is
-    complete; what was written to the standard output by an export that failed cannot be imported.
-    The report goes to the standard error.
+    complete, in the place of an older one; what was written to the standard output by an export
+    that failed cannot be imported. The report goes to the standard error.
     """
     execute(common, "export:run_export", file=file, allow_gaps=allow_gaps)

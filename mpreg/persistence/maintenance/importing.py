@@ -34,7 +34,7 @@ from mpreg.persistence.maintenance.lines import (
     store_name_of,
 )
 from mpreg.persistence.maintenance.restore import held_place
-from mpreg.persistence.maintenance.staging import Staging, file_errors, staged
+from mpreg.persistence.maintenance.staging import Staging, file_errors, no_room, staged
 from mpreg.persistence.maintenance.staging_inside import StagingInside
 from mpreg.persistence.operations import Append, Operation, Put, TruncateBefore
 from mpreg.persistence.registry import PersistenceRegistry
@@ -114,9 +114,8 @@ async def import_lines(lines: AsyncIterable[bytes], config: PersistenceConfig) -
                 report = await run_unless_full(registry, work.run)
         except StorageFullError as error:
             # It says what a server would do, and names a file that is removed.
-            raise StorageFullError(
-                f"{staging.place}: no room left on the device; nothing was imported: make room and "
-                "run it again"
+            raise no_room(
+                staging.place, "; nothing was imported: make room and run it again"
             ) from error
         await anyio.to_thread.run_sync(gaps.finish)
         with file_errors(staging.place):

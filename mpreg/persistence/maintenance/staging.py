@@ -36,6 +36,7 @@ __all__ = [
     "file_errors",
     "is_same",
     "naming",
+    "no_room",
     "refuse_inside_store",
     "refuse_nested",
     "resolved",
@@ -280,6 +281,14 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def no_room(place: Path, rest: str) -> StorageFullError:
+    """What to raise where no commit was rolled back: what was being made there was to take its
+    place when it was whole."""
+    error = StorageFullError(f"{place}: no room left on the device{rest}")
+    vars(error)["data_state"] = "unchanged"
+    return error
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Have the system's errors name the file that is read or written in the block, as they do by
@@ -317,10 +326,7 @@ def file_errors(path: Path) -> Iterator[None]:
         name = (error.filename2 if is_full else None) or error.filename
         where = Path(name) if isinstance(name, str) else path
         if is_full:
-            raise StorageFullError(
-                f"{where}: no room left on the device ({error.strerror}); make room and run it "
-                "again"
-            ) from error
+            raise no_room(where, f" ({error.strerror}); make room and run it again") from error
         if (why := _REFUSED.get(error.errno or 0)) is not None:
             raise DataDirectoryError(where, why) from error
         raise StorageIOError(f"{error.strerror or error}", where) from error
