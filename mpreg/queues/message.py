@@ -78,9 +78,10 @@ class Receipt(msgspec.Struct, eq=False):
         record: MessageRecord | None = None
         if dies := _dies(core, lease):
             record = await self._find_record(lease)
-            # It may have been read from the disk meanwhile.
+            # It may have been read from the disk, and much have happened meanwhile.
             core.check_open()
             core.settling.check_lease(lease)
+            dies = _dies(core, lease)
         if transaction is not None:
             self._nack(lease, delay_seconds, reason, transaction, record, dies=dies)
             return

@@ -10,6 +10,7 @@ import pytest
 from mpreg.persistence import TransactionStateError
 from mpreg.queues import (
     DeliveryGuarantee,
+    Message,
     MessageQueue,
     QueueConfiguration,
     QueueFullError,
@@ -17,6 +18,8 @@ from mpreg.queues import (
     QueueType,
 )
 from mpreg.queues.configuration import MEMORY_MESSAGES_MAX
+from mpreg.queues.records import MessageRecord
+from mpreg.queues.subscription_state import Lease
 from tests.integration.queues.support import (
     count_rows,
     finished,
@@ -337,6 +340,27 @@ async def test_what_a_quorum_has_dies_for_nobody(data_dir: Path, restarts: bool)
     async with open_queue(data_dir) as jobs:
         await until(lambda: jobs.statistics().subscriptions["b"].pending == 0)
         await until(lambda: jobs.statistics().subscriptions["b"].delayed == 0)
+        assert (jobs.statistics().dead, jobs.statistics().size) == (0, 0)
+
+
+async def test_what_a_quorum_gets_while_a_nack_reads_it_dies_for_nobody(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = QueueConfiguration(
+        delivery_guarantee=DeliveryGuarantee.QUORUM, max_deliveries=1, retry_delay_seconds=0.0
+    )
+    async with open_queue(data_dir, settings) as jobs:
+        a, b = await jobs.subscription("a"), await jobs.subscription("b")
+        await jobs.send("x")
+        late, find = await take(b), Message._find_record
+
+        async def find_late(message: Message, lease: Lease) -> MessageRecord | None:
+            await finished(a, 1)
+            return await find(message, lease)
+
+        monkeypatch.setattr(Message, "_find_record", find_late)
+        await late.nack()
+        assert await b.receive(0) is None
         assert (jobs.statistics().dead, jobs.statistics().size) == (0, 0)
 
 
