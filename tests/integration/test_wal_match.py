@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mpreg.persistence import CorruptDataError, PersistenceRegistry, open_read_only
-from mpreg.persistence.maintenance import backup, verify
+from mpreg.persistence.backends.sqlite import wal_match
+from mpreg.persistence.maintenance import backup, repair, verify
 from tests.integration.support import database, listed, registry
 from tests.integration.test_acked_data import FRAME_HEADER, PAGE, WAL_HEADER, contents, keep_commits
 
@@ -69,6 +70,8 @@ async def refused(mixed: Path, said: str) -> None:
     assert re.search(said, finding.message)
     with pytest.raises(CorruptDataError, match=said):
         await backup(mixed, mixed.with_name("backup"))
+    with pytest.raises(CorruptDataError, match=said):
+        await repair(mixed)
     assert contents(mixed) == before
 
 
@@ -102,6 +105,21 @@ async def test_a_log_whose_end_is_damaged_after_it_was_moved_into_the_database(
         assert len(await listed(opened.key_value_store("s").scan())) == 10
 
 
+async def test_a_process_that_comes_between_the_two_looks_is_no_mixture(
+    images: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early, look = images["early"], wal_match._look_without_log
+
+    def look_and_go_on(path: Path) -> object:
+        found = look(path)
+        for of in (database, log_of):
+            shutil.copy(of(images["late"]), of(early))
+        return found
+
+    monkeypatch.setattr(wal_match, "_look_without_log", look_and_go_on)
+    wal_match.match_log(database(early))(20)
+
+
 @pytest.mark.parametrize("name", ["early", "late"])
 async def test_those_that_belong_together_are_opened(images: dict[str, Path], name: str) -> None:
     image = images[name]
@@ -133,3 +151,23 @@ async def test_a_damaged_frame_tells_nothing_either(images: dict[str, Path]) -> 
     log_of(image).write_bytes(log)
     async with registry(image) as opened:
         assert (await opened.stats()).commit_sequence == 15
+
+
+async def test_a_damaged_page_of_the_numbers_does_not_hide_what_else_is_damaged(
+    images: dict[str, Path],
+) -> None:
+    async with registry(images["late"]):
+        pass
+    path = database(images["late"])
+    with closing(sqlite3.connect(path)) as connection:
+        (root,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'meta'"
+        ).fetchone()
+        connection.execute("UPDATE entries SET checksum = checksum + 1 WHERE version = 20")
+        connection.commit()
+        assert connection.total_changes == 1
+    damaged = bytearray(path.read_bytes())
+    damaged[(root - 1) * PAGE] = 0x77
+    path.write_bytes(damaged)
+    places = {finding.where for finding in (await verify(images["late"])).findings}
+    assert {"table meta", "namespace 's', key '004'"} <= places

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ from mpreg.codec import checksum_entry
 from mpreg.errors import CorruptDataError, DataDirectoryError
 from mpreg.persistence.backends.sqlite.failures import translate
 from mpreg.persistence.backends.sqlite.places import Place
+from mpreg.persistence.backends.sqlite.wal_match import match_log
 from mpreg.persistence.data_directory import ACKED_NAME, sync_directory
 from mpreg.persistence.maintenance.acked import read_acked, unaccounted
 from mpreg.persistence.maintenance.checks import check_entry, check_name, check_record
@@ -31,6 +32,7 @@ from mpreg.persistence.maintenance.journal.repair import repair_journal
 from mpreg.persistence.maintenance.quarantine import Quarantine, read_set_aside
 from mpreg.persistence.maintenance.restore import held_place
 from mpreg.persistence.maintenance.rows import (
+    DamagedRowsError,
     EntryRow,
     LargeValueRow,
     LogRow,
@@ -105,8 +107,8 @@ async def repair(
 
     Raises:
         DataDirectoryLockedError: a process has it open.
-        CorruptDataError: SQLite's own structure is damaged, or nothing tells which of two names is
-            right; nothing was changed.
+        CorruptDataError: SQLite's own structure is damaged, or its WAL is of another time, or
+            nothing tells which of two names is right; nothing was changed.
         DataDirectoryError, StorageFullError, StorageIOError: nothing was removed.
     """
     directory = Path(data_dir)
@@ -143,6 +145,7 @@ def _repair(data_dir: Path, control: Control, *, full: bool) -> VerificationRepo
     if store.backend == "file":
         return _repair_journal(data_dir, control, full=full)
     path = store.path
+    _refuse_another_log(path, control)
     # Before anything is judged by its name.
     names = mend_names(path, control)
     before = examine_database(path, control, full=full, set_aside=read_set_aside(data_dir))
@@ -177,6 +180,17 @@ def _repair(data_dir: Path, control: Control, *, full: bool) -> VerificationRepo
         remove_files(path, files)
     after = examine_database(path, control, full=full, set_aside=read_set_aside(data_dir))
     return after.with_mended([*names, *before.findings])
+
+
+def _refuse_another_log(path: Path, control: Control) -> None:
+    """What is written would make one of the two. `open_source` does not ask while a process holds
+    the directory, and here this one does."""
+    check_end, meta = match_log(path), None
+    # What is damaged is told by who examines it.
+    with suppress(CorruptDataError, DamagedRowsError), open_source(path, control) as source:
+        meta = source.meta()
+    if meta is not None and type(meta[1]) is int:
+        check_end(meta[1])
 
 
 def _repair_journal(data_dir: Path, control: Control, *, full: bool) -> VerificationReport:

@@ -482,10 +482,8 @@ def _begin(
     with connecting(file, way) as connection:
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         check_readable(connection, path)
-        # Where its numbers are damaged, that is found with all the rest.
-        meta = None if check_end is None else connection.execute(schema.READ_META).fetchone()
-        if check_end is not None and meta is not None and type(meta[1]) is int:
-            check_end(meta[1])
+        if check_end is not None and (end := _end_of(connection)) is not None:
+            check_end(end)
         for pragma in schema.READER_PRAGMAS:
             connection.execute(pragma)
         connection.execute("PRAGMA busy_timeout = 5000")
@@ -493,6 +491,17 @@ def _begin(
         # The transaction begins with the first page that is read.
         connection.execute("PRAGMA schema_version").fetchone()
     return connection
+
+
+def _end_of(connection: sqlite3.Connection) -> int | None:
+    """Its commit sequence; None where that is damaged, which is found with all the rest."""
+    try:
+        meta = connection.execute(schema.READ_META).fetchone()
+    except sqlite3.Error as error:
+        if not _is_damage(error):
+            raise
+        return None
+    return meta[1] if meta is not None and type(meta[1]) is int else None
 
 
 def _is_to_be_left_alone(path: Path) -> bool:

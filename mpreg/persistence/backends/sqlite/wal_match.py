@@ -86,6 +86,11 @@ def match_log(path: Path) -> Callable[[int], None]:
         return lambda _: None
     first = _first_sequence(path, alone)
     if first is not None and first > alone.sequence + 1:
+        # A process that has come meanwhile may have moved the log, and begun it anew.
+        alone = _look_without_log(path)
+    if alone is None:
+        return lambda _: None
+    if first is not None and first > alone.sequence + 1:
         raise CorruptDataError(
             "the database is older than the write-ahead log beside it: it has the commits up to "
             f"{alone.sequence}, and the log begins with {first}; {_REMEDY}",
