@@ -56,7 +56,6 @@ from mpreg.persistence.log_retention import (
     kept_from,
     marks_of,
     next_due,
-    not_ahead,
     with_mark,
 )
 from mpreg.persistence.operations import Operation, SweepExpired, TruncateBefore
@@ -320,7 +319,6 @@ class Compactor:
             # Deleted, and begun anew.
             known = LogMarks()
         before = known
-        known = not_ahead(known, self._gateway.clock.wall())
         while known.end < next_offset:
             start = max(first, known.end)
             for mark in await self._next_marks(retention, known, log, start, next_offset):

@@ -9,7 +9,6 @@ from typing import Any, Final
 import attrs
 import msgspec
 from attrs import field, frozen
-from msgspec import structs
 
 from mpreg.errors import ConfigurationError
 from mpreg.validation import found, seconds, whole_number
@@ -22,7 +21,6 @@ __all__ = [
     "kept_from",
     "marks_of",
     "next_due",
-    "not_ahead",
     "with_mark",
 ]
 
@@ -108,17 +106,6 @@ def with_mark(retention: LogRetention, known: LogMarks, mark: Mark, first_offset
     if len(marks) >= 2 and not _are_apart(retention, marks[-2], marks[-1]):
         marks.pop()
     return LogMarks((*marks, mark)[-MARKS_MAX:])
-
-
-def not_ahead(known: LogMarks, now: float) -> LogMarks:
-    """A clock that was ahead, and was set back, has left marks of a time that has not come: they
-    become marks of now. Otherwise no records would be too old before that time, not those after
-    them either, since each new mark takes the place of one that is not older than those before."""
-    if all(mark.seen_at <= now for mark in known.marks):
-        return known
-    return LogMarks(
-        tuple(structs.replace(mark, seen_at=min(mark.seen_at, now)) for mark in known.marks)
-    )
 
 
 def _are_apart(retention: LogRetention, earlier: Mark, later: Mark) -> bool:

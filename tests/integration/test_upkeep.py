@@ -314,24 +314,6 @@ async def test_compact_removes_all_there_is_to_remove_and_says_what(data_dir: Pa
         await opened.compact()
 
 
-async def test_records_become_too_old_after_a_clock_that_was_ahead(data_dir: Path) -> None:
-    clock = TurnedClock()
-    retention = (LogRetention(log="audit", seconds_max=100.0),)
-    async with registry(
-        data_dir, clock=clock, upkeep_interval_seconds=None, log_retention=retention
-    ) as opened:
-        audit = opened.log_store("audit")
-        clock.now += 1e8
-        await audit.append_many([b"ahead"] * 5)
-        await opened.compact()
-        clock.now -= 1e8
-        for _ in range(30):
-            clock.now += 10.0
-            await audit.append(b"since")
-            await opened.compact()
-        assert 5 <= await audit.first_offset() <= 25
-
-
 async def test_compact_of_the_memory_backend_removes_as_much() -> None:
     from mpreg.persistence import PersistenceConfig
 

@@ -15,7 +15,6 @@ from mpreg.persistence.log_retention import (
     Mark,
     kept_from,
     next_due,
-    not_ahead,
     with_mark,
 )
 from mpreg.persistence.upkeep_policy import HELD_UP_MAX, CheckpointWatch, SpacePolicy, StepSize
@@ -146,18 +145,6 @@ def test_the_first_records_to_become_too_old_are_those_of_the_first_mark_that_is
     assert next_due(retention, KNOWN, 10) == 250.0
     assert next_due(retention, KNOWN, 30) == math.inf
     assert next_due(LogRetention(log="l", records_max=1), KNOWN, 0) == math.inf
-
-
-def test_records_become_too_old_also_where_the_clock_was_ahead_and_was_set_back() -> None:
-    retention = LogRetention(log="l", seconds_max=100.0)
-    known = with_mark(retention, LogMarks(), Mark(10, 1e9, 0), 0)
-    for number in range(1, 41):
-        now = number * 10.0
-        known = with_mark(retention, not_ahead(known, now), Mark(10 + number, now, 0), 0)
-    assert not_ahead(known, now) is known
-    # The first ten were seen before the clock went back, so they are as old as the oldest since.
-    assert 35 <= kept_from(retention, known, 50, now) <= 40
-    assert next_due(retention, known, 0) == 110.0
 
 
 @given(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Protocol, TypeVar
 
 from attrs import field, frozen
@@ -43,23 +42,19 @@ def surplus(retention: SnapshotRetention, versions: Sequence[V], now: float) -> 
     """Those to be dropped of all versions, which are given from the oldest to the newest."""
     limit = retention.versions_max
     count = 0 if limit is None else max(0, len(versions) - limit)
-    ends = _ends(retention, versions)
     return [
         version
         for index, version in enumerate(versions[:-1])
-        if index < count or ends[index] <= now
+        if index < count or _ends_at(retention, version) <= now
     ]
 
 
 def next_due(retention: SnapshotRetention, versions: Sequence[V]) -> float:
     """When the next of them becomes too old (wall clock), if nothing is saved until then."""
-    return min(_ends(retention, versions)[:-1], default=math.inf)
+    return min((_ends_at(retention, version) for version in versions[:-1]), default=math.inf)
 
 
-def _ends(retention: SnapshotRetention, versions: Sequence[V]) -> list[float]:
-    """When each becomes too old. A version is no younger than those after it: what a clock that was
-    ahead has called the time of its saving may be years from now."""
+def _ends_at(retention: SnapshotRetention, version: _Version) -> float:
     if retention.seconds_max is None:
-        return [math.inf] * len(versions)
-    newest_first = accumulate((one.saved_at for one in reversed(versions)), min)
-    return [saved_at + retention.seconds_max for saved_at in newest_first][::-1]
+        return math.inf
+    return version.saved_at + retention.seconds_max
