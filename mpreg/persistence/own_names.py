@@ -79,7 +79,8 @@ def refuse_what_is_no_file(directory: Path) -> None:
             expected, is_it = "a directory", entry.is_dir(follow_symlinks=False)
         else:
             continue
-        if not is_it:
+        # One that has gone meanwhile, as a log does when a process ends, is none either.
+        if not is_it and os.path.lexists(entry):
             raise _refused(directory / entry.name, expected)
 
 

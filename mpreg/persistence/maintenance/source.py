@@ -408,8 +408,8 @@ def open_source(path: Path, control: Control, *, immutable: bool = False) -> Ite
     """Connect read-only and begin the one transaction.
 
     ``immutable``: nobody else uses the file, and it has no WAL: a backup. Then nothing is made
-    beside it; so too where nothing can be made. The file is never opened but by SQLite: closing it
-    would drop the locks that a registry of this process holds on it.
+    beside it; so too where nothing can be made. Where a registry has the database open, it is not
+    opened but by SQLite: closing it would drop the locks that one of this process holds on it.
 
     Raises:
         ForeignDatabaseError, SchemaVersionError: not ours to read.

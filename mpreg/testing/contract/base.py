@@ -31,7 +31,31 @@ from mpreg.persistence.batch import Durability, WriteBatch, operation_bytes
 from mpreg.persistence.commit_group import BatchOutcome, CommitGroup
 from mpreg.persistence.operations import Operation, Put
 
-__all__ = ["BackendContract", "ContractStore", "make_batch"]
+__all__ = ["NASTY_KEYS", "BackendContract", "ContractStore", "make_batch"]
+
+#: Bytes that trip up whoever treats keys as text, patterns or C strings.
+NASTY_KEYS = (
+    b"",
+    b"\x00",
+    b"\x00\x00",
+    b"\x00\xff",
+    b"%",
+    b"%%",
+    b"*",
+    b"A",
+    b"A%",
+    b"A_",
+    b"AB",
+    b"_",
+    b"a",
+    b"a\x00b",
+    b"ab",
+    b"\xc3\xa9",
+    b"\xed\xb2\x80",
+    b"\xff",
+    b"\xff\x00",
+    b"\xff\xff",
+)
 
 
 def make_batch(*operations: Operation, durability: Durability = Durability.DURABLE) -> WriteBatch:

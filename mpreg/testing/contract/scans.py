@@ -6,33 +6,9 @@ from pathlib import Path
 
 from mpreg.persistence.backend import PAGE_BYTES_MAX, PAGE_ITEMS_MAX, ScanEntries, ScanPage
 from mpreg.persistence.operations import Append, Delete, Put
-from mpreg.testing.contract.base import BackendContract, make_batch
+from mpreg.testing.contract.base import NASTY_KEYS, BackendContract, make_batch
 
 __all__ = ["ScansContract"]
-
-#: Bytes that trip up whoever treats keys as text, patterns or C strings.
-NASTY_KEYS = (
-    b"",
-    b"\x00",
-    b"\x00\x00",
-    b"\x00\xff",
-    b"%",
-    b"%%",
-    b"*",
-    b"A",
-    b"A%",
-    b"A_",
-    b"AB",
-    b"_",
-    b"a",
-    b"a\x00b",
-    b"ab",
-    b"\xc3\xa9",
-    b"\xed\xb2\x80",
-    b"\xff",
-    b"\xff\x00",
-    b"\xff\xff",
-)
 
 
 class ScansContract(BackendContract):

@@ -119,10 +119,10 @@ def _look_without_log(path: Path) -> _InDatabase | None:
             (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
             root, last_root = connection.execute(_ROOTS).fetchone()
             _, sequence, _ = connection.execute(READ_META).fetchone()
+            if type(sequence) is not int or not 0 < root <= last_root <= _ROOT_MAX:
+                return None
     except (sqlite3.Error, TypeError):
-        # TypeError: there is no such row.
-        return None
-    if type(sequence) is not int or not 0 < root <= last_root <= _ROOT_MAX:
+        # TypeError: there is no such row, or no number in it.
         return None
     with path.open("rb") as file:
         return _InDatabase(sequence, root, page_bytes, file.read(last_root * page_bytes))
@@ -180,6 +180,7 @@ def _sequence_in(alone: _InDatabase, page: bytes) -> int | None:
         with closing(sqlite3.connect(":memory:")) as connection:
             connection.deserialize(bytes(image))
             _, sequence, _ = connection.execute(READ_META).fetchone()
-    except (sqlite3.Error, TypeError):
+    except (sqlite3.Error, TypeError, AttributeError):
+        # AttributeError: SQLite was built without it, and nothing can be told.
         return None
     return sequence if type(sequence) is int else None
