@@ -16,11 +16,11 @@ import pytest
 from mpreg.persistence import (
     AckedDataLostError,
     CorruptDataError,
+    DataDirectoryError,
     DataDirectoryLockedError,
     Durability,
     PersistenceRegistry,
     SchemaVersionError,
-    StorageIOError,
     accounting,
 )
 from mpreg.persistence.acked_file import AckedFile
@@ -345,7 +345,7 @@ async def test_something_else_in_its_place_is_told(data_dir: Path) -> None:
         pass
     (data_dir / "ACKED").unlink()
     (data_dir / "ACKED").mkdir()
-    with pytest.raises(StorageIOError, match="ACKED: cannot be read"):
+    with pytest.raises(DataDirectoryError, match="ACKED: this is a directory"):
         async with registry(data_dir):
             pass
 
