@@ -26,7 +26,10 @@ typecheck: $(STAMP)
 
 # One worker more than a small machine has CPUs: many tests wait for a process or a disk. Those of
 # processes lie side by side and take longest: whoever has no more to do takes of them.
+# Collected once before that, so that not each worker rewrites the assertions of all of them; what
+# is wrong with one is told by the run itself.
 unit: $(STAMP) browser
+	$(BIN)/pytest --collect-only -qq > /dev/null || true
 	$(BIN)/pytest -n 3 --dist worksteal $(ARGS)
 
 # For the tests of the status page; it says why where there can be none.
