@@ -17,7 +17,7 @@ from tests.e2e.programs.cache import CONFIGURATION, COUNT, PIPELINE, key_of, val
 from tests.e2e.support import Program, on_both_loops
 
 #: On each loop; `make crash` sets more. Another seed gives other moments.
-KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "3"))
+KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "2"))
 SEED = int(os.environ.get("MPREG_CRASH_SEED", "0"))
 
 LINES_MAX = 1_500

@@ -17,7 +17,7 @@ from tests.e2e.support import Program, on_loops_and_backends
 from tests.integration.support import left_over
 
 #: On each loop; `make crash` sets more. Another seed gives other moments.
-KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "4"))
+KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "3"))
 SEED = int(os.environ.get("MPREG_CRASH_SEED", "0"))
 
 ACKS_MAX = 1_500

@@ -17,7 +17,7 @@ from tests.integration.refusing_system import RefusingSystem, refusing
 from tests.integration.support import left_over
 
 #: For each backend; `make crash` sets more. Another seed gives other calls.
-KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "3"))
+KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "2"))
 SEED = int(os.environ.get("MPREG_CRASH_SEED", "0"))
 
 

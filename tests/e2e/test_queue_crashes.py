@@ -43,7 +43,7 @@ from tests.e2e.programs.queues import (
 from tests.e2e.support import Program, on_both_loops
 
 #: On each loop; `make crash` sets more. Another seed gives other moments.
-KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "4"))
+KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "3"))
 SEED = int(os.environ.get("MPREG_CRASH_SEED", "0"))
 
 LINES_MAX = 3_000

@@ -20,7 +20,7 @@ from tests.e2e.programs.snapshots import KEPT, pieces_of
 from tests.e2e.support import Program
 from tests.integration.support import left_over
 
-KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "3"))
+KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "2"))
 SEED = int(os.environ.get("MPREG_CRASH_SEED", "0"))
 
 

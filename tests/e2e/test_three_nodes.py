@@ -29,7 +29,7 @@ from tests.e2e.support import GUARD_SECONDS, loops
 from tests.e2e.test_serve import Served
 
 #: On each loop, each node once; `make crash` sets more: from six on, by each signal.
-KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "3"))
+KILLS = int(os.environ.get("MPREG_CRASH_KILLS", "2"))
 SEED = int(os.environ.get("MPREG_CRASH_SEED", "0"))
 
 NAMES: Final = ("alpha", "beta", "gamma")
