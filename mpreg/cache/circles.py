@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
 import anyio
 from attrs import define, field
+
+from mpreg.actors import Ack
 
 __all__ = ["Waiting", "circle_of", "told"]
 
@@ -15,6 +18,11 @@ T = TypeVar("T")
 
 
 class Computed(Protocol):
+    answer: Ack[object]
+    waiting: int
+    """How many wait for it."""
+    raised_at: TracebackType | None
+
     @property
     def key(self) -> object: ...
 
@@ -31,13 +39,26 @@ class Waiting(Generic[C]):
     waits_for: dict[C, C] = field(factory=dict)
     """What its own task waits for. What it has others wait for is not known."""
 
-    @contextmanager
-    def waiting(self, asked: C) -> Iterator[None]:
-        """While the running task, which may be one of theirs, waits for one of them.
+    async def answer(self, asked: C, end_if_unwanted: Callable[[C], None]) -> object:
+        """That of one of them, for the running task, which may be one of theirs. It is ended by
+        the last one that waits for it.
 
         Raises:
             RuntimeError: that one waits for it.
         """
+        with self._noted(asked):
+            asked.waiting += 1
+            try:
+                return await asked.answer.wait()
+            except Exception as error:
+                error.__traceback__ = asked.raised_at
+                raise
+            finally:
+                asked.waiting -= 1
+                end_if_unwanted(asked)
+
+    @contextmanager
+    def _noted(self, asked: C) -> Iterator[None]:
         asking = self.by_task.get(anyio.get_current_task().id)
         if asking is None:
             yield

@@ -182,16 +182,7 @@ class Computations:
         Raises:
             RuntimeError: the caller is a computation for which this one waits.
         """
-        with self._tasks.waiting(computation):
-            computation.waiting += 1
-            try:
-                return copied(await computation.answer.wait())
-            except Exception as error:
-                error.__traceback__ = computation.raised_at
-                raise
-            finally:
-                computation.waiting -= 1
-                self._end_if_unwanted(computation)
+        return copied(await self._tasks.answer(computation, self._end_if_unwanted))
 
     def _end_if_unwanted(self, computation: Computation) -> None:
         if not (computation.waiting or computation.is_refresh or computation.answer.done):

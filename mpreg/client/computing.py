@@ -104,16 +104,7 @@ class Computations:
             computation = Computation(key, recipe)
             self._start_soon(partial(self._run, computation))
             self._running[key] = computation
-        with self._tasks.waiting(computation):
-            computation.waiting += 1
-            try:
-                return copied(await computation.answer.wait())
-            except Exception as error:
-                error.__traceback__ = computation.raised_at
-                raise
-            finally:
-                computation.waiting -= 1
-                self._end_if_unwanted(computation)
+        return copied(await self._tasks.answer(computation, self._end_if_unwanted))
 
     def _end_if_unwanted(self, computation: Computation) -> None:
         """Not what is being stored: given up, it could still come to the node, and behind what this
