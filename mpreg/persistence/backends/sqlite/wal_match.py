@@ -82,10 +82,8 @@ def match_log(path: Path) -> Callable[[int], None]:
         OSError: one of them cannot be read.
     """
     alone = _look_without_log(path)
-    if alone is None:
-        return lambda _: None
-    first = _first_sequence(path, alone)
-    if first is not None and first > alone.sequence + 1:
+    first = None if alone is None else _first_sequence(path, alone)
+    if alone is not None and first is not None and first > alone.sequence + 1:
         # A process that has come meanwhile may have moved the log, and begun it anew.
         alone = _look_without_log(path)
     if alone is None:
@@ -150,9 +148,8 @@ def _frames(log: BinaryIO, page_bytes: int) -> Iterator[tuple[int, bytes]]:
     checksum = _add(header[:_SUMMED_IN_HEADER], (0, 0), order)
     if magic & ~_BIG_ENDIAN != _MAGIC or size != page_bytes or checksum != tuple(found):
         return
-    while (
-        len(frame := log.read(_FRAME_HEADER.size + page_bytes)) == _FRAME_HEADER.size + page_bytes
-    ):
+    whole = _FRAME_HEADER.size + page_bytes
+    while len(frame := log.read(whole)) == whole:
         number, _, of_log, *found = _FRAME_HEADER.unpack_from(frame)
         page = frame[_FRAME_HEADER.size :]
         checksum = _add(frame[:_SUMMED_IN_FRAME] + page, checksum, order)
