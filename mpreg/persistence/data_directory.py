@@ -25,13 +25,7 @@ from mpreg.persistence.own_names import (
 )
 
 __all__ = [
-    "ACKED_NAME",
-    "BACKUP_NAME",
-    "DATABASE_NAME",
-    "JOURNAL_NAME",
-    "LOCK_NAME",
     "STORES",
-    "VALUES_NAME",
     "DataDirectory",
     "Holder",
     "holder_of",
@@ -40,6 +34,7 @@ __all__ = [
 
 STORES: Final = {"sqlite": DATABASE_NAME, "file": JOURNAL_NAME}
 """What a backend's store is known by in its directory."""
+
 #: More than a pid and the name of a host have.
 _LOCK_BYTES: Final = 512
 _PID_DIGITS_MAX: Final = 20

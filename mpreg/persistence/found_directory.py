@@ -10,8 +10,8 @@ from typing import Final
 from attrs import frozen
 
 from mpreg.errors import DataDirectoryError, DataDirectoryMissingError
-from mpreg.persistence.data_directory import DATABASE_NAME, LOCK_NAME, STORES, Holder, holder_of
-from mpreg.persistence.own_names import refuse_what_is_no_file
+from mpreg.persistence.data_directory import STORES, Holder, holder_of
+from mpreg.persistence.own_names import DATABASE_NAME, LOCK_NAME, refuse_what_is_no_file
 
 __all__ = ["FoundDirectory", "Holder", "find_holder"]
 

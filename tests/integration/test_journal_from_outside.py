@@ -12,7 +12,7 @@ import pytest
 from mpreg.persistence import CorruptDataError, PersistenceRegistry, StoredName, open_read_only
 from mpreg.persistence.backends.file.following import JournalFollower
 from mpreg.persistence.backends.file.names import Names, segment_name
-from mpreg.persistence.data_directory import JOURNAL_NAME
+from mpreg.persistence.own_names import JOURNAL_NAME
 from tests.integration.maintenance_support import fill
 from tests.integration.support import listed, registry
 

@@ -29,7 +29,6 @@ from mpreg.persistence.backends.file.format import (
     encode_stamp,
 )
 from mpreg.persistence.backends.file.names import Names, segment_name, snapshot_name
-from mpreg.persistence.data_directory import JOURNAL_NAME
 from mpreg.persistence.maintenance import (
     FindingKind,
     backup,
@@ -40,6 +39,7 @@ from mpreg.persistence.maintenance import (
     verify,
 )
 from mpreg.persistence.maintenance.manifest import read_manifest
+from mpreg.persistence.own_names import JOURNAL_NAME
 from mpreg.persistence.read_only import open_read_only
 from tests.integration.made_once import made_once
 from tests.integration.maintenance_support import fill

@@ -11,7 +11,6 @@ import pytest
 
 from mpreg.persistence import CorruptDataError, PersistenceRegistry
 from mpreg.persistence.backends.sqlite.schema import LARGE_VALUE_BYTES
-from mpreg.persistence.data_directory import DATABASE_NAME
 from mpreg.persistence.maintenance import backup, restore, verify
 from mpreg.persistence.maintenance.manifest import (
     BackupManifest,
@@ -20,6 +19,7 @@ from mpreg.persistence.maintenance.manifest import (
     write_manifest,
 )
 from mpreg.persistence.maintenance.worker import Control
+from mpreg.persistence.own_names import DATABASE_NAME
 from tests.data.schemas.kept import directory_of
 from tests.data.schemas.make_kept_database import WALL
 from tests.integration.support import TurnedClock, database, registry, tamper

@@ -11,7 +11,7 @@ from mpreg.cli.settings import Settings
 from mpreg.cli.times import moment
 from mpreg.errors import CorruptDataError
 from mpreg.persistence import DirectoryStatistics, Holder, open_read_only
-from mpreg.persistence.data_directory import ACKED_NAME
+from mpreg.persistence.own_names import ACKED_NAME
 from mpreg.queues.view import queue_names
 
 __all__ = ["show_stats"]

@@ -7,8 +7,8 @@ from pathlib import Path
 from mpreg.persistence.acked_file import AckedFile, DamagedFileError
 from mpreg.persistence.acked_record import AckedRecord, missing_sequences
 from mpreg.persistence.backend import FoundState
-from mpreg.persistence.data_directory import ACKED_NAME
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
+from mpreg.persistence.own_names import ACKED_NAME
 
 __all__ = ["Acked", "read_acked", "unaccounted", "write_acked"]
 

@@ -28,7 +28,6 @@ from mpreg.errors import (
     PersistenceError,
 )
 from mpreg.persistence.backends.sqlite.failures import translate
-from mpreg.persistence.data_directory import DATABASE_NAME
 from mpreg.persistence.maintenance.acked import Acked, read_acked, unaccounted
 from mpreg.persistence.maintenance.findings import VerificationReport
 from mpreg.persistence.maintenance.journal.backup import JournalBackup
@@ -57,6 +56,7 @@ from mpreg.persistence.maintenance.staging import (
 from mpreg.persistence.maintenance.value_copies import ValueCopies, changed_values
 from mpreg.persistence.maintenance.verify import examine_database
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
+from mpreg.persistence.own_names import DATABASE_NAME
 
 __all__ = ["backup"]
 

@@ -11,9 +11,9 @@ from attrs import define, field
 from mpreg.codec import checksum_record, decode_key, decode_name
 from mpreg.persistence.backends.sqlite.places import Place, file_name
 from mpreg.persistence.backends.sqlite.tables import is_intact
-from mpreg.persistence.data_directory import VALUES_NAME
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
 from mpreg.persistence.maintenance.rows import EntryRow, LargeValueRow, RecordRow
+from mpreg.persistence.own_names import VALUES_NAME
 
 __all__ = [
     "OffsetCheck",

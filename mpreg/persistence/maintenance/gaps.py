@@ -17,7 +17,6 @@ from attrs import define, field
 
 from mpreg.errors import InvalidArgumentError
 from mpreg.persistence.backends.sqlite.failures import translate
-from mpreg.persistence.data_directory import DATABASE_NAME
 from mpreg.persistence.log_store import LogStore
 from mpreg.persistence.maintenance.checks import gap_in
 from mpreg.persistence.maintenance.findings import Finding
@@ -25,6 +24,7 @@ from mpreg.persistence.maintenance.lines import parts_of_name
 from mpreg.persistence.maintenance.quarantine import Quarantine
 from mpreg.persistence.maintenance.staging import file_errors
 from mpreg.persistence.operations import Append, TruncateBefore
+from mpreg.persistence.own_names import DATABASE_NAME
 from mpreg.persistence.registry import PersistenceRegistry
 
 __all__ = ["Gaps", "gaps_in", "no_gaps"]

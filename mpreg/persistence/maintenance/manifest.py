@@ -11,9 +11,9 @@ from typing import Final
 import msgspec
 
 from mpreg.errors import CorruptDataError, DataDirectoryError, SchemaVersionError
-from mpreg.persistence.data_directory import BACKUP_NAME
 from mpreg.persistence.maintenance.quarantine import QUARANTINE_NAME
 from mpreg.persistence.maintenance.worker import Control
+from mpreg.persistence.own_names import BACKUP_NAME
 
 __all__ = [
     "MANIFEST_NAME",

@@ -9,9 +9,9 @@ from typing import Final
 
 from mpreg.errors import DataDirectoryError
 from mpreg.persistence.backends.sqlite.places import number_of
-from mpreg.persistence.data_directory import STORES, VALUES_NAME
+from mpreg.persistence.data_directory import STORES
 from mpreg.persistence.maintenance.quarantine import QUARANTINE_NAME
-from mpreg.persistence.own_names import is_of_a_backup, is_of_a_store
+from mpreg.persistence.own_names import VALUES_NAME, is_of_a_backup, is_of_a_store
 
 __all__ = ["foreign_files", "has_store", "refuse_foreign_files"]
 

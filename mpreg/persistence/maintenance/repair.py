@@ -23,7 +23,7 @@ from mpreg.errors import CorruptDataError, DataDirectoryError
 from mpreg.persistence.backends.sqlite.failures import translate
 from mpreg.persistence.backends.sqlite.places import Place
 from mpreg.persistence.backends.sqlite.wal_match import match_log
-from mpreg.persistence.data_directory import ACKED_NAME, sync_directory
+from mpreg.persistence.data_directory import sync_directory
 from mpreg.persistence.maintenance.acked import read_acked, unaccounted
 from mpreg.persistence.maintenance.checks import check_entry, check_name, check_record
 from mpreg.persistence.maintenance.findings import FindingKind, VerificationReport
@@ -55,6 +55,7 @@ from mpreg.persistence.maintenance.value_repair import (
 )
 from mpreg.persistence.maintenance.verify import examine_database, examine_journal
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
+from mpreg.persistence.own_names import ACKED_NAME
 from mpreg.persistence.snapshots import is_snapshot_namespace
 from mpreg.persistence.snapshots.layout import VERSION, VERSIONS_KEY, chunk_place, numbered_key
 

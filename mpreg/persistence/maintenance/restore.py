@@ -21,13 +21,7 @@ from mpreg.errors import (
     InvalidArgumentError,
     SchemaVersionError,
 )
-from mpreg.persistence.data_directory import (
-    ACKED_NAME,
-    DATABASE_NAME,
-    LOCK_NAME,
-    STORES,
-    DataDirectory,
-)
+from mpreg.persistence.data_directory import STORES, DataDirectory
 from mpreg.persistence.maintenance.acked import write_acked
 from mpreg.persistence.maintenance.findings import VerificationReport
 from mpreg.persistence.maintenance.journal.restore import check_journal, copy_journal
@@ -50,7 +44,7 @@ from mpreg.persistence.maintenance.staging_inside import StagingInside
 from mpreg.persistence.maintenance.value_copies import changed_values, copy_values
 from mpreg.persistence.maintenance.verify import examine_database
 from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
-from mpreg.persistence.own_names import refuse_what_is_no_file
+from mpreg.persistence.own_names import ACKED_NAME, DATABASE_NAME, LOCK_NAME, refuse_what_is_no_file
 
 __all__ = ["held_place", "restore"]
 

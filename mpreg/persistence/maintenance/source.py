@@ -37,7 +37,7 @@ from mpreg.persistence.backends.sqlite.places import Place, directory_of, file_n
 from mpreg.persistence.backends.sqlite.value_reading import held, read_value
 from mpreg.persistence.backends.sqlite.wal_match import match_log
 from mpreg.persistence.backends.system_errors import told_as
-from mpreg.persistence.data_directory import STORES, VALUES_NAME
+from mpreg.persistence.data_directory import STORES
 from mpreg.persistence.found_directory import FoundDirectory, find_holder
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
 from mpreg.persistence.maintenance.manifest import MANIFEST_NAME
@@ -49,6 +49,7 @@ from mpreg.persistence.maintenance.rows import (
     RecordRow,
 )
 from mpreg.persistence.maintenance.worker import Control
+from mpreg.persistence.own_names import VALUES_NAME
 
 __all__ = ["FoundStore", "SqliteSource", "open_source", "store_in"]
 

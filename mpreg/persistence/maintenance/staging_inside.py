@@ -20,17 +20,11 @@ from pathlib import Path
 from typing import Final
 
 from mpreg.errors import DataDirectoryError
-from mpreg.persistence.data_directory import (
-    ACKED_NAME,
-    LOCK_NAME,
-    STORES,
-    VALUES_NAME,
-    sync_directory,
-)
+from mpreg.persistence.data_directory import STORES, sync_directory
 from mpreg.persistence.maintenance.own_files import has_store
 from mpreg.persistence.maintenance.quarantine import QUARANTINE_NAME
 from mpreg.persistence.maintenance.staging import Staging
-from mpreg.persistence.own_names import is_of_a_store
+from mpreg.persistence.own_names import ACKED_NAME, LOCK_NAME, VALUES_NAME, is_of_a_store
 
 __all__ = ["StagingInside"]
 

@@ -17,12 +17,12 @@ from attrs import define, field
 
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.backends.sqlite.places import file_name, number_of
-from mpreg.persistence.data_directory import VALUES_NAME
 from mpreg.persistence.maintenance.findings import Finding
 from mpreg.persistence.maintenance.manifest import BackupManifest, FileInBackup, file_digest
 from mpreg.persistence.maintenance.reports import changed_file
 from mpreg.persistence.maintenance.staging import naming
 from mpreg.persistence.maintenance.worker import Control
+from mpreg.persistence.own_names import VALUES_NAME
 
 __all__ = ["ValueCopies", "changed_values", "copy_values"]
 

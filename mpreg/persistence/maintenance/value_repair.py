@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.places import Place, directory_of, file_name
-from mpreg.persistence.data_directory import VALUES_NAME, sync_directory
+from mpreg.persistence.data_directory import sync_directory
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
 from mpreg.persistence.maintenance.source import SqliteSource
+from mpreg.persistence.own_names import VALUES_NAME
 
 __all__ = ["count_anew", "file_items", "is_of_a_file", "nobodys_files", "remove_files"]
 

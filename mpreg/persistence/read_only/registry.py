@@ -33,11 +33,11 @@ from mpreg.persistence.backends.sqlite import SqliteOptions
 from mpreg.persistence.backends.sqlite.read_only import ReadOnlyReader
 from mpreg.persistence.batch import Durability
 from mpreg.persistence.config import PersistenceConfig
-from mpreg.persistence.data_directory import ACKED_NAME, VALUES_NAME
 from mpreg.persistence.engine import collapsed_groups
 from mpreg.persistence.found_directory import FoundDirectory, Holder
 from mpreg.persistence.kv_store import Entry, KeyValueStore
 from mpreg.persistence.log_store import LogStore
+from mpreg.persistence.own_names import ACKED_NAME, VALUES_NAME
 from mpreg.persistence.paging import OnDamaged, Page, Paged
 from mpreg.persistence.read_only.gateway import ReadOnlyGateway
 from mpreg.persistence.read_only.names import StoredName

@@ -36,7 +36,7 @@ from mpreg.persistence.backends.file.loading import Loaded, load
 from mpreg.persistence.backends.file.names import Names, segment_name
 from mpreg.persistence.backends.file.payload import apply_payload
 from mpreg.persistence.backends.state import MemoryState
-from mpreg.persistence.data_directory import JOURNAL_NAME
+from mpreg.persistence.own_names import JOURNAL_NAME
 
 __all__ = ["JournalFollower", "ReadOnlyFiles", "read_journal"]
 

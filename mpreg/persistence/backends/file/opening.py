@@ -15,7 +15,7 @@ from mpreg.persistence.backends.file.format import FileHeader
 from mpreg.persistence.backends.file.journal import Journal, JournalBrokenError
 from mpreg.persistence.backends.file.loading import Loaded, load
 from mpreg.persistence.backends.file.names import Names
-from mpreg.persistence.data_directory import JOURNAL_NAME
+from mpreg.persistence.own_names import JOURNAL_NAME
 
 __all__ = ["OpenedJournal", "open_journal"]
 

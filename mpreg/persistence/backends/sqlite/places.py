@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 from attrs import frozen
 
-from mpreg.persistence.data_directory import VALUES_NAME
+from mpreg.persistence.own_names import VALUES_NAME
 
 __all__ = [
     "FILE_VALUE_BYTES",

@@ -42,7 +42,7 @@ from mpreg.persistence.backends.sqlite.tables import checked_bounds, is_intact
 from mpreg.persistence.backends.sqlite.value_reading import ValueGoneError, ValueReader
 from mpreg.persistence.backends.sqlite.write_session import SqliteOptions
 from mpreg.persistence.commit_group import LogBounds
-from mpreg.persistence.data_directory import VALUES_NAME
+from mpreg.persistence.own_names import VALUES_NAME
 
 __all__ = ["ReadSession"]
 

@@ -12,7 +12,6 @@ from attrs import define, evolve, field
 from mpreg.errors import CorruptDataError, PersistenceError
 from mpreg.persistence.backends.file.control import Control
 from mpreg.persistence.backends.file.failures import reading
-from mpreg.persistence.data_directory import JOURNAL_NAME
 from mpreg.persistence.maintenance.acked import Acked, unaccounted
 from mpreg.persistence.maintenance.findings import Finding, FindingKind, VerificationReport
 from mpreg.persistence.maintenance.journal.copying import (
@@ -37,6 +36,7 @@ from mpreg.persistence.maintenance.reports import BackupReport, damage_in
 from mpreg.persistence.maintenance.staging import Staging, file_errors, naming
 from mpreg.persistence.maintenance.verify import examine_journal
 from mpreg.persistence.maintenance.worker import Control as Work
+from mpreg.persistence.own_names import JOURNAL_NAME
 
 __all__ = ["JournalBackup"]
 

@@ -29,8 +29,8 @@ from mpreg.persistence.backends.file.format import (
 )
 from mpreg.persistence.backends.file.names import Names, segment_name, snapshot_name
 from mpreg.persistence.backends.file.segment import scan_segment
-from mpreg.persistence.data_directory import JOURNAL_NAME
 from mpreg.persistence.maintenance.staging import naming
+from mpreg.persistence.own_names import JOURNAL_NAME
 
 __all__ = ["OpenFile", "OpenJournal", "end_of_commit", "opened_journal", "write_control"]
 

@@ -20,12 +20,12 @@ from mpreg.persistence.backends.file.names import Names
 from mpreg.persistence.backends.file.payload import FramePayload
 from mpreg.persistence.backends.file.snapshot import SnapshotWriter
 from mpreg.persistence.commit_group import NewEntry
-from mpreg.persistence.data_directory import JOURNAL_NAME
 from mpreg.persistence.maintenance.journal.salvage import Salvage, salvage
 from mpreg.persistence.maintenance.journal.source import JournalSource, WatchedFiles
 from mpreg.persistence.maintenance.rows import EntryRow, NewEntryRow, RecordRow, Source
 from mpreg.persistence.maintenance.worker import Control as Work
 from mpreg.persistence.operations import EntryKey
+from mpreg.persistence.own_names import JOURNAL_NAME
 
 __all__ = ["repair_journal"]
 

@@ -25,10 +25,10 @@ from mpreg.persistence.backends.file.names import Names, segment_name, snapshot_
 from mpreg.persistence.backends.file.payload import FramePayload, decode_end, decode_mark
 from mpreg.persistence.backends.state import MemoryState
 from mpreg.persistence.commit_group import NewRecord
-from mpreg.persistence.data_directory import JOURNAL_NAME
 from mpreg.persistence.maintenance.checks import gap_in
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
 from mpreg.persistence.maintenance.journal.walk import Stretch, walk_frames
+from mpreg.persistence.own_names import JOURNAL_NAME
 
 __all__ = ["DamagedBytes", "Salvage", "salvage"]
 

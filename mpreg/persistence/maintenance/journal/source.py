@@ -12,11 +12,11 @@ from mpreg.codec import checksum_entry, checksum_record
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.backends.file.following import ReadOnlyFiles, read_journal
 from mpreg.persistence.backends.state import MemoryState
-from mpreg.persistence.data_directory import JOURNAL_NAME
 from mpreg.persistence.maintenance.findings import Finding
 from mpreg.persistence.maintenance.journal.salvage import salvage
 from mpreg.persistence.maintenance.rows import EntryRow, LargeValueRow, LogRow, RecordRow
 from mpreg.persistence.maintenance.worker import Control
+from mpreg.persistence.own_names import JOURNAL_NAME
 
 __all__ = ["JournalSource", "WatchedFiles", "open_damaged_journal", "open_journal_source"]
 
