@@ -14,8 +14,8 @@ __all__ = ["fill", "filled", "read_all"]
 
 
 async def fill(registry: PersistenceRegistry, *, entries: int = 60, seed: int = 0) -> None:
-    """Entries of both kinds of keys, logs (one truncated, one emptied), snapshots, a queue, and a
-    large value."""
+    """Entries of both kinds of keys, logs (one truncated, one emptied, one of large records),
+    snapshots, a queue, and a large value."""
     rng = random.Random(seed)
     shelf = registry.key_value_store("shelf")
     for number in range(entries):
@@ -26,6 +26,10 @@ async def fill(registry: PersistenceRegistry, *, entries: int = 60, seed: int = 
     audit = registry.log_store("audit")
     await audit.append_many([rng.randbytes(100) for _ in range(40)])
     await audit.truncate_before(7)
+    # Not of `rng`: what comes after it stays the same.
+    await registry.log_store("large").append_many(
+        [random.Random(seed).randbytes(1_000 + number) for number in range(4)]
+    )
     emptied = registry.log_store("emptied")
     await emptied.append_many([b"a", b"b", b"c"])
     await emptied.truncate_before(3)
@@ -70,7 +74,7 @@ async def read_all(data_dir: Path) -> dict[str, object]:
                 found[f"{name} {entry.key!r}"] = (entry.value, entry.expires_at)
                 again = await opened.key_value_store(name).get(entry.key)
                 assert again == entry
-        for name in ("audit", "emptied"):
+        for name in ("audit", "emptied", "large"):
             log = opened.log_store(name)
             found[f"{name} bounds"] = (await log.first_offset(), await log.next_offset())
             async for record in log.read_range():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from mpreg.persistence.snapshots.layout import VERSION
 from tests.integration.maintenance_support import filled, read_all
 from tests.integration.support import database, registry, tamper
 
+#: The id of the one at offset 1, in the second of the logs.
+LARGE_RECORD = 2 << 40 | 1
 ANY_MANIFEST = encode_key(VERSION)
 
 pytestmark = pytest.mark.anyio
@@ -119,6 +123,45 @@ async def test_a_damaged_large_value_is_set_aside_with_its_entry(data_dir: Path)
     assert (await repair(data_dir)).sound
     (entry,) = quarantined(data_dir)
     assert (entry["kind"], entry["value"]) == ("entry", shown(b"\x01"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "aside"),
+    [
+        ("UPDATE large_records SET data = x'01' WHERE id & 3 = 1", [(1, b"\x01")]),
+        ("DELETE FROM large_records WHERE id & 3 = 1", [(1, LARGE_RECORD)]),
+        ("UPDATE large_records SET id = 9 << 40 WHERE id & 3 = 1", [(1, LARGE_RECORD), (0, None)]),
+        ("DELETE FROM records WHERE offset = 1 AND typeof(data) = 'integer'", [(1, None)]),
+        (
+            "UPDATE records SET data = 7 WHERE offset = 1 AND typeof(data) = 'integer'",
+            [(1, 7), (1, None)],
+        ),
+    ],
+    ids=["data", "no data", "another id", "no record", "another data"],
+)
+async def test_a_large_record_and_its_data_are_set_aside_however_they_were_parted(
+    data_dir: Path, damage: str, aside: list[tuple[int, int | bytes | None]]
+) -> None:
+    """None: the data, with nothing that would vouch for it."""
+    await filled(data_dir)
+    kept = (await read_all(data_dir))["large 1"]
+    assert isinstance(kept, bytes)
+    tamper(data_dir, damage)
+    assert not (await verify(data_dir)).sound
+    report = await repair(data_dir)
+    assert report.sound
+    assert [one.where for one in report.findings] == ["log 'large', offset 1"]
+    assert [(item["kind"], item["offset"], item["data"]) for item in quarantined(data_dir)] == [
+        ("record", offset, data if isinstance(data, int) else shown(data or kept))
+        for offset, data in aside
+    ]
+    async with registry(data_dir) as opened:
+        log = opened.log_store("large")
+        assert [record.offset async for record in log.read_range(2)] == [2, 3]
+        assert [record.offset async for record in log.read_range(0, 1)] == [0]
+        await log.delete()
+    with closing(sqlite3.connect(database(data_dir))) as connection:
+        assert connection.execute("SELECT * FROM large_records").fetchall() == []
 
 
 def shown(data: bytes) -> dict[str, str]:

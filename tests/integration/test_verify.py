@@ -32,6 +32,10 @@ from tests.integration.support import database, registry, tamper
 pytestmark = pytest.mark.anyio
 
 
+#: Of log number 2, offset 1.
+LARGE_RECORD = 2 << 40 | 1
+
+
 def told(report: VerificationReport) -> list[tuple[FindingKind, str]]:
     return [(finding.kind, finding.where) for finding in report.findings]
 
@@ -131,6 +135,26 @@ async def test_a_store_that_is_open_can_be_verified_and_goes_on(data_dir: Path) 
             (encode_key("large"),),
             (FindingKind.ENTRY, "namespace 'shelf', key 'large'"),
         ),
+        (
+            "DELETE FROM large_records WHERE id & 3 = 1",
+            (),
+            (FindingKind.RECORD, "log 'large', offset 1"),
+        ),
+        (
+            "UPDATE large_records SET data = x'00' WHERE id & 3 = 1",
+            (),
+            (FindingKind.RECORD, "log 'large', offset 1"),
+        ),
+        (
+            "DELETE FROM records WHERE offset = 1 AND typeof(data) = 'integer'",
+            (),
+            (FindingKind.RECORD, f"log 'large', offset 1, large record {LARGE_RECORD}"),
+        ),
+        (
+            "UPDATE large_records SET id = 999 << 40 WHERE id & 3 = 1",
+            (),
+            (FindingKind.RECORD, f"log number 999, offset 0, large record {999 << 40}"),
+        ),
         *(
             (
                 f"UPDATE entries SET {column} = NULL WHERE key = ?",
@@ -146,6 +170,7 @@ async def test_a_store_that_is_open_can_be_verified_and_goes_on(data_dir: Path) 
         ("DELETE FROM meta", (), (FindingKind.META, "meta")),
         ("DROP TABLE meta", (), (FindingKind.STRUCTURE, "schema: meta")),
         ("DROP TABLE records", (), (FindingKind.STRUCTURE, "schema: records")),
+        ("DROP TABLE large_records", (), (FindingKind.STRUCTURE, "schema: large_records")),
     ],
 )
 async def test_each_kind_of_damage_is_told_by_name(

@@ -90,6 +90,10 @@ def test_no_append_may_abort_in_the_middle(tmp_path: Path) -> None:
         hot = [one for one in given if one.startswith(("INSERT", "UPDATE"))]
         assert len(hot) == 2, "the records, and the row with the store's own numbers"
         assert [may_abort(session, one) for one in hot] == [[], []]
+        given = statements_of(session, Append(b"l", (LARGE, LARGE)))
+        hot = [one for one in given if one.startswith(("INSERT", "UPDATE"))]
+        assert len(hot) == 3, "their data as well"
+        assert [may_abort(session, one) for one in hot] == [[], [], []]
 
 
 def test_what_may_abort_is_seen(tmp_path: Path) -> None:
@@ -122,12 +126,13 @@ def test_records_that_are_there_already_fail_the_whole_group(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "operations",
     [
-        [Append(b"l", (b"x" * 1_000,) * 30)],
+        [Append(b"l", (b"x" * 800,) * 30)],
+        [Append(b"l", (LARGE,) * 30)],
         [Put(b"n", b"new %d" % number, b"x" * 800, None) for number in range(30)],
         [Put(b"n", b"new %d" % number, b"x" * 800, 2_000.0) for number in range(30)],
         [Put(b"n", b"new %d" % number, LARGE, None) for number in range(30)],
     ],
-    ids=["records", "entries", "entries that expire", "large values"],
+    ids=["records", "large records", "entries", "entries that expire", "large values"],
 )
 def test_a_disk_that_is_full_in_the_middle_of_a_statement_fails_the_group_alone(
     tmp_path: Path, operations: list[Operation]

@@ -14,6 +14,7 @@ from mpreg.actors import Ack
 from mpreg.persistence.backend import Checkpoint, GetEntry, StoredEntry
 from mpreg.persistence.backends.sqlite import SqliteOptions
 from mpreg.persistence.backends.sqlite.files import looking_at
+from mpreg.persistence.backends.sqlite.large_records import LARGE_RECORD_BYTES
 from mpreg.persistence.backends.sqlite.places import FILE_VALUE_BYTES
 from mpreg.persistence.backends.sqlite.read_session import ReadSession
 from mpreg.persistence.backends.sqlite.wal_room import (
@@ -26,10 +27,7 @@ from mpreg.persistence.backends.sqlite.wal_room import (
 from mpreg.persistence.backends.sqlite.write_session import WriteSession
 from mpreg.persistence.batch import Durability, WriteBatch
 from mpreg.persistence.commit_group import CommitGroup
-from mpreg.persistence.operations import (
-    Operation,
-    Put,
-)
+from mpreg.persistence.operations import Append, Operation, Put
 
 OPTIONS = SqliteOptions(cache_bytes=1 << 20, wal_checkpoint_pages=1_000, busy_timeout_seconds=0.0)
 
@@ -207,3 +205,9 @@ def test_who_looks_at_a_database_without_a_wal_lets_go_of_it_at_once(tmp_path: P
     with looking_at(path) as found, closing(sqlite3.connect(path)) as connection:
         assert found is not None
         assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+
+
+def test_each_large_record_may_take_a_page_of_its_own() -> None:
+    small, large = Append(b"l", (b"x",) * 9), Append(b"l", (bytes(LARGE_RECORD_BYTES + 1),) * 9)
+    assert pages_at_most(CommitGroup(1, 0.0, (batch(small),))) == 1 + 1
+    assert pages_at_most(CommitGroup(1, 0.0, (batch(large),))) >= 1 + 9 + 1

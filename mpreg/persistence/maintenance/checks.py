@@ -12,12 +12,13 @@ from mpreg.codec import checksum_record, decode_key, decode_name
 from mpreg.persistence.backends.sqlite.places import Place, file_name
 from mpreg.persistence.backends.sqlite.tables import is_intact
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
-from mpreg.persistence.maintenance.rows import EntryRow, LargeValueRow, RecordRow
+from mpreg.persistence.maintenance.rows import EntryRow, LargeRecordRow, LargeValueRow, RecordRow
 from mpreg.persistence.own_names import VALUES_NAME
 
 __all__ = [
     "OffsetCheck",
     "check_entry",
+    "check_large_record",
     "check_large_value",
     "check_meta",
     "check_name",
@@ -96,15 +97,28 @@ def _is_key(key: bytes) -> bool:
 
 def check_record(log: bytes, row: RecordRow) -> Finding | None:
     """A record, given the name of its log."""
-    intact = (
+    if type(row.data) is int:
+        message = "its data is missing"
+    elif not _is_intact_record(log, row):
+        message = "the stored record does not match its checksum"
+    else:
+        return None
+    return Finding(FindingKind.RECORD, f"log {shown_name(log)}, offset {row.offset!r}", message)
+
+
+def _is_intact_record(log: bytes, row: RecordRow) -> bool:
+    return (
         type(row.offset) is int
         and isinstance(row.data, bytes)
         and row.checksum == checksum_record(zlib.crc32(log), row.offset, row.data)
     )
-    if intact:
-        return None
-    where = f"log {shown_name(log)}, offset {row.offset!r}"
-    return Finding(FindingKind.RECORD, where, "the stored record does not match its checksum")
+
+
+def check_large_record(log: Any, row: LargeRecordRow) -> Finding:
+    """Data that no record names, given the name of its log; None: of nobody."""
+    of = shown_name(log) if isinstance(log, bytes) else f"number {row.log_id!r}"
+    where = f"log {of}, offset {row.offset!r}, large record {row.id!r}"
+    return Finding(FindingKind.RECORD, where, "no record names it")
 
 
 @define

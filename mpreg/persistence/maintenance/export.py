@@ -14,6 +14,7 @@ from attrs import define, field, frozen
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.maintenance.checks import (
     check_entry,
+    check_large_record,
     check_large_value,
     check_meta,
     check_record,
@@ -183,6 +184,8 @@ class _Export:
             self._check(finding)
         for lost in self.source.lost_values():
             self._check(check_large_value(self.source.name_of_namespace(lost.namespace_id), lost))
+        for data in self.source.lost_large_records():
+            self._check(check_large_record(self.source.name_of_log(data.log_id), data))
 
     def _line(self, **item: Any) -> None:
         line = dump_line(item)

@@ -20,6 +20,7 @@ from attrs import define, field, frozen
 
 from mpreg.codec import checksum_entry
 from mpreg.errors import CorruptDataError, DataDirectoryError
+from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import translate
 from mpreg.persistence.backends.sqlite.places import Place
 from mpreg.persistence.backends.sqlite.wal_match import match_log
@@ -34,6 +35,7 @@ from mpreg.persistence.maintenance.restore import held_place
 from mpreg.persistence.maintenance.rows import (
     DamagedRowsError,
     EntryRow,
+    LargeRecordRow,
     LargeValueRow,
     LogRow,
     NewEntryRow,
@@ -64,18 +66,26 @@ __all__ = ["repair"]
 #: Of a damaged file `ACKED`: more than it ever has.
 ACKED_BYTES: Final = 64 << 10
 
-# Of an entry that is still there.
-_DELETE_ITS_LARGE_VALUE: Final = (
-    "DELETE FROM large_values WHERE namespace_id IS :namespace_id AND key IS :key "
-    "AND id = (SELECT value FROM entries WHERE namespace_id IS :namespace_id AND key IS :key)"
-)
-_DELETE_LOST_VALUE: Final = "DELETE FROM large_values WHERE id IS ? AND namespace_id IS ?"
 _DELETE_ENTRY: Final = "DELETE FROM entries WHERE namespace_id IS ? AND key IS ?"
+_DELETE_RECORD: Final = "DELETE FROM records WHERE log_id IS ? AND offset IS ?"
+_DELETE_LOST_VALUE: Final = "DELETE FROM large_values WHERE id IS ? AND namespace_id IS ?"
+_DELETE_LOST_LARGE_RECORD: Final = "DELETE FROM large_records WHERE id IS ?"
+#: What belongs to an item goes before it, as long as the item tells what that is.
+_DELETE_ITS_DATA: Final = {
+    _DELETE_ENTRY: (
+        "DELETE FROM large_values WHERE id = (SELECT large_values.id "  # noqa: S608
+        f"FROM entries {schema.JOIN_LARGE} "
+        "WHERE entries.namespace_id IS ? AND entries.key IS ?)"
+    ),
+    _DELETE_RECORD: (
+        "DELETE FROM large_records WHERE id = (SELECT large_records.id "  # noqa: S608
+        f"FROM records {schema.JOIN_LARGE_RECORDS} WHERE log_id IS ? AND offset IS ?)"
+    ),
+}
 _INSERT_ENTRY: Final = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)"
 _NEXT_VERSION: Final = (
     "UPDATE meta SET last_version = last_version + 1 WHERE id = 1 RETURNING last_version"
 )
-_DELETE_RECORD: Final = "DELETE FROM records WHERE log_id IS ? AND offset IS ?"
 
 
 async def repair(
@@ -170,6 +180,9 @@ def _repair(data_dir: Path, control: Control, *, full: bool) -> VerificationRepo
             for lost in source.lost_values():
                 control.step("setting aside", len(quarantine.rows))
                 quarantine.add_lost_value(lost, source)
+            for data in source.lost_large_records():
+                control.step("setting aside", len(quarantine.rows))
+                quarantine.add_lost_large_record(data, source)
             written = list(_lists_anew(source))
             files = nobodys_files(source)
             for number in files:
@@ -284,21 +297,27 @@ def _damaged_records(source: Source, log: LogRow) -> Iterator[RecordRow]:
 class _Rows(Quarantine):
     """What goes from a database into quarantine, and how it is removed afterwards."""
 
-    rows: list[tuple[str, Any, Any]] = field(factory=list)
-    """(statement, first, second part of the key), of all that was written."""
+    rows: list[tuple[str, tuple[Any, ...]]] = field(factory=list)
+    """(statement, its parameters), of all that was written."""
 
     def add(self, row: EntryRow | RecordRow, source: SqliteSource) -> None:
         if isinstance(row, EntryRow):
             item = _entry_item(row, source)
-            self.rows.append((_DELETE_ENTRY, row.namespace_id, row.key))
+            self.rows.append((_DELETE_ENTRY, (row.namespace_id, row.key)))
         else:
             item = _record_item(row, source)
-            self.rows.append((_DELETE_RECORD, row.log_id, row.offset))
+            self.rows.append((_DELETE_RECORD, (row.log_id, row.offset)))
         self.write(item)
 
     def add_lost_value(self, row: LargeValueRow, source: SqliteSource) -> None:
-        self.rows.append((_DELETE_LOST_VALUE, row.id, row.namespace_id))
+        self.rows.append((_DELETE_LOST_VALUE, (row.id, row.namespace_id)))
         self.write(_lost_value_item(row, source))
+
+    def add_lost_large_record(self, row: LargeRecordRow, source: SqliteSource) -> None:
+        self.rows.append((_DELETE_LOST_LARGE_RECORD, (row.id,)))
+        # Nothing vouches for it any more.
+        found = RecordRow(row.log_id, row.offset, None, source.large_record(row.id))
+        self.write(_record_item(found, source))
 
 
 def _entry_item(row: EntryRow, source: SqliteSource) -> dict[str, Any]:
@@ -336,18 +355,19 @@ def _record_item(row: RecordRow, source: SqliteSource) -> dict[str, Any]:
     }
 
 
-def _change(path: Path, rows: list[tuple[str, Any, Any]], written: list[NewEntryRow]) -> None:
+def _change(
+    path: Path, rows: list[tuple[str, tuple[Any, ...]]], written: list[NewEntryRow]
+) -> None:
     """In one transaction. The lock on the directory says that nobody else writes."""
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA fullfsync = ON")
             connection.execute("BEGIN IMMEDIATE")
-            for statement, first, second in rows:
-                if statement is _DELETE_ENTRY:
-                    place = {"namespace_id": first, "key": second}
-                    connection.execute(_DELETE_ITS_LARGE_VALUE, place)
-                if connection.execute(statement, (first, second)).rowcount != 1:
+            for statement, parameters in rows:
+                if (of_item := _DELETE_ITS_DATA.get(statement)) is not None:
+                    connection.execute(of_item, parameters)
+                if connection.execute(statement, parameters).rowcount != 1:
                     connection.execute("ROLLBACK")
                     raise DataDirectoryError(path, "it was changed meanwhile; nothing was removed")
             for row in written:

@@ -13,6 +13,7 @@ from mpreg.persistence.maintenance.findings import Finding
 __all__ = [
     "DamagedRowsError",
     "EntryRow",
+    "LargeRecordRow",
     "LargeValueRow",
     "LogRow",
     "NewEntryRow",
@@ -67,6 +68,16 @@ class RecordRow:
     offset: Any
     checksum: Any
     data: Any
+    """A number where it is the id of a large record whose data is missing."""
+
+
+@frozen
+class LargeRecordRow:
+    """A row of ``large_records`` without its data: the record that its id was made of."""
+
+    id: Any
+    log_id: Any
+    offset: Any
 
 
 class DamagedRowsError(Exception):
@@ -90,9 +101,11 @@ class Source(Protocol):
     def lost_values(self) -> Iterator[LargeValueRow]: ...
     def value_files(self) -> Iterator[Finding]: ...
     def name_of_namespace(self, id: Any) -> Any: ...
+    def name_of_log(self, id: Any) -> Any: ...
     def logs(self) -> Iterator[LogRow]: ...
     def log_row(self, name: bytes) -> tuple[Any, Any] | None: ...
     def has_log(self, id: Any) -> bool: ...
     def last_offset(self, log_id: Any) -> Any: ...
     def logs_used(self) -> Iterator[Any]: ...
     def records(self, log_id: Any, start: int | None = None) -> Iterator[RecordRow]: ...
+    def lost_large_records(self) -> Iterator[LargeRecordRow]: ...

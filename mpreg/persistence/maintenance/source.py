@@ -24,6 +24,7 @@ from mpreg.errors import CorruptDataError, StorageIOError
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, is_transient, translate
 from mpreg.persistence.backends.sqlite.files import check_length, check_readable
+from mpreg.persistence.backends.sqlite.large_records import OFFSET_BITS, owner
 from mpreg.persistence.backends.sqlite.opening_read_only import (
     Still,
     Way,
@@ -44,6 +45,7 @@ from mpreg.persistence.maintenance.manifest import MANIFEST_NAME
 from mpreg.persistence.maintenance.rows import (
     DamagedRowsError,
     EntryRow,
+    LargeRecordRow,
     LargeValueRow,
     LogRow,
     RecordRow,
@@ -87,10 +89,21 @@ _LOG_NAME: Final = "SELECT name FROM logs WHERE id = ?"
 _LOG_ID: Final = "SELECT id FROM logs WHERE id = ?"
 _NEXT_LOG: Final = "SELECT min(log_id) FROM records WHERE log_id > ?"
 _FIRST_LOG: Final = "SELECT min(log_id) FROM records"
-_RECORDS: Final = "SELECT offset, checksum, data FROM records WHERE log_id = ? ORDER BY offset"
-_RECORDS_FROM: Final = (
-    "SELECT offset, checksum, data FROM records WHERE log_id = ? AND offset >= ? ORDER BY offset"
+_OF_LOG: Final = (
+    f"SELECT offset, checksum, {schema.DATA} FROM records {schema.JOIN_LARGE_RECORDS} "  # noqa: S608
+    "WHERE log_id = ?"
 )
+_RECORDS: Final = f"{_OF_LOG} ORDER BY offset"
+_RECORDS_FROM: Final = f"{_OF_LOG} AND offset >= ? ORDER BY offset"
+# By their ids, which both tables have without the data.
+_LOST_LARGE_RECORDS: Final = (
+    "SELECT large_records.id FROM large_records LEFT JOIN records "  # noqa: S608
+    f"ON records.log_id = large_records.id >> {OFFSET_BITS} "
+    f"AND records.offset = large_records.id & {(1 << OFFSET_BITS) - 1} "
+    "AND records.data = large_records.id "
+    "WHERE records.log_id IS NULL ORDER BY large_records.id"
+)
+_LARGE_RECORD: Final = "SELECT data FROM large_records WHERE id = ?"
 
 #: All that tells one content from another, without the values.
 _SUMS: Final = (
@@ -315,6 +328,14 @@ class SqliteSource:
                 raise DamagedRowsError("the rows are not in the order of their offsets")
             last = row[0]
             yield RecordRow(log_id, *row)
+
+    def lost_large_records(self) -> Iterator[LargeRecordRow]:
+        """Data of large records that is no record's."""
+        for (id,) in self._rows(_LOST_LARGE_RECORDS):
+            yield LargeRecordRow(id, *owner(id))
+
+    def large_record(self, id: Any) -> Any:
+        return self._one(_LARGE_RECORD, (id,))
 
     # --- SQLite ---
 

@@ -14,6 +14,7 @@ from mpreg.persistence.maintenance.acked import read_acked, unaccounted
 from mpreg.persistence.maintenance.checks import (
     OffsetCheck,
     check_entry,
+    check_large_record,
     check_large_value,
     check_meta,
     check_record,
@@ -179,6 +180,7 @@ class Examination:
         yield from self._guarded("table value_files", self.source.value_files())
         yield from self._guarded("table logs", self._all_logs())
         yield from self._guarded("table records", lost_records(self.source))
+        yield from self._guarded("table large_records", self._lost_large_records())
         yield from self._guarded("table meta", self._numbers())
 
     def _guarded(self, where: str, findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -269,3 +271,7 @@ class Examination:
             yield from offsets.follow(record.offset)
             if (finding := check_record(row.name, record)) is not None:
                 yield finding
+
+    def _lost_large_records(self) -> Iterator[Finding]:
+        for row in self.source.lost_large_records():
+            yield check_large_record(self.source.name_of_log(row.log_id), row)

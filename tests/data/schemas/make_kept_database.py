@@ -62,7 +62,7 @@ async def _write(registry: PersistenceRegistry) -> None:
     await things.put("deleted", b"")
     await things.delete("deleted")
     await registry.key_value_store("häuser").put("b", b"another namespace")
-    await registry.log_store("audit").append_many([b"one", b"", b"three"])
+    await registry.log_store("audit").append_many([b"one", b"", b"three", bytes(range(256)) * 8])
     truncated = registry.log_store("truncated")
     await truncated.append_many([b"%d" % number for number in range(10)])
     await truncated.truncate_before(7)

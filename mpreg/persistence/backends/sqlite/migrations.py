@@ -105,13 +105,20 @@ _MOVE_ENTRIES: Final = (
 )
 
 MIGRATIONS: Final[tuple[Migration, ...]] = (
-    # Large values that are there already stay in their entries until they are written anew. To move
-    # them would write them all through the WAL in one transaction, so that it would take as much
-    # room again, and a long time in which nobody is served. To leave them costs no code: a value
-    # that stands in its entry is read, overwritten and deleted in the same way at any length.
+    # Large values that are there already stay in their entries until they are written anew, and
+    # large records where they are until they are truncated. To move them would write them all
+    # through the WAL in one transaction, so that it would take as much room again, and a long time
+    # in which nobody is served. To leave them costs no code: what stands in its entry or record is
+    # read, overwritten and deleted in the same way at any length.
     Migration(
-        "large values have a table of their own, and the largest of them files; puts copy no pages",
-        (schema.CREATE_LARGE_VALUES, schema.CREATE_VALUE_FILES, _let_columns_be_null),
+        "large values and records have tables of their own, the largest values files; "
+        "puts copy no pages",
+        (
+            schema.CREATE_LARGE_VALUES,
+            schema.CREATE_VALUE_FILES,
+            schema.CREATE_LARGE_RECORDS,
+            _let_columns_be_null,
+        ),
     ),
 )
 

@@ -9,7 +9,8 @@
     large_values id → namespace, key, value or its place in a file
     value_files  number → bytes, how many of them are synced, how many values are an entry's
     logs         name → id, first offset
-    records      (log, offset) → checksum, data
+    records      (log, offset) → checksum, data or the id of a large one's
+    large_records id → data
 
 Names and keys are blobs, as `mpreg.codec` makes them: SQLite compares blobs byte by byte, so a
 range of keys is exact, whatever characters are in them. The two large tables are WITHOUT ROWID:
@@ -53,6 +54,18 @@ the middle for such a column, whatever it says about conflicts, and so has SQLit
 
 A value of any length may stand in ``entries`` itself: those written with schema version 1 do, and
 so the bounds can be moved without a migration.
+
+It is the same with records, and their data of more than `LARGE_RECORD_BYTES`: it is a row of
+``large_records``, and the record's column ``data`` has the id, which is made of log and offset (see
+`large_records`). Measured for each of 20,000 records, 64 in a transaction, to 50 logs in turn:
+
+====== ============== ============== ============== ==============
+bytes  append         read           truncate       database
+====== ============== ============== ============== ==============
+1,024  39 → 16        4.5 → 3.0      19 → 13        4,680 → 1,400
+2,048  34 → 32        3.9 → 4.3      19 → 23        4,670 → 4,140
+8,192  79 → 43        8.1 → 6.0      38 → 43        8,770 → 8,770
+====== ============== ============== ============== ==============
 """
 
 from __future__ import annotations
@@ -61,15 +74,19 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any, Final
 
+from mpreg.persistence.backends.sqlite.large_records import OFFSET_BITS
+
 __all__ = [
     "APPLICATION_ID",
     "ALL_ENTRIES",
+    "APPEND_LARGE_RECORDS",
     "APPEND_RECORDS",
     "CHECK_VALUE_FILES",
     "CREATE",
     "CREATE_ENTRIES",
     "CREATE_EXPIRIES",
     "CREATION_PRAGMAS",
+    "CREATE_LARGE_RECORDS",
     "CREATE_LARGE_VALUES",
     "CREATE_LOG",
     "CREATE_NAMESPACE",
@@ -77,11 +94,13 @@ __all__ = [
     "EMPTIED",
     "EXPIRED_ENTRIES",
     "DELETE_ENTRY",
+    "DELETE_LARGE_RECORDS",
     "DELETE_LARGE_VALUE",
     "DELETE_SMALL_ENTRY",
     "DELETE_LOG",
     "DELETE_LOG_RECORDS",
     "DELETE_RECORDS",
+    "DATA",
     "DROP_FROM_FILE",
     "FIND_LARGE_VALUES",
     "FIND_LOG",
@@ -92,6 +111,7 @@ __all__ = [
     "GET_ENTRY_VERSION",
     "GET_SMALL_ENTRY",
     "JOIN_LARGE",
+    "JOIN_LARGE_RECORDS",
     "LARGE_VALUE_BYTES",
     "LAST_LARGE_VALUE",
     "LAST_OFFSET",
@@ -184,6 +204,13 @@ CREATE_LARGE_VALUES: Final = """
     )
     """
 
+CREATE_LARGE_RECORDS: Final = """
+    CREATE TABLE large_records (
+        id INTEGER PRIMARY KEY,
+        data BLOB
+    )
+    """
+
 CREATE_VALUE_FILES: Final = """
     CREATE TABLE value_files (
         number INTEGER PRIMARY KEY,
@@ -225,6 +252,7 @@ CREATE: Final = (
         PRIMARY KEY (log_id, offset)
     ) WITHOUT ROWID
     """,
+    CREATE_LARGE_RECORDS,
 )
 
 #: Before there is a table, or the file could never be made smaller in small steps.
@@ -394,9 +422,19 @@ DELETE_LOG: Final = "DELETE FROM logs WHERE name = ? RETURNING id"
 SET_FIRST_OFFSET: Final = "UPDATE logs SET first_offset = ? WHERE id = ?"
 LAST_OFFSET: Final = "SELECT max(offset) FROM records WHERE log_id = ?"
 APPEND_RECORDS: Final = MultiRow("INSERT OR ROLLBACK INTO records VALUES ", row="(?, ?, ?, ?)")
+# Only damage leaves one behind that is no record's, and it must keep nobody from appending.
+APPEND_LARGE_RECORDS: Final = MultiRow("INSERT OR REPLACE INTO large_records VALUES ", row="(?, ?)")
 DELETE_RECORDS: Final = "DELETE FROM records WHERE log_id = ? AND offset < ?"
 DELETE_LOG_RECORDS: Final = "DELETE FROM records WHERE log_id = ?"
+DELETE_LARGE_RECORDS: Final = "DELETE FROM large_records WHERE id BETWEEN ? AND ?"
+
+JOIN_LARGE_RECORDS: Final = (
+    "LEFT JOIN large_records ON large_records.id = records.data "
+    f"AND large_records.id = (records.log_id << {OFFSET_BITS} | records.offset)"
+)
+DATA: Final = "ifnull(large_records.data, records.data)"
+"""Of a record, after `JOIN_LARGE_RECORDS`. A number, where its large data is missing."""
 READ_RECORDS: Final = (
-    "SELECT offset, checksum, data FROM records "
+    f"SELECT offset, checksum, {DATA} FROM records {JOIN_LARGE_RECORDS} "  # noqa: S608
     "WHERE log_id = ? AND offset >= ? AND offset < ? ORDER BY offset"
 )

@@ -6,7 +6,7 @@ import sqlite3
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -16,6 +16,12 @@ from attrs import define, field, frozen
 from mpreg.codec import checksum_entry, checksum_record, shown_name
 from mpreg.errors import CorruptDataError
 from mpreg.persistence.backends.sqlite import schema
+from mpreg.persistence.backends.sqlite.large_records import (
+    LARGE_RECORD_BYTES,
+    ids_before,
+    ids_of,
+    large_record_id,
+)
 from mpreg.persistence.backends.sqlite.places import FILE_VALUE_BYTES, Place
 from mpreg.persistence.backends.sqlite.schema import LARGE_VALUE_BYTES, MultiRow
 from mpreg.persistence.backends.sqlite.value_files import ValueFiles
@@ -200,22 +206,43 @@ class Tables:
         for log in {log for log, _, _ in plan.records} | plan.truncated.keys():
             known = None if log in plan.deleted else self._logs.get(log)
             changed[log] = (self._log(log) if known is None else known[0], plan.logs[log])
-        rows: list[Any] = []
-        for log, offset, data in plan.records:
-            name, (first, _) = changed[log]
-            if offset >= first:
-                checksum = checksum_record(name.seed, offset, data)
-                held = bytearray(data) if len(data) <= BOUND_BYTES_MAX else data
-                rows += (name.id, offset, checksum, held)
         for log, first in plan.truncated.items():
             id = changed[log][0].id
             self._connection.execute(schema.SET_FIRST_OFFSET, (first, id))
             self._connection.execute(schema.DELETE_RECORDS, (id, first))
+            self._delete_large_records(ids_before(id, first))
+        self._append(plan.records, changed)
+
+    def _append(
+        self,
+        records: Iterable[tuple[bytes, int, bytes]],
+        logs: dict[bytes, tuple[_Name, LogBounds]],
+    ) -> None:
+        rows: list[Any] = []
+        large: list[Any] = []
+        for log, offset, data in records:
+            name, (first, _) = logs[log]
+            if offset >= first:
+                checksum = checksum_record(name.seed, offset, data)
+                held = bytearray(data) if len(data) <= BOUND_BYTES_MAX else data
+                if len(data) > LARGE_RECORD_BYTES:
+                    id = large_record_id(name.id, offset)
+                    if id is not None:
+                        large += (id, held)
+                        rows += (name.id, offset, checksum, id)
+                        continue
+                rows += (name.id, offset, checksum, held)
         schema.APPEND_RECORDS.execute(self._connection, rows)
+        schema.APPEND_LARGE_RECORDS.execute(self._connection, large)
 
     def _delete_log(self, log: bytes) -> None:
         for (id,) in self._connection.execute(schema.DELETE_LOG, (log,)).fetchall():
             self._connection.execute(schema.DELETE_LOG_RECORDS, (id,))
+            self._delete_large_records(ids_of(id))
+
+    def _delete_large_records(self, ids: tuple[int, int] | None) -> None:
+        if ids is not None:
+            self._connection.execute(schema.DELETE_LARGE_RECORDS, ids)
 
     def _log(self, log: bytes) -> _Name:
         found = self._connection.execute(schema.FIND_LOG, (log,)).fetchone()

@@ -9,9 +9,10 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
+from mpreg.persistence.backends.sqlite.large_records import LARGE_RECORD_BYTES
 from mpreg.persistence.backends.sqlite.places import FILE_VALUE_BYTES
 from mpreg.persistence.commit_group import CommitGroup
-from mpreg.persistence.operations import Put
+from mpreg.persistence.operations import Append, Put
 
 __all__ = ["WalRoom", "pages_at_most"]
 
@@ -31,7 +32,8 @@ _OPERATIONS: Final = attrgetter("operations")
 
 def pages_at_most(group: CommitGroup) -> int:
     """A page for each row, those that large values fill, and that of the meta row. Values that are
-    written to files fill none.
+    written to files fill none. The records of an append lie together, but for large ones: they may
+    leave so much of a page that each takes one.
 
     An expiry is a row in the index besides, and moves there from one page to another.
     What is removed without being named is not among them: see `CommitPlan.rows_removed`.
@@ -47,6 +49,8 @@ def pages_at_most(group: CommitGroup) -> int:
                 # Its own row, and that of its file.
                 rows += 2
                 size -= len(operation.value)
+        elif type(operation) is Append:
+            rows += sum([len(data) > LARGE_RECORD_BYTES for data in operation.records])
     return rows + size // PAGE_BYTES + 1
 
 

@@ -14,7 +14,13 @@ from mpreg.persistence.backends.file.following import ReadOnlyFiles, read_journa
 from mpreg.persistence.backends.state import MemoryState
 from mpreg.persistence.maintenance.findings import Finding
 from mpreg.persistence.maintenance.journal.salvage import salvage
-from mpreg.persistence.maintenance.rows import EntryRow, LargeValueRow, LogRow, RecordRow
+from mpreg.persistence.maintenance.rows import (
+    EntryRow,
+    LargeRecordRow,
+    LargeValueRow,
+    LogRow,
+    RecordRow,
+)
 from mpreg.persistence.maintenance.worker import Control
 from mpreg.persistence.own_names import JOURNAL_NAME
 
@@ -93,6 +99,9 @@ class JournalSource:
     def name_of_namespace(self, id: Any) -> Any:
         return id
 
+    def name_of_log(self, id: Any) -> Any:
+        return id
+
     def _from_key(self, namespace: bytes, start: bytes) -> Iterator[EntryRow]:
         seed = zlib.crc32(namespace)
         for key, version, expires_at, value in self.state.entries(namespace, start):
@@ -123,6 +132,10 @@ class JournalSource:
         for offset, data in self.state.records(log_id):
             if start is None or offset >= start:
                 yield RecordRow(log_id, offset, checksum_record(seed, offset, data), data)
+
+    def lost_large_records(self) -> Iterator[LargeRecordRow]:
+        """A journal keeps all of a record in one place."""
+        return iter(())
 
 
 def open_journal_source(directory: Path, control: Control) -> JournalSource:
