@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,9 @@ SIZE_RATIO_MAX = 2.0
 WAL_PAGES = 4_096
 LOGS = 100
 RECORDS_KEPT = 500
+RECORD_BYTES = 200
+LARGE_RECORD_BYTES = 1_100
+"""Of each tenth log: a page of a database has room for three of them."""
 #: Without a trace of upkeep. On a busy machine it leaves none for tens of seconds.
 QUIET_AFTER_SECONDS = 60.0
 
@@ -195,8 +199,9 @@ async def _put_keys(registry: PersistenceRegistry, worker: int, count: int) -> N
 
 async def _append(registry: PersistenceRegistry, number: int, count: int) -> None:
     log = registry.log_store(f"log{number}")
+    record = bytes(RECORD_BYTES if number % 10 else LARGE_RECORD_BYTES)
     for _ in range(0, count, 50):
-        await log.append_many([bytes(200)] * 50)
+        await log.append_many([record] * 50)
 
 
 async def _replace_snapshots(registry: PersistenceRegistry, times: int) -> None:
@@ -241,7 +246,12 @@ async def _live_bytes(directory: Path) -> int:
 
 
 def _bytes_in(directory: Path) -> int:
-    return sum(entry.stat().st_size for entry in directory.iterdir() if entry.exists())
+    """Of all files, also where they go meanwhile."""
+    total = 0
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def _show_day(directory: Path, scale: float) -> None:

@@ -160,7 +160,7 @@ async def test_a_sound_journal_is_sound_also_while_it_is_written(data_dir: Path)
         await fill(opened)
         report = await verify(data_dir)
         assert report.sound
-        assert (report.snapshots, report.logs) == (2, 4)
+        assert (report.snapshots, report.logs) == (2, 5)
         assert report.commit_sequence == (await opened.stats()).commit_sequence
     assert (await verify(data_dir)).sound
 

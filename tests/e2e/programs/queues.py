@@ -112,7 +112,7 @@ def number_of(key: str) -> int:
 
 def payload_of(key: str) -> dict[str, Any]:
     """Of many lengths, so that a mix-up and a torn one both show."""
-    return {"key": key, "filling": key.encode() * (number_of(key) * 37 % 29)}
+    return {"key": key, "filling": key.encode() * (number_of(key) * 37 % 83)}
 
 
 def topic_of(key: str) -> str:

@@ -41,7 +41,7 @@ SHARED = "shared"
 def value_of(kind: str, caller: int, number: int) -> bytes:
     """Tells what it is and is of many lengths, so that a mix-up and a torn value both show."""
     text = f"{kind} {caller} {number} ".encode()
-    return text + text * (number * 37 % 29)
+    return text + text * (number * 37 % 83)
 
 
 def number_in(value: bytes) -> int:
