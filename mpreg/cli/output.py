@@ -16,8 +16,9 @@ from attrs import define
 
 from mpreg.cli.decoding import as_json
 from mpreg.cli.exits import note_text, safe
-from mpreg.cli.progress import OnProgress, progress_bar
+from mpreg.cli.progress import progress_bar
 from mpreg.cli.streams import name_standard_output
+from mpreg.progress import OnProgress
 
 __all__ = ["Output", "opened_output"]
 

@@ -6,10 +6,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mpreg.persistence.maintenance import Progress
-from mpreg.persistence.maintenance.worker import OnProgress
+from mpreg.progress import OnProgress, Progress
 
-__all__ = ["OnProgress", "Progress", "progress_bar"]
+__all__ = ["progress_bar"]
 
 
 @contextmanager

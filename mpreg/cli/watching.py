@@ -10,7 +10,7 @@ import anyio
 
 from mpreg.actors import run_beside
 from mpreg.cli.output import Output
-from mpreg.cli.progress import OnProgress, Progress
+from mpreg.progress import OnProgress, Progress
 
 __all__ = ["watched"]
 

@@ -16,11 +16,11 @@ from attrs import define, field
 
 from mpreg.cli.exits import DamagedInputError
 from mpreg.cli.output import Output
-from mpreg.cli.progress import OnProgress, Progress
 from mpreg.cli.runs.export import gaps_text
 from mpreg.cli.settings import Settings
 from mpreg.errors import InvalidArgumentError
 from mpreg.persistence.maintenance import ImportReport, import_lines, line_bytes_max
+from mpreg.progress import OnProgress, Progress
 
 __all__ = ["run_import"]
 

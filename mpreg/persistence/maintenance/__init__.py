@@ -14,7 +14,7 @@ from mpreg.persistence.maintenance.repair import repair
 from mpreg.persistence.maintenance.reports import BackupReport, RestoreReport
 from mpreg.persistence.maintenance.restore import restore
 from mpreg.persistence.maintenance.verify import verify
-from mpreg.persistence.maintenance.worker import Progress
+from mpreg.progress import Progress
 
 __all__ = [
     "BackupReport",

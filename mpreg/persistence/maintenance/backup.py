@@ -55,8 +55,9 @@ from mpreg.persistence.maintenance.staging import (
 )
 from mpreg.persistence.maintenance.value_copies import ValueCopies, changed_values
 from mpreg.persistence.maintenance.verify import examine_database
-from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
+from mpreg.persistence.maintenance.worker import Control, run_stoppable
 from mpreg.persistence.own_names import DATABASE_NAME
+from mpreg.progress import OnProgress
 
 __all__ = ["backup"]
 

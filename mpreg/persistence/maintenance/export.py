@@ -39,9 +39,10 @@ from mpreg.persistence.maintenance.snapshots import (
 )
 from mpreg.persistence.maintenance.source import open_source, store_in
 from mpreg.persistence.maintenance.staging import file_errors
-from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
+from mpreg.persistence.maintenance.worker import Control, run_stoppable
 from mpreg.persistence.snapshots import is_snapshot_namespace
 from mpreg.persistence.snapshots.layout import VersionList, chunk_key
+from mpreg.progress import OnProgress
 
 __all__ = ["ExportReport", "export_lines"]
 

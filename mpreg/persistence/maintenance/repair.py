@@ -56,10 +56,11 @@ from mpreg.persistence.maintenance.value_repair import (
     remove_files,
 )
 from mpreg.persistence.maintenance.verify import examine_database, examine_journal
-from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
+from mpreg.persistence.maintenance.worker import Control, run_stoppable
 from mpreg.persistence.own_names import ACKED_NAME
 from mpreg.persistence.snapshots import is_snapshot_namespace
 from mpreg.persistence.snapshots.layout import VERSION, VERSIONS_KEY, chunk_place, numbered_key
+from mpreg.progress import OnProgress
 
 __all__ = ["repair"]
 

@@ -43,8 +43,9 @@ from mpreg.persistence.maintenance.staging import (
 from mpreg.persistence.maintenance.staging_inside import StagingInside
 from mpreg.persistence.maintenance.value_copies import changed_values, copy_values
 from mpreg.persistence.maintenance.verify import examine_database
-from mpreg.persistence.maintenance.worker import Control, OnProgress, run_stoppable
+from mpreg.persistence.maintenance.worker import Control, run_stoppable
 from mpreg.persistence.own_names import ACKED_NAME, DATABASE_NAME, LOCK_NAME, refuse_what_is_no_file
+from mpreg.progress import OnProgress
 
 __all__ = ["held_place", "restore"]
 

@@ -9,30 +9,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
-from attrs import define, field, frozen
+from attrs import define, field
 
-__all__ = ["Control", "OnProgress", "Progress", "run_stoppable"]
+from mpreg.progress import OnProgress, Progress
+
+__all__ = ["Control", "run_stoppable"]
 
 T = TypeVar("T")
-
-
-@frozen
-class Progress:
-    """How far a piece of work is."""
-
-    task: str
-    done: int
-    total: int | None
-    """None: not known."""
-
-
-OnProgress: TypeAlias = Callable[[Progress], None]
-"""Called on the worker's thread, some times a second at most a few thousand; must not raise."""
 
 
 class StoppedError(Exception):
