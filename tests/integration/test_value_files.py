@@ -52,7 +52,7 @@ from mpreg.persistence.backends.sqlite.value_reading import ValueReader, held
 from mpreg.persistence.backends.sqlite.write_session import SqliteOptions, WriteSession
 from mpreg.persistence.batch import operation_bytes
 from mpreg.persistence.commit_group import CommitGroup
-from mpreg.persistence.maintenance import source as source_module
+from mpreg.persistence.maintenance import opening
 from mpreg.persistence.maintenance.worker import Control
 from mpreg.persistence.operations import Delete, Operation, Put, SweepExpired
 
@@ -450,15 +450,15 @@ def test_the_first_file_is_held_though_its_directory_was_made_after_the_hold(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the hold of a long view, which finds no directory, and its transaction."""
-    connect = source_module._connect
+    connect = opening._connect
 
     def connect_later(*given: Any, **options: Any) -> Any:
         if not store.files:
             store.commit(Put(N, b"key", LARGE))
         return connect(*given, **options)
 
-    monkeypatch.setattr(source_module, "_connect", connect_later)
-    with source_module.open_source(store.path, Control()) as source:
+    monkeypatch.setattr(opening, "_connect", connect_later)
+    with opening.open_source(store.path, Control()) as source:
         store.commit(Delete(N, b"key"))
         assert len(store.files) == 1
         entry = source.entry(source.namespace_id(N), b"key")

@@ -41,11 +41,12 @@ from mpreg.persistence.maintenance.manifest import (
     source_name,
     write_manifest,
 )
+from mpreg.persistence.maintenance.opening import open_source, store_in
 from mpreg.persistence.maintenance.own_files import has_store, refuse_foreign_files
 from mpreg.persistence.maintenance.quarantine import SetAside, copy_quarantine, read_set_aside
 from mpreg.persistence.maintenance.reports import BackupReport, damage_in
 from mpreg.persistence.maintenance.rows import DamagedRowsError
-from mpreg.persistence.maintenance.source import SqliteSource, open_source, store_in
+from mpreg.persistence.maintenance.source import SqliteSource
 from mpreg.persistence.maintenance.staging import (
     Staging,
     file_errors,

@@ -31,13 +31,13 @@ from mpreg.persistence.maintenance.lines import (
     encode_stored_key,
 )
 from mpreg.persistence.maintenance.naming import check_log, check_namespace, lost_records
+from mpreg.persistence.maintenance.opening import open_source, store_in
 from mpreg.persistence.maintenance.rows import DamagedRowsError, EntryRow, LogRow, Source
 from mpreg.persistence.maintenance.snapshots import (
     KeptVersion,
     find_entries,
     read_versions,
 )
-from mpreg.persistence.maintenance.source import open_source, store_in
 from mpreg.persistence.maintenance.staging import file_errors
 from mpreg.persistence.maintenance.worker import Control, run_stoppable
 from mpreg.persistence.snapshots import is_snapshot_namespace

@@ -21,8 +21,9 @@ from mpreg.persistence.backends.sqlite.failures import translate
 from mpreg.persistence.backends.sqlite.names_check import NAMED_TABLES
 from mpreg.persistence.maintenance.checks import check_entry, check_name, check_record, shown_name
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
+from mpreg.persistence.maintenance.opening import open_source
 from mpreg.persistence.maintenance.rows import DamagedRowsError
-from mpreg.persistence.maintenance.source import SqliteSource, open_source
+from mpreg.persistence.maintenance.source import SqliteSource
 from mpreg.persistence.maintenance.worker import Control
 
 __all__ = ["is_of_an_index", "mend_expiries", "mend_names"]

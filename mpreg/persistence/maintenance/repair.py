@@ -30,6 +30,7 @@ from mpreg.persistence.maintenance.checks import check_entry, check_name, check_
 from mpreg.persistence.maintenance.findings import FindingKind, VerificationReport
 from mpreg.persistence.maintenance.indexes import is_of_an_index, mend_expiries, mend_names
 from mpreg.persistence.maintenance.journal.repair import repair_journal
+from mpreg.persistence.maintenance.opening import open_source, store_in
 from mpreg.persistence.maintenance.quarantine import Quarantine, read_set_aside
 from mpreg.persistence.maintenance.restore import held_place
 from mpreg.persistence.maintenance.rows import (
@@ -46,7 +47,7 @@ from mpreg.persistence.maintenance.snapshots import (
     SnapshotCheck,
     find_entries,
 )
-from mpreg.persistence.maintenance.source import SqliteSource, open_source, store_in
+from mpreg.persistence.maintenance.source import SqliteSource
 from mpreg.persistence.maintenance.staging import file_errors
 from mpreg.persistence.maintenance.value_repair import (
     count_anew,

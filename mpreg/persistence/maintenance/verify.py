@@ -28,13 +28,13 @@ from mpreg.persistence.maintenance.findings import (
 )
 from mpreg.persistence.maintenance.journal.source import open_damaged_journal
 from mpreg.persistence.maintenance.naming import check_log, check_namespace, lost_records
+from mpreg.persistence.maintenance.opening import open_source, store_in
 from mpreg.persistence.maintenance.quarantine import SetAside, read_set_aside
 from mpreg.persistence.maintenance.rows import DamagedRowsError, EntryRow, LogRow, Source
 from mpreg.persistence.maintenance.snapshots import (
     SnapshotCheck,
     find_entries,
 )
-from mpreg.persistence.maintenance.source import open_source, store_in
 from mpreg.persistence.maintenance.staging import file_errors
 from mpreg.persistence.maintenance.worker import Control, run_stoppable
 from mpreg.persistence.snapshots import is_snapshot_namespace
