@@ -132,6 +132,12 @@ class MpregError(Exception):
     passes: ClassVar[bool] = False
     """Whether the cause will pass by itself: no reason to give up, however often it comes."""
 
+    @property
+    def without_call(self) -> str:
+        """The message, but for a call that only a program in Python has: for who asked over HTTP,
+        or by a command."""
+        return str(self)
+
 
 class ActorError(MpregError):
     """A condition of mailboxes, acks and supervision."""
@@ -319,7 +325,14 @@ class ForwardingLoopError(NodeError):
 
 
 class QueueError(MpregError):
-    """A condition of the message queues."""
+    """A condition of the message queues. A second argument is the call that helps."""
+
+    @property
+    def without_call(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    def __str__(self) -> str:
+        return ": ".join(map(str, self.args))
 
 
 class QueueNotFoundError(QueueError, LookupError):

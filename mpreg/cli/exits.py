@@ -205,7 +205,7 @@ def _ending(error: MpregError, instead: str | None) -> _Ending:
         more = {"problems": list(map(str, error.problems))}
     return _Ending(
         type(error).__name__,
-        str(error),
+        error.without_call,
         None if is_usage else behind.data_state,
         list(_advice(behind, instead)),
         _code(behind),
@@ -226,6 +226,10 @@ def _advice(error: MpregError, instead: str | None) -> Iterator[str]:
         )
     elif isinstance(error, QueueNotFoundError):
         yield "`mpreg queue list` lists the queues, `mpreg queue show` the subscriptions of one."
+        yield (
+            "A running node makes one that is missing: PUT /v1/queues/NAME. So does `mpreg serve` "
+            "at its start: [mpreg.queues.NAME] in the --config file."
+        )
     elif isinstance(error, NodeUnreachableError):
         yield "Is the node running? `mpreg serve` starts it; --url names another."
     elif isinstance(error, AckedDataLostError):

@@ -33,6 +33,10 @@ _OF_MORE: Final[Mapping[str, _Build]] = {
     "VersionConflictError": lambda _, answer: errors.VersionConflictError(
         "", "", 0, int(answer.headers.get("x-mpreg-version", "-1"))
     ),
+    # What the node says to do is said of HTTP.
+    "QueueNotFoundError": lambda message, _: errors.QueueNotFoundError(
+        message, "make it with create_queue, or with subscription"
+    ),
     "NodeUnreachableError": lambda message, _: NodeUnreachableError(message, True),
     "OffsetOutOfRangeError": lambda _, answer: errors.OffsetOutOfRangeError(
         "", 0, int(answer.headers.get("x-mpreg-next-offset", "0"))

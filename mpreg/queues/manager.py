@@ -131,7 +131,8 @@ class _Deletion:
             core.close(
                 QueueDeletedError(
                     f"queue {core.name!r} was deleted, and its messages with it; nothing was "
-                    "written: stop using it, or make it anew with create_queue"
+                    "written",
+                    "stop using it, or make it anew with create_queue",
                 )
             )
             del queues.open[core.name]
@@ -289,7 +290,7 @@ class MessageQueueManager:
     async def _get(self, name: str) -> _Open:
         if (found := await self._find(name)) is None:
             raise QueueNotFoundError(
-                f"there is no queue {name!r}; nothing was changed: make it with create_queue"
+                f"there is no queue {name!r}; nothing was changed", "make it with create_queue"
             )
         return found
 

@@ -136,7 +136,8 @@ class Subscription:
         if not self._core.state.has(state):
             raise QueueNotFoundError(
                 f"subscription {self.name!r} of queue {self._core.name!r} was deleted; nothing was "
-                f"taken: make it anew with `await queue.subscription({self.name!r})`"
+                "taken",
+                f"make it anew with `await queue.subscription({self.name!r})`"
             )
         return state
 

@@ -253,5 +253,7 @@ _PROBLEM_EXAMPLE: Final = {
     "status": 404,
     "error": "QueueNotFoundError",
     "data_state": "unchanged",
-    "detail": "there is no queue 'jobs'",
+    "detail": "there is no queue 'jobs'; nothing was changed",
+    "advice": "PUT /v1/queues/NAME makes a queue, PUT /v1/queues/NAME/subscriptions/NAME a "
+    "subscription.",
 }

@@ -102,8 +102,14 @@ PROBLEMS: Final[Mapping[type[MpregError], Problem]] = {
     ),
     # queues
     errors.QueueError: _BUG,
-    errors.QueueNotFoundError: Problem(404, "There is no such queue, or subscription."),
-    errors.QueueDeletedError: Problem(410, "The queue was deleted."),
+    errors.QueueNotFoundError: Problem(
+        404,
+        "There is no such queue, or subscription.",
+        "PUT /v1/queues/NAME makes a queue, PUT /v1/queues/NAME/subscriptions/NAME a subscription.",
+    ),
+    errors.QueueDeletedError: Problem(
+        410, "The queue was deleted.", "PUT /v1/queues/NAME makes a new one."
+    ),
     errors.QueueFullError: Problem(429, "The queue is full.", "Send again when it is not.", 1.0),
     errors.LeaseLostError: Problem(
         409, "The delivery is not yours any more.", "Whoever gets the message next goes on."
@@ -159,7 +165,7 @@ def problem_of(error: MpregError) -> Answer:
     if problem.shows_message:
         # Whether it was done, ``data_state`` says.
         is_away = isinstance(error, errors.NodeUnreachableError)
-        fields["detail"] = str(error.args[0] if is_away else error)
+        fields["detail"] = str(error.args[0]) if is_away else error.without_call
     if problem.advice:
         fields["advice"] = problem.advice
     return Answer(value=fields, status=status, headers=_headers(problem, error))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import click
 
 from mpreg.cli.execution import execute
 from mpreg.cli.options import Common, common_options
 
 __all__ = ["compact"]
+
+INSTEAD: Final = "a node does it by itself, a program has PersistenceRegistry.compact"
 
 
 @click.command()
@@ -21,4 +25,4 @@ def compact(common: Common) -> None:
 
     Interrupted, what was done is done; run again, it goes on.
     """
-    execute(common, "compact:run_compact", instead="PersistenceRegistry.compact")
+    execute(common, "compact:run_compact", instead=INSTEAD)

@@ -197,6 +197,8 @@ async def test_a_queue_is_made_changed_listed_and_deleted(data_dir: Path) -> Non
         assert (await node.client.delete("/v1/queues/a")).json() == {"deleted": True}
         gone = await node.client.delete("/v1/queues/a")
         assert error_of(gone) == (404, "QueueNotFoundError")
+        assert gone.json()["detail"] == "there is no queue 'a'; nothing was changed"
+        assert "PUT /v1/queues/NAME makes a queue" in gone.json()["advice"]
 
 
 async def test_each_subscription_gets_what_is_of_its_topics(data_dir: Path) -> None:
@@ -214,6 +216,8 @@ async def test_each_subscription_gets_what_is_of_its_topics(data_dir: Path) -> N
         # Receiving from one that is not there does not make it.
         missing = await node.post(f"{JOBS}/receive", {"subscription": "audit"})
         assert error_of(missing) == (404, "QueueNotFoundError")
+        assert missing.json()["detail"].endswith("has no subscription 'audit' (there is: 'default')")
+        assert "PUT /v1/queues/NAME/subscriptions/NAME" in missing.json()["advice"]
 
 
 async def test_a_lease_that_ran_out_is_lost_and_the_message_comes_again(data_dir: Path) -> None:

@@ -16,6 +16,7 @@ from mpreg.errors import (
     MpregError,
     NodeUnreachableError,
     ParticipantFailedError,
+    QueueNotFoundError,
     StorageIOError,
 )
 from mpreg.persistence.data_directory import DataDirectory
@@ -132,3 +133,15 @@ def test_of_a_node_that_gives_no_answer_it_is_told_how_to_start_it(
     code, said = ended(error, capsys)
     assert code == REFUSED
     assert "`mpreg serve` starts it" in said
+
+
+def test_a_command_names_no_call_of_python_where_a_queue_is_missing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error = QueueNotFoundError("there is no queue 'jobs'", "make it with create_queue")
+    code, said = ended(error, capsys)
+    assert code == REFUSED
+    assert str(error) == "there is no queue 'jobs': make it with create_queue"
+    assert said.startswith("mpreg: there is no queue 'jobs'\n")
+    assert "PUT /v1/queues/NAME" in said
+    assert "create_queue" not in said
