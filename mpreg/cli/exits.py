@@ -71,6 +71,9 @@ _REFUSALS: Final = {
 }
 
 
+#: Of a port: the settings make sense, and would do elsewhere or at another time.
+_NOT_TO_BE_HAD: Final = {errno.EADDRINUSE, errno.EACCES}
+
 #: What click raises to show the help of a group that was given nothing; before 8.2 it shows it.
 _HELP: Final[Any] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
@@ -197,7 +200,7 @@ def _behind(error: MpregError) -> MpregError:
 
 def _ending(error: MpregError, instead: str | None) -> _Ending:
     behind = _behind(error)
-    is_usage = isinstance(error, InvalidArgumentError | ConfigurationError)
+    is_usage = _is_usage(error)
     more: dict[str, Any] = {}
     if isinstance(error, DataDirectoryLockedError):
         more = {"pid": error.pid, "host": error.host, "since": error.since}
@@ -230,6 +233,11 @@ def _advice(error: MpregError, instead: str | None) -> Iterator[str]:
             "A running node makes one that is missing: PUT /v1/queues/NAME. So does `mpreg serve` "
             "at its start: [mpreg.queues.NAME] in the --config file."
         )
+    elif _is_port_not_to_be_had(error):
+        yield (
+            "Nothing was opened. --port takes another one for this start, port in [mpreg.server] "
+            "of the --config file for all."
+        )
     elif isinstance(error, NodeUnreachableError):
         yield "Is the node running? `mpreg serve` starts it; --url names another."
     elif isinstance(error, AckedDataLostError):
@@ -252,7 +260,23 @@ def _code(error: MpregError) -> int:
         return REFUSED
     if isinstance(error, StorageIOError | StorageFullError):
         return DISK
-    return USAGE if isinstance(error, InvalidArgumentError | ConfigurationError) else REFUSED
+    return USAGE if _is_usage(error) else REFUSED
+
+
+def _is_usage(error: MpregError) -> bool:
+    if _is_port_not_to_be_had(error):
+        return False
+    return isinstance(error, InvalidArgumentError | ConfigurationError)
+
+
+def _is_port_not_to_be_had(error: MpregError) -> bool:
+    """Before anything is opened: a node listens first of all."""
+    return (
+        isinstance(error, ConfigurationError)
+        and error.setting == "port"
+        and isinstance(error.__cause__, OSError)
+        and error.__cause__.errno in _NOT_TO_BE_HAD
+    )
 
 
 def _is_not_allowed(error: StorageIOError) -> bool:

@@ -148,6 +148,19 @@ def test_settings_that_make_no_sense_are_told_and_nothing_is_opened(tmp_path: Pa
         assert not (tmp_path / "data").exists()
 
 
+def test_a_port_that_another_program_has_is_told_as_what_another_time_may_do(tmp_path: Path) -> None:
+    """Not as settings that make no sense, of which a service manager would try no second start."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with Served(tmp_path, "asyncio", "--port", port) as node:
+            assert node.wait() == 1
+    told = json.loads(node.errors)
+    assert (told["error"], told["state"]) == ("ConfigurationError", "unchanged")
+    assert f"127.0.0.1 port {port}: Address already in use" in told["message"]
+    assert "--port takes another one" in told["advice"][0]
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_directory_that_is_held_is_told(tmp_path: Path) -> None:
     with Served(tmp_path, "asyncio") as first:
         first.url()
