@@ -44,7 +44,7 @@ class Subscriptions:
             known = ", ".join(map(repr, self._core.state.subscriptions)) or "none"
             raise QueueNotFoundError(
                 f"queue {self._core.name!r} has no subscription {name!r} (there is: {known})",
-                f"make it with `await queue.subscription({name!r})`"
+                f"make it with `await queue.subscription({name!r})`",
             )
         if (subscription := self._held.get(name)) is None:
             subscription = self._held[name] = Subscription(self._core, name, state)

@@ -137,7 +137,7 @@ class Subscription:
             raise QueueNotFoundError(
                 f"subscription {self.name!r} of queue {self._core.name!r} was deleted; nothing was "
                 "taken",
-                f"make it anew with `await queue.subscription({self.name!r})`"
+                f"make it anew with `await queue.subscription({self.name!r})`",
             )
         return state
 

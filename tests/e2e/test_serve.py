@@ -148,7 +148,7 @@ def test_settings_that_make_no_sense_are_told_and_nothing_is_opened(tmp_path: Pa
         assert not (tmp_path / "data").exists()
 
 
-def test_a_port_that_another_program_has_is_told_as_what_another_time_may_do(tmp_path: Path) -> None:
+def test_a_port_that_another_program_has_may_be_free_another_time(tmp_path: Path) -> None:
     """Not as settings that make no sense, of which a service manager would try no second start."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

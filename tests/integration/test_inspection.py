@@ -490,3 +490,24 @@ def test_an_export_into_a_directory_that_is_not_there_names_it(
     assert result.exit_code == 1
     assert f"there is no directory {tmp_path / 'none'}; nothing was written" in result.stderr
     assert "mpreg-new" not in result.stderr
+
+
+def test_what_verify_counts_and_what_lists_show_differ_by_what_is_told_as_mpregs_own(
+    filled: Path,
+) -> None:
+    [found] = rows(filled, "verify")
+    stats = rows(filled, "stats", "--exact")
+    users = {
+        "entries": sum(row["keys"] for row in stats if row["kind"] == "namespace"),
+        "records": sum(row["records"] for row in stats if row["kind"] == "log"),
+        "logs": sum(row["kind"] == "log" for row in stats),
+        "snapshots": len(rows(filled, "inspect", "snapshots")),
+    }
+    assert {name: found[name] - found[f"own_{name}"] for name in users} == users
+    assert min(found["own_entries"], found["own_records"], found["own_logs"]) > 0
+    said = run(filled, "verify").stdout
+    assert (
+        f"mpreg's own, which other commands show with --all: {found['own_entries']} entries, "
+        f"{found['own_records']} records in {found['own_logs']} logs, {found['own_snapshots']} "
+        "snapshots"
+    ) in said

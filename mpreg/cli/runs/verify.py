@@ -69,5 +69,17 @@ def verification_text(report: VerificationReport) -> str:
         f"{report.path}: {report.entries} entries, {report.records} records in {report.logs} logs, "
         f"{report.snapshots} snapshots, commit sequence {report.commit_sequence}"
     )
+    if own := _own(report):
+        lines.append(f"of these mpreg's own, which other commands show with --all: {own}")
     lines.append("sound" if report.sound else f"DAMAGED: {report.damaged} findings")
     return "\n".join(lines)
+
+
+def _own(report: VerificationReport) -> str:
+    """Other commands leave them out of their counts."""
+    if not (report.own_entries or report.own_logs):
+        return ""
+    return (
+        f"{report.own_entries} entries, {report.own_records} records in {report.own_logs} logs, "
+        f"{report.own_snapshots} snapshots"
+    )

@@ -86,6 +86,14 @@ class VerificationReport:
     logs: int = 0
     snapshots: int = 0
     """Snapshots with a manifest."""
+    own_entries: int = 0
+    """Of these entries, those that mpreg keeps for itself: of queues and caches, and the parts that
+    snapshots are made of. Lists show them only where they are asked for."""
+    own_records: int = 0
+    """Of the records, those in logs of mpreg's own: messages of queues, and what became of them."""
+    own_logs: int = 0
+    own_snapshots: int = 0
+    """Cursors of queues."""
     bytes: int = 0
     """Values and records together."""
     full: bool = False
@@ -129,6 +137,10 @@ class VerificationReport:
             "records": self.records,
             "logs": self.logs,
             "snapshots": self.snapshots,
+            "own_entries": self.own_entries,
+            "own_records": self.own_records,
+            "own_logs": self.own_logs,
+            "own_snapshots": self.own_snapshots,
             "bytes": self.bytes,
             "full": self.full,
             "damaged": self.damaged,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from attrs import define, evolve, field
 
@@ -27,6 +27,7 @@ from mpreg.persistence.maintenance.findings import (
     VerificationReport,
 )
 from mpreg.persistence.maintenance.journal.source import open_damaged_journal
+from mpreg.persistence.maintenance.lines import is_own_name
 from mpreg.persistence.maintenance.naming import check_log, check_namespace, lost_records
 from mpreg.persistence.maintenance.opening import open_source, store_in
 from mpreg.persistence.maintenance.quarantine import SetAside, read_set_aside
@@ -44,6 +45,8 @@ __all__ = ["Examination", "examine_database", "examine_journal", "verify"]
 
 #: Items between two looks at whether the result is still wanted.
 ITEMS_PER_STEP = 256
+
+_USERS_SNAPSHOT: Final = b"\xffsnapshot/"
 
 
 async def verify(
@@ -133,6 +136,10 @@ class Examination:
     _records: int = 0
     _logs: int = 0
     _snapshots: int = 0
+    _own_entries: int = 0
+    _own_records: int = 0
+    _own_logs: int = 0
+    _own_snapshots: int = 0
     _bytes: int = 0
     _highest_version: int = 0
     _total: int | None = None
@@ -155,6 +162,10 @@ class Examination:
             records=self._records,
             logs=self._logs,
             snapshots=self._snapshots,
+            own_entries=self._own_entries,
+            own_records=self._own_records,
+            own_logs=self._own_logs,
+            own_snapshots=self._own_snapshots,
             bytes=self._bytes,
             full=self._full,
             findings=tuple(self._findings),
@@ -219,10 +230,13 @@ class Examination:
     def _all_entries(self) -> Iterator[Finding]:
         for id, name in self.source.namespaces_used():
             where = f"namespace {shown_name(name)}"
+            before = self._entries
             if is_snapshot_namespace(name):
                 yield from self._guarded(where, self._snapshot(id, name))
             else:
                 yield from self._guarded(where, self._namespace(id, name))
+            if _is_own(name):
+                self._own_entries += self._entries - before
 
     def _namespace(self, id: Any, name: Any) -> Iterator[Finding]:
         for row in self.source.entries(id):
@@ -241,6 +255,8 @@ class Examination:
     def _snapshot(self, id: Any, name: bytes) -> Iterator[Finding]:
         check = SnapshotCheck(name, find_entries(self.source, id, name))
         self._snapshots += len(check.found.versions)
+        if not name.startswith(_USERS_SNAPSHOT):
+            self._own_snapshots += len(check.found.versions)
         yield from check.listed()
         for row in self.source.entries(id):
             finding = self._entry(name, row)
@@ -258,10 +274,14 @@ class Examination:
     def _all_logs(self) -> Iterator[Finding]:
         for row in self.source.logs():
             self._logs += 1
+            before = self._records
             if (damage := check_log(self.source, row)) is not None:
                 yield damage
             else:
                 yield from self._guarded(f"log {shown_name(row.name)}", self._log(row))
+            if _is_own(row.name):
+                self._own_logs += 1
+                self._own_records += self._records - before
 
     def _log(self, row: LogRow) -> Iterator[Finding]:
         offsets = OffsetCheck(row.name, row.first_offset, self.set_aside.offsets(row.name))
@@ -276,3 +296,8 @@ class Examination:
     def _lost_large_records(self) -> Iterator[Finding]:
         for row in self.source.lost_large_records():
             yield check_large_record(self.source.name_of_log(row.log_id), row)
+
+
+def _is_own(name: Any) -> bool:
+    """A damaged name may be none at all."""
+    return isinstance(name, bytes) and is_own_name(name)

@@ -216,7 +216,7 @@ async def test_each_subscription_gets_what_is_of_its_topics(data_dir: Path) -> N
         # Receiving from one that is not there does not make it.
         missing = await node.post(f"{JOBS}/receive", {"subscription": "audit"})
         assert error_of(missing) == (404, "QueueNotFoundError")
-        assert missing.json()["detail"].endswith("has no subscription 'audit' (there is: 'default')")
+        assert missing.json()["detail"].endswith("'audit' (there is: 'default')")
         assert "PUT /v1/queues/NAME/subscriptions/NAME" in missing.json()["advice"]
 
 

@@ -19,7 +19,7 @@ from tests.integration.support import config, tamper
 #: What each report has. Programs are written against these names.
 REPORTS: Final = {
     "verify": "path sound commit_sequence generation last_version entries records logs snapshots "
-    "bytes full damaged notices findings mended",
+    "own_entries own_records own_logs own_snapshots bytes full damaged notices findings mended",
     "backup": "path commit_sequence first_sequence size_bytes copied_bytes unchanged verification",
     "compact": "path expired_entries log_records snapshot_versions snapshot_bytes snapshot_chunks "
     "damaged freed_bytes free_bytes database_bytes_before database_bytes wal_bytes_before "
