@@ -11,7 +11,12 @@ from attrs import frozen
 
 from mpreg.errors import DataDirectoryError, DataDirectoryMissingError
 from mpreg.persistence.data_directory import STORES, Holder, holder_of
-from mpreg.persistence.own_names import DATABASE_NAME, LOCK_NAME, refuse_what_is_no_file
+from mpreg.persistence.own_names import (
+    DATABASE_NAME,
+    LOCK_NAME,
+    is_never_finished,
+    refuse_what_is_no_file,
+)
 
 __all__ = ["FoundDirectory", "Holder", "find_holder"]
 
@@ -108,4 +113,10 @@ def _no_store(names: list[str]) -> str:
     told = ", ".join(names[:NAMES_TOLD_MAX]) or "nothing"
     if len(names) > NAMES_TOLD_MAX:
         told += f" and {len(names) - NAMES_TOLD_MAX} more"
-    return f"there is no store here: no {' and no '.join(STORES.values())}, but {told}"
+    found = f"there is no store here: no {' and no '.join(STORES.values())}, but {told}"
+    if not is_never_finished(names):
+        return found
+    return (
+        f"{found}; one was begun and never finished, as on a full disk: nothing was ever "
+        "acknowledged in it, unless its files were removed since. The next start makes it"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ __all__ = [
     "JOURNAL_NAME",
     "LOCK_NAME",
     "VALUES_NAME",
+    "is_never_finished",
     "is_of_a_backup",
     "is_of_a_store",
     "refuse_what_is_no_file",
@@ -42,6 +44,10 @@ _STORE: Final = re.compile(
     rf"|({_JOURNAL})(\.new)?"
 )
 
+_BEGUN: Final = re.compile(
+    rf"{LOCK_NAME}|{_DATABASE}\.creating(-wal|-shm|-journal)?|{re.escape(JOURNAL_NAME)}\.new"
+)
+
 _KINDS: Final[dict[int, str]] = {
     stat.S_IFREG: "a file",
     stat.S_IFDIR: "a directory",
@@ -58,6 +64,13 @@ def is_of_a_backup(name: str) -> bool:
 
 def is_of_a_store(name: str) -> bool:
     return _STORE.fullmatch(name) is not None
+
+
+def is_never_finished(names: Collection[str]) -> bool:
+    """Whether the first opening has begun to make a store here, and no more. Before anything is
+    acknowledged there are other files."""
+    own = [name for name in names if is_of_a_store(name)]
+    return bool(own) and all(_BEGUN.fullmatch(name) for name in own)
 
 
 def refuse_what_is_no_file(directory: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import resource
 import signal
 import subprocess
 import sys
@@ -17,7 +18,14 @@ import anyio.to_thread
 import pytest
 from attrs import define, field
 
-from mpreg.persistence import CommitUnknownError, DataDirectoryError, DataDirectoryLockedError
+from mpreg.persistence import (
+    CommitUnknownError,
+    DataDirectoryError,
+    DataDirectoryLockedError,
+    DataDirectoryMissingError,
+    StorageIOError,
+    open_read_only,
+)
 from mpreg.persistence.backends.file.session import FileSession
 from mpreg.persistence.backends.sqlite.write_session import WriteSession
 from mpreg.persistence.commit_group import CommitGroup
@@ -290,3 +298,51 @@ def test_every_directory_that_is_made_is_synced_into_the_one_above(
     monkeypatch.setattr("mpreg.persistence.data_directory.sync_directory", synced.append)
     DataDirectory(tmp_path / "a" / "b" / "c").acquire()()
     assert set(synced) == {tmp_path, tmp_path / "a", tmp_path / "a" / "b"}
+
+
+# --- a first opening without room ---
+
+
+@contextmanager
+def no_room_in_files(of_bytes: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (of_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("backend", "of_bytes"), [("sqlite", 20_000), ("file", 1_000)])
+async def test_a_store_that_was_never_finished_is_told_as_that_and_made_by_the_next_start(
+    data_dir: Path, backend: str, of_bytes: int
+) -> None:
+    with no_room_in_files(of_bytes), pytest.raises(StorageIOError):
+        async with registry(data_dir, backend=backend, restarts_max=0):
+            raise AssertionError
+    # What was begun would take room that there is not.
+    assert [path.name for path in data_dir.iterdir()] == ["LOCK"]
+    with pytest.raises(DataDirectoryMissingError, match=r"never finished.*ever acknowledged"):
+        async with open_read_only(data_dir):
+            raise AssertionError
+    async with registry(data_dir, backend=backend) as opened:
+        await opened.key_value_store("things").put("a", b"1")
+    async with open_read_only(data_dir) as view:
+        assert await view.key_value_store("things").get("a") is not None
+
+
+@pytest.mark.parametrize("left", ["mpreg.db.creating", "mpreg.journal.new"])
+async def test_what_a_kill_leaves_of_a_first_opening_is_told_as_never_finished(
+    data_dir: Path, left: str
+) -> None:
+    data_dir.mkdir()
+    (data_dir / "LOCK").touch()
+    (data_dir / left).touch()
+    with pytest.raises(DataDirectoryMissingError, match=f"but LOCK, {left}; .*never finished"):
+        async with open_read_only(data_dir):
+            raise AssertionError
+    # It tells what was acknowledged in a store that was there.
+    (data_dir / "ACKED").touch()
+    with pytest.raises(DataDirectoryMissingError, match=f"but ACKED, LOCK, {left}$"):
+        async with open_read_only(data_dir):
+            raise AssertionError

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from mpreg.cli.app import mpreg
 from mpreg.persistence import Durability, PersistenceRegistry
+from mpreg.persistence.backends.sqlite.files import create_database
 from mpreg.queues import DeliveryGuarantee, MessageQueueManager, QueueConfiguration, QueueType
 from tests.integration.made_once import made_once
 from tests.integration.queues.support import tamper_log
@@ -511,3 +512,13 @@ def test_what_verify_counts_and_what_lists_show_differ_by_what_is_told_as_mpregs
         f"{found['own_records']} records in {found['own_logs']} logs, {found['own_snapshots']} "
         "snapshots"
     ) in said
+
+
+def test_a_store_whose_first_opening_did_not_come_to_its_end_is_told_as_that(
+    data_dir: Path,
+) -> None:
+    data_dir.mkdir()
+    create_database(data_dir / "mpreg.db")
+    said = run(data_dir, "stats")
+    assert said.exit_code == 0
+    assert "acked up to      nothing: the first opening did not come to its end" in said.stdout

@@ -61,7 +61,7 @@ def _directory(stats: DirectoryStatistics, output: Output) -> None:
         f"held by          {_holder(stats.holder)}",
         f"backend          {stats.backend}",
         f"commit sequence  {stats.commit_sequence}",
-        f"acked up to      {'unknown' if stats.acked_sequence is None else stats.acked_sequence}",
+        f"acked up to      {_acked(stats)}",
         f"generation       {stats.generation}",
         f"last version     {stats.last_version}",
         *(
@@ -78,6 +78,15 @@ def _directory(stats: DirectoryStatistics, output: Output) -> None:
             "durable and are missing",
             ACKED_NAME,
         )
+
+
+def _acked(stats: DirectoryStatistics) -> str:
+    if stats.acked_sequence is not None:
+        return str(stats.acked_sequence)
+    if stats.generation == 0:
+        # Each opening gives itself one before it takes anything.
+        return "nothing: the first opening did not come to its end, and nothing was acknowledged"
+    return "unknown"
 
 
 def _holder(holder: Holder | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from mpreg.errors import ForeignDatabaseError
@@ -34,12 +35,18 @@ class ControlFile:
     @classmethod
     def create(cls, files: FileSystem, path: Path) -> None:
         """Raises OSError or JournalBrokenError."""
-        file = files.create(path.with_name(path.name + UNFINISHED))
+        unfinished = path.with_name(path.name + UNFINISHED)
+        file = files.create(unfinished)
         try:
-            files.write(file, new_control(), 0)
-            files.sync(file)
-        finally:
-            files.close(file)
+            try:
+                files.write(file, new_control(), 0)
+                files.sync(file)
+            finally:
+                files.close(file)
+        except OSError:
+            with suppress(OSError):
+                files.remove(unfinished)
+            raise
         put_in_place(files, path)
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -246,10 +246,26 @@ def create_database(path: Path, schema: Schema = CURRENT) -> None:
             wal,
         )
     unfinished = path.with_name(path.name + ".creating")
+    _remove_unfinished(unfinished)
+    try:
+        _fill(unfinished, schema)
+        unfinished.rename(path)
+    except BaseException:
+        # On a full disk it would keep the last of the room.
+        with suppress(OSError):
+            _remove_unfinished(unfinished)
+        raise
+    sync_directory(path.parent)
+
+
+def _remove_unfinished(path: Path) -> None:
     for ending in ("", "-journal", "-wal", "-shm"):
-        Path(f"{unfinished}{ending}").unlink(missing_ok=True)
-    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    connection = sqlite3.connect(unfinished, isolation_level=None)
+        Path(f"{path}{ending}").unlink(missing_ok=True)
+
+
+def _fill(path: Path, schema: Schema) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None)
     try:
         for pragma in CREATION_PRAGMAS:
             connection.execute(pragma)
@@ -264,5 +280,3 @@ def create_database(path: Path, schema: Schema = CURRENT) -> None:
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
     finally:
         connection.close()
-    unfinished.rename(path)
-    sync_directory(path.parent)
