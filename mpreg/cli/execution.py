@@ -22,6 +22,7 @@ def execute(
     is_paged: bool = False,
     needs_store: bool = True,
     instead: str | None = None,
+    interrupted: str | None = None,
     **named: Any,
 ) -> NoReturn:
     """Run what a command does, and exit with what it came to.
@@ -31,7 +32,10 @@ def execute(
     ``needs_store`` the options instead), the output, and ``named``; it returns an exit code, or
     None where the output knows it.
     """
-    with told(is_json=common.is_json, instead=instead), logs_as_notes(is_json=common.is_json):
+    with (
+        told(is_json=common.is_json, instead=instead, interrupted=interrupted),
+        logs_as_notes(is_json=common.is_json),
+    ):
         from mpreg.cli.output import opened_output
         from mpreg.cli.settings import Settings
 

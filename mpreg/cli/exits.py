@@ -107,10 +107,13 @@ class _Ending(NamedTuple):
 
 
 @contextmanager
-def told(*, is_json: bool, instead: str | None = None) -> Iterator[None]:
+def told(
+    *, is_json: bool, instead: str | None = None, interrupted: str | None = None
+) -> Iterator[None]:
     """Turn the errors that are expected into a message and an exit code, without a traceback.
 
-    ``instead`` names what a program that holds the directory can call to the same end.
+    ``instead`` names what a program that holds the directory can call to the same end;
+    ``interrupted`` says how things are wherever the work was cut short.
     """
     try:
         yield
@@ -121,7 +124,8 @@ def told(*, is_json: bool, instead: str | None = None) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(OK)
     except KeyboardInterrupt:
-        _tell(_Ending("Interrupted", "interrupted", None, [], INTERRUPTED, {}), is_json=is_json)
+        message = "interrupted" if interrupted is None else f"interrupted: {interrupted}"
+        _tell(_Ending("Interrupted", message, None, [], INTERRUPTED, {}), is_json=is_json)
     except (NotFoundError, DamagedInputError) as error:
         code = DAMAGED if isinstance(error, DamagedInputError) else REFUSED
         state = error.state if isinstance(error, NotFoundError) else "unchanged"
@@ -172,7 +176,7 @@ def _tell(ending: _Ending, *, is_json: bool) -> NoReturn:
             fields |= {"state": ending.state, "advice": ending.advice}
         click.echo(json.dumps(fields | ending.more | {"exit_code": ending.code}), err=True)
     elif ending.code == INTERRUPTED:
-        click.echo(ending.message, err=True)
+        click.echo(safe(ending.message), err=True)
     else:
         click.echo(f"mpreg: {safe(ending.message)}", err=True)
         if ending.state is not None:

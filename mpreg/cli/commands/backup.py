@@ -35,6 +35,8 @@ def backup(
     execute(
         common,
         "backup:run_backup",
+        interrupted=f"{destination} is as it was before, or, where it was done already, the new "
+        "backup as a whole; the store was not changed",
         destination=destination,
         bytes_per_second=bytes_per_second,
         allow_damaged=allow_damaged,

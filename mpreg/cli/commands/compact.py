@@ -11,6 +11,7 @@ from mpreg.cli.options import Common, common_options
 
 __all__ = ["compact"]
 
+INTERRUPTED: Final = "what was removed until then is gone, all else is there; run again, it goes on"
 INSTEAD: Final = "a node does it by itself, a program has PersistenceRegistry.compact"
 
 
@@ -25,4 +26,4 @@ def compact(common: Common) -> None:
 
     Interrupted, what was done is done; run again, it goes on.
     """
-    execute(common, "compact:run_compact", instead=INSTEAD)
+    execute(common, "compact:run_compact", instead=INSTEAD, interrupted=INTERRUPTED)

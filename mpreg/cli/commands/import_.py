@@ -29,4 +29,10 @@ def import_(common: Common, file: Path, backend: str | None) -> None:
     became of the gap. Where it fails, nothing is left of it; where FILE is damaged or cut off, the
     exit code is 3.
     """
-    execute(common, "import_:run_import", file=file, backend=backend)
+    execute(
+        common,
+        "import_:run_import",
+        interrupted="there is no new data directory, or, where it was done already, the whole one",
+        file=file,
+        backend=backend,
+    )

@@ -97,7 +97,16 @@ def redrive(common: Common, name: str, to: str | None, ids: tuple[str, ...]) -> 
     Each is sent and removed in one transaction. Interrupted, those sent until then stay sent; run
     again, it goes on.
     """
-    execute(common, "queue.changing:redrive", instead=INSTEAD, name=name, to=to, ids=ids)
+    execute(
+        common,
+        "queue.changing:redrive",
+        instead=INSTEAD,
+        interrupted="those sent until then stay sent, the others are dead letters still; run "
+        "again, it goes on",
+        name=name,
+        to=to,
+        ids=ids,
+    )
 
 
 @queue.command()

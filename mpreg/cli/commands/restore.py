@@ -35,6 +35,8 @@ def restore(
     execute(
         common,
         "restore:run_restore",
+        interrupted="the data directory is as it was before, or, where it was done already, the "
+        "restored one as a whole",
         source=source,
         to_commit=to_commit,
         overwrite=overwrite,

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import click
 
 from mpreg.cli.execution import execute
 from mpreg.cli.options import Common, common_options
 
 __all__ = ["verify"]
+
+REPAIR_INTERRUPTED: Final = (
+    "nothing is lost: each damaged item is in the store, in its quarantine directory, or in both; "
+    "run again, it goes on"
+)
 
 
 @click.command()
@@ -26,4 +33,10 @@ def verify(common: Common, full: bool, repair: bool) -> None:
     server's write-ahead log grows meanwhile by what is written. The exit code is 3 where damage was
     found, or is left after a repair.
     """
-    execute(common, "verify:run_verify", is_full=full, is_repair=repair)
+    execute(
+        common,
+        "verify:run_verify",
+        interrupted=REPAIR_INTERRUPTED if repair else "nothing was changed",
+        is_full=full,
+        is_repair=repair,
+    )
