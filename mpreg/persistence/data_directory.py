@@ -171,8 +171,8 @@ class DataDirectory:
                 raise DataDirectoryError(
                     self.path,
                     f"{name} is here, the store of the {backend} backend, and this was opened with "
-                    f"backend={self._backend!r}; open it with backend={backend!r}, or use another "
-                    "data directory",
+                    f"backend={self._backend!r}; open it with backend={backend!r} (in a file of "
+                    "settings, in [mpreg.persistence]), or use another data directory",
                 )
 
     def hold(self) -> Callable[[], None]:

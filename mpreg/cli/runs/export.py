@@ -21,13 +21,15 @@ __all__ = ["gaps_text", "run_export"]
 GAPS_SHOWN_MAX: Final = 100
 
 
-async def run_export(settings: Settings, output: Output, *, file: Path, allow_gaps: bool) -> None:
+async def run_export(
+    settings: Settings, output: Output, *, file: Path, allow_gaps: bool, overwrite: bool
+) -> None:
     if str(file) == "-":
         if standard_output_is_closed():
             raise NotFoundError("the standard output is closed; nothing was exported: name a FILE")
     else:
         refuse_nested(file, settings.data_dir, "the data directory")
-    with output.progress("exporting") as on_progress, _written(file) as stream:
+    with output.progress("exporting") as on_progress, _written(file, overwrite) as stream:
         report = await export_lines(
             settings.data_dir,
             _writer(file, stream),
@@ -62,11 +64,11 @@ def gaps_text(gaps: Sequence[Finding], missing: int) -> str:
 
 
 @contextmanager
-def _written(file: Path) -> Iterator[BinaryIO]:
+def _written(file: Path, overwrite: bool) -> Iterator[BinaryIO]:
     """The standard output, or a file that has its name once it is complete and synced."""
     if str(file) == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    with staged_file(file) as stream:
+    with staged_file(file, overwrite=overwrite) as stream:
         yield stream

@@ -52,6 +52,10 @@ class RestoreReport:
     size_bytes: int
     replaced: bool
     """Whether there was a store before; it is gone."""
+    replaced_backend: str | None = None
+    """Of which backend it was; None where no more than its files beside were left of it."""
+    replaced_sequence: int | None = None
+    """Up to which commit it had acknowledged; None where that was not known."""
     verification: VerificationReport
     """What was found in the backup, and so is in the store; damage only with ``allow_damaged``."""
 
@@ -62,6 +66,8 @@ class RestoreReport:
             "commit_sequence": self.commit_sequence,
             "size_bytes": self.size_bytes,
             "replaced": self.replaced,
+            "replaced_backend": self.replaced_backend,
+            "replaced_sequence": self.replaced_sequence,
             "verification": self.verification.as_mapping(),
         }
 

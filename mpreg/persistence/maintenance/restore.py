@@ -13,16 +13,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Final
 
-from attrs import define, evolve
+from attrs import define, evolve, frozen
 
 from mpreg.errors import (
     CorruptDataError,
     DataDirectoryError,
     InvalidArgumentError,
+    MpregError,
     SchemaVersionError,
 )
 from mpreg.persistence.data_directory import STORES, DataDirectory
-from mpreg.persistence.maintenance.acked import write_acked
+from mpreg.persistence.maintenance.acked import read_acked, write_acked
 from mpreg.persistence.maintenance.findings import VerificationReport
 from mpreg.persistence.maintenance.journal.restore import check_journal, copy_journal
 from mpreg.persistence.maintenance.manifest import (
@@ -130,6 +131,7 @@ class _Restore:
                 )
             if not is_empty:
                 self._refuse_what_is_no_store()
+            before = _Before.of(self.data_dir)
             report, digests = self._check(manifest, control)
             with file_errors(self.data_dir):
                 if manifest.backend == "file":
@@ -144,6 +146,8 @@ class _Restore:
             commit_sequence=sequence,
             size_bytes=manifest.size_bytes,
             replaced=not is_empty,
+            replaced_backend=before.backend,
+            replaced_sequence=before.acked_sequence,
             verification=evolve(report, path=self.data_dir / STORES[manifest.backend]),
         )
 
@@ -249,6 +253,23 @@ class _Restore:
             raise CorruptDataError("the copy differs from the backup; nothing was restored", copy)
         values = {name: digest for name, digest in digests.items() if name != DATABASE_NAME}
         copy_values(self.source, staging.path, values, after_piece)
+
+
+@frozen
+class _Before:
+    """What is told of the store that goes; whatever its state, it is to be replaced."""
+
+    backend: str | None
+    acked_sequence: int | None
+
+    @classmethod
+    def of(cls, data_dir: Path) -> _Before:
+        backend = next((one for one, name in STORES.items() if (data_dir / name).exists()), None)
+        try:
+            record = read_acked(data_dir).record
+        except (MpregError, OSError):
+            record = None
+        return cls(backend, None if record is None else record.sequence)
 
 
 @contextmanager

@@ -22,13 +22,14 @@ __all__ = ["staged_file"]
 
 
 @contextmanager
-def staged_file(place: Path) -> Iterator[BinaryIO]:
+def staged_file(place: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     """Make a file for ``place``, 0600. It gets its name, synced, when the block ends; where that
     raises, it is removed. What is no file (a device, a pipe) is written to as it is.
 
     Raises:
-        DataDirectoryError: it is a directory, is in one that is not there or that has a store or
-            a backup, may not be written, or somebody else writes to it.
+        DataDirectoryError: it is there already, without ``overwrite``; it is a directory, is in
+            one that is not there or that has a store or a backup, may not be written, or somebody
+            else writes to it.
         StorageFullError, StorageIOError: not made; what was there before still is.
     """
     place = place.resolve()
@@ -46,8 +47,22 @@ def staged_file(place: Path) -> Iterator[BinaryIO]:
                 "another place",
             )
         refuse_inside_store(place)
+        if not overwrite:
+            _refuse_what_is_there(place)
         with _locked(place) as stream:
             yield stream
+            if not overwrite:
+                # Made by somebody else meanwhile.
+                _refuse_what_is_there(place)
+
+
+def _refuse_what_is_there(place: Path) -> None:
+    if place.exists():
+        raise DataDirectoryError(
+            place,
+            "this file is there already; nothing was written: name another one, or replace it with "
+            "--overwrite",
+        )
 
 
 @contextmanager

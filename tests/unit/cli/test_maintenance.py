@@ -12,7 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mpreg.cli.app import mpreg
+from mpreg.errors import DataDirectoryError
 from mpreg.persistence import PersistenceConfig, PersistenceRegistry
+from mpreg.persistence.maintenance.staged_file import staged_file
 from tests.integration.maintenance_support import fill, filled
 from tests.integration.support import config, tamper
 
@@ -24,7 +26,8 @@ REPORTS: Final = {
     "compact": "path expired_entries log_records snapshot_versions snapshot_bytes snapshot_chunks "
     "damaged freed_bytes free_bytes database_bytes_before database_bytes wal_bytes_before "
     "wal_bytes",
-    "restore": "path commit_sequence size_bytes replaced verification",
+    "restore": "path commit_sequence size_bytes replaced replaced_backend replaced_sequence "
+    "verification",
     "export": "lines entries records snapshots commit_sequence missing gaps",
     "import": "path entries records snapshots commit_sequence missing gaps",
 }
@@ -150,6 +153,48 @@ def test_export_and_import(data_dir: Path, tmp_path: Path) -> None:
     assert missing.exit_code == 1
 
 
+@pytest.mark.parametrize("name", ["lines", "link"])
+def test_an_export_replaces_a_file_only_where_that_is_asked_for(
+    data_dir: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "lines").write_text("before")
+    (tmp_path / "link").symlink_to(tmp_path / "lines")
+    refused = run("export", tmp_path / name, "--data-dir", data_dir)
+    assert refused.exit_code == 1
+    assert f"{tmp_path / 'lines'}: this file is there already" in refused.stderr
+    assert "replace it with --overwrite" in refused.stderr
+    assert (tmp_path / "lines").read_text() == "before"
+    assert run("export", tmp_path / name, "--data-dir", data_dir, "--overwrite").exit_code == 0
+    assert (tmp_path / "lines").read_text().startswith('{"type":"mpreg-export"')
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "lines", "link"}
+
+
+def test_a_file_that_is_made_while_an_export_is_written_is_kept(tmp_path: Path) -> None:
+    place = tmp_path / "lines"
+    with pytest.raises(DataDirectoryError, match="there already"), staged_file(place):
+        place.write_bytes(b"another's")
+    assert place.read_bytes() == b"another's"
+    assert [path.name for path in tmp_path.iterdir()] == ["lines"]
+
+
+def test_a_restore_tells_what_it_has_replaced(data_dir: Path, tmp_path: Path) -> None:
+    place, new = tmp_path / "backup", ("--data-dir", tmp_path / "new")
+    assert run("backup", place, "--data-dir", data_dir).exit_code == 0
+    first = run("restore", place, *new)
+    assert "replaced" not in first.stdout
+    sequence = json.loads(run("verify", "--data-dir", data_dir, "--json").stdout)["commit_sequence"]
+    again = run("restore", place, *new, "--overwrite")
+    assert again.stdout.splitlines()[1] == (
+        "replaced the store of the sqlite backend that was there, acknowledged up to commit "
+        f"{sequence}: it is gone"
+    )
+    for path in (tmp_path / "new").glob("mpreg.db*"):
+        path.unlink()
+    left = json.loads(run("restore", place, *new, "--overwrite", "--json").stdout)
+    told = (left["replaced"], left["replaced_backend"], left["replaced_sequence"])
+    assert told == (True, None, sequence)
+
+
 def test_a_damaged_store_leaves_no_export(data_dir: Path, tmp_path: Path) -> None:
     tamper(data_dir, "UPDATE records SET data = x'00' WHERE offset = 9 AND length(data) = 100")
     file = tmp_path / "store.jsonl"
@@ -177,7 +222,7 @@ def test_a_log_with_a_gap_is_exported_when_asked_for_and_the_gap_is_told_each_ti
         assert gap in imported.stdout
         assert said in imported.stdout
         assert run("verify", *new).stdout.splitlines()[-1] == "sound"
-    as_json = json.loads(run("export", file, *at, "--allow-gaps", "--json").stderr)
+    as_json = json.loads(run("export", file, *at, "--allow-gaps", "--overwrite", "--json").stderr)
     assert (as_json["missing"], as_json["gaps"][0]["kind"]) == (1, "gap")
 
 
@@ -333,7 +378,8 @@ def test_an_export_goes_to_what_is_no_file_and_never_in_its_place(
     assert missing.exit_code == 1
     (tmp_path / "lines").write_text("before")
     (tmp_path / "link").symlink_to(tmp_path / "lines")
-    assert run("export", tmp_path / "link", "--data-dir", data_dir).exit_code == 0
+    again = run("export", tmp_path / "link", "--data-dir", data_dir, "--overwrite")
+    assert again.exit_code == 0
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "lines").read_text().startswith('{"type":"mpreg-export"')
     assert {path.name for path in tmp_path.iterdir()} == {"data", "lines", "link"}
@@ -357,3 +403,34 @@ def test_what_was_set_aside_and_is_changed_is_told_and_is_no_damage(data_dir: Pa
     assert "note  quarantine/000001.jsonl, line 1: " in done.stdout
     # The offset is missing for no reason that is known any more.
     assert done.exit_code == 3
+
+
+INTERRUPTED: Final = {
+    "verify": "nothing was changed",
+    "verify --repair": "in the store, in its quarantine directory, or in both",
+    "backup place": "place is as it was before",
+    "export place": "place is as it was before",
+    "export -": "cannot be imported",
+    "export /dev/null": "cannot be imported",
+    "import place": "there is no new data directory",
+    "compact": "what was removed until then is gone",
+    "restore place": "the data directory is as it was before",
+    "queue redrive jobs": "those sent until then stay sent",
+}
+
+
+@pytest.mark.parametrize("command", INTERRUPTED)
+def test_long_work_that_is_interrupted_says_how_things_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mpreg.cli.execution.run", interrupt)
+    at = ("--data-dir", tmp_path)
+    found = run(*command.split(), *at)
+    assert found.exit_code == 130
+    assert found.stderr.startswith("interrupted: ")
+    assert INTERRUPTED[command] in found.stderr
+    as_json = json.loads(run(*command.split(), *at, "--json").stderr)
+    assert as_json["message"] == found.stderr.removesuffix("\n")
