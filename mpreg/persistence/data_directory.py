@@ -109,7 +109,7 @@ class DataDirectory:
         try:
             _make(self.path)
             self._refuse_backup()
-            refuse_what_is_no_file(self.path)
+            refuse_what_is_no_file(self.path, is_for_database=self._backend == "sqlite")
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             lock = os.open(self.path / LOCK_NAME, flags, 0o600)
         except (OSError, ValueError) as error:

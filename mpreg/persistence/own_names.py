@@ -73,22 +73,25 @@ def is_never_finished(names: Collection[str]) -> bool:
     return bool(own) and all(_BEGUN.fullmatch(name) for name in own)
 
 
-def refuse_what_is_no_file(directory: Path) -> None:
+def refuse_what_is_no_file(directory: Path, *, is_for_database: bool = False) -> None:
     """Before anything in a store, or backup, is opened: a named pipe would be waited for until
     somebody opens its other end, and a device be read without end. Links are left to who opens
     them; so are the files of values, of which one that cannot be read is one damaged value.
+
+    ``is_for_database``: one is to be there, also where none is yet, and so its directory of values.
 
     Raises:
         DataDirectoryError: something else than a file has the name of one, or something else than a
             directory that of the directory of values.
         OSError: the directory cannot be read.
     """
+    has_values = is_for_database or (directory / DATABASE_NAME).exists()
     with os.scandir(directory) as found:
         entries = [entry for entry in found if not entry.is_symlink()]
     for entry in entries:
         if is_of_a_store(entry.name) or is_of_a_backup(entry.name):
             expected, is_it = "a file", entry.is_file(follow_symlinks=False)
-        elif entry.name == VALUES_NAME and (directory / DATABASE_NAME).exists():
+        elif entry.name == VALUES_NAME and has_values:
             expected, is_it = "a directory", entry.is_dir(follow_symlinks=False)
         else:
             continue

@@ -99,6 +99,19 @@ async def test_values_that_are_no_directory_are_named(
             await use(data_dir, "sqlite")
 
 
+@pytest.mark.parametrize("make", [make_pipe, make_socket, Path.touch])
+async def test_values_that_are_no_directory_are_named_before_anything_is_made(
+    data_dir: Path, make: Callable[[Path], None]
+) -> None:
+    data_dir.mkdir()
+    make(data_dir / "values")
+    with pytest.raises(DataDirectoryError, match=r"values: .*where a directory.*move it away"):
+        await made(data_dir, "sqlite")
+    assert [path.name for path in data_dir.iterdir()] == ["values"]
+    # It is another's, where there are to be no values.
+    await made(data_dir, "file")
+
+
 @pytest.mark.parametrize("make", [make_pipe, make_directory, make_socket])
 async def test_a_file_of_values_that_is_none_is_one_damaged_value(
     data_dir: Path, make: Callable[[Path], None]
