@@ -53,6 +53,17 @@ async def test_a_store_with_one_of_everything_is_sound(data_dir: Path) -> None:
     assert files["mpreg.db"] == database(data_dir).read_bytes()
 
 
+async def test_snapshots_of_mpregs_own_parts_are_counted_as_that(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        await fill(opened)
+        before = await verify(data_dir)
+        await opened.reserved("queues").snapshot_store("cursor").save(b"state")
+        after = await verify(data_dir)
+    assert (before.snapshots, before.own_snapshots) == (2, 0)
+    assert after.own_snapshots == 1
+    assert after.snapshots - after.own_snapshots == 2
+
+
 async def test_a_store_that_is_open_can_be_verified_and_goes_on(data_dir: Path) -> None:
     async with registry(data_dir) as opened:
         await fill(opened)
