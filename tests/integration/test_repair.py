@@ -136,8 +136,14 @@ async def test_a_damaged_large_value_is_set_aside_with_its_entry(data_dir: Path)
             "UPDATE records SET data = 7 WHERE offset = 1 AND typeof(data) = 'integer'",
             [(1, 7), (1, None)],
         ),
+        # The log's number that it has then does not fit into an id.
+        (
+            "UPDATE records SET log_id = log_id + (1 << 24) "
+            "WHERE offset = 1 AND typeof(data) = 'integer'",
+            [(1, LARGE_RECORD), (1, None)],
+        ),
     ],
-    ids=["data", "no data", "another id", "no record", "another data"],
+    ids=["data", "no data", "another id", "no record", "another data", "another log"],
 )
 async def test_a_large_record_and_its_data_are_set_aside_however_they_were_parted(
     data_dir: Path, damage: str, aside: list[tuple[int, int | bytes | None]]

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import is_corrupt, is_transient, translate
-from mpreg.persistence.backends.sqlite.large_records import OFFSET_BITS, owner
+from mpreg.persistence.backends.sqlite.large_records import owner
 from mpreg.persistence.backends.sqlite.places import Place, directory_of, file_name, number_of
 from mpreg.persistence.backends.sqlite.value_reading import read_value
 from mpreg.persistence.backends.system_errors import told_as
@@ -58,9 +58,7 @@ _RECORDS_FROM: Final = f"{_OF_LOG} AND offset >= ? ORDER BY offset"
 # By their ids, which both tables have without the data.
 _LOST_LARGE_RECORDS: Final = (
     "SELECT large_records.id FROM large_records LEFT JOIN records "  # noqa: S608
-    f"ON records.log_id = large_records.id >> {OFFSET_BITS} "
-    f"AND records.offset = large_records.id & {(1 << OFFSET_BITS) - 1} "
-    "AND records.data = large_records.id "
+    f"ON {schema.BELONG_TOGETHER} "
     "WHERE records.log_id IS NULL ORDER BY large_records.id"
 )
 _LARGE_RECORD: Final = "SELECT data FROM large_records WHERE id = ?"

@@ -81,6 +81,7 @@ __all__ = [
     "ALL_ENTRIES",
     "APPEND_LARGE_RECORDS",
     "APPEND_RECORDS",
+    "BELONG_TOGETHER",
     "CHECK_VALUE_FILES",
     "CREATE",
     "CREATE_ENTRIES",
@@ -428,10 +429,14 @@ DELETE_RECORDS: Final = "DELETE FROM records WHERE log_id = ? AND offset < ?"
 DELETE_LOG_RECORDS: Final = "DELETE FROM records WHERE log_id = ?"
 DELETE_LARGE_RECORDS: Final = "DELETE FROM large_records WHERE id BETWEEN ? AND ?"
 
-JOIN_LARGE_RECORDS: Final = (
-    "LEFT JOIN large_records ON large_records.id = records.data "
-    f"AND large_records.id = (records.log_id << {OFFSET_BITS} | records.offset)"
+# From the id, and not to it: of a damaged number the bits that an id has no room for would be lost.
+BELONG_TOGETHER: Final = (
+    "large_records.id = records.data "
+    f"AND large_records.id >> {OFFSET_BITS} = records.log_id "
+    f"AND large_records.id & {(1 << OFFSET_BITS) - 1} = records.offset"
 )
+"""A record and its data, whichever of the two is looked up by the other."""
+JOIN_LARGE_RECORDS: Final = f"LEFT JOIN large_records ON {BELONG_TOGETHER}"
 DATA: Final = "ifnull(large_records.data, records.data)"
 """Of a record, after `JOIN_LARGE_RECORDS`. A number, where its large data is missing."""
 READ_RECORDS: Final = (
