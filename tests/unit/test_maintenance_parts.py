@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -96,6 +97,24 @@ def test_each_missing_offset_is_told_once_as_missing_or_set_aside(
     assert aside == expected & set_aside
     below = [finding for finding in found if finding.kind is FindingKind.RECORD]
     assert len(below) == len([offset for offset in stored if offset < first])
+
+
+class Counted(frozenset[int]):
+    """How often it is gone through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.times += 1
+        return super().__iter__()
+
+
+def test_what_is_set_aside_is_gone_through_once_and_not_for_each_record() -> None:
+    set_aside = Counted(range(1, 2_000, 2))
+    check = OffsetCheck(b"log", 0, set_aside)
+    found = [finding for offset in range(0, 2_000, 2) for finding in check.follow(offset)]
+    assert len(found) == 999
+    assert set_aside.times == 1
 
 
 def _offsets_in(finding: Finding) -> range:

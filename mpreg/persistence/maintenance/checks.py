@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -130,9 +131,12 @@ class OffsetCheck:
     set_aside: frozenset[int] = frozenset()
     """Offsets that a repair has put into quarantine."""
     _expected: int = field(init=False)
+    _known: list[int] = field(init=False)
+    """The same in order: they are asked for at every record."""
 
     def __attrs_post_init__(self) -> None:
         self._expected = self.first
+        self._known = sorted(self.set_aside)
 
     def follow(self, offset: Any) -> Iterator[Finding]:
         """The next offset that is stored."""
@@ -150,8 +154,8 @@ class OffsetCheck:
         """Where the next offset is to be ``offset``: what is missing before it."""
         start = self._expected
         # A damaged offset can be as large as any number: the known ones are counted, not the gap.
-        known = sorted(one for one in self.set_aside if start <= one < offset)
-        for one in known:
+        first, last = bisect_left(self._known, start), bisect_left(self._known, offset)
+        for one in self._known[first:last]:
             if start < one:
                 yield gap_in(self.log, start, one)
             where = f"log {shown_name(self.log)}, offset {one}"
