@@ -105,6 +105,30 @@ async def test_a_changed_number_is_put_right(
             assert await opened.log_store(name.decode()).append(b"c") == 2
 
 
+@pytest.mark.parametrize("table", NAMES)
+async def test_an_index_of_names_that_cannot_be_read_is_made_anew(
+    data_dir: Path, table: str
+) -> None:
+    name = NAMES[table]
+    async with registry(data_dir) as opened:
+        for one in ("first", name.decode(), "second"):
+            if table == "namespaces":
+                await opened.key_value_store(one).put("ann", b"1")
+            else:
+                await opened.log_store(one).append(b"a")
+    in_index = places(database(data_dir).read_bytes(), name)[1]
+    # The type of the number that follows the name: there is none like it.
+    changed_at(data_dir, in_index - 1, 0x10)
+    assert not (await verify(data_dir)).sound
+    report = await repair(data_dir)
+    assert (report.sound, report.mended[0].where) == (True, f"table {table}")
+    async with registry(data_dir) as opened:
+        if table == "namespaces":
+            assert await opened.key_value_store(name.decode()).get("ann")
+        else:
+            assert await opened.log_store(name.decode()).append(b"b") == 1
+
+
 async def test_an_empty_namespace_or_log_has_no_name_to_lose(data_dir: Path) -> None:
     async with registry(data_dir) as opened:
         await opened.key_value_store("sessions").put("ann", b"1")

@@ -17,7 +17,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from mpreg.errors import CorruptDataError
-from mpreg.persistence.backends.sqlite.failures import translate
+from mpreg.persistence.backends.sqlite.failures import is_corrupt, translate
 from mpreg.persistence.backends.sqlite.names_check import NAMED_TABLES
 from mpreg.persistence.maintenance.checks import check_entry, check_name, check_record, shown_name
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
@@ -67,8 +67,13 @@ def mend_names(path: Path, control: Control) -> list[Finding]:
     tables = _tables_that_differ(path, control)
     if not tables:
         return []
-    with open_source(path, control) as source:
-        rows = [row for table in tables for row in _to_be_changed(source, table)]
+    try:
+        with open_source(path, control) as source:
+            rows = [row for table in tables for row in _to_be_changed(source, table)]
+    except DamagedRowsError as damage:
+        raise CorruptDataError(f"{damage}; nothing was changed: restore a backup", path) from damage
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
     _make_anew(path, tables, rows)
     return [_mended_table(table) for table in tables] + [_mended_name(row) for row in rows]
 
@@ -108,15 +113,27 @@ def _is_sound(source: SqliteSource, table: str) -> bool:
 
 
 def _to_be_changed(source: SqliteSource, table: str) -> Iterator[_Row]:
-    index = f"INDEXED BY sqlite_autoindex_{table}_1 ORDER BY name"
     kept = set(source.connection.execute(f"SELECT id, name FROM {table} NOT INDEXED"))  # noqa: S608
-    found = set(source.connection.execute(f"SELECT id, name FROM {table} {index}"))  # noqa: S608
+    found = _indexed(source, table)
     for id, name in sorted(kept - found, key=repr):
         # One of the two is damaged: that in the table, or that in the index.
         others = [one for one in found - kept if one[0] == id or one[1] == name]
         row = _right_one(source, table, (id, name), others)
         if (row.new_id, row.new_name) != (id, name):
             yield row
+
+
+def _indexed(source: SqliteSource, table: str) -> set[tuple[Any, Any]]:
+    """What of the index can be read: it is made anew, and only asked for other names."""
+    index = f"INDEXED BY sqlite_autoindex_{table}_1 ORDER BY name"
+    found = set()
+    try:
+        for row in source.connection.execute(f"SELECT id, name FROM {table} {index}"):  # noqa: S608
+            found.add(row)
+    except sqlite3.Error as error:
+        if not is_corrupt(error):
+            raise
+    return found
 
 
 def _right_one(
