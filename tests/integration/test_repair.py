@@ -138,8 +138,7 @@ async def test_a_damaged_large_value_is_set_aside_with_its_entry(data_dir: Path)
         ),
         # The log's number that it has then does not fit into an id.
         (
-            "UPDATE records SET log_id = log_id + (1 << 24) "
-            "WHERE offset = 1 AND typeof(data) = 'integer'",
+            "UPDATE records SET log_id = 2 + (1 << 24) WHERE log_id = 2 AND offset = 1",
             [(1, LARGE_RECORD), (1, None)],
         ),
     ],

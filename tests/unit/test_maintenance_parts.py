@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 
 from mpreg.codec import encode_key, encode_name, encode_reserved_name
 from mpreg.errors import InvalidArgumentError
+from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.maintenance.checks import OffsetCheck, check_meta
 from mpreg.persistence.maintenance.findings import Finding, FindingKind
 from mpreg.persistence.maintenance.lines import (
@@ -25,11 +29,13 @@ from mpreg.persistence.maintenance.lines import (
     number_of,
     store_name_of,
 )
+from mpreg.persistence.maintenance.rows import DamagedRowsError
 from mpreg.persistence.maintenance.snapshots import (
     KeptVersion,
     SnapshotCheck,
     SnapshotEntriesFound,
 )
+from mpreg.persistence.maintenance.source import SqliteSource
 from mpreg.persistence.snapshots import is_snapshot_namespace
 from mpreg.persistence.snapshots.layout import Manifest, VersionList, chunk_key
 
@@ -120,6 +126,17 @@ def test_what_is_set_aside_is_gone_through_once_and_not_for_each_record() -> Non
 def _offsets_in(finding: Finding) -> range:
     words = [int(word) for word in finding.where.split() if word.isdigit()]
     return range(words[0], words[-1] + 1)
+
+
+def test_two_records_that_lost_their_offsets_are_damage(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        # As changed bits leave them: the tables that mpreg makes let nobody write such rows.
+        connection.execute("CREATE TABLE records (log_id, offset, checksum, data)")
+        connection.execute("INSERT INTO records VALUES (1, NULL, 2, x'00'), (1, NULL, 3, x'01')")
+        connection.execute(schema.CREATE_LARGE_RECORDS)
+        source = SqliteSource(connection, tmp_path / "mpreg.db")
+        with pytest.raises(DamagedRowsError, match="not in the order"):
+            list(source.records(1))
 
 
 # --- snapshots ---

@@ -359,6 +359,9 @@ def _sorts_before(one: Any, other: Any) -> bool:
     ranks = _RANKS.get(type(one), 0), _RANKS.get(type(other), 0)
     if ranks[0] != ranks[1]:
         return ranks[0] < ranks[1]
+    if one is None:
+        # No key is: it is damage, and no two of them have an order.
+        return False
     if isinstance(one, str):
         # The text of a damaged row was decoded with marks for what is none: equal does no harm.
         return True
