@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -167,6 +168,23 @@ async def test_a_large_record_and_its_data_are_set_aside_however_they_were_parte
         await log.delete()
     with closing(sqlite3.connect(database(data_dir))) as connection:
         assert connection.execute("SELECT * FROM large_records").fetchall() == []
+
+
+async def test_a_row_that_its_key_does_not_lead_to_is_told_as_that(data_dir: Path) -> None:
+    async with registry(data_dir) as opened:
+        for name in ("first", "second", "third"):
+            await opened.log_store(name).append_many([bytes(1_000)] * 6)
+            await opened.log_store(name).truncate_before(2)
+    content = bytearray(database(data_dir).read_bytes())
+    # The record of log 2 and offset 2: its columns' types, the numbers, the checksum, and its id.
+    row = rb"\x05\x01\x01[\x04\x05]\x05(\x02)\x02.{4,6}\x02\x00\x00\x00\x00\x02"
+    (found,) = re.finditer(row, content, re.DOTALL)
+    content[found.start(1)] = 3
+    database(data_dir).write_bytes(content)
+    assert not (await verify(data_dir)).sound
+    with pytest.raises(CorruptDataError, match="not found by its key"):
+        await repair(data_dir)
+    assert database(data_dir).read_bytes() == content
 
 
 def shown(data: bytes) -> dict[str, str]:

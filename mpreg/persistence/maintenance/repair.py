@@ -19,7 +19,7 @@ import msgspec
 from attrs import define, field, frozen
 
 from mpreg.codec import checksum_entry
-from mpreg.errors import CorruptDataError, DataDirectoryError
+from mpreg.errors import CorruptDataError
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.failures import translate
 from mpreg.persistence.backends.sqlite.places import Place
@@ -371,7 +371,12 @@ def _change(
                     connection.execute(of_item, parameters)
                 if connection.execute(statement, parameters).rowcount != 1:
                     connection.execute("ROLLBACK")
-                    raise DataDirectoryError(path, "it was changed meanwhile; nothing was removed")
+                    # Nobody else writes, and SQLite's quick check does not see that.
+                    raise CorruptDataError(
+                        "a row that is there is not found by its key, so that rows are out of "
+                        "order; nothing was removed: restore a backup",
+                        path,
+                    )
             for row in written:
                 (version,) = connection.execute(_NEXT_VERSION).fetchone()
                 checksum = checksum_entry(zlib.crc32(row.name), row.key, version, None, row.value)
