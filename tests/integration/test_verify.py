@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -305,3 +306,27 @@ async def test_a_header_that_was_cut_off_is_told_and_the_log_beside_it_stays(
         await repair(data_dir)
     after = {path.name: path.read_bytes() for path in data_dir.iterdir() if path.is_file()}
     assert {**after, "LOCK": b""} == {**before, "LOCK": b""}
+
+
+@pytest.mark.parametrize("table", ["entries", "records"])
+async def test_rows_that_a_changed_key_hides_are_missed(data_dir: Path, table: str) -> None:
+    async with registry(data_dir) as opened:
+        for name in ("first", "second"):
+            await opened.log_store(name).append_many([b"%d" % number * 20 for number in range(8)])
+            for number in range(8):
+                await opened.key_value_store(name).put(f"key {number}", b"value")
+    content = bytearray(database(data_dir).read_bytes())
+    # Where the number of its log or namespace stands, of a row that no search for others meets.
+    row = {
+        "records": rb"\x05\x01\x01[\x04\x05]\x34(\x02)\x02.{4,6}" + b"2" * 20,
+        "entries": rb"\x07\x01..\x00..(\x02)" + re.escape(encode_key("key 2")),
+    }
+    (found,) = re.finditer(row[table], content, re.DOTALL)
+    content[found.start(1)] = 68
+    database(data_dir).write_bytes(content)
+    (finding,) = (await verify(data_dir)).findings
+    assert (finding.kind, finding.where) == (FindingKind.STRUCTURE, f"table {table}")
+    assert finding.message == "16 rows, and 10 found by their keys: they are out of order"
+    with pytest.raises(CorruptDataError, match="out of order"):
+        await repair(data_dir)
+    assert database(data_dir).read_bytes() == content

@@ -62,6 +62,11 @@ _LOST_LARGE_RECORDS: Final = (
     "WHERE records.log_id IS NULL ORDER BY large_records.id"
 )
 _LARGE_RECORD: Final = "SELECT data FROM large_records WHERE id = ?"
+# Page by page, without a look at a key.
+_COUNT: Final = {
+    "entries": "SELECT count(*) FROM entries NOT INDEXED",
+    "records": "SELECT count(*) FROM records NOT INDEXED",
+}
 
 #: All that tells one content from another, without the values.
 _SUMS: Final = (
@@ -116,6 +121,12 @@ class SqliteSource:
         for (line,) in self._rows(f"PRAGMA {pragma}(1000)"):
             if line != "ok":
                 yield Finding(FindingKind.STRUCTURE, "the file", str(line))
+
+    def rows_in(self, table: str) -> int | None:
+        """How many there are, also such as nothing leads to: a changed key parts its row, and those
+        behind it, from whoever looks for theirs, and SQLite's quick check compares no keys."""
+        count: int = self._one(_COUNT[table], ())
+        return count
 
     def namespaces(self) -> Iterator[tuple[Any, Any]]:
         """(id, name) of each."""

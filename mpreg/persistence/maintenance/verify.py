@@ -145,6 +145,10 @@ class Examination:
     _total: int | None = None
     _meta: tuple[Any, Any, Any] | None = None
     _full: bool = False
+    _passed_over: int = 0
+    """Records of logs that cannot be examined."""
+    _is_read: bool = True
+    """Nothing has kept it from a row."""
 
     def keep(self, finding: Finding) -> None:
         if finding.kind.is_damage:
@@ -191,8 +195,9 @@ class Examination:
         yield from self._guarded("table large_values", self._lost_values())
         yield from self._guarded("table value_files", self.source.value_files())
         yield from self._guarded("table logs", self._all_logs())
-        yield from self._guarded("table records", lost_records(self.source))
+        yield from self._guarded("table records", self._lost_records())
         yield from self._guarded("table large_records", self._lost_large_records())
+        yield from self._guarded("the file", self._hidden_rows())
         yield from self._guarded("table meta", self._numbers())
 
     def _guarded(self, where: str, findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -200,6 +205,7 @@ class Examination:
         try:
             yield from findings
         except DamagedRowsError as damage:
+            self._is_read = False
             yield Finding(FindingKind.STRUCTURE, where, f"the rest cannot be read: {damage}")
 
     def _step(self, *, force: bool = False) -> None:
@@ -277,6 +283,7 @@ class Examination:
             before = self._records
             if (damage := check_log(self.source, row)) is not None:
                 yield damage
+                yield from self._guarded(damage.where, self._pass_over(row.id))
             else:
                 yield from self._guarded(f"log {shown_name(row.name)}", self._log(row))
             if _is_own(row.name):
@@ -293,9 +300,28 @@ class Examination:
             if (finding := check_record(row.name, record)) is not None:
                 yield finding
 
+    def _lost_records(self) -> Iterator[Finding]:
+        yield from lost_records(self.source)
+        for id in self.source.logs_used():
+            if not self.source.has_log(id):
+                yield from self._pass_over(id)
+
+    def _pass_over(self, log_id: Any) -> Iterator[Finding]:
+        for _ in self.source.records(log_id):
+            self._passed_over += 1
+        yield from ()
+
     def _lost_large_records(self) -> Iterator[Finding]:
         for row in self.source.lost_large_records():
             yield check_large_record(self.source.name_of_log(row.log_id), row)
+
+    def _hidden_rows(self) -> Iterator[Finding]:
+        found = {"entries": self._entries, "records": self._records + self._passed_over}
+        for table, count in found.items():
+            stored = self.source.rows_in(table) if self._is_read else None
+            if stored is not None and stored != count:
+                message = f"{stored} rows, and {count} found by their keys: they are out of order"
+                yield Finding(FindingKind.STRUCTURE, f"table {table}", message)
 
 
 def _is_own(name: Any) -> bool:
