@@ -330,3 +330,5 @@ async def test_rows_that_a_changed_key_hides_are_missed(data_dir: Path, table: s
     with pytest.raises(CorruptDataError, match="out of order"):
         await repair(data_dir)
     assert database(data_dir).read_bytes() == content
+    with pytest.raises(CorruptDataError, match="out of order"):
+        await export_lines(data_dir, bytes)

@@ -23,6 +23,7 @@ __all__ = [
     "check_large_value",
     "check_meta",
     "check_name",
+    "check_order",
     "check_record",
     "gap_in",
     "shown_key",
@@ -120,6 +121,14 @@ def check_large_record(log: Any, row: LargeRecordRow) -> Finding:
     of = shown_name(log) if isinstance(log, bytes) else f"number {row.log_id!r}"
     where = f"log {of}, offset {row.offset!r}, large record {row.id!r}"
     return Finding(FindingKind.RECORD, where, "no record names it")
+
+
+def check_order(table: str, *, stored: int | None, found: int | None) -> Finding | None:
+    """Whether all rows of a table are found by their keys; None: nothing can hide one."""
+    if stored is None or stored == found:
+        return None
+    message = f"{stored} rows, and {found} found by their keys: they are out of order"
+    return Finding(FindingKind.STRUCTURE, f"table {table}", message)
 
 
 @define

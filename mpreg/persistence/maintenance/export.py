@@ -17,6 +17,7 @@ from mpreg.persistence.maintenance.checks import (
     check_large_record,
     check_large_value,
     check_meta,
+    check_order,
     check_record,
     gap_in,
     shown_name,
@@ -183,6 +184,9 @@ class _Export:
             self._check(check_log(self.source, log))
         for finding in lost_records(self.source):
             self._check(finding)
+        for table in ("entries", "records"):
+            stored, found = self.source.rows_in(table), self.source.rows_found(table)
+            self._check(check_order(table, stored=stored, found=found))
         for lost in self.source.lost_values():
             self._check(check_large_value(self.source.name_of_namespace(lost.namespace_id), lost))
         for data in self.source.lost_large_records():

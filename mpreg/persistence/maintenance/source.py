@@ -68,6 +68,11 @@ _COUNT: Final = {
     "records": "SELECT count(*) FROM records NOT INDEXED",
 }
 
+_COUNT_OF: Final = {
+    "entries": f"{_COUNT['entries']} WHERE namespace_id = ?",
+    "records": f"{_COUNT['records']} WHERE log_id = ?",
+}
+
 #: All that tells one content from another, without the values.
 _SUMS: Final = (
     "SELECT id, name FROM namespaces ORDER BY id",
@@ -127,6 +132,11 @@ class SqliteSource:
         behind it, from whoever looks for theirs, and SQLite's quick check compares no keys."""
         count: int = self._one(_COUNT[table], ())
         return count
+
+    def rows_found(self, table: str) -> int:
+        """How many of them are found by their keys."""
+        ids = {"entries": (_FIRST_NAMESPACE, _NEXT_NAMESPACE), "records": (_FIRST_LOG, _NEXT_LOG)}
+        return sum(self._one(_COUNT_OF[table], (id,)) for id in self._distinct(*ids[table]))
 
     def namespaces(self) -> Iterator[tuple[Any, Any]]:
         """(id, name) of each."""

@@ -17,6 +17,7 @@ from mpreg.persistence.maintenance.checks import (
     check_large_record,
     check_large_value,
     check_meta,
+    check_order,
     check_record,
     shown_name,
 )
@@ -319,9 +320,8 @@ class Examination:
         found = {"entries": self._entries, "records": self._records + self._passed_over}
         for table, count in found.items():
             stored = self.source.rows_in(table) if self._is_read else None
-            if stored is not None and stored != count:
-                message = f"{stored} rows, and {count} found by their keys: they are out of order"
-                yield Finding(FindingKind.STRUCTURE, f"table {table}", message)
+            if (finding := check_order(table, stored=stored, found=count)) is not None:
+                yield finding
 
 
 def _is_own(name: Any) -> bool:

@@ -140,6 +140,9 @@ class JournalSource:
     def rows_in(self, table: str) -> None:
         """Nothing in memory is out of order."""
 
+    def rows_found(self, table: str) -> None:
+        """As `rows_in`."""
+
 
 def open_journal_source(directory: Path, control: Control) -> JournalSource:
     """One state of a journal, also beside a process that writes it.
