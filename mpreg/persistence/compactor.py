@@ -7,7 +7,8 @@ are small by the time they take; after each it rests for as long as the step too
 writer is at least half of the time for others.
 
 Whatever cuts it off, what was done is done, and the rest is done the next time. Where something is
-damaged, that is told and passed over: it keeps nothing else from being done.
+damaged, that is told and passed over; where something fails, it is tried again after all the rest.
+Neither keeps anything else from being done.
 """
 
 from __future__ import annotations
@@ -68,6 +69,9 @@ T = TypeVar("T")
 
 _log = logging.getLogger("mpreg.persistence")
 
+#: After these nothing more can be done.
+ENDING: Final = (WriterStoppedError, ReaderStoppedError, CommitUnknownError)
+
 #: Between two times that the planner's statistics are looked at. They hardly ever change.
 STATISTICS_SECONDS: Final = 3_600.0
 
@@ -114,8 +118,15 @@ class _Tally:
     log_records: int = 0
     snapshots: Tidied = field(factory=Tidied)
     damaged: int = 0
+    failures: list[MpregError] = field(factory=list)
+    """Of parts that are to be tried again."""
     freed_bytes: int = 0
     free_bytes: int = 0
+
+    def check(self) -> None:
+        """Raises the first failure."""
+        if self.failures:
+            raise self.failures[0]
 
 
 @define(eq=False)
@@ -171,7 +182,11 @@ class Compactor:
     async def _begin(self, tally: _Tally) -> None:
         """With what the last process left: time has gone by since."""
         await self._tidy_all_snapshots(tally)
-        await self._sweep(self._gateway.clock.wall(), tally)
+        await self._apart("what has expired", self._sweep(self._gateway.clock.wall(), tally), tally)
+        if tally.failures:
+            # It begins anew until it succeeds: that must not keep from their turn those that are
+            # no part of it.
+            await self._go_round(tally)
 
     def _seconds_to_next(self) -> float:
         due = min(self._gateway.earliest_expiry, self._logs_due, self._snapshots.earliest_due)
@@ -184,8 +199,10 @@ class Compactor:
         while True:
             try:
                 async with self._round():
-                    await work(_Tally())
-            except (WriterStoppedError, ReaderStoppedError, CommitUnknownError):
+                    tally = _Tally()
+                    await work(tally)
+                    tally.check()
+            except ENDING:
                 # The registry is closing, and will cancel this task.
                 await anyio.sleep_forever()
             except MpregError as error:
@@ -212,6 +229,7 @@ class Compactor:
         elif written and self._looks_again:
             self._looks_again = False
             await self._apart("what expires next", self._look_ahead(now), tally)
+            self._looks_again = bool(tally.failures)
         if written or self._logs_due <= now:
             await self._limit_logs(tally)
         for namespace in self._snapshots.due_at(now):
@@ -223,7 +241,8 @@ class Compactor:
     # --- on demand ---
 
     async def compact(self) -> CompactionReport:
-        """Do at once all that upkeep would do some time, whatever the thresholds."""
+        """Do at once all that upkeep would do some time, whatever the thresholds. Raises the first
+        failure when all the rest is done."""
         before = self._sizes()
         tally = _Tally()
         async with self._round():
@@ -231,8 +250,10 @@ class Compactor:
             now = self._gateway.clock.wall()
             await self._apart("what has expired", self._sweep(now, tally), tally)
             await self._limit_logs(tally)
-            await self._gateway.keep_up(RefreshStatistics())
-            await self._give_back_all(tally)
+            refreshed = self._gateway.keep_up(RefreshStatistics())
+            await self._apart("the planner's statistics", refreshed, tally)
+            await self._apart("unused space", self._give_back_all(tally), tally)
+            tally.check()
         after = self._sizes()
         return CompactionReport(
             expired_entries=tally.expired_entries,
@@ -253,10 +274,14 @@ class Compactor:
 
     async def _sweep(self, now: float, tally: _Tally) -> None:
         """Remove what has expired, namespace by namespace."""
+        failures = len(tally.failures)
         for one in await self._namespaces(after=-math.inf):
             if one.expires_at is not None and one.expires_at <= now:
                 what = f"what has expired in {shown_name(one.namespace)!r}"
                 await self._apart(what, self._sweep_namespace(one.namespace, tally), tally)
+        if len(tally.failures) > failures:
+            # What is left of it is due as it was.
+            return
         self._gateway.earliest_expiry = math.inf
         await self._look_ahead(now)
         # What was on its way to the disk meanwhile may have been overlooked.
@@ -288,8 +313,11 @@ class Compactor:
 
     async def _limit_logs(self, tally: _Tally) -> None:
         self._logs_due = math.inf
+        failures = len(tally.failures)
         for retention in self._gateway.config.log_retention:
             await self._apart(f"log {retention.log!r}", self._limit_log(retention, tally), tally)
+        if len(tally.failures) > failures:
+            self._logs_due = -math.inf
 
     async def _limit_log(self, retention: LogRetention, tally: _Tally) -> None:
         log = encode_name(retention.log)
@@ -435,7 +463,8 @@ class Compactor:
     # --- steps ---
 
     async def _apart(self, what: str, work: Awaitable[T], tally: _Tally) -> T | None:
-        """One part of a round; None where it meets damage, which is told once."""
+        """One part of a round. None where it meets damage, which is told once, or fails, which is
+        for the end of the round: the other parts have their turn."""
         try:
             return await work
         except CorruptDataError as error:
@@ -443,7 +472,11 @@ class Compactor:
             if self._damage.get(what) != str(error):
                 self._damage[what] = str(error)
                 _log.error("upkeep passes over %s: %s", what, error)
-            return None
+        except ENDING:
+            raise
+        except MpregError as error:
+            tally.failures.append(error)
+        return None
 
     async def _write(self, operation: Operation) -> int:
         # What a power cut undoes, the next round does again.

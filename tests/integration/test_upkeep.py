@@ -19,12 +19,15 @@ from mpreg.persistence import (
     LogRetention,
     PersistenceRegistry,
     Snapshot,
+    SnapshotRetention,
+    StorageIOError,
     WriterStoppedError,
 )
 from mpreg.persistence.activity import Activity
 from mpreg.persistence.backends.sqlite import schema
 from mpreg.persistence.backends.sqlite.wal_room import FRAME_BYTES
-from mpreg.persistence.snapshots import CHUNK_BYTES
+from mpreg.persistence.compactor import Compactor
+from mpreg.persistence.snapshots import CHUNK_BYTES, Remover
 from mpreg.persistence.snapshots.layout import numbered_key
 from tests.integration.support import (
     OpenBackend,
@@ -479,7 +482,134 @@ async def test_chunks_that_nothing_names_are_removed_and_those_of_the_snapshot_s
         assert rows(data_dir, left) == 3, "the manifest that names them is damaged"
 
 
+LITTLE: dict[str, Any] = {"value_bytes_max": 10, "upkeep_interval_seconds": None}
+
+
+async def leave_chunks(data_dir: Path, monkeypatch: pytest.MonkeyPatch, clock: TurnedClock) -> None:
+    """Of a version that was dropped, and of a save that was cut short, in a directory of its own;
+    and an entry that expires."""
+    source = data_dir.with_name("source")
+
+    async def pieces() -> object:
+        for _ in range(70):
+            yield bytes(10)
+        _copy(source, data_dir)
+
+    async def leave(*_: object) -> None:
+        pass
+
+    async with registry(source, clock=clock, **LITTLE) as opened:
+        images = opened.snapshot_store("images")
+        await opened.key_value_store("s").put("k", b"", ttl_seconds=1.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(Remover, "finish", leave)
+            for number in range(2):
+                await images.save(bytes([number]) * 1_000)
+            await images.save(pieces())  # type: ignore[arg-type]
+    clock.now += 5.0
+
+
+@pytest.mark.parametrize("batch_bytes_max", [175, 230, 400, 2_000, 20_000])
+async def test_chunks_go_whatever_one_batch_holds_and_keep_nothing_else_from_going(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, batch_bytes_max: int
+) -> None:
+    clock = TurnedClock()
+    await leave_chunks(data_dir, monkeypatch, clock)
+    little = LITTLE | {"batch_bytes_max": batch_bytes_max}
+    async with registry(data_dir, clock=clock, **little) as opened:
+        report = await opened.compact()
+        assert report.expired_entries == 1
+        assert rows(data_dir, "SELECT count(*) FROM entries") == 102
+        if batch_bytes_max >= 400:
+            # Four of them fit into one batch there, with the note of what is left.
+            assert (await opened.stats()).commits <= 170 / 4 + 10
+        snapshot = await opened.snapshot_store("images").load()
+        assert snapshot is not None
+        assert snapshot.data == b"\x01" * 1_000
+
+
+@pytest.mark.parametrize("batch_bytes_max", [600, 3_000])
+async def test_versions_go_in_batches_that_are_small_enough(
+    data_dir: Path, batch_bytes_max: int
+) -> None:
+    async with registry(data_dir, **LITTLE) as opened:
+        images = opened.snapshot_store("images", retention=SnapshotRetention(versions_max=None))
+        for _ in range(7):
+            await images.save(b"image")
+    little = LITTLE | {"batch_bytes_max": batch_bytes_max}
+    async with registry(data_dir, **little) as opened:
+        images = opened.snapshot_store("images", retention=SnapshotRetention(versions_max=5))
+        assert (await opened.compact()).snapshot_versions == 2
+        assert await images.delete()
+        assert await images.versions() == []
+        assert rows(data_dir, "SELECT count(*) FROM entries") == 0
+
+
 # --- trouble ---
+
+
+async def fail(*_: object) -> None:
+    raise StorageIOError("this part fails")
+
+
+async def test_a_part_that_fails_keeps_no_other_from_its_turn_and_is_tried_again(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = TurnedClock()
+    limits = [LogRetention(log=log, records_max=1) for log in ("one", "other")]
+    async with registry(data_dir, clock=clock) as opened:
+        await opened.snapshot_store("images").save(b"image")
+        await fill(opened, 10, ttl_seconds=1.0)
+        for limit in limits:
+            await opened.log_store(limit.log).append_many([b""] * 3)
+    clock.now += 5.0
+    background = {"upkeep_interval_seconds": 0.001, "log_retention": limits}
+    with monkeypatch.context() as patch:
+        patch.setattr(Remover, "tidy_all", fail)
+        async with registry(data_dir, clock=clock, **background) as opened:
+            await until(lambda: rows(data_dir, "SELECT count(*) FROM entries") == 5)
+            assert await opened.log_store("other").first_offset() == 2
+            assert (await opened.stats()).compactions == 0
+            patch.undo()
+            await next_round(opened)
+
+
+async def test_compact_does_all_the_rest_before_it_tells_what_has_failed(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = [LogRetention(log="l", records_max=1)]
+    async with registry(data_dir, log_retention=limits) as opened:
+        await opened.snapshot_store("images").save(b"image")
+        await opened.log_store("l").append_many([b""] * 3)
+        with monkeypatch.context() as patch:
+            patch.setattr(Remover, "tidy_all", fail)
+            with pytest.raises(StorageIOError, match="this part fails"):
+                await opened.compact()
+        assert await opened.log_store("l").first_offset() == 2
+        assert (await opened.stats()).wal_bytes == 0
+        await opened.compact()
+
+
+async def test_what_a_failing_sweep_has_left_is_removed_by_the_next_one(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, failed = Compactor._sweep_namespace, []
+
+    async def fail_once(*args: Any) -> None:
+        if not failed:
+            failed.append(args)
+            await fail()
+        await sweep(*args)
+
+    monkeypatch.setattr(Compactor, "_sweep_namespace", fail_once)
+    clock = TurnedClock()
+    async with registry(data_dir, clock=clock, upkeep_interval_seconds=0.001) as opened:
+        await next_round(opened)
+        await fill(opened, 10, ttl_seconds=1.0)
+        clock.now += 5.0
+        await opened.key_value_store("s").put("stays", b"")
+        await until(lambda: rows(data_dir, "SELECT count(*) FROM entries") == 1)
+    assert failed
 
 
 async def test_upkeep_that_is_put_off_harms_nobody_and_is_done_later(data_dir: Path) -> None:

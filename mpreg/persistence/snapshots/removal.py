@@ -13,8 +13,8 @@ from attrs import define, frozen
 from mpreg.codec import prefix_end
 from mpreg.errors import CorruptDataError, VersionConflictError
 from mpreg.persistence.backend import ScanEntries, ScanPage, StoredEntry
-from mpreg.persistence.batch import Durability
-from mpreg.persistence.operations import Delete
+from mpreg.persistence.batch import OPERATION_OVERHEAD_BYTES, Durability, operation_bytes
+from mpreg.persistence.operations import Delete, Operation
 from mpreg.persistence.snapshots.chunks import CHUNKS_IN_FLIGHT_MAX
 from mpreg.persistence.snapshots.entries import SnapshotEntries
 from mpreg.persistence.snapshots.layout import (
@@ -123,36 +123,55 @@ class Remover:
                 entries.sharing.be_due(entries.namespace, math.inf)
                 return
             with suppress(VersionConflictError):
-                some = beyond[:DROPPED_PER_BATCH]
-                await pace(self.drop(expected, listed, some, Durability.RELAXED))
+                dropped = await pace(self.drop(expected, listed, beyond, Durability.RELAXED))
+                some = beyond[:dropped]
                 tidied.versions += len(some)
                 tidied.version_bytes += sum(one.size_bytes for one in some)
 
     async def drop(
-        self, expected: int, listed: VersionList, dropped: Sequence[Listed], durability: Durability
+        self, expected: int, listed: VersionList, surplus: Sequence[Listed], durability: Durability
     ) -> int:
-        """Take versions from the list, in one transaction; return their number.
+        """Take the first of these versions from the list, as many as one transaction holds; return
+        their number.
 
         Their chunks are noted to be removed.
 
         Raises:
             VersionConflictError: the list was changed meanwhile.
+            ValueTooLargeError: not even one fits: the limit is below that of the last save.
         """
+        dropped = surplus[:DROPPED_PER_BATCH]
+        operations = self._dropping(expected, listed, dropped)
+        while len(dropped) > 1 and not self._fits(operations):
+            dropped = dropped[: len(dropped) // 2]
+            operations = self._dropping(expected, listed, dropped)
+        async with Transaction(self._entries.gateway, durability) as transaction:
+            for operation in operations:
+                transaction.add(operation)
+        return len(dropped)
+
+    def _dropping(
+        self, expected: int, listed: VersionList, dropped: Sequence[Listed]
+    ) -> list[Operation]:
         entries = self._entries
         rest = tuple(one for one in listed.versions if one not in dropped)
-        async with Transaction(entries.gateway, durability) as transaction:
-            if rest or entries.sharing.is_saving(entries.namespace):
-                changed = listed.changed(listed.last, rest, entries.retention(listed))
-                transaction.add(entries.put(VERSIONS_KEY, changed, expected))
-            else:
-                # A save that begins after this gets an id above all numbers given so far.
-                transaction.add(Delete(entries.namespace, VERSIONS_KEY, expected))
-            for one in dropped:
-                manifest_key = numbered_key(VERSION, one.number)
-                transaction.add(Delete(entries.namespace, manifest_key))
-                removal = Removal(0, one.chunks)
-                transaction.add(entries.put(numbered_key(REMOVING, one.save), removal))
-        return len(dropped)
+        operations: list[Operation] = []
+        if rest or entries.sharing.is_saving(entries.namespace):
+            changed = listed.changed(listed.last, rest, entries.retention(listed))
+            operations.append(entries.put(VERSIONS_KEY, changed, expected))
+        else:
+            # A save that begins after this gets an id above all numbers given so far.
+            operations.append(Delete(entries.namespace, VERSIONS_KEY, expected))
+        for one in dropped:
+            operations.append(Delete(entries.namespace, numbered_key(VERSION, one.number)))
+            removal = Removal(0, one.chunks)
+            operations.append(entries.put(numbered_key(REMOVING, one.save), removal))
+        return operations
+
+    def _fits(self, operations: Sequence[Operation]) -> bool:
+        """Whether one batch holds them."""
+        bytes_max = self._entries.gateway.config.batch_bytes_max
+        return sum(map(operation_bytes, operations)) <= bytes_max
 
     # --- chunks ---
 
@@ -205,27 +224,48 @@ class Remover:
             return await self._note(save)
 
     async def _remove_some(self, save: int, version: int, removal: Removal) -> int:
-        """One batch of chunks, and the note with the last."""
+        """Some chunks, and the note with the last."""
         entries = self._entries
         key = numbered_key(REMOVING, save)
-        stop = removal.index + REMOVED_PER_BATCH
+        stop = removal.index + self._removed_at_once(key, removal)
         is_last = 0 < removal.chunks <= stop
-        async with Transaction(entries.gateway, Durability.RELAXED) as transaction:
-            turned = transaction.add(
-                Delete(entries.namespace, key, version)
-                if is_last
-                else entries.put(key, Removal(stop, removal.chunks), version)
-            )
-            acks = [
-                transaction.add(Delete(entries.namespace, chunk_key(save, index)))
-                for index in range(removal.index, removal.chunks if is_last else stop)
-            ]
-        found = [await ack for ack in acks]
+        note: Operation = (
+            Delete(entries.namespace, key, version)
+            if is_last
+            else entries.put(key, Removal(stop, removal.chunks), version)
+        )
+        chunks: list[Operation] = [
+            Delete(entries.namespace, chunk_key(save, index))
+            for index in range(removal.index, removal.chunks if is_last else stop)
+        ]
+        found, turned = await self._remove_together(chunks, note)
         # Where a chunk was not written, only those in flight with it can be behind it.
         if not removal.chunks and not any(found[-CHUNKS_IN_FLIGHT_MAX:]):
-            done = Delete(entries.namespace, key, await turned)
+            done = Delete(entries.namespace, key, turned)
             await entries.gateway.write(done, Durability.RELAXED)
         return sum(found)
+
+    def _removed_at_once(self, key: bytes, removal: Removal) -> int:
+        """As many chunks as one batch holds with the note, where that is small. Never fewer than
+        can be in flight: it is by these that the end is known."""
+        note = self._entries.put(key, Removal(removal.index + REMOVED_PER_BATCH, removal.chunks))
+        left = self._entries.gateway.config.batch_bytes_max - operation_bytes(note)
+        fitting = left // OPERATION_OVERHEAD_BYTES
+        return max(CHUNKS_IN_FLIGHT_MAX, min(REMOVED_PER_BATCH, fitting))
+
+    async def _remove_together(
+        self, chunks: Sequence[Operation], note: Operation
+    ) -> tuple[list[bool], int]:
+        """Whether each chunk was there, and what the note's write has given."""
+        gateway = self._entries.gateway
+        if not self._fits([note, *chunks]):
+            # A batch has hardly room for anything. The note last: it must not say too much.
+            found = [await gateway.write(one, Durability.RELAXED) for one in chunks]
+            return found, await gateway.write(note, Durability.RELAXED)
+        async with Transaction(gateway, Durability.RELAXED) as transaction:
+            turned = transaction.add(note)
+            acks = [transaction.add(one) for one in chunks]
+        return [await ack for ack in acks], await turned
 
     # --- what there is ---
 

@@ -40,7 +40,7 @@ from mpreg.persistence.snapshots.layout import (
     numbered_key,
 )
 from mpreg.persistence.snapshots.reader import SnapshotReader
-from mpreg.persistence.snapshots.removal import DROPPED_PER_BATCH, Remover, Tidied
+from mpreg.persistence.snapshots.removal import Remover, Tidied
 from mpreg.persistence.snapshots.retention import SnapshotRetention
 from mpreg.persistence.snapshots.sharing import SnapshotSharing
 from mpreg.persistence.transaction import Transaction
@@ -364,8 +364,7 @@ class SnapshotStore:
             if not some:
                 return deleted
             with suppress(VersionConflictError):
-                dropped = some[:DROPPED_PER_BATCH]
-                await self._remover.drop(expected, listed, dropped, Durability.DURABLE)
+                await self._remover.drop(expected, listed, some, Durability.DURABLE)
                 deleted = True
 
     def __repr__(self) -> str:
