@@ -52,10 +52,14 @@ class Dependents:
     def inherited(self, dependencies: Iterable[bytes]) -> tuple[Link, ...]:
         """What invalidates the entries of these keys, and so whatever depends on them: also when
         they are gone by then, evicted or expired. Complete where the index is. Of what is on its
-        way, too: if that fails, they are invalidated by more than they had to be."""
+        way, too: if that fails, they are invalidated by more than they had to be. Not of what is
+        invalid already: keys that are put in turn, and depend on each other and on ever new ones,
+        would have all of these for ever."""
         found: dict[Link, None] = {}
         for dependency in dependencies:
-            found.update(dict.fromkeys(self._index.links(dependency)))
+            for stored in self._index.all_of(dependency):
+                if not self._barriers.kills(dependency, stored.links, stored.version):
+                    found.update(dict.fromkeys(stored.links))
             for links in self._in_flight.links.get(dependency, ()):
                 found.update(dict.fromkeys(links))
         return tuple(found)

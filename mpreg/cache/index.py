@@ -298,10 +298,14 @@ class DiskIndex:
         ]
 
     def links(self, key: bytes) -> tuple[Link, ...]:
-        """Of what is on disk, also of what is leaving: as long as that is not committed it is read,
-        from memory too."""
-        found = [one.get(key) for one in (self.stored, self._leaving)]
-        return tuple(link for stored in found if stored is not None for link in stored.links)
+        """Of `all_of` a key."""
+        return tuple(link for stored in self.all_of(key) for link in stored.links)
+
+    def all_of(self, key: bytes) -> list[Stored]:
+        """What is on disk, also what is leaving: as long as that is not committed it is read, from
+        memory too."""
+        found = (self.stored.get(key), self._leaving.get(key))
+        return [stored for stored in found if stored is not None]
 
     def _unlink(self, key: bytes, stored: Stored) -> None:
         current = self.stored.get(key)

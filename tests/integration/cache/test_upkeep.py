@@ -301,3 +301,64 @@ async def test_of_a_tag_it_is_counted_how_many_are_on_their_way_with_it(data_dir
             assert linking == {"t": 40}
             backend.open_gate()
         assert linking == {}
+
+
+async def put_in_turn(cache: GlobalCacheManager, start: int, count: int, *, new: bool) -> list[int]:
+    """Two keys that depend on each other, and perhaps each time on one that is new; how many links
+    the last one has each time."""
+    pair, found = (user("a"), user("b")), list[int]()
+    for number in range(start, start + count):
+        key, other = pair[number % 2], pair[1 - number % 2]
+        more = [user("new", number)] if new else []
+        tags = [f"{number}"] if new else ["t"]
+        await cache.put(
+            key,
+            number,
+            dependencies=[other, *more],
+            tags=tags,
+            ttl_seconds=10.0,
+            durability=Durability.RELAXED,
+        )
+        found.append(len(cache._core.index.links(encode_key(key))))
+    return found
+
+
+@pytest.mark.parametrize("between", ["nothing", "eviction", "expiry", "invalidation"])
+async def test_keys_that_depend_on_each_other_and_are_put_in_turn_do_not_grow(
+    data_dir: Path, between: str
+) -> None:
+    clock = TurnedClock()
+    bounds: dict[str, Any] = {"disk_entries_max": 3} if between == "eviction" else {}
+    async with both(data_dir, clock=clock, **bounds) as (_, cache):
+        for start in range(0, 1_000, 10):
+            assert max(await put_in_turn(cache, start, 10, new=False)) == 2
+            if between == "eviction":
+                others = {user("other", number): 1 for number in range(start, start + 3)}
+                await cache.put_many(others, durability=Durability.RELAXED)
+                assert user("a") not in await cache.get_many([user("a")])
+            elif between == "expiry":
+                clock.now += 11.0
+            elif between == "invalidation":
+                await cache.invalidate(namespace="users", durability=Durability.RELAXED)
+
+
+@pytest.mark.parametrize("by", ["namespace", "tag", "deletion", "dependency"])
+async def test_nothing_is_handed_on_by_what_is_invalid_though_it_is_still_there(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    async def leave(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(upkeep.Upkeep, "tidy_up", leave)
+    async with open_cache(data_dir) as cache:
+        for start in range(0, 100, 10):
+            # All that a key is made of, it has from the other one: so these do grow.
+            assert (await put_in_turn(cache, start, 10, new=True))[-1] == 21
+            if by == "namespace":
+                await cache.invalidate(namespace="users", durability=Durability.RELAXED)
+            elif by == "tag":
+                await cache.invalidate(tag=f"{start}", durability=Durability.RELAXED)
+            elif by == "deletion":
+                await cache.delete(user("a"), durability=Durability.RELAXED)
+            else:
+                await cache.put(user("new", start), 1, durability=Durability.RELAXED)
