@@ -96,7 +96,8 @@ class Transaction:
         self._listeners.append(listener)
 
     def require(self, condition: Callable[..., None], *args: Hashable) -> None:
-        """Have ``condition(*args)`` called when the block ends, before anything is sent.
+        """Have ``condition(*args)`` called when the block ends, before anything is sent, also where
+        there is nothing to be sent.
 
         Where it raises, nothing is sent, and the block raises that. For what must still be so then
         and is known in memory: that a queue added to was not deleted meanwhile, say. The same
@@ -140,13 +141,13 @@ class Transaction:
         if exc is not None:
             self._end(exc)
             return
-        if not self._operations:
-            self._state = _State.ENDED
-            self._tell(())
-            return
         try:
             for condition, args in self._conditions:
                 condition(*args)
+            if not self._operations:
+                self._state = _State.ENDED
+                self._tell(())
+                return
             # Before it waits for room: what another task added now would be in no batch.
             self._state = _State.SENT
             await self._gateway.write_batch(

@@ -275,14 +275,31 @@ async def test_between_a_condition_and_the_sending_no_other_task_runs(
     assert events[-1] == "condition"
 
 
-async def test_a_condition_for_a_block_that_sends_nothing_is_not_looked_at(
+async def test_a_condition_holds_for_a_block_with_nothing_to_be_sent_too(
+    gateway: StoreGateway,
+) -> None:
+    told: list[bool] = []
+
+    def refuse() -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):  # noqa: PT012
+        async with begin(gateway) as transaction:
+            transaction.on_settled(told.append)
+            transaction.require(refuse)
+    async with begin(gateway) as transaction:
+        transaction.on_settled(told.append)
+        transaction.require(lambda: None)
+    assert told == [False, True]
+    assert gateway.writes.statistics().sent == 0
+
+
+async def test_a_condition_for_a_block_that_is_left_by_an_error_is_not_looked_at(
     gateway: StoreGateway, store: KeyValueStore
 ) -> None:
     def refuse() -> None:
         raise AssertionError("looked at")
 
-    async with begin(gateway) as transaction:
-        transaction.require(refuse)
     with pytest.raises(KeyError):  # noqa: PT012
         async with begin(gateway) as transaction:
             store.put_nowait("a", b"1", transaction=transaction)

@@ -13,6 +13,7 @@ from mpreg.queues import (
     Message,
     MessageQueue,
     QueueConfiguration,
+    QueueDeletedError,
     QueueFullError,
     QueueNotFoundError,
     QueueType,
@@ -43,6 +44,21 @@ def quorum(required: int) -> QueueConfiguration:
 
 
 # --- fire and forget ---
+
+
+async def test_what_is_fired_in_a_transaction_is_refused_where_its_queue_was_deleted_meanwhile(
+    data_dir: Path,
+) -> None:
+    async with open_queues(data_dir) as (registry, queues):
+        jobs = await queues.create_queue("jobs", FORGET)
+        with pytest.raises(QueueDeletedError):  # noqa: PT012
+            async with registry.transaction() as transaction:
+                await jobs.send("x", transaction=transaction)
+                await queues.delete_queue("jobs")
+        again = await queues.create_queue("jobs", FORGET)
+        async with registry.transaction() as transaction:
+            await again.send("y", transaction=transaction)
+        assert await finished(again, 1) == ["y"]
 
 
 async def test_what_is_fired_and_forgotten_is_handed_out_once_and_never_written(
