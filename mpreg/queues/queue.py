@@ -44,7 +44,7 @@ from mpreg.queues.statistics import QueueStatistics, count_queue
 from mpreg.queues.subscribing import Subscriptions
 from mpreg.queues.subscription import Subscription
 
-__all__ = ["MessageQueue"]
+__all__ = ["MessageQueue", "has_handed_out"]
 
 DEDUPLICATION_ID_BYTES_MAX: Final = 1_024
 
@@ -244,7 +244,7 @@ class MessageQueue:
         for message in messages:
             if not isinstance(message, Receipt):
                 raise InvalidArgumentError(f"a message that was received, not {message!r:.80}")
-            if message._core is not self._core:
+            if not has_handed_out(self, message):
                 raise InvalidArgumentError(f"{message!r} is not of queue {self.name!r}")
         if len(messages) > 1 and len(set(map(id, messages))) != len(messages):
             raise InvalidArgumentError("a message is named twice")
@@ -389,3 +389,8 @@ class MessageQueue:
     def __repr__(self) -> str:
         guarantee: DeliveryGuarantee = self.configuration.delivery_guarantee
         return f"<MessageQueue {self.name!r}, {guarantee.value}, {self._core.state.size} messages>"
+
+
+def has_handed_out(queue: MessageQueue, message: Receipt) -> bool:
+    """Whether it is a delivery of this queue, and not of one that had its name before."""
+    return message._core is queue._core

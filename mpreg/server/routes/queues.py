@@ -10,7 +10,7 @@ from typing import Any, Final
 import anyio
 import msgspec
 
-from mpreg.errors import CorruptDataError, QueueNotFoundError
+from mpreg.errors import CorruptDataError, LeaseLostError, QueueNotFoundError
 from mpreg.persistence import Transaction
 from mpreg.queues import (
     DeadLetter,
@@ -18,7 +18,8 @@ from mpreg.queues import (
     QueueConfiguration,
     Subscription,
 )
-from mpreg.queues.message import release_all
+from mpreg.queues.message import Receipt, release_all
+from mpreg.queues.queue import has_handed_out
 from mpreg.server.answers import Answer
 from mpreg.server.auth import Role
 from mpreg.server.calls import Call, Endpoint
@@ -266,7 +267,7 @@ async def ack(call: Call) -> Answer:
     """Acknowledge messages by their tokens, all or none."""
     queue, what = await _queue(call), await call.read(AckRequest)
     tokens = list(dict.fromkeys(what.tokens))
-    receipts = call.state.leases.find(queue.name, tokens)
+    receipts = _receipts(call, queue, tokens)
 
     async def effect(transaction: Transaction | None) -> Answer:
         await queue.ack(receipts, transaction=transaction)
@@ -277,10 +278,21 @@ async def ack(call: Call) -> Answer:
     return answer
 
 
+def _receipts(call: Call, queue: MessageQueue, tokens: Sequence[str]) -> list[Receipt]:
+    """Raises `LeaseLostError`, also where one is of a queue that was deleted, and had this name."""
+    receipts = call.state.leases.find(queue.name, tokens)
+    if not all(has_handed_out(queue, receipt) for receipt in receipts):
+        raise LeaseLostError(
+            f"queue {queue.name!r:.200} was deleted and made again since the delivery, and the "
+            "message is gone with it; nothing was changed"
+        )
+    return receipts
+
+
 async def nack(call: Call) -> Answer:
     """Give a message back, to be tried again after ``delay_seconds``."""
     queue, what = await _queue(call), await call.read(NackRequest)
-    [receipt] = call.state.leases.find(queue.name, [what.token])
+    [receipt] = _receipts(call, queue, [what.token])
 
     async def effect(transaction: Transaction | None) -> Answer:
         await receipt.nack(what.delay_seconds, what.reason, transaction=transaction)
@@ -294,7 +306,7 @@ async def nack(call: Call) -> Answer:
 async def extend(call: Call) -> Answer:
     """Have a lease end ``lease_seconds`` from now."""
     queue, what = await _queue(call), await call.read(ExtendRequest)
-    [receipt] = call.state.leases.find(queue.name, [what.token])
+    [receipt] = _receipts(call, queue, [what.token])
     seconds = what.lease_seconds
     if seconds is None:
         seconds = queue.configuration.lease_seconds
@@ -307,7 +319,8 @@ async def release(call: Call) -> Answer:
     """Let others have messages at once that were taken ahead and not worked on. ``unseen``: nobody
     has looked at them, so their attempts do not count. Deliveries that are over are left."""
     queue, what = await _queue(call), await call.read(ReleaseRequest)
-    receipts = call.state.leases.find_held(queue.name, what.tokens)
+    held = call.state.leases.find_held(queue.name, what.tokens)
+    receipts = [receipt for receipt in held if has_handed_out(queue, receipt)]
     release_all(receipts, unseen=what.unseen)
     call.state.leases.forget(what.tokens)
     return Answer(value={"released": len(receipts)})

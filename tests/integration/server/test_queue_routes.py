@@ -153,15 +153,20 @@ async def test_one_token_that_is_not_valid_keeps_all_of_an_ack_from_happening(
         assert (await node.post(f"{JOBS}/ack", own)).status_code == 200
 
 
+@pytest.mark.parametrize("by", ["a request", "the process"])
 async def test_a_delivery_of_a_queue_that_was_deleted_is_none_of_its_namesake(
-    data_dir: Path,
+    data_dir: Path, by: str
 ) -> None:
     async with open_node(data_dir) as node:
         await node.send("x")
         [message] = await node.receive()
         token = message["token"]
-        await node.client.delete(JOBS)
-        await node.client.put(JOBS, json={})
+        if by == "a request":
+            await node.client.delete(JOBS)
+            await node.client.put(JOBS, json={})
+        else:
+            await node.state.queues.delete_queue("jobs")
+            await node.state.queues.create_queue("jobs")
         for route, body in (
             ("ack", {"tokens": [token]}),
             ("nack", {"token": token}),
