@@ -21,8 +21,15 @@ from mpreg.errors import MpregError, QueueDeletedError, WriterStoppedError
 from mpreg.persistence import PersistenceRegistry
 from mpreg.queues.core import QueueCore
 from mpreg.queues.core import log as logger
-from mpreg.queues.passing import put_back, take_passed
-from mpreg.queues.upkeep import ENDING, Saved, keep_up, next_due, save, write_released
+from mpreg.queues.upkeep import (
+    ENDING,
+    Saved,
+    keep_up,
+    next_due,
+    save,
+    write_passed,
+    write_released,
+)
 
 __all__ = ["Keeper"]
 
@@ -263,7 +270,7 @@ async def _write_unseen(core: QueueCore) -> None:
     if core.stored:
         core.hand_outs.forgive_ahead()
         await write_released(core)
-        await _write_passed(core)
+        await write_passed(core)
 
 
 async def _try_to_write(write: Callable[[], Awaitable[None]]) -> None:
@@ -292,19 +299,3 @@ def _counts(alarm: tuple[float, int, _Kept]) -> bool:
 
 def _closed() -> WriterStoppedError:
     return WriterStoppedError("the registry has closed, and its queues with it")
-
-
-async def _write_passed(core: QueueCore) -> None:
-    """Cancelled, or where it raises, what is not written is written the next time."""
-    events = take_passed(core.state, core.storage.limits.places)
-    if not events:
-        return
-
-    def then(committed: bool) -> None:
-        if not committed:
-            put_back(core.state, events)
-
-    async with core.registry.transaction() as transaction:
-        transaction.on_settled(then)
-        for event in events:
-            core.write(event, transaction)

@@ -2,8 +2,8 @@
 
 Passing over a message is not an event of its own: who subscribes to one topic of a hundred would
 write ninety-nine of them for nothing. It is remembered as ranges, and written together: when the
-queue closes, and with another pattern, under which the messages would count again. What a crash
-forgets is found out again.
+queue closes, before a snapshot, which may turn out to be damaged, and with another pattern, under
+which the messages would count again. What a crash forgets is found out again.
 
 But where a message was finished by it, it must stay so for a subscription that is made later, and
 that would not find it out: so that one is written to have passed over it as well.
@@ -11,8 +11,9 @@ that would not find it out: so that one is written to have passed over it as wel
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from mpreg.queues.intervals import IntervalSet
 from mpreg.queues.records import PassedOver
@@ -28,26 +29,16 @@ __all__ = [
     "inherited",
     "passed_by",
     "put_back",
-    "take_passed",
     "take_passed_of",
 ]
 
 
-Passed: TypeAlias = "tuple[SubscriptionState, dict[int, IntervalSet]]"
-"""What a subscription has passed over, by lane."""
-
-
-def take_passed(state: QueueState, ranges_max: int) -> list[PassedOver]:
-    """What all subscriptions have passed over since it was last taken, in events that are to be
-    written, or `put_back`."""
-    subscriptions = state.subscriptions.values()
-    return [event for one in subscriptions for event in take_passed_of(one, ranges_max)]
-
-
 def take_passed_of(subscription: SubscriptionState, ranges_max: int) -> list[PassedOver]:
-    passed, subscription.passed = subscription.passed, {}
-    ranges = [(lane, *one) for lane, found in passed.items() for one in found.ranges()]
-    return _events(subscription.name, ranges, ranges_max)
+    """What it has passed over since that was last written, in events that are to be written, or
+    `put_back`."""
+    events = passed_by(subscription, ranges_max)
+    subscription.passed = {}
+    return events
 
 
 def inherited(state: QueueState, name: str, ranges_max: int) -> list[PassedOver]:
@@ -80,28 +71,25 @@ def declined(state: QueueState, name: str, starts: dict[int, int] | None) -> Pas
     return PassedOver(name, ranges)
 
 
-def passed_by(state: QueueState) -> list[Passed]:
-    """What all subscriptions have passed over and no event tells of. It stays so until somebody
-    says that it is saved, by `forget_passed`: else what is written meanwhile would rely on a
-    snapshot that may never be whole."""
-    return [
-        (one, {lane: found.copy() for lane, found in one.passed.items()})
-        for one in state.subscriptions.values()
-        if one.passed
-    ]
+def passed_by(subscription: SubscriptionState, ranges_max: int) -> list[PassedOver]:
+    """What it has passed over, in events. It stays so until somebody says that one is written, by
+    `forget_passed`: else what is written meanwhile would rely on one that may never be."""
+    passed = subscription.passed
+    ranges = [(lane, *one) for lane, found in passed.items() for one in found.ranges()]
+    return _events(subscription.name, ranges, ranges_max)
 
 
-def forget_passed(saved: Iterable[Passed]) -> None:
-    """A snapshot tells of it."""
-    for subscription, by_lane in saved:
-        for lane, known in by_lane.items():
-            if (passed := subscription.passed.pop(lane, None)) is None:
-                continue
-            left = IntervalSet(
-                gap for start, stop in passed.ranges() for gap in known.missing(start, stop)
-            )
-            if len(left):
-                subscription.passed[lane] = left
+def forget_passed(subscription: SubscriptionState, written: PassedOver) -> None:
+    """An event tells of it."""
+    for lane, by_lane in itertools.groupby(written.ranges, lambda one: one[0]):
+        if (passed := subscription.passed.pop(lane, None)) is None:
+            continue
+        known = IntervalSet((start, stop) for _, start, stop in by_lane)
+        left = IntervalSet(
+            gap for start, stop in passed.ranges() for gap in known.missing(start, stop)
+        )
+        if len(left):
+            subscription.passed[lane] = left
 
 
 def _events(name: str, ranges: list[tuple[int, int, int]], ranges_max: int) -> list[PassedOver]:

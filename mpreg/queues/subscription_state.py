@@ -34,7 +34,7 @@ class SubscriptionState:
     deleting: bool = False
     """Whether its deletion is being written: nothing more is written of its messages."""
     passed: dict[int, IntervalSet] = field(factory=dict)
-    """By lane, what it has passed over and no event, and no snapshot, tells of."""
+    """By lane, what it has passed over and no event tells of."""
     _deadlines: list[tuple[float, int, Delivery]] = field(factory=list)
     _clear_at: int = CLEAR_DEADLINES_AT
     """How many deadlines there are when those that do not count any more are thrown out."""

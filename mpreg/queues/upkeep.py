@@ -33,6 +33,7 @@ from mpreg.queues.records import (
     DeadLettersRemoved,
     Kept,
     MessageRecord,
+    PassedOver,
     Place,
     Released,
     encode,
@@ -43,7 +44,7 @@ from mpreg.queues.snapshot import encode_snapshot
 from mpreg.queues.subscription_state import SubscriptionState
 from mpreg.queues.truncation import Truncation, plan_truncation
 
-__all__ = ["ENDING", "Saved", "keep_up", "next_due", "save", "write_released"]
+__all__ = ["ENDING", "Saved", "keep_up", "next_due", "save", "write_passed", "write_released"]
 
 #: Ids that are out of their window, removed in one step.
 SWEPT_PER_UPKEEP = 1_024
@@ -53,6 +54,9 @@ DROPPED_PER_BATCH = 256
 
 #: Dead letters written in one transaction.
 BURIED_PER_BATCH = 128
+
+#: Events of what was passed over, written in one transaction.
+PASSED_PER_BATCH = 128
 
 #: Messages copied out of a log in one transaction; a single one may be larger.
 COPIED_BYTES_MAX = 8 << 20
@@ -69,6 +73,7 @@ SWEEP_SECONDS_MIN = 1.0
 
 
 _Dying: TypeAlias = tuple[SubscriptionState, Delivery]
+_Passed: TypeAlias = tuple[SubscriptionState, PassedOver]
 _Letter: TypeAlias = tuple[SubscriptionState, Delivery, MessageRecord | None]
 
 #: After these there is nothing more to be done, and nothing to be tried again.
@@ -172,6 +177,37 @@ async def _write_released_of(core: QueueCore, name: str, places: list[Place]) ->
 
     async with core.registry.transaction() as transaction:
         core.write(Released(name, forgiven), transaction, then)
+
+
+async def write_passed(core: QueueCore) -> None:
+    """Note what subscriptions have passed over."""
+    passed = [
+        (one, event)
+        for one in core.state.subscriptions.values()
+        for event in passed_by(one, core.storage.limits.places)
+    ]
+    for some in batches(
+        passed,
+        lambda one: len(encode(one[1])),
+        count_max=PASSED_PER_BATCH,
+        bytes_max=core.storage.limits.batch,
+    ):
+        await _write_passed(core, some)
+
+
+async def _write_passed(core: QueueCore, passed: list[_Passed]) -> None:
+    # What was passed over must not reach another subscription of the same name.
+    there = [one for one in passed if core.state.has(one[0]) and not one[0].deleting]
+
+    def then(committed: bool) -> None:
+        if committed:
+            for subscription, event in there:
+                forget_passed(subscription, event)
+
+    async with core.registry.transaction() as transaction:
+        transaction.on_settled(then)
+        for _, event in there:
+            core.write(event, transaction)
 
 
 async def _bury(core: QueueCore) -> None:
@@ -400,9 +436,11 @@ async def _give_space_back(core: QueueCore) -> None:
 
 async def save(core: QueueCore, saved: Saved) -> None:
     """Save the state, and drop the events that are not needed any more."""
+    # The snapshot knows it, too, but it may turn out to be damaged: the events that the one before
+    # it needs must tell of all.
+    await write_passed(core)
     # The snapshot knows it.
     released, core.released = core.released, {}
-    passed = passed_by(core.state)
     changes, end = core.changes, core.events_end
     core.state.saves += 1
     data = encode_snapshot(core.state, end)
@@ -414,7 +452,6 @@ async def save(core: QueueCore, saved: Saved) -> None:
     except BaseException:
         core.released |= released
         raise
-    forget_passed(passed)
     saved.ends[slot] = end
     saved.newest = slot
     core.changes -= changes

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from mpreg.queues import MessageQueue, QueueConfiguration, QueueType
+from mpreg.queues import (
+    DeliveryGuarantee,
+    MessageQueue,
+    MessageQueueManager,
+    QueueConfiguration,
+    QueueType,
+)
 from tests.integration.queues.support import (
+    copied_while_open,
     finished,
     log_named,
     open_queue,
@@ -190,6 +197,41 @@ async def test_where_one_snapshot_is_damaged_the_other_one_has_it_all(
         assert (statistics.sent, statistics.size, statistics.acknowledged) == (10_003, 2, 10_001)
         assert await finished(jobs, 2) == ["b", "c"]
     assert reported(caplog, "'jobs'", "snapshot is damaged")
+
+
+@pytest.mark.parametrize("change", ["pattern", "subscription", "pattern after the damage"])
+@pytest.mark.parametrize("saves", [1, 2, 3])
+async def test_what_was_passed_over_stays_so_without_the_newest_snapshot(
+    data_dir: Path, saves: int, change: str
+) -> None:
+    broadcast = QueueConfiguration(delivery_guarantee=DeliveryGuarantee.BROADCAST)
+    async with open_queue(data_dir, broadcast) as jobs:
+
+        async def save() -> None:
+            jobs._core.changes = 1_000
+            await jobs._core.registry.save_snapshots()
+
+        audit = await jobs.subscription("audit")
+        narrow = await jobs.subscription("narrow", "wanted")
+        for _ in range(saves):
+            await save()
+        await jobs.send_many(["a", "b"], topic="unwanted")
+        assert await narrow.receive(0) is None
+        assert await finished(audit, 2) == ["a", "b"]
+        await save()
+        keeper = MessageQueueManager(jobs._core.registry)._queues.keeper
+        newest = keeper._queues[jobs._core].saved.newest
+        if change == "pattern":
+            await jobs.subscription("narrow", "#")
+        elif change == "subscription":
+            await jobs.subscription("new")
+        await jobs.send("c")
+        data_dir = copied_while_open(data_dir)
+    damage_snapshot(data_dir, newest)
+    async with open_queue(data_dir) as jobs:
+        name = "new" if change == "subscription" else "narrow"
+        found = await (await jobs.subscription(name, "#")).receive_many(9, 0)
+        assert [message.payload for message in found] == ["c"]
 
 
 async def test_where_both_snapshots_are_damaged_messages_come_again_and_none_is_lost(

@@ -10,7 +10,6 @@ from mpreg.queues.passing import (
     inherited,
     passed_by,
     put_back,
-    take_passed,
     take_passed_of,
 )
 from mpreg.queues.records import (
@@ -27,6 +26,13 @@ from mpreg.queues.selection import choose
 from mpreg.queues.state import QueueState
 
 PATTERNS = ("a", "b", "#", None)
+
+
+def take_passed(state: QueueState, ranges_max: int) -> list[PassedOver]:
+    """Of all subscriptions."""
+    return [
+        event for one in state.subscriptions.values() for event in take_passed_of(one, ranges_max)
+    ]
 
 
 def test_a_state_is_the_same_after_what_was_passed_over_is_read_back() -> None:
@@ -108,7 +114,7 @@ def test_a_new_subscription_inherits_what_is_finished_and_was_not_written() -> N
     assert inherited(state, "c", 10) == []
 
 
-def test_what_is_saved_is_forgotten_and_what_has_come_since_is_not() -> None:
+def test_what_is_written_is_forgotten_and_what_has_come_since_is_not() -> None:
     state = QueueState(QueueConfiguration(delivery_guarantee=DeliveryGuarantee.BROADCAST))
     for name in "abc":
         state.apply(SubscriptionChanged(name, "x", None))
@@ -117,15 +123,19 @@ def test_what_is_saved_is_forgotten_and_what_has_come_since_is_not() -> None:
     for subscription in (a, b):
         for offset in (2, 3, 7):
             state.pass_over(subscription, (0, offset), 1)
-    saved = passed_by(state)
+    written = [(one, event) for one in (a, b) for event in passed_by(one, 2)]
+    assert [event.ranges for _, event in written] == 2 * [[(0, 2, 4), (0, 7, 8)]]
     for offset in (1, 4, 9):
         state.pass_over(a, (0, offset), 1)
-    # Written meanwhile, for another reason; and passed over by one that the snapshot knows not.
+    # Written meanwhile, for another reason; and passed over by one that no event tells of.
     take_passed_of(b, 10)
     state.pass_over(c, (0, 2), 1)
-    forget_passed(saved)
+    for subscription, event in written:
+        forget_passed(subscription, event)
     assert a.passed_in(0).ranges() == ((1, 2), (4, 5), (9, 10))
     assert b.passed == {}
     assert c.passed_in(0).ranges() == ((2, 3),)
-    forget_passed(passed_by(state))
+    for subscription in (a, c):
+        for event in passed_by(subscription, 2):
+            forget_passed(subscription, event)
     assert a.passed == c.passed == {}
