@@ -54,6 +54,8 @@ from mpreg.persistence.log_retention import (
     LogMarks,
     LogRetention,
     Mark,
+    counted_before,
+    is_clock_ahead,
     kept_from,
     marks_of,
     next_due,
@@ -142,8 +144,10 @@ class Compactor:
     _space_size: StepSize = field(factory=lambda: StepSize(least=32, size=32))
     _logs: dict[str, LogMarks] = field(factory=dict)
     """Of the logs with a limit that were looked at."""
+    _counted: dict[str, float] = field(factory=dict)
+    """By such a log, by how much its counted time is ahead of the monotonic clock."""
     _logs_due: float = math.inf
-    """When records of such a log become too old (wall clock)."""
+    """When records of such a log become too old (monotonic clock)."""
     _unsettled: bool = False
     """Whether to go round once more where nothing is written meanwhile."""
     _looks_again: bool = False
@@ -189,8 +193,11 @@ class Compactor:
             await self._go_round(tally)
 
     def _seconds_to_next(self) -> float:
-        due = min(self._gateway.earliest_expiry, self._logs_due, self._snapshots.earliest_due)
-        seconds = seconds_until(due, self._gateway.clock.wall())
+        due = min(self._gateway.earliest_expiry, self._snapshots.earliest_due)
+        seconds = min(
+            seconds_until(due, self._gateway.clock.wall()),
+            seconds_until(self._logs_due, anyio.current_time()),
+        )
         interval = self._gateway.config.upkeep_interval_seconds
         return min(seconds, interval) if self._unsettled and interval is not None else seconds
 
@@ -230,7 +237,7 @@ class Compactor:
             self._looks_again = False
             await self._apart("what expires next", self._look_ahead(now), tally)
             self._looks_again = bool(tally.failures)
-        if written or self._logs_due <= now:
+        if written or self._logs_due <= anyio.current_time():
             await self._limit_logs(tally)
         for namespace in self._snapshots.due_at(now):
             await self._tidy_snapshot(namespace, tally, thoroughly=False)
@@ -323,13 +330,17 @@ class Compactor:
         log = encode_name(retention.log)
         first, next_offset = await self._bounds(log)
         known = await self._measured(retention, log, first, next_offset)
-        stop = kept_from(retention, known, next_offset, self._gateway.clock.wall())
+        stop = kept_from(retention, known, next_offset, self._counted_time(retention.log))
         while first < stop:
             step = TruncateBefore(log, min(stop, first + self._truncate_size.size))
             reached: int = await self._paced(self._truncate_size, self._write(step))
             tally.log_records += reached - first
             first = reached
-        self._logs_due = min(self._logs_due, next_due(retention, known, first))
+        due = next_due(retention, known, first) - self._counted[retention.log]
+        self._logs_due = min(self._logs_due, due)
+
+    def _counted_time(self, log: str) -> float:
+        return anyio.current_time() + self._counted[log]
 
     async def _bounds(self, log: bytes) -> LogBounds:
         bounds: LogBounds = await self._gateway.read(GetLogBounds(log))
@@ -342,7 +353,9 @@ class Compactor:
         store = self._marks_store()
         known = self._logs.get(retention.log)
         if known is None:
-            known = await self._remembered(store, retention.log)
+            known = self._logs[retention.log] = await self._remembered(store, retention.log)
+            counted = counted_before(known, self._gateway.clock.wall())
+            self._counted[retention.log] = counted - anyio.current_time()
         if known.end > next_offset:
             # Deleted, and begun anew.
             known = LogMarks()
@@ -351,18 +364,19 @@ class Compactor:
             start = max(first, known.end)
             for mark in await self._next_marks(retention, known, log, start, next_offset):
                 known = with_mark(retention, known, mark, first)
+        counted, wall = self._counted_time(retention.log), self._gateway.clock.wall()
+        if known != before or (known.marks and is_clock_ahead(known, counted, wall)):
+            known = LogMarks(known.marks, counted, max(known.wall, wall))
+            encoded = msgspec.msgpack.encode(known)
+            await store.put(retention.log, encoded, durability=Durability.RELAXED)
         self._logs[retention.log] = known
-        if known != before:
-            await store.put(
-                retention.log, msgspec.msgpack.encode(known), durability=Durability.RELAXED
-            )
         return known
 
     async def _next_marks(
         self, retention: LogRetention, known: LogMarks, log: bytes, start: int, next_offset: int
     ) -> list[Mark]:
         """To the end of the log, or of a page of it where its bytes must be counted."""
-        now = self._gateway.clock.wall()
+        now = self._counted_time(retention.log)
         if retention.bytes_max is None or start >= next_offset:
             return [Mark(next_offset, now, known.bytes_measured)]
         page: RecordsPage = await self._gateway.read(ReadRecords(log, start, next_offset))

@@ -1,4 +1,9 @@
-"""How much of a log is kept: by number, bytes and age of its records."""
+"""How much of a log is kept: by number, bytes and age of its records.
+
+An age is *counted*: while a process runs, by its monotonic clock, so that a wall clock that is set,
+forward or backward, makes no record older or younger. Only what went by between two processes is
+told by the wall clock, and never more than it is ahead of all that it has ever shown.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +23,8 @@ __all__ = [
     "LogRetention",
     "MARKS_MAX",
     "Mark",
+    "counted_before",
+    "is_clock_ahead",
     "kept_from",
     "marks_of",
     "next_due",
@@ -28,6 +35,9 @@ __all__ = [
 MARKS_MAX: Final = 96
 #: So many of them within each limit.
 MARKS_PER_LIMIT: Final = 32
+
+#: By which a wall clock must be ahead of the time that was counted, to have been set.
+CLOCK_SET_SECONDS: Final = 60.0
 
 
 def _name(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -51,7 +61,8 @@ class LogRetention:
     bytes_max: int | None = field(default=None, validator=whole_number(0, none=True))
     """Of the records' data."""
     seconds_max: float | None = field(default=None, validator=seconds(zero=False, none=True))
-    """By the wall clock, from when upkeep first saw the record."""
+    """From when upkeep first saw the record: by the monotonic clock while a process runs, which
+    nobody can set, and by the wall clock between two of them."""
 
     def __attrs_post_init__(self) -> None:
         if self.records_max is self.bytes_max is self.seconds_max is None:
@@ -63,7 +74,7 @@ class Mark(msgspec.Struct, frozen=True):
 
     offset: int
     seen_at: float
-    """Wall clock, in seconds: all records below the offset were there."""
+    """In counted time: all records below the offset were there."""
     bytes_before: int
     """Of records below the offset, counted from where the measuring began."""
 
@@ -73,6 +84,11 @@ class LogMarks(msgspec.Struct, frozen=True):
     measured."""
 
     marks: tuple[Mark, ...] = ()
+    counted: float = 0.0
+    """The counted time when this was written, in seconds. It began with what the wall clock showed
+    at the first mark."""
+    wall: float = 0.0
+    """The latest time that the wall clock has shown by then."""
 
     @property
     def end(self) -> int:
@@ -82,6 +98,19 @@ class LogMarks(msgspec.Struct, frozen=True):
     @property
     def bytes_measured(self) -> int:
         return self.marks[-1].bytes_before if self.marks else 0
+
+
+def counted_before(known: LogMarks, wall: float) -> float:
+    """The counted time when a process first looks at a log, at this time of the wall clock."""
+    if not known.counted:
+        return max(wall, known.marks[-1].seen_at) if known.marks else wall
+    return known.counted + max(0.0, wall - known.wall)
+
+
+def is_clock_ahead(known: LogMarks, counted: float, wall: float) -> bool:
+    """Whether the wall clock was set forward since. If that is not written down, the next process
+    takes it for time that went by."""
+    return (wall - known.wall) - (counted - known.counted) > CLOCK_SET_SECONDS
 
 
 def marks_of(
@@ -105,7 +134,7 @@ def with_mark(retention: LogRetention, known: LogMarks, mark: Mark, first_offset
     marks = [one for one in known.marks if first_offset < one.offset < mark.offset]
     if len(marks) >= 2 and not _are_apart(retention, marks[-2], marks[-1]):
         marks.pop()
-    return LogMarks((*marks, mark)[-MARKS_MAX:])
+    return LogMarks((*marks, mark)[-MARKS_MAX:], known.counted, known.wall)
 
 
 def _are_apart(retention: LogRetention, earlier: Mark, later: Mark) -> bool:
@@ -135,7 +164,7 @@ def kept_from(retention: LogRetention, known: LogMarks, next_offset: int, now: f
 
 
 def next_due(retention: LogRetention, known: LogMarks, first_offset: int) -> float:
-    """When records become too old (wall clock), if nothing is appended until then."""
+    """When records become too old (counted time), if nothing is appended until then."""
     if retention.seconds_max is None:
         return math.inf
     times = [mark.seen_at for mark in known.marks if mark.offset > first_offset]

@@ -343,3 +343,33 @@ async def test_an_idle_registry_does_nothing_at_all(simulation: Simulation) -> N
         await anyio.sleep(80_000)
         assert simulation.steps - before <= 2
         await store.put("again", b"", durability=Durability.RELAXED)
+
+
+@pytest.mark.parametrize("ahead", [1e9, 100.0, -100.0, -1e9])
+def test_a_clock_that_is_set_makes_no_record_older_or_younger(ahead: float) -> None:
+    simulation = Simulation(0)
+    disk = SimulatedDisk(simulation.stream("disk"))
+    config = make_config(
+        upkeep_interval_seconds=1.0, log_retention=(LogRetention(log="l", seconds_max=100.0),)
+    )
+
+    async def live() -> None:
+        backend = SimulatedBackend(disk, FaultInjector())
+        async with PersistenceRegistry(config, backend=backend, clock=simulation.clock) as opened:
+            log = opened.log_store("l")
+            for number in range(60):
+                await log.append(b"")
+                await anyio.sleep(5)
+                # Each is seen a second or two after it was appended.
+                assert await log.first_offset() == max(0, number - 9)
+                if number % 20 == 15:
+                    simulation.clock.jump(ahead if number < 40 else -2 * ahead)
+                await anyio.sleep(5)
+            # It is idle, and the clock is set.
+            simulation.clock.jump(ahead)
+            await anyio.sleep(90)
+            assert await log.first_offset() == 59
+            await anyio.sleep(20)
+            assert await log.first_offset() == 60
+
+    simulation.run(live)

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from mpreg.persistence import LogRetention
 from mpreg.persistence.log_retention import (
+    CLOCK_SET_SECONDS,
     MARKS_MAX,
     LogMarks,
     Mark,
+    counted_before,
+    is_clock_ahead,
     kept_from,
     next_due,
     with_mark,
@@ -190,3 +193,26 @@ def test_what_is_within_the_limits_stays_and_little_more(
     if bytes_max:
         left = sum(size for _, size in records[max(first, kept) :])
         assert left <= bytes_max + bytes_max / 16 + 2 * largest
+
+
+@pytest.mark.parametrize(
+    ("wall", "expected"), [(1_000.0, 500.0), (1_010.0, 510.0), (990.0, 500.0), (0.0, 500.0)]
+)
+def test_between_two_processes_time_is_told_by_the_wall_clock_and_never_goes_back(
+    wall: float, expected: float
+) -> None:
+    assert counted_before(LogMarks(KNOWN.marks, 500.0, 1_000.0), wall) == expected
+
+
+def test_time_is_first_counted_from_what_the_wall_clock_shows() -> None:
+    assert counted_before(LogMarks(), 1_000.0) == 1_000.0
+    # Written before it was counted.
+    assert counted_before(KNOWN, 1_000.0) == 1_000.0
+    assert counted_before(KNOWN, 100.0) == 300.0
+
+
+def test_a_clock_that_was_set_forward_is_told_from_time_that_went_by() -> None:
+    known = LogMarks(KNOWN.marks, 500.0, 1_000.0)
+    assert not is_clock_ahead(known, 700.0, 1_200.0 + CLOCK_SET_SECONDS)
+    assert is_clock_ahead(known, 700.0, 1_201.0 + CLOCK_SET_SECONDS)
+    assert not is_clock_ahead(known, 700.0, 10.0)
