@@ -70,9 +70,11 @@ docs: $(VENV)/.docs-installed
 	rm -rf build/site
 	$(BIN)/python -m website build/site
 
+# Nothing is compiled ahead: of all that is installed a small part is ever imported.
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+		--editable '.[dev]'
 	touch $@
 
 $(VENV)/.docs-installed: pyproject.toml

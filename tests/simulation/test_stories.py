@@ -12,7 +12,7 @@ import pytest
 from tests.simulation.seeds import name_of, replayable, seeds_in_parts
 from tests.simulation.story import Story
 
-SEEDS = 150
+SEEDS = 100
 SEEDS_PER_TEST = 25
 
 
