@@ -40,6 +40,14 @@ def export(common: Common, file: Path, allow_gaps: bool, overwrite: bool) -> Non
 
 
 def _interrupted(file: Path) -> str:
-    if str(file) == "-" or (file.exists() and not file.is_file()):
+    if str(file) == "-" or _is_no_file(file):
         return "what was written until then cannot be imported, unless its last line is there"
     return f"{file} is as it was before, or, where it was done already, the new export as a whole"
+
+
+def _is_no_file(file: Path) -> bool:
+    """A device, a pipe. A name that cannot be is refused where it is opened."""
+    try:
+        return file.exists() and not file.is_file()
+    except OSError:
+        return False
