@@ -391,17 +391,19 @@ class QueueCore:
         event: Event,
         transaction: Transaction,
         then: Callable[[bool], None] | None = None,
+        *,
+        is_known: bool = False,
     ) -> None:
         """Add an event, which the state takes in when the transaction is committed.
 
-        ``then`` is told after that whether it was.
+        ``then`` is told after that whether it was. ``is_known``: the state has it already.
         """
         self.require_not_deleted(transaction)
         ack = self.storage.events.append_nowait(encode(event), transaction=transaction)
 
         def settled(committed: bool) -> None:
             if committed:
-                self.written(event, ack.value)
+                self.written(event, ack.value, is_known=is_known)
             if then is not None:
                 then(committed)
 
@@ -411,10 +413,13 @@ class QueueCore:
         """`write` in a write of its own; it is told also where that cannot be sent."""
         return self.storage.events.append_followed((encode(event),), settled)
 
-    def written(self, event: Event, offset: object, messages: int = 0) -> None:
+    def written(
+        self, event: Event, offset: object, messages: int = 0, *, is_known: bool = False
+    ) -> None:
         assert isinstance(offset, int)
         self.events_end = offset + 1
-        self.state.apply(event)
+        if not is_known:
+            self.state.apply(event)
         if type(event) is Died:
             self._has_died(event)
         # One event is read faster than several that tell of as much, and yet takes its time.

@@ -207,7 +207,8 @@ async def _write_passed(core: QueueCore, passed: list[_Passed]) -> None:
     async with core.registry.transaction() as transaction:
         transaction.on_settled(then)
         for _, event in there:
-            core.write(event, transaction)
+            # To take it in once more is to ask all subscriptions, for each of them.
+            core.write(event, transaction, is_known=True)
 
 
 async def _bury(core: QueueCore) -> None:

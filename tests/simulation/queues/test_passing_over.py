@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 import pytest
 from attrs import define, field
 
 from mpreg.errors import StorageFullError
 from mpreg.persistence import SnapshotStore
 from mpreg.queues import DeliveryGuarantee, MessageQueue, QueueConfiguration, Subscription
+from mpreg.queues.intervals import IntervalSet
+from mpreg.queues.state import QueueState
 from tests.simulation.queues.lives import Lives, keep_up, manager_of
 
 BROADCAST = QueueConfiguration(delivery_guarantee=DeliveryGuarantee.BROADCAST)
@@ -139,3 +142,27 @@ def test_what_was_passed_over_is_written_once_however_often_the_state_is_saved(b
 
     lives = Lives(BROADCAST)
     lives.live(life, look)
+
+
+def test_what_many_have_passed_over_is_written_without_asking_all_of_them_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    agreed = QueueState._agreed
+
+    def count(self: QueueState, lane: int) -> IntervalSet:
+        asked.append(lane)
+        return agreed(self, lane)
+
+    async def life(queue: MessageQueue) -> None:
+        narrow = [await queue.subscription(f"{number}", "wanted") for number in range(20)]
+        await queue.send_many(["a", "b"], topic="unwanted")
+        for one in narrow:
+            assert await one.receive(0) is None
+        monkeypatch.setattr(QueueState, "_agreed", count)
+        events = queue._core.events_end
+        await save(queue)
+        assert queue._core.events_end == events + 20
+        assert asked == []
+
+    Lives(BROADCAST).live(life)
