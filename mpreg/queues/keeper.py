@@ -154,6 +154,9 @@ class Keeper:
                 if core in self._queues and _is_worth_it(core):
                     try:
                         await save(core, saved)
+                    except QueueDeletedError:
+                        # Nobody will ask for it. If that is refused, upkeep is asked for.
+                        continue
                     except MpregError as failure:
                         failures.append(failure)
         if failures:

@@ -166,3 +166,16 @@ def test_what_many_have_passed_over_is_written_without_asking_all_of_them_for_ea
         assert asked == []
 
     Lives(BROADCAST).live(life)
+
+
+def test_a_queue_that_is_being_deleted_is_no_failure_of_who_saves_the_others() -> None:
+    async def life(queue: MessageQueue) -> None:
+        await pass_over(queue)
+        queue._core.changes = 1_000
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(manager_of(queue).delete_queue, queue.name)
+            while not queue._core.deleting:
+                await anyio.lowlevel.checkpoint()
+            await queue._core.registry.save_snapshots()
+
+    Lives(BROADCAST).live(life)
