@@ -214,7 +214,6 @@ class Compactor:
                 await anyio.sleep_forever()
             except MpregError as error:
                 _log.warning("upkeep was interrupted, and is tried again: %s", error)
-                self._activity.note()
                 await anyio.sleep(pause_seconds)
             else:
                 return
@@ -223,7 +222,12 @@ class Compactor:
     async def _round(self) -> AsyncGenerator[None, None]:
         async with self._working:
             began = anyio.current_time()
-            yield
+            try:
+                yield
+            except BaseException:
+                # What it had begun may count as done: the next round is to look again.
+                self._activity.note()
+                raise
             self.rounds += 1
             self.seconds += anyio.current_time() - began
             self.ended_at = self._gateway.clock.wall()
@@ -289,10 +293,10 @@ class Compactor:
         if len(tally.failures) > failures:
             # What is left of it is due as it was.
             return
+        # What is on its way to the disk meanwhile may be overlooked; and it may be cut off.
+        self._looks_again = True
         self._gateway.earliest_expiry = math.inf
         await self._look_ahead(now)
-        # What was on its way to the disk meanwhile may have been overlooked.
-        self._looks_again = True
 
     async def _look_ahead(self, now: float) -> None:
         """See what expires next. Not what should have gone by now: it is damaged, and stays."""

@@ -20,6 +20,7 @@ from mpreg.persistence import (
     WriterStoppedError,
 )
 from mpreg.persistence.backend import BackendStatistics, Checkpoint, UpkeepResult, UpkeepStep
+from mpreg.persistence.compactor import Compactor
 from mpreg.testing import (
     Fault,
     FaultInjector,
@@ -373,3 +374,72 @@ def test_a_clock_that_is_set_makes_no_record_older_or_younger(ahead: float) -> N
             assert await log.first_offset() == 60
 
     simulation.run(live)
+
+
+# --- what is cut off ---
+
+AGED = LogRetention(log="aged", seconds_max=100.0)
+
+
+def expiring(disk: SimulatedDisk) -> list[object]:
+    return list(disk.state.expired_entries(b"s", math.inf, 10, without=()))
+
+
+async def hang(*_: object) -> None:
+    await anyio.sleep_forever()
+
+
+@pytest.mark.parametrize("part", ["_limit_log", "_look_ahead"])
+def test_what_is_due_goes_also_where_a_compaction_was_cut_off(
+    monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        config = make_config(upkeep_interval_seconds=1.0, log_retention=(AGED,))
+        backend = SimulatedBackend(SimulatedDisk())
+        async with PersistenceRegistry(config, backend=backend, clock=simulation.clock) as registry:
+            log = registry.log_store("aged")
+            if part == "_limit_log":
+                await log.append(b"")
+            else:
+                await registry.key_value_store("s").put("k", b"", ttl_seconds=100.0)
+            await anyio.sleep(10)
+            assert await log.first_offset() == 0
+            with monkeypatch.context() as patch, anyio.move_on_after(1):
+                patch.setattr(Compactor, part, hang)
+                await registry.compact()
+            await anyio.sleep(200)
+            assert await log.first_offset() == await log.next_offset()
+            assert expiring(backend.disk) == []
+
+    every_schedule(scenario)()
+
+
+def test_what_expires_next_is_looked_for_again_where_that_has_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    look_ahead = Compactor._look_ahead
+
+    async def scenario(simulation: Simulation) -> None:
+        failed: list[float] = []
+
+        async def fail_once(self: Compactor, now: float) -> None:
+            if not failed:
+                failed.append(now)
+                assert len(expiring(backend.disk)) == 1
+                raise StorageIOError("cannot be read")
+            await look_ahead(self, now)
+
+        config = make_config(upkeep_interval_seconds=1.0)
+        backend = SimulatedBackend(SimulatedDisk())
+        async with PersistenceRegistry(config, backend=backend, clock=simulation.clock) as registry:
+            await anyio.sleep(10)
+            await registry.key_value_store("s").put("soon", b"", ttl_seconds=5.0)
+            await registry.key_value_store("s").put("later", b"", ttl_seconds=100.0)
+            await anyio.sleep(4)
+            with monkeypatch.context() as patch:
+                patch.setattr(Compactor, "_look_ahead", fail_once)
+                await anyio.sleep(200)
+            assert failed
+            assert expiring(backend.disk) == []
+
+    every_schedule(scenario)()
