@@ -51,6 +51,7 @@ from mpreg.persistence.commit_group import LogBounds
 from mpreg.persistence.gateway import StoreGateway
 from mpreg.persistence.kv_store import KeyValueStore
 from mpreg.persistence.log_retention import (
+    CLOCK_SET_SECONDS,
     LogMarks,
     LogRetention,
     Mark,
@@ -79,6 +80,9 @@ STATISTICS_SECONDS: Final = 3_600.0
 
 #: After opening, until upkeep begins where nothing is written.
 START_SECONDS_MAX: Final = 0.1
+
+#: While nobody writes, between two looks whether the wall clock was set.
+CLOCK_LOOK_SECONDS: Final = 60.0
 
 #: The writer waits a moment for whoever reads the log that is to be cut. Not more often than this
 #: while others write.
@@ -148,6 +152,9 @@ class Compactor:
     """By such a log, by how much its counted time is ahead of the monotonic clock."""
     _logs_due: float = math.inf
     """When records of such a log become too old (monotonic clock)."""
+    _wall_ahead: float = math.inf
+    """By how much the wall clock was ahead of the monotonic one when the logs were last looked at;
+    infinite where no age is to be counted."""
     _unsettled: bool = False
     """Whether to go round once more where nothing is written meanwhile."""
     _looks_again: bool = False
@@ -177,8 +184,7 @@ class Compactor:
             await self._activity.wait()
         await self._try(self._begin, interval)
         while True:
-            with anyio.move_on_after(self._seconds_to_next()):
-                await self._activity.wait()
+            await self._sleep()
             # More comes, as a rule, and is done with it.
             await anyio.sleep(interval)
             await self._try(self._go_round, interval)
@@ -191,6 +197,21 @@ class Compactor:
             # It begins anew until it succeeds: that must not keep from their turn those that are
             # no part of it.
             await self._go_round(tally)
+
+    async def _sleep(self) -> None:
+        """Until something was written, or is due, or the wall clock was set."""
+        left = self._seconds_to_next()
+        while left > 0 and not self._is_clock_set():
+            seconds = left if self._wall_ahead == math.inf else min(left, CLOCK_LOOK_SECONDS)
+            with anyio.move_on_after(seconds):
+                await self._activity.wait()
+                return
+            left -= seconds
+
+    def _is_clock_set(self) -> bool:
+        """Whether that may have to be written down: the next process cannot tell."""
+        ahead = self._gateway.clock.wall() - anyio.current_time()
+        return ahead - self._wall_ahead > CLOCK_SET_SECONDS
 
     def _seconds_to_next(self) -> float:
         due = min(self._gateway.earliest_expiry, self._snapshots.earliest_due)
@@ -241,7 +262,7 @@ class Compactor:
             self._looks_again = False
             await self._apart("what expires next", self._look_ahead(now), tally)
             self._looks_again = bool(tally.failures)
-        if written or self._logs_due <= anyio.current_time():
+        if written or self._logs_due <= anyio.current_time() or self._is_clock_set():
             await self._limit_logs(tally)
         for namespace in self._snapshots.due_at(now):
             await self._tidy_snapshot(namespace, tally, thoroughly=False)
@@ -325,6 +346,8 @@ class Compactor:
     async def _limit_logs(self, tally: _Tally) -> None:
         self._logs_due = math.inf
         failures = len(tally.failures)
+        if any(one.seconds_max is not None for one in self._gateway.config.log_retention):
+            self._wall_ahead = self._gateway.clock.wall() - anyio.current_time()
         for retention in self._gateway.config.log_retention:
             await self._apart(f"log {retention.log!r}", self._limit_log(retention, tally), tally)
         if len(tally.failures) > failures:

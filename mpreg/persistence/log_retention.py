@@ -19,6 +19,7 @@ from mpreg.errors import ConfigurationError
 from mpreg.validation import found, seconds, whole_number
 
 __all__ = [
+    "CLOCK_SET_SECONDS",
     "LogMarks",
     "LogRetention",
     "MARKS_MAX",

@@ -9,6 +9,7 @@ import anyio
 import pytest
 from attrs import define, field
 
+from mpreg.clock import Clock
 from mpreg.persistence import (
     CommitFailedError,
     CommitUnknownError,
@@ -441,5 +442,45 @@ def test_what_expires_next_is_looked_for_again_where_that_has_failed(
                 await anyio.sleep(200)
             assert failed
             assert expiring(backend.disk) == []
+
+    every_schedule(scenario)()
+
+
+@define
+class SetClock:
+    """The simulation's wall clock, which can be set."""
+
+    clock: Clock
+    ahead: float = 0.0
+
+    def wall(self) -> float:
+        return self.clock.wall() + self.ahead
+
+
+@pytest.mark.parametrize("seconds", [61.0, 1e9])
+def test_a_clock_that_is_set_while_nobody_writes_makes_no_record_older_for_the_next_process(
+    seconds: float,
+) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        disk, clock = SimulatedDisk(), SetClock(simulation.clock)
+        retention = LogRetention(log="aged", seconds_max=1_000.0)
+        config = make_config(upkeep_interval_seconds=1.0, log_retention=(retention,))
+        for life in range(2):
+            backend = SimulatedBackend(disk)
+            async with PersistenceRegistry(config, backend=backend, clock=clock) as registry:
+                log = registry.log_store("aged")
+                if life == 0:
+                    await log.append(b"")
+                    await anyio.sleep(800)
+                    clock.ahead += seconds
+                    await anyio.sleep(100)
+                    commits = (await registry.stats()).commits
+                    await anyio.sleep(70)
+                    assert (await registry.stats()).commits == commits
+                else:
+                    await registry.compact()
+                    assert await log.first_offset() == 0
+                    await anyio.sleep(40)
+                    assert await log.first_offset() == 1
 
     every_schedule(scenario)()
