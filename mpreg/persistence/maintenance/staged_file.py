@@ -16,7 +16,13 @@ from typing import BinaryIO
 from mpreg.errors import DataDirectoryError
 from mpreg.persistence.data_directory import sync_directory
 from mpreg.persistence.maintenance.leftovers import remove_leftovers
-from mpreg.persistence.maintenance.staging import busy, file_errors, is_same, refuse_inside_store
+from mpreg.persistence.maintenance.staging import (
+    busy,
+    file_errors,
+    is_same,
+    refuse_inside_store,
+    resolved,
+)
 
 __all__ = ["staged_file"]
 
@@ -28,11 +34,11 @@ def staged_file(place: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
 
     Raises:
         DataDirectoryError: it is there already, without ``overwrite``; it is a directory, is in
-            one that is not there or that has a store or a backup, may not be written, or somebody
-            else writes to it.
+            one that is not there or that has a store or a backup, may not be written, is a link
+            that leads to itself, or somebody else writes to it.
         StorageFullError, StorageIOError: not made; what was there before still is.
     """
-    place = place.resolve()
+    place = resolved(place)
     if place.is_dir():
         raise DataDirectoryError(place, "this is a directory; nothing was written: name a file")
     with file_errors(place):

@@ -221,18 +221,23 @@ def resolved(place: Path) -> Path:
         DataDirectoryError: its links lead nowhere but to themselves.
     """
     try:
-        return place.resolve()
+        found = place.resolve()
+        # From Python 3.13 on that is no error.
+        is_loop = found.is_symlink()
     except (OSError, RuntimeError) as error:
         raise DataDirectoryError(place, f"it cannot be resolved: {error}") from error
+    if is_loop:
+        raise DataDirectoryError(place, "it cannot be resolved: it is a link that leads to itself")
+    return found
 
 
 def refuse_nested(place: Path, source: Path, what: str) -> None:
     """A place that is to be written may not be, hold, or be inside, what it is written from.
 
     Raises:
-        DataDirectoryError: it is.
+        DataDirectoryError: it is, or cannot be resolved.
     """
-    one, other = place.resolve(), source.resolve()
+    one, other = resolved(place), resolved(source)
     if one == other or one in other.parents or other in one.parents:
         raise DataDirectoryError(
             place,
