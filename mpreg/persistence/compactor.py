@@ -416,13 +416,12 @@ class Compactor:
         return KeyValueStore(self._gateway, "logs", encode_reserved_name("upkeep", "logs"))
 
     async def _remembered(self, store: KeyValueStore, log: str) -> LogMarks:
+        """Nothing, where that is damaged; what cannot be read now is read the next time."""
         try:
             entry = await store.get(log)
             if entry is not None:
                 return msgspec.msgpack.decode(entry.value, type=LogMarks)
-        except (MpregError, msgspec.MsgspecError) as error:
-            if isinstance(error, ReaderStoppedError):
-                raise
+        except (CorruptDataError, msgspec.MsgspecError):
             _log.warning("log %r: what upkeep knew of it is damaged; measured anew", log)
         return LogMarks()
 

@@ -15,7 +15,9 @@ import pytest
 from mpreg.persistence import (
     CommitFailedError,
     CompactionReport,
+    CorruptDataError,
     Durability,
+    KeyValueStore,
     LogRetention,
     PersistenceRegistry,
     Snapshot,
@@ -439,6 +441,33 @@ async def test_a_clock_that_is_behind_at_a_start_and_mended_makes_no_record_olde
     async with registry(data_dir, clock=clock, **AGED) as opened:
         await opened.compact()
         assert await opened.log_store("l").first_offset() == 2
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+async def test_what_is_known_of_a_log_is_forgotten_where_it_is_damaged_and_not_where_a_read_fails(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, is_damaged: bool
+) -> None:
+    clock = TurnedClock(2 * YEAR)
+    async with registry(data_dir, clock=clock, **AGED) as opened:
+        await opened.log_store("l").append(b"")
+        await opened.compact()
+    clock.now += 600.0
+    error = CorruptDataError("no sense") if is_damaged else StorageIOError("not now", data_dir)
+    get = KeyValueStore.get
+
+    async def fail_once(store: KeyValueStore, key: str) -> Any:
+        monkeypatch.setattr(KeyValueStore, "get", get)
+        raise error
+
+    async with registry(data_dir, clock=clock, **AGED) as opened:
+        monkeypatch.setattr(KeyValueStore, "get", fail_once)
+        if is_damaged:
+            await opened.compact()
+        else:
+            with pytest.raises(StorageIOError):
+                await opened.compact()
+        await opened.compact()
+        assert await opened.log_store("l").first_offset() == (0 if is_damaged else 1)
 
 
 async def test_records_go_when_they_have_become_too_old_though_nothing_is_written(
