@@ -224,14 +224,14 @@ class Tables:
             name, (first, _) = logs[log]
             if offset >= first:
                 checksum = checksum_record(name.seed, offset, data)
-                held = bytearray(data) if len(data) <= BOUND_BYTES_MAX else data
-                if len(data) > LARGE_RECORD_BYTES:
-                    id = large_record_id(name.id, offset)
-                    if id is not None:
-                        large += (id, held)
-                        rows += (name.id, offset, checksum, id)
-                        continue
-                rows += (name.id, offset, checksum, held)
+                stored: Any = bytearray(data) if len(data) <= BOUND_BYTES_MAX else data
+                large_id = (
+                    large_record_id(name.id, offset) if len(data) > LARGE_RECORD_BYTES else None
+                )
+                if large_id is not None:
+                    large += (large_id, stored)
+                    stored = large_id
+                rows += (name.id, offset, checksum, stored)
         schema.APPEND_RECORDS.execute(self._connection, rows)
         schema.APPEND_LARGE_RECORDS.execute(self._connection, large)
 
